@@ -1,0 +1,51 @@
+"""Classifier alignment (MOS section 3.2): retrain the head on features drawn from the class statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from continual.class_statistics import ClassStatistics
+
+
+def align(
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Sequence[ClassStatistics],
+    *,
+    generator: torch.Generator,
+    epochs: int = 30,
+    batch_size: int = 48,
+    lr: float = 0.005,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    floor: float = 1e-4,
+) -> tuple[Tensor, Tensor]:
+    """Return a head (weight (C, D), bias (C,)) aligned with all C classes; the one given is not changed.
+
+    Every epoch draws `5 * batch_size` features of each class, shuffles them and takes SGD steps on the
+    cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero.
+    `generator` decides every random number. Each covariance is factored once.
+    """
+    if len(statistics) != len(weight):
+        raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
+    share = 5 * batch_size
+    samplers = [s.sampler(floor) for s in statistics]
+    labels = torch.arange(len(weight), device=weight.device).repeat_interleave(share)
+    head = [weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+    optimizer = torch.optim.SGD(head, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
+    with torch.enable_grad():
+        for _ in range(epochs):
+            features = torch.cat([sampler.draw(share, generator) for sampler in samplers])
+            order = torch.randperm(len(labels), generator=generator, device=weight.device)
+            for rows in order.split(share):
+                loss = F.cross_entropy(F.linear(features[rows], *head), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            scheduler.step()
+    return head[0].detach(), head[1].detach()

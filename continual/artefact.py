@@ -1,0 +1,77 @@
+"""One file for a trained learner: safetensors with JSON metadata, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from continual.errors import ModelFileError
+
+FORMAT = "equimos-model"
+VERSION = 1
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a model file atomically: an interrupted or failed write leaves the old file as it was.
+
+    Raises ModelFileError if it cannot be written (folder missing or read-only, disk full).
+    """
+    path = Path(path)
+    header = {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(metadata)}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        safetensors.torch.save_file(plain, temporary, metadata=header)
+        with Path(temporary).open("rb+") as file:
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(
+            f"cannot write {path}: {error}. Free space or choose another path; a file that was there before is "
+            f"unchanged"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (tensors, metadata) of a model file.
+
+    Raises ModelFileError if it is missing, damaged, of a newer version, or not a model file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
+            if int(header["version"]) > VERSION:
+                raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+            return tensors, json.loads(header["equimos"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
+
+
+def join(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put `prefix/` before every name."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors under `prefix/`, without it."""
+    return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(prefix + "/")}

@@ -1,0 +1,41 @@
+"""Errors a user can act on: what was got, what is allowed, and what to do instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EquimosError(ValueError):
+    """Base of every error that bad input can cause; its text is one readable sentence."""
+
+
+class InputError(EquimosError):
+    """Images, labels or options that cannot be used as they are."""
+
+
+class BackboneError(EquimosError):
+    """A backbone that cannot be built: its name, weights or shapes are wrong."""
+
+
+class ModelFileError(EquimosError):
+    """A model file that is missing, damaged, or was made with other weights."""
+
+
+class LearningError(EquimosError):
+    """Training that cannot go on (a loss that is not finite); the learner is left as it was."""
+
+
+def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
+    """Name the closest allowed spellings, for the end of an error message.
+
+    >>> nearest("fintune", ["finetune", "mos"])
+    "did you mean 'finetune'?"
+    >>> nearest("zzz", ["finetune", "mos"])
+    "allowed: 'finetune', 'mos'"
+    """
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(name, allowed, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "allowed: " + ", ".join(repr(a) for a in allowed)

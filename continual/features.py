@@ -1,0 +1,53 @@
+"""Collecting features of a whole data set, and the running class means built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.data import Label, evaluation_loader
+from continual.training import Progress
+
+
+def extract(
+    dataset: Any,
+    compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
+    *,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    stage: str = "collecting features",
+) -> tuple[list[Tensor], list[Label]]:
+    """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
+
+    Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients.
+    """
+    columns: list[Sequence[Tensor]] = []
+    names: list[Label] = []
+    with torch.no_grad():
+        for images, labels in evaluation_loader(dataset, batch_size):
+            columns.append(compute(images.to(device), labels))
+            names.extend(labels)
+            if progress is not None:
+                progress(stage, len(names), len(dataset), {})
+    return [torch.cat(parts) for parts in zip(*columns, strict=True)], names
+
+
+def updated_means(
+    means: Tensor | None, counts: Tensor | None, features: Tensor, targets: Tensor, classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return class means (C, D) and counts (C,) after adding `features` (n, D) with class indices (n,).
+
+    `means` and `counts` are those so far, of the first classes, or None.
+    """
+    total = features.new_zeros(classes, features.shape[1])
+    count = torch.zeros(classes, dtype=torch.int64, device=features.device)
+    if means is not None and counts is not None:
+        total[: len(means)] = means * counts[:, None]
+        count[: len(counts)] = counts
+    total.index_add_(0, targets, features)
+    count += torch.bincount(targets, minlength=classes)
+    return total / count[:, None], count

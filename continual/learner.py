@@ -1,0 +1,302 @@
+"""The incremental learner: learn experience by experience, predict, save and load. Free of Avalanche."""
+
+from __future__ import annotations
+
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from continual import artefact, backbones
+from continual.adapters import Adapters
+from continual.backbones import Backbone
+from continual.data import (
+    ExperienceData,
+    Label,
+    PreparedImages,
+    as_experience,
+    as_images,
+    evaluation_loader,
+    label_indices,
+    list_folder,
+)
+from continual.errors import InputError, ModelFileError
+from continual.settings import Settings, make
+from continual.training import Progress, Training, run
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a learner has learned. It is never changed, only replaced by the next one."""
+
+    classes: tuple[Label, ...] = ()  #: in the order they were learned; the index of a logit
+    class_experience: tuple[int, ...] = ()  #: which experience introduced each class, from 0
+    experiences: int = 0  #: experiences that brought at least one new class
+    updates: int = 0  #: calls of `learn`
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for a batch of B images; C classes are known."""
+
+    labels: list[Label]  #: the answer for each image
+    scores: Tensor  #: (B, C), non-negative, rows sum to 1
+    classes: tuple[Label, ...]  #: what the columns of `scores` stand for
+    stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
+    first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
+    refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a method says about a batch: `values` (B, C) and, if it retrieves stacks, which."""
+
+    values: Tensor
+    stack: Tensor | None = None
+    first_stack: Tensor | None = None
+    refinements: Tensor | None = None
+
+
+class IncrementalLearner(ABC, Generic[S]):
+    """Learns new classes for ever on a frozen backbone; a method subclasses it.
+
+    Create one with a backbone and settings by name, e.g. `MOSLearner(backbone, epochs=5, seed=7)` or
+    `MOSLearner(backbone, preset="reference")`; an unknown or impossible setting raises InputError.
+
+    `learn` either succeeds or leaves the learner as it was. `predict` changes nothing.
+    """
+
+    method: ClassVar[str]  #: the name in configs and on the command line
+    paper: ClassVar[str]  #: where it comes from
+    summary: ClassVar[str]  #: one line
+    exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
+    settings_type: ClassVar[type[Settings]] = Settings
+    state_type: ClassVar[type[State]]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        device: str | torch.device | None = None,
+        preset: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.settings: Any = make(self.settings_type, preset, **settings)
+        self.state: S = self.state_type()  # type: ignore[assignment]
+        self.device = torch.device(device or "cpu")
+        backbone.trunk.to(self.device)
+
+    # What a method defines -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self, data: ExperienceData) -> Training[S]:
+        """Start learning an experience; nothing of the learner changes before `finish` is kept."""
+
+    @abstractmethod
+    def scores(self, images: Tensor) -> Scores:
+        """Score prepared images (B, 3, H, W) on the learner's device over all classes seen."""
+
+    @abstractmethod
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the method's own part of the state as tensors and JSON values."""
+
+    @abstractmethod
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> S:
+        """Rebuild the state from what `pack` gave and the fields that all methods share."""
+
+    # What users call -----------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The classes learned so far, by the user's own names."""
+        return self.state.classes
+
+    def learn(self, images: Any, labels: Any = None, *, progress: Progress | None = None, workers: int = 0) -> None:
+        """Learn one experience: any number of classes, also one, with any number of images, also one.
+
+        `images` is a folder of class folders, a data set of (image, label) pairs, or a sequence of images
+        (paths, PIL, uint8) with `labels`. Classes keep the names given. A class seen before does not train
+        the new adapters; its statistics and prototype become those of all its images together.
+
+        Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
+        in either case, and when interrupted, the learner stays as it was.
+        """
+        data = as_experience(images, labels, self.backbone.preprocessing)
+        if self.state.classes and type(self.state.classes[0]) is not type(data.labels[0]):
+            raise InputError(
+                f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "
+                f"{type(self.state.classes[0]).__name__}: use one kind"
+            )
+        training = self.begin(data)
+        run(training, progress, workers)
+        self.state = training.finish(progress)
+
+    def predict(self, images: Any, *, workers: int = 0, progress: Progress | None = None) -> Prediction:
+        """Answer for a sequence of images, a float batch (B, 3, H, W), or a folder of class folders.
+
+        Raises InputError before anything was learned, or for images that cannot be used.
+        """
+        if not self.state.classes:
+            raise InputError("nothing has been learned yet: call learn first")
+        if isinstance(images, str | Path) and Path(images).is_dir():
+            images, _ = list_folder(images)
+        images = as_images(images)
+        if len(images) == 0:
+            raise InputError("there are no images to predict: give at least one")
+        if not isinstance(images, torch.utils.data.Dataset):
+            images = PreparedImages(images, [0] * len(images), self.backbone.preprocessing, augment=False)
+        parts, done = [], 0
+        for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
+            try:
+                self.backbone.preprocessing.check(batch)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+            parts.append(self.score_batch(batch))
+            done += len(batch)
+            if progress is not None:
+                progress("predicting", done, len(images), {})
+        joined: dict[str, Any] = {
+            f.name: torch.cat([getattr(p, f.name) for p in parts]) if getattr(parts[0], f.name) is not None else None
+            for f in fields(Scores)
+        }
+        scores = Scores(**joined)
+        labels = [self.state.classes[i] for i in scores.values.argmax(-1).tolist()]
+        return Prediction(
+            labels, scores.values, self.state.classes, scores.stack, scores.first_stack, scores.refinements
+        )
+
+    def score_batch(self, images: Tensor) -> Scores:
+        """Score one prepared batch, without gradients; the results lie on the CPU."""
+        with torch.no_grad():
+            scores = self.scores(images.to(self.device))
+        moved: dict[str, Any] = {f.name: getattr(scores, f.name) for f in fields(Scores)}
+        return Scores(**{k: None if v is None else v.cpu() for k, v in moved.items()})
+
+    def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
+        """Return the share of images answered right; raises InputError for a class never learned."""
+        data = as_experience(images, labels, self.backbone.preprocessing)
+        truth = self.indices(data.labels)
+        answers = self.predict(data.evaluation, workers=workers).labels
+        return float((self.indices(answers) == truth).float().mean())
+
+    def indices(self, labels: Sequence[Label]) -> Tensor:
+        """Return the index of each label in `classes`; raises InputError for one never learned."""
+        return label_indices(labels, {label: i for i, label in enumerate(self.state.classes)})
+
+    def variant(self, **settings: Any) -> Self:
+        """Return a learner with the same state and some settings changed (those of inference, say)."""
+        values = {**self.settings.model_dump(), **settings}
+        other = type(self)(self.backbone, device=self.device, **values)
+        other.state = self.state
+        return other
+
+    # Features ------------------------------------------------------------------------------------------
+
+    def features(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
+        """Return features (B, D) of prepared images, under the precision of the settings."""
+        with self._autocast():
+            return self.backbone.trunk.features(images, adapters)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # Files ---------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, embed_backbone: bool = False) -> None:
+        """Write the learner to one safetensors file, atomically.
+
+        The frozen backbone is referenced by name, local file and SHA-256, or embedded on request. No image
+        is stored. Raises ModelFileError if the file cannot be written.
+        """
+        tensors, values = self.pack()
+        common = {f.name: getattr(self.state, f.name) for f in fields(State)}
+        header = {
+            "method": self.method,
+            "settings": self.settings.model_dump(),
+            "backbone": self.backbone.describe(),
+            "backbone_embedded": embed_backbone,
+            "state": common,
+            "method_state": values,
+            "versions": versions(),
+        }
+        tensors = artefact.join("state", tensors)
+        if embed_backbone:
+            tensors |= artefact.join("backbone", self.backbone.trunk.vit.state_dict())
+        artefact.write(path, tensors, header)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        backbone: Backbone | None = None,
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Read a learner back.
+
+        The backbone is the one given, the embedded one, or is found again by its name and weights file
+        (`weights` says where the file is now). Raises ModelFileError for a file that is missing, damaged or
+        another method's; BackboneError, with both hashes, if the backbone's weights are not the same.
+        """
+        tensors, header = artefact.read(path)
+        if header["method"] != cls.method:
+            raise ModelFileError(f"{path} holds a {header['method']!r} model, not {cls.method!r}: use continual.load")
+        if backbone is None:
+            description = dict(header["backbone"])
+            if weights is not None:
+                description["weights_file"] = str(weights)
+            embedded = artefact.part(tensors, "backbone") if header["backbone_embedded"] else None
+            backbone = backbones.rebuild(description, embedded)
+        else:
+            backbones.check_same_weights(backbone, header["backbone"])
+        learner = cls(backbone, device=device, **header["settings"])
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["state"].items()}
+        common = State(**known)
+        tensors = {k: v.to(learner.device) for k, v in artefact.part(tensors, "state").items()}
+        try:
+            learner.state = learner.unpack(common, tensors, header["method_state"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
+        return learner
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of what was learned, by part; the frozen backbone is not counted."""
+        sizes: dict[str, int] = {}
+        for name, tensor in self.pack()[0].items():
+            part = name.split("/")[0]
+            sizes[part] = sizes.get(part, 0) + tensor.numel() * tensor.element_size()
+        return sizes
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide results."""
+    packages = ("equimos", "torch", "torchvision", "timm", "numpy")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return {"python": platform.python_version(), **found}
+
+
+def replace_state(state: State, kind: type[S], **values: Any) -> S:
+    """Build a method's state from the common fields of `state` and its own `values`."""
+    return kind(**{f.name: getattr(state, f.name) for f in fields(State)}, **values)
+
+
+__all__ = ["IncrementalLearner", "Prediction", "Scores", "State", "replace_state", "versions"]

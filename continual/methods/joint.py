@@ -1,0 +1,55 @@
+"""Joint training on everything seen so far, anew each experience: the upper bound. It keeps the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.utils.data import ConcatDataset
+
+from continual.data import ExperienceData
+from continual.errors import InputError
+from continual.methods.finetune import AdapterState, SingleStackLearner
+from continual.training import AdapterTraining, Progress, new_stack
+
+
+@dataclass(frozen=True)
+class JointState(AdapterState):
+    """One stack and one head, and references to all the images they were trained on."""
+
+    seen: tuple[ExperienceData, ...] = ()
+
+
+class JointTraining(AdapterTraining[AdapterState]):
+    """A fresh stack and head, on all the images so far."""
+
+    def __init__(self, learner: JointLearner, data: ExperienceData) -> None:
+        before = learner.state
+        self.seen = (*before.seen, data) if isinstance(before, JointState) else (data,)
+        everything = ExperienceData(
+            ConcatDataset([part.training for part in self.seen]),
+            ConcatDataset([part.evaluation for part in self.seen]),
+            [label for part in self.seen for label in part.labels],
+        )
+        super().__init__(learner, everything, new_stack(learner), None)
+        self.active[:] = True
+
+    def finish(self, progress: Progress | None = None) -> AdapterState:
+        return JointState(**self.progress_counts(), stack=self.stack.frozen(), head=self.head_tensors(), seen=self.seen)
+
+
+class JointLearner(SingleStackLearner):
+    """One stack and one head, trained from scratch on all experiences so far; not exemplar-free.
+
+    A saved joint learner predicts, but its images are not in the file: it cannot learn on.
+    """
+
+    method = "joint"
+    paper = "the usual upper bound"
+    summary = "one adapter stack and head trained anew on all images so far; keeps the images"
+    exemplar_free = False
+
+    def begin(self, data: ExperienceData) -> JointTraining:
+        """Start anew; raises InputError if the images of earlier experiences are not at hand."""
+        if self.state.updates and not (isinstance(self.state, JointState) and self.state.seen):
+            raise InputError("a joint learner read from a file cannot learn on: its images are not in the file")
+        return JointTraining(self, data)

@@ -1,0 +1,251 @@
+"""MOS: model surgery for pretrained-model-based class-incremental learning (AAAI 2025, arXiv 2412.09441).
+
+A working adapter stack is trained on each experience while it is merged towards the finished ones; a copy
+is kept for good. The head is then aligned on features drawn from class statistics. At inference the
+stack is found by self-refined retrieval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import linear
+
+from continual import artefact
+from continual.adapters import StackWeights, per_image, shared, stacked
+from continual.alignment import align
+from continual.class_statistics import ClassStatistics, Kind, fit, restore
+from continual.data import ExperienceData, Label
+from continual.features import extract, updated_means
+from continual.learner import IncrementalLearner, Scores, State, replace_state
+from continual.losses import feature_contrast
+from continual.merging import consolidate_mean, effective_alpha, mean, merge_
+from continual.retrieval import cosine_scores, ensemble, refine
+from continual.seeding import generator
+from continual.settings import AdapterSettings
+from continual.training import AdapterTraining, Output, Progress, new_stack
+
+
+class MOSSettings(AdapterSettings):
+    """Numbers of MOS; the fields not listed in a preset keep the defaults shown here."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"merge": "step", "alpha": 0.1, "consolidate": None, "feature_contrast": 0.0},
+        "reference": {"merge": "per_forward", "alpha": 0.1, "consolidate": "mean", "feature_contrast": 0.1},
+    }
+
+    merge: Literal["step", "per_forward"] = Field(
+        "step", description="once a step (the paper), or as strongly as the published code does"
+    )
+    alpha: float = Field(0.1, ge=0, le=1, description="merging strength; 0 switches it off")
+    consolidate: Literal["mean"] | None = Field(
+        None, description="at inference, replace stack k >= 2 by the mean of the stacks before it"
+    )
+    feature_contrast: float = Field(0.1, ge=0, description="weight of the feature-contrast term")
+    contrast_temperature: float = Field(0.8, gt=0)
+    statistics: Kind = Field("full", description="what is remembered of a class")
+    statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
+    covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
+    alignment_epochs: int = Field(30, ge=0)
+    alignment_lr: float = Field(0.005, gt=0)
+    retrieval_rounds: int = Field(4, ge=1, description="most stacks tried for one image")
+    ensemble: bool = Field(True, description="add stage one's scores to the head's")
+
+
+@dataclass(frozen=True)
+class MOSState(State):
+    """Finished stacks, head, class statistics (each under its class's own stack), prototypes (under A_1)."""
+
+    bank: tuple[StackWeights, ...] = ()
+    head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
+    statistics: tuple[ClassStatistics, ...] = ()
+    prototypes: Tensor | None = None  #: (C, D)
+    prototype_counts: Tensor | None = None  #: (C,) int64
+
+    @cached_property
+    def experience_of_class(self) -> Tensor:
+        """`class_experience` as a tensor, (C,) int64, on the device of the prototypes."""
+        device = self.prototypes.device if self.prototypes is not None else "cpu"
+        return torch.tensor(self.class_experience, dtype=torch.int64, device=device)
+
+    @cached_property
+    def stacked_bank(self) -> dict[str, Tensor]:
+        """All finished stacks along a leading axis."""
+        return stacked(self.bank)
+
+    @cached_property
+    def consolidated_bank(self) -> dict[str, Tensor]:
+        """`stacked_bank` with every stack k >= 2 replaced by the mean of those before it."""
+        return stacked(consolidate_mean(self.bank))
+
+
+class MOSTraining(AdapterTraining[MOSState]):
+    """Merging after every step, and the feature contrast, on top of adapter training."""
+
+    settings: MOSSettings
+
+    def __init__(self, learner: MOSLearner, data: ExperienceData) -> None:
+        before = learner.state
+        super().__init__(learner, data, new_stack(learner, before.bank[-1] if before.bank else None), before.head)
+        settings: MOSSettings = learner.settings
+        self.anchor = mean(before.bank) if before.bank else None
+        merges = 1 if settings.merge == "step" else learner.backbone.depth + 1
+        self.alpha = effective_alpha(settings.alpha, merges)
+        self.means = torch.stack([s.mean for s in before.statistics]) if before.statistics else None
+        if not self.new_classes:
+            self.epochs = 0
+
+    def batch_loss(self, output: Output, targets: Tensor) -> Tensor:
+        """Return the masked cross-entropy plus the weighted feature contrast."""
+        loss = super().batch_loss(output, targets)
+        if self.settings.feature_contrast == 0:
+            return loss
+        contrast = feature_contrast(output.features, self.means, self.settings.contrast_temperature)
+        return loss + self.settings.feature_contrast * contrast
+
+    def after_step(self) -> None:
+        """Merge the working stack towards the finished ones (MOS, equation 6)."""
+        if self.anchor is not None and self.alpha > 0:
+            merge_(self.stack.weights(), self.anchor, self.alpha)
+
+    def finish(self, progress: Progress | None = None) -> MOSState:
+        """Keep the stack, remember the classes, align the head (MOS section 3.2)."""
+        before: MOSState = self.before
+        bank = (*before.bank, self.stack.frozen()) if self.new_classes else before.bank
+        own, first, targets = self._features(bank, progress)
+        statistics = list(before.statistics)
+        for target in targets.unique().tolist():
+            found = fit(own[targets == target], self.settings.statistics, self.settings.statistics_components)
+            if target < len(before.classes):
+                statistics[target] = statistics[target].merged(found)
+            else:
+                statistics.append(found)
+        prototypes, counts = updated_means(
+            before.prototypes, before.prototype_counts, first, targets, len(self.classes)
+        )
+        return MOSState(
+            **self.progress_counts(),
+            bank=bank,
+            head=self._aligned(statistics),
+            statistics=tuple(statistics),
+            prototypes=prototypes,
+            prototype_counts=counts,
+        )
+
+    def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features under each image's own class's stack, under A_1, and class indices."""
+        learner, settings = self.learner, self.settings
+        experience = torch.tensor(self.class_experience(), device=learner.device)
+        first_stack = shared(bank[0], settings.adapter_scale)
+        every_stack = stacked(bank)
+
+        def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
+            first = learner.features(images, first_stack)
+            chosen = experience[[self.index[label] for label in labels]]
+            if not chosen.any():
+                return first, first
+            return learner.features(images, per_image(every_stack, chosen, settings.adapter_scale)), first
+
+        (own, first), labels = extract(
+            self.data.evaluation,
+            compute,
+            batch_size=settings.eval_batch_size,
+            device=learner.device,
+            progress=progress,
+        )
+        return own, first, torch.tensor([self.index[label] for label in labels], device=learner.device)
+
+    def _aligned(self, statistics: Sequence[ClassStatistics]) -> tuple[Tensor, Tensor]:
+        if self.before.updates == 0 or self.settings.alignment_epochs == 0:
+            return self.head_tensors()
+        settings = self.settings
+        return align(
+            *self.head_tensors(),
+            statistics,
+            generator=generator(settings.seed, "alignment", self.before.updates, device=self.learner.device),
+            epochs=settings.alignment_epochs,
+            batch_size=settings.batch_size,
+            lr=settings.alignment_lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            floor=settings.covariance_floor,
+        )
+
+
+class MOSLearner(IncrementalLearner[MOSState]):
+    """Model surgery: adapter merging and self-refined adapter retrieval.
+
+    Memory grows by one stack, L (2 r D + r + D) numbers, an experience, and by head row, statistics and
+    prototype, 2 D + 1 numbers and the statistics' own, a class.
+    """
+
+    method = "mos"
+    paper = "Sun et al., AAAI 2025, arXiv 2412.09441"
+    summary = "one adapter stack an experience, merging in training, self-refined retrieval at inference"
+    settings_type = MOSSettings
+    state_type = MOSState
+    settings: MOSSettings
+
+    def begin(self, data: ExperienceData) -> MOSTraining:
+        return MOSTraining(self, data)
+
+    def scores(self, images: Tensor) -> Scores:
+        """Retrieve a stack for each image and return the ensemble's scores (MOS section 3.3)."""
+        state, settings = self.state, self.settings
+        assert state.head is not None
+        assert state.prototypes is not None
+        head, scale = state.head, settings.adapter_scale
+        bank = state.stacked_bank if settings.consolidate is None else state.consolidated_bank
+        first = self.features(images, shared({k: v[0] for k, v in bank.items()}, scale))
+        prototype_scores = cosine_scores(first, state.prototypes)
+
+        def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
+            features = first[rows]
+            # Stage one has already run the first stack on every image.
+            others = stacks.nonzero().squeeze(-1)
+            if len(others):
+                adapters = per_image(bank, stacks[others], scale)
+                features = features.index_copy(0, others, self.features(images[rows[others]], adapters))
+            return linear(features, *head)
+
+        choice = state.experience_of_class[prototype_scores.argmax(-1)]
+        found = refine(choice, logits_of, state.experience_of_class, settings.retrieval_rounds)
+        if settings.ensemble:
+            values = ensemble(found.logits, prototype_scores, state.experiences) / 2
+        else:
+            values = found.logits.softmax(-1)
+        return Scores(values, found.stack, choice, found.refinements)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = self.state
+        if state.head is None or state.prototypes is None or state.prototype_counts is None:
+            return {}, {"statistics": []}
+        tensors = {"head/weight": state.head[0], "head/bias": state.head[1]}
+        tensors |= {"prototypes/mean": state.prototypes, "prototypes/count": state.prototype_counts}
+        for k, stack in enumerate(state.bank):
+            tensors |= artefact.join(f"bank/{k}", stack)
+        for c, statistics in enumerate(state.statistics):
+            tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
+        return tensors, {"statistics": [[s.kind, s.count] for s in state.statistics]}
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MOSState:
+        if not common.classes:
+            return replace_state(common, MOSState)
+        return replace_state(
+            common,
+            MOSState,
+            bank=tuple(artefact.part(tensors, f"bank/{k}") for k in range(common.experiences)),
+            head=(tensors["head/weight"], tensors["head/bias"]),
+            statistics=tuple(
+                restore(kind, count, artefact.part(tensors, f"statistics/{c}"))
+                for c, (kind, count) in enumerate(values["statistics"])
+            ),
+            prototypes=tensors["prototypes/mean"],
+            prototype_counts=tensors["prototypes/count"],
+        )

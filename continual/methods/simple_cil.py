@@ -1,0 +1,67 @@
+"""SimpleCIL: cosine to the class means of the frozen features; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.data import ExperienceData
+from continual.features import extract, updated_means
+from continual.learner import IncrementalLearner, Scores, State, replace_state
+from continual.retrieval import cosine_scores
+from continual.training import Progress, Training
+
+
+@dataclass(frozen=True)
+class PrototypeState(State):
+    """Class means of the frozen backbone's features."""
+
+    prototypes: Tensor | None = None  #: (C, D)
+    counts: Tensor | None = None  #: (C,) int64
+
+
+class PrototypeUpdate(Training[PrototypeState]):
+    """Adds an experience's images to the class means."""
+
+    def finish(self, progress: Progress | None = None) -> PrototypeState:
+        learner, before = self.learner, self.before
+        (features,), labels = extract(
+            self.data.evaluation,
+            lambda images, _: [learner.features(images)],
+            batch_size=learner.settings.eval_batch_size,
+            device=learner.device,
+            progress=progress,
+        )
+        targets = torch.tensor([self.index[label] for label in labels], device=learner.device)
+        prototypes, counts = updated_means(before.prototypes, before.counts, features, targets, len(self.classes))
+        return PrototypeState(**self.progress_counts(), prototypes=prototypes, counts=counts)
+
+
+class SimpleCILLearner(IncrementalLearner[PrototypeState]):
+    """Prototypes of the frozen features. Memory grows by D numbers and a count a class."""
+
+    method = "simple_cil"
+    paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
+    summary = "cosine to class means of the frozen features; trains nothing"
+    state_type = PrototypeState
+
+    def begin(self, data: ExperienceData) -> PrototypeUpdate:
+        return PrototypeUpdate(self, data)
+
+    def scores(self, images: Tensor) -> Scores:
+        """Return the softmax of the cosines."""
+        assert self.state.prototypes is not None
+        return Scores(cosine_scores(self.features(images), self.state.prototypes).softmax(-1))
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if self.state.prototypes is None or self.state.counts is None:
+            return {}, {}
+        return {"prototypes/mean": self.state.prototypes, "prototypes/count": self.state.counts}, {}
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> PrototypeState:
+        own = {"prototypes": tensors.get("prototypes/mean"), "counts": tensors.get("prototypes/count")}
+        return replace_state(common, PrototypeState, **own)

@@ -1,0 +1,64 @@
+"""Every number a method depends on, typed and checked; unknown names are refused."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from continual.errors import InputError, nearest
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """What every method has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: named sets of values, see `make`
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    seed: int = Field(1993, description="decides every random number")
+    eval_batch_size: int = Field(128, ge=1, description="images a forward pass, outside training")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
+
+
+class AdapterSettings(Settings):
+    """What every method that trains adapters and a linear head has: SGD with a cosine schedule."""
+
+    epochs: int = Field(20, ge=0, description="passes over an experience")
+    batch_size: int = Field(48, ge=1)
+    lr: float = Field(0.03, gt=0, description="peak rate of the adapters")
+    head_lr_ratio: float = Field(0.1, gt=0, description="the head's rate as a share of lr")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    bottleneck: int = Field(16, ge=1, description="r, the width of an adapter")
+    adapter_scale: float = Field(0.1, description="s, the factor of an adapter's output")
+    adapter_dropout: float = Field(0.1, ge=0, lt=1)
+
+
+def make(kind: type[T], preset: str | None = None, **values: Any) -> T:
+    """Build settings from a preset and single values, which come before it.
+
+    Raises InputError that lists every problem, with the nearest allowed name for an unknown one.
+    """
+    presets: dict[str, dict[str, Any]] = getattr(kind, "presets", {})
+    if preset is not None and preset not in presets:
+        raise InputError(f"unknown preset {preset!r}: {nearest(preset, presets) if presets else 'there are none'}")
+    try:
+        return kind(**{**presets.get(preset or "", {}), **values})
+    except ValidationError as error:
+        raise InputError("; ".join(explain(error, kind))) from None
+
+
+def explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Say each problem of a validation error in one line."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {prefix + place!r}: {nearest(place, kind.model_fields)}")
+        else:
+            lines.append(f"{prefix}{place}: {problem['msg']} (got {problem['input']!r})")
+    return lines

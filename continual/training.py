@@ -1,0 +1,209 @@
+"""Training one experience, as steps that any loop can call: the learner's own, or Avalanche's.
+
+A training owns everything that changes while it runs. The learner's state is replaced only by what
+`finish` returns, so a run that fails or is stopped leaves the learner as it was.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from continual.adapters import AdapterStack, StackWeights
+from continual.data import ExperienceData, Label, label_indices, training_loader
+from continual.errors import LearningError
+from continual.losses import masked_cross_entropy
+from continual.seeding import generator
+from continual.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from continual.learner import IncrementalLearner, State
+
+S = TypeVar("S", bound="State")
+
+#: progress(stage, done, total, figures)
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One training batch's features (B, D) and logits (B, C) over all classes seen."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class Training(ABC, Generic[S]):
+    """What a method does with one experience; this base trains nothing."""
+
+    def __init__(self, learner: IncrementalLearner[S], data: ExperienceData) -> None:
+        self.learner, self.data, self.before = learner, data, learner.state
+        present = set(data.labels)
+        #: classes never seen before, sorted, in the order of their new indices
+        self.new_classes: list[Label] = sorted(present - set(self.before.classes), key=_order)
+        self.classes: tuple[Label, ...] = (*self.before.classes, *self.new_classes)
+        self.index = {label: i for i, label in enumerate(self.classes)}
+        self.epochs = 0
+
+    @abstractmethod
+    def finish(self, progress: Progress | None = None) -> S:
+        """Return the learner's state after this experience."""
+
+    def class_experience(self) -> tuple[int, ...]:
+        """Return which experience introduced each class, the new ones included."""
+        return (*self.before.class_experience, *[self.before.experiences] * len(self.new_classes))
+
+    def progress_counts(self) -> dict[str, Any]:
+        """Return the state's bookkeeping after this experience, as its constructor takes it."""
+        return {
+            "classes": self.classes,
+            "class_experience": self.class_experience(),
+            "experiences": self.before.experiences + bool(self.new_classes),
+            "updates": self.before.updates + 1,
+        }
+
+
+def new_stack(learner: IncrementalLearner[Any], weights: StackWeights | None = None) -> AdapterStack:
+    """Return a stack to train: a fresh identity, or one that goes on from given weights."""
+    settings, backbone = learner.settings, learner.backbone
+    stack = AdapterStack(
+        backbone.depth,
+        backbone.width,
+        settings.bottleneck,
+        scale=settings.adapter_scale,
+        dropout=settings.adapter_dropout,
+        generator=generator(settings.seed, "adapters"),
+    )
+    if weights is not None:
+        stack.load_state_dict(dict(weights))
+    return stack
+
+
+class AdapterTraining(Training[S]):
+    """Train one adapter stack and a linear head on a frozen backbone with SGD.
+
+    `stack` holds the weights to start from. The head (C, D) continues from `head`, with new rows drawn
+    from a normal of deviation 0.02. `active` (C,) bool says which logits take part in the loss.
+    """
+
+    def __init__(
+        self,
+        learner: IncrementalLearner[S],
+        data: ExperienceData,
+        stack: AdapterStack,
+        head: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        super().__init__(learner, data)
+        assert isinstance(learner.settings, AdapterSettings)
+        self.settings = learner.settings
+        self.stack = stack.to(learner.device)
+        self.head = self._grown(head)
+        self.active = torch.zeros(len(self.classes), dtype=torch.bool, device=learner.device)
+        self.active[len(self.before.classes) :] = True
+        self.epochs = self.settings.epochs
+        self.noise: torch.Generator | None = None
+
+    def _grown(self, head: tuple[Tensor, Tensor] | None) -> nn.Linear:
+        width, old = self.learner.backbone.width, len(self.before.classes)
+        grown = nn.utils.skip_init(nn.Linear, width, len(self.classes))
+        draw = generator(self.settings.seed, "head", self.before.updates)
+        with torch.no_grad():
+            nn.init.trunc_normal_(grown.weight, std=0.02, generator=draw)
+            grown.bias.zero_()
+            if head is not None:
+                grown.weight[:old], grown.bias[:old] = head
+        return grown.to(self.learner.device)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the adapters at `lr` and the head at `head_lr_ratio * lr`."""
+        lr = self.settings.lr
+        return [
+            {"params": list(self.stack.parameters()), "lr": lr},
+            {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
+        ]
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return the paper's optimizer: SGD with momentum."""
+        return torch.optim.SGD(
+            self.parameter_groups(), momentum=self.settings.momentum, weight_decay=self.settings.weight_decay
+        )
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the cosine to zero, to be stepped once an epoch."""
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))
+
+    def start_epoch(self, epoch: int) -> None:
+        """Seed the adapters' dropout for this epoch (counted from 0)."""
+        keys = ("dropout", self.before.updates, epoch)
+        self.noise = generator(self.settings.seed, *keys, device=self.learner.device)
+
+    def forward(self, images: Tensor) -> Output:
+        """Return features and logits of prepared images (B, 3, H, W)."""
+        features = self.learner.features(images, self.stack.bind(self.noise))
+        return Output(features, self.head(features))
+
+    def loss(self, output: Output, labels: Sequence[Label]) -> Tensor:
+        """Return the loss of a batch: images of classes that are not active take no part in it."""
+        targets = label_indices(labels, self.index).to(output.logits.device)
+        rows = self.active[targets]
+        if not rows.any():
+            return output.logits.sum() * 0
+        return self.batch_loss(Output(output.features[rows], output.logits[rows]), targets[rows])
+
+    def batch_loss(self, output: Output, targets: Tensor) -> Tensor:
+        """Return the cross-entropy over the active classes."""
+        return masked_cross_entropy(output.logits, targets, self.active)
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Raise LearningError if the loss is not finite."""
+        if not torch.isfinite(loss):
+            raise LearningError(
+                f"the training loss became {float(loss)} in experience {self.before.updates + 1}: lower lr (now "
+                f"{self.settings.lr}) or use precision='float32'; the learner is as it was before"
+            )
+
+    def after_step(self) -> None:
+        """Hook after every optimizer step."""
+
+    def head_tensors(self) -> tuple[Tensor, Tensor]:
+        """Return the head's weight (C, D) and bias (C,), detached."""
+        return self.head.weight.detach(), self.head.bias.detach()
+
+
+def run(training: Training[Any], progress: Progress | None = None, workers: int = 0) -> None:
+    """The learner's own training loop; Avalanche's makes the same calls in the same order."""
+    if not isinstance(training, AdapterTraining) or training.epochs == 0:
+        return
+    settings, learner = training.settings, training.learner
+    loader, sampler = training_loader(
+        training.data.training,
+        settings.batch_size,
+        settings.seed,
+        training.before.updates,
+        num_workers=workers,
+    )
+    optimizer = training.make_optimizer()
+    scheduler = training.make_scheduler(optimizer)
+    steps = training.epochs * len(loader)
+    for epoch in range(training.epochs):
+        sampler.epoch = epoch
+        training.start_epoch(epoch)
+        for step, (images, labels) in enumerate(loader):
+            loss = training.loss(training.forward(images.to(learner.device)), labels)
+            training.check_loss(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            training.after_step()
+            if progress is not None:
+                progress("training", epoch * len(loader) + step + 1, steps, {"loss": float(loss)})
+        scheduler.step()
+
+
+def _order(label: Label) -> tuple[str, Label]:
+    return type(label).__name__, label

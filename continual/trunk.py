@@ -1,0 +1,117 @@
+"""A frozen timm ViT, taken in steps, so that adapters can stand beside each block's MLP.
+
+Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves.
+Because another timm release or an unusual model could order them differently, a `FrozenViT` compares
+itself with the model's own forward on a probe image when it is built, and refuses a model it would
+not reproduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.models import eva, vision_transformer
+from torch import Tensor, nn
+
+from continual.adapters import Adapters
+from continual.errors import BackboneError
+
+Half = Callable[[Any, Tensor, Any], Tensor]
+
+
+def _gain(gamma: Tensor | None, x: Tensor) -> Tensor:
+    return x if gamma is None else gamma * x
+
+
+#: Block class -> (attention half: tokens -> h, MLP half: h -> tokens without adapters)
+_HALVES: dict[type, tuple[Half, Half]] = {
+    vision_transformer.Block: (
+        lambda b, x, _: x + b.ls1(b.attn(b.norm1(x))),
+        lambda b, h, _: h + b.ls2(b.mlp(b.norm2(h))),
+    ),
+    vision_transformer.ResPostBlock: (
+        lambda b, x, _: x + b.norm1(b.attn(x)),
+        lambda b, h, _: h + b.norm2(b.mlp(h)),
+    ),
+    eva.EvaBlock: (
+        lambda b, x, rope: x + _gain(b.gamma_1, b.attn(b.norm1(x), rope=rope)),
+        lambda b, h, _: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
+    ),
+    eva.EvaBlockPostNorm: (
+        lambda b, x, rope: x + b.norm1(b.attn(x, rope=rope)),
+        lambda b, h, _: h + b.norm2(b.mlp(h)),
+    ),
+}
+
+_SUPPORTED = (
+    "models whose blocks are an attention half followed by an MLP half: timm's VisionTransformer family "
+    "(vit_*, deit*, *_dinov2, *_reg4, clip and siglip image towers) and Eva family (eva02_*, *_dinov3)"
+)
+
+
+class FrozenViT(nn.Module):
+    """A ViT whose weights never change; `features` runs it with or without adapters.
+
+    Raises BackboneError when built on a model whose forward it cannot reproduce.
+    """
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        name = type(vit).__name__
+        if not isinstance(vit, vision_transformer.VisionTransformer | eva.Eva):
+            raise BackboneError(f"adapters cannot be attached to a {name}: use {_SUPPORTED}")
+        unknown = {type(block).__name__ for block in vit.blocks if type(block) not in _HALVES}
+        if unknown:
+            raise BackboneError(
+                f"{name} has blocks of kind {', '.join(sorted(unknown))}, which have no point between "
+                f"attention and MLP where an adapter could read: use {_SUPPORTED}"
+            )
+        self.vit = vit
+        self.depth: int = len(vit.blocks)
+        self.width: int = vit.embed_dim
+        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        self.requires_grad_(False)
+        self.eval()
+        self._compare_with_own_forward()
+
+    def train(self, mode: bool = True) -> FrozenViT:
+        """Stay in evaluation mode: a frozen backbone has no dropout and moves no statistics."""
+        return super().train(False)
+
+    def _compare_with_own_forward(self) -> None:
+        parameter = next(self.vit.parameters())
+        probe = torch.linspace(-1, 1, 3 * self.image_size[0] * self.image_size[1])
+        probe = probe.reshape(1, 3, *self.image_size).to(parameter)
+        with torch.no_grad():
+            theirs = self.vit.forward_head(self.vit.forward_features(probe), pre_logits=True)
+            ours = self.features(probe)
+        if not torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-4):
+            raise BackboneError(
+                f"taken block by block, this {type(self.vit).__name__} does not give its own features "
+                f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
+            )
+
+    def features(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
+        """Return the final normed features (B, D) of images (B, 3, H, W), in float32 (or wider).
+
+        With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
+        its attention and its MLP (MOS section 3.1).
+        """
+        vit = self.vit
+        tokens, ropes = vit.patch_embed(images), None
+        if isinstance(vit, eva.Eva):
+            tokens, ropes = vit._pos_embed(tokens)
+        else:
+            tokens = vit._pos_embed(tokens)
+        tokens = vit.norm_pre(tokens)
+        for index, block in enumerate(vit.blocks):
+            rope = ropes[index] if getattr(vit, "rope_mixed", False) and ropes is not None else ropes
+            attend, transform = _HALVES[type(block)]
+            h = attend(block, tokens, rope)
+            tokens = transform(block, h, rope)
+            if adapters is not None:
+                tokens = tokens + adapters(index, h)
+        pooled = vit.forward_head(vit.norm(tokens), pre_logits=True)
+        return pooled if pooled.dtype == torch.float64 else pooled.float()

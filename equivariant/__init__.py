@@ -1,0 +1,1 @@
+"""Exactly equivariant wrappers around any pretrained vision model."""

@@ -94,7 +94,7 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
         options = {**{k: v for k, v in metadata.items() if k not in ("timm", "format")}, **options}
-        vit = _create(name, options)
+        vit = create(name, options)
         _fill(vit, state, path, name)
     return assemble(vit, name, options, weights_file=str(Path(weights).resolve()) if weights else None, **changes)
 
@@ -130,7 +130,7 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
     """
     name, model_args = description["name"], description["model_args"]
     if state is not None:
-        vit = _create(name, model_args)
+        vit = create(name, model_args)
         vit.load_state_dict(dict(state))
         source = description["weights_file"]
     elif description["weights_file"] is not None:
@@ -156,7 +156,8 @@ def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> No
         )
 
 
-def _create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """Make a timm model with random weights and no head; raises BackboneError for a wrong name or argument."""
     architecture = name.split(".")[0]
     if not is_model(architecture):
         raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models('*vit*'))}")
@@ -174,7 +175,7 @@ def _from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
         what = f"has no tag {tag!r}" if tag else "needs its weights' tag, because timm may change the default"
         choice = f"name one of {', '.join(map(repr, tags))}" if tags else "timm has no weights for it"
         raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
-    _create(name, model_args)  # wrong names and arguments fail here, before any download
+    create(name, model_args)  # wrong names and arguments fail here, before any download
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **model_args).float()
     except Exception as error:  # every hub, proxy and cache has exceptions of its own

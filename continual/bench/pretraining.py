@@ -1,0 +1,69 @@
+"""A backbone for people without pretrained weights: a ViT trained in full on the first experience.
+
+From then on it is frozen, as any backbone of this library. Its features know the first classes only, so
+this protocol shows how methods behave, not how good they can be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from continual.backbones import Backbone, assemble, create
+from continual.bench.config import BackboneConfig, PretrainConfig
+from continual.bench.streams import Experience
+from continual.data import as_experience, training_loader
+from continual.errors import BackboneError
+from continual.seeding import seeded
+from continual.training import Progress
+
+
+def pretrained_on(
+    experience: Experience, config: BackboneConfig, seed: int, progress: Progress | None = None
+) -> Backbone:
+    """Return a frozen backbone whose every weight was trained on one experience's images.
+
+    The head told the classes apart, and with `turns` each class's quarter turns as well (4 outputs a
+    class); it is thrown away.
+    """
+    pretrain = config.pretrain
+    assert pretrain is not None
+    if config.name is None:
+        raise BackboneError("backbone.pretrain needs backbone.name, e.g. 'vit_tiny_patch16_224'")
+    with seeded(seed, "pretraining"):
+        vit: Any = create(config.name, config.args)
+    frame = assemble(vit, config.name, config.args, **config.preprocessing)
+    vit.requires_grad_(True)
+    data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
+    _train(vit, data.training, {c: i for i, c in enumerate(experience.classes)}, pretrain, seed, progress)
+    return assemble(vit, config.name, config.args, **config.preprocessing)
+
+
+def _train(
+    vit: Any, dataset: Any, index: dict[Any, int], config: PretrainConfig, seed: int, progress: Progress | None
+) -> None:
+    turns = 4 if config.turns else 1
+    with seeded(seed, "pretraining head"):
+        head = nn.Linear(vit.num_features, turns * len(index))
+    vit.train()
+    parameters = [*vit.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
+    loader, sampler = training_loader(dataset, config.batch_size, seed, -1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * len(loader))
+    for epoch in range(config.epochs):
+        sampler.epoch = epoch
+        for images, labels in loader:
+            targets = torch.tensor([index[label] for label in labels])
+            batch = torch.cat([images.rot90(k, (2, 3)) for k in range(turns)])
+            target = torch.cat([targets + k * len(index) for k in range(turns)])
+            loss = F.cross_entropy(head(vit(batch)), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if progress is not None:
+            progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss)})
+    vit.eval()

@@ -64,7 +64,7 @@ def split_classes(
     """
     train_images, train_labels = _images_and_labels(train, f"{name}: train")
     test_images, test_labels = _images_and_labels(test, f"{name}: test")
-    classes: list[Label] = sorted(set(train_labels))  # type: ignore[type-var]  # all str or all int
+    classes: list[Label] = sorted(set(train_labels))
     if strange := sorted(set(test_labels) - set(classes), key=str):
         raise InputError(f"{name}: no training images of {_few(strange)}: drop their test images, or add some")
     order = _ordered(name, classes, seed, class_order)

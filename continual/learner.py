@@ -66,6 +66,19 @@ class Scores:
     first_stack: Tensor | None = None
     refinements: Tensor | None = None
 
+    def cpu(self) -> Scores:
+        """Return the same on the CPU."""
+        return Scores(*[value if value is None else value.cpu() for value in self._columns()])
+
+    @staticmethod
+    def joined(parts: Sequence[Scores]) -> Scores:
+        """Join batches, one after the other."""
+        columns = zip(*[part._columns() for part in parts], strict=True)
+        return Scores(*[None if column[0] is None else torch.cat(column) for column in columns])
+
+    def _columns(self) -> tuple[Any, ...]:
+        return self.values, self.stack, self.first_stack, self.refinements
+
 
 class IncrementalLearner(ABC, Generic[S]):
     """Learns new classes for ever on a frozen backbone; a method subclasses it.
@@ -166,11 +179,7 @@ class IncrementalLearner(ABC, Generic[S]):
             done += len(batch)
             if progress is not None:
                 progress("predicting", done, len(images), {})
-        joined: dict[str, Any] = {
-            f.name: torch.cat([getattr(p, f.name) for p in parts]) if getattr(parts[0], f.name) is not None else None
-            for f in fields(Scores)
-        }
-        scores = Scores(**joined)
+        scores = Scores.joined(parts)
         labels = [self.state.classes[i] for i in scores.values.argmax(-1).tolist()]
         return Prediction(
             labels, scores.values, self.state.classes, scores.stack, scores.first_stack, scores.refinements
@@ -179,9 +188,7 @@ class IncrementalLearner(ABC, Generic[S]):
     def score_batch(self, images: Tensor) -> Scores:
         """Score one prepared batch, without gradients; the results lie on the CPU."""
         with torch.no_grad():
-            scores = self.scores(images.to(self.device))
-        moved: dict[str, Any] = {f.name: getattr(scores, f.name) for f in fields(Scores)}
-        return Scores(**{k: None if v is None else v.cpu() for k, v in moved.items()})
+            return self.scores(images.to(self.device)).cpu()
 
     def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""

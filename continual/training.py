@@ -201,7 +201,7 @@ def run(training: Training[Any], progress: Progress | None = None, workers: int 
             optimizer.step()
             training.after_step()
             if progress is not None:
-                progress("training", epoch * len(loader) + step + 1, steps, {"loss": float(loss)})
+                progress("training", epoch * len(loader) + step + 1, steps, {"loss": float(loss.detach())})
         scheduler.step()
 
 

@@ -65,5 +65,5 @@ def _train(
             optimizer.step()
             schedule.step()
         if progress is not None:
-            progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss)})
+            progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss.detach())})
     vit.eval()

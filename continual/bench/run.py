@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,51 @@ from continual.bench.pretraining import pretrained_on
 from continual.bench.results import Cell
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, split_classes
-from continual.errors import InputError
+from continual.errors import InputError, nearest
 from continual.learner import versions
 from continual.methods import method
 from continual.training import Progress
 
 
-def run_config(config: RunConfig, out: Path | None = None, progress: Progress | None = None) -> list[Cell]:
+def run_config(
+    config: RunConfig,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    only: Sequence[str] = (),
+) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
     A cell is one method with one seed. A folder holds cells of one config only; cells that are there are
-    not run again, so an interrupted run goes on with the same command. Raises InputError for a folder of
+    not run again, so an interrupted run goes on with the same command. `only` names the methods (keys of
+    `methods`) to run now, so that several processes can share a folder. Raises InputError for a folder of
     another run.
     """
+    if unknown := [label for label in only if label not in config.methods]:
+        raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
     if out is not None:
         _claim(out, config)
     train, test = load_data(config.data)
     cells: list[Cell] = []
     for seed in config.seeds:
-        sizes = {"sizes": config.stream.classes, "max_classes": config.stream.max_classes}
-        stream = split_classes(config.title, train, test, seed=seed, per_class=config.stream.per_class, **sizes)
-        missing = [label for label in config.methods if _read(out, config.methods[label], label, seed) is None]
-        backbone = _backbone(config, stream, seed, progress) if missing else None
+        wanted = config.stream
+        stream = split_classes(
+            config.title,
+            train,
+            test,
+            sizes=wanted.classes,
+            seed=seed,
+            per_class=wanted.per_class,
+            max_classes=wanted.max_classes,
+        )
+        backbone: Backbone | None = None
         for label, row in config.methods.items():
-            found = _read(out, row, label, seed)
-            if found is None:
-                assert backbone is not None
+            found = _read(out, label, seed)
+            if found is None and (not only or label in only):
+                backbone = backbone or _backbone(config, stream, seed, progress)
                 found = list(run_cell(label, row, backbone, stream, seed, config.device, progress))
                 _write(out, label, seed, found)
-            cells += found
-    if out is not None:
+            cells += found or []
+    if out is not None and cells:
         report.write(config.title, cells, out)
     return cells
 
@@ -123,7 +138,7 @@ def _file(out: Path, label: str, seed: int) -> Path:
     return out / "cells" / f"{safe}-{seed}.json"
 
 
-def _read(out: Path | None, config: MethodConfig, label: str, seed: int) -> list[Cell] | None:
+def _read(out: Path | None, label: str, seed: int) -> list[Cell] | None:
     if out is None or not (file := _file(out, label, seed)).is_file():
         return None
     return [Cell(**values) for values in json.loads(file.read_text())]

@@ -46,7 +46,7 @@ def _digits() -> tuple[Images, Images]:
 def _folders(config: DataConfig) -> tuple[Images, Images]:
     assert config.train is not None
     assert config.test is not None
-    sets = []
+    sets: list[Images] = []
     for folder in (config.train, config.test):
         paths, labels = list_folder(folder)
         check_readable(paths)
@@ -54,7 +54,7 @@ def _folders(config: DataConfig) -> tuple[Images, Images]:
     (_, train), (_, test) = sets
     if extra := sorted(set(test) ^ set(train)):
         raise InputError(
-            f"{config.train} and {config.test} hold different classes: {', '.join(extra[:5])} "
+            f"{config.train} and {config.test} hold different classes: {', '.join(map(str, extra[:5]))} "
             f"{'is' if len(extra) == 1 else 'are'} in one of them only"
         )
     return sets[0], sets[1]

@@ -68,13 +68,17 @@ class Scores:
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""
-        return Scores(*[value if value is None else value.cpu() for value in self._columns()])
+        columns: list[Any] = [value if value is None else value.cpu() for value in self._columns()]
+        return Scores(*columns)
 
     @staticmethod
     def joined(parts: Sequence[Scores]) -> Scores:
         """Join batches, one after the other."""
-        columns = zip(*[part._columns() for part in parts], strict=True)
-        return Scores(*[None if column[0] is None else torch.cat(column) for column in columns])
+        columns: list[Any] = [
+            None if column[0] is None else torch.cat(column)
+            for column in zip(*[part._columns() for part in parts], strict=True)
+        ]
+        return Scores(*columns)
 
     def _columns(self) -> tuple[Any, ...]:
         return self.values, self.stack, self.first_stack, self.refinements

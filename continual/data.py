@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continual.errors import InputError
 from continual.preprocessing import Preprocessing
-from continual.seeding import seeded
+from continual.seeding import generator, seeded
 
 #: A class's name as the user knows it.
 Label = str | int
@@ -251,13 +251,15 @@ def training_loader(
     """Return a loader and its sampler; set `sampler.epoch` before each pass."""
     sampler = EpochSampler(len(dataset), seed, experience)
     items = _SeededItems(dataset, seed, (experience,))
-    loader = {"collate_fn": collate, **loader}
+    # A generator of its own: without one a loader draws its workers' seed from the global state.
+    loader = {"collate_fn": collate, "generator": generator(seed, "loader", experience), **loader}
     return DataLoader(items, batch_size=batch_size, sampler=sampler, **loader), sampler
 
 
 def evaluation_loader(dataset: Any, batch_size: int, **loader: Any) -> DataLoader[Any]:
     """Return a loader that keeps the order of the data set."""
-    return DataLoader(dataset, batch_size=batch_size, shuffle=False, collate_fn=collate, **loader)
+    loader = {"collate_fn": collate, "generator": torch.Generator(), **loader}
+    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **loader)
 
 
 def label_indices(labels: Sequence[Label], classes: Mapping[Label, int]) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,13 @@ FORMAT = "equimos-model"
 VERSION = 1
 
 
-def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write a model file atomically: an interrupted or failed write leaves the old file as it was.
 
     Raises ModelFileError if it cannot be written (folder missing or read-only, disk full).
     """
     path = Path(path)
-    header = {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(metadata)}
+    header = {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     temporary = None
     try:
@@ -65,6 +67,18 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return tensors, json.loads(header["equimos"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide results."""
+    packages = ("equimos", "torch", "torchvision", "timm", "numpy")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return {"python": platform.python_version(), **found}
 
 
 def join(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from continual.data import Label, evaluation_loader
+from continual.errors import LearningError
 from continual.training import Progress
 
 
@@ -23,7 +24,8 @@ def extract(
 ) -> tuple[list[Tensor], list[Label]]:
     """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
 
-    Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients.
+    Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients. Raises
+    LearningError if a result is not finite.
     """
     columns: list[Sequence[Tensor]] = []
     names: list[Label] = []
@@ -33,7 +35,13 @@ def extract(
             names.extend(labels)
             if progress is not None:
                 progress(stage, len(names), len(dataset), {})
-    return [torch.cat(parts) for parts in zip(*columns, strict=True)], names
+    joined = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+    if not all(torch.isfinite(values).all() for values in joined):
+        raise LearningError(
+            "features of the training images are NaN or infinite: the adapters diverged (lower lr) or the "
+            "images hold such values; the learner is as it was before"
+        )
+    return joined, names
 
 
 def updated_means(

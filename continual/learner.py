@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
-from importlib import metadata
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
@@ -27,61 +25,10 @@ from continual.data import (
     label_indices,
     list_folder,
 )
-from continual.errors import InputError, ModelFileError
+from continual.errors import InputError, LearningError, ModelFileError
 from continual.settings import Settings, make
+from continual.state import Prediction, S, Scores, State
 from continual.training import Progress, Training, run
-
-
-@dataclass(frozen=True)
-class State:
-    """Everything a learner has learned. It is never changed, only replaced by the next one."""
-
-    classes: tuple[Label, ...] = ()  #: in the order they were learned; the index of a logit
-    class_experience: tuple[int, ...] = ()  #: which experience introduced each class, from 0
-    experiences: int = 0  #: experiences that brought at least one new class
-    updates: int = 0  #: calls of `learn`
-
-
-S = TypeVar("S", bound=State)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Answers for a batch of B images; C classes are known."""
-
-    labels: list[Label]  #: the answer for each image
-    scores: Tensor  #: (B, C), non-negative, rows sum to 1
-    classes: tuple[Label, ...]  #: what the columns of `scores` stand for
-    stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
-    first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
-    refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a method says about a batch: `values` (B, C) and, if it retrieves stacks, which."""
-
-    values: Tensor
-    stack: Tensor | None = None
-    first_stack: Tensor | None = None
-    refinements: Tensor | None = None
-
-    def cpu(self) -> Scores:
-        """Return the same on the CPU."""
-        columns: list[Any] = [value if value is None else value.cpu() for value in self._columns()]
-        return Scores(*columns)
-
-    @staticmethod
-    def joined(parts: Sequence[Scores]) -> Scores:
-        """Join batches, one after the other."""
-        columns: list[Any] = [
-            None if column[0] is None else torch.cat(column)
-            for column in zip(*[part._columns() for part in parts], strict=True)
-        ]
-        return Scores(*columns)
-
-    def _columns(self) -> tuple[Any, ...]:
-        return self.values, self.stack, self.first_stack, self.refinements
 
 
 class IncrementalLearner(ABC, Generic[S]):
@@ -157,7 +104,21 @@ class IncrementalLearner(ABC, Generic[S]):
             )
         training = self.begin(data)
         run(training, progress, workers)
-        self.state = training.finish(progress)
+        self.complete(training, progress)
+
+    def complete(self, training: Training[S], progress: Progress | None = None) -> None:
+        """Finish a training and keep what it learned: the last call of every training loop.
+
+        Raises LearningError, and keeps nothing, if an image's scores would not be finite.
+        """
+        probe = self.variant()
+        probe.state = training.finish(progress)
+        if not torch.isfinite(probe.score_batch(training.data.evaluation[0][0][None]).values).all():
+            raise LearningError(
+                f"experience {probe.state.updates} gave weights whose scores are not finite: lower the learning "
+                "rates; the learner is as it was before"
+            )
+        self.state = probe.state
 
     def predict(self, images: Any, *, workers: int = 0, progress: Progress | None = None) -> Prediction:
         """Answer for a sequence of images, a float batch (B, 3, H, W), or a folder of class folders.
@@ -241,7 +202,7 @@ class IncrementalLearner(ABC, Generic[S]):
             "backbone_embedded": embed_backbone,
             "state": common,
             "method_state": values,
-            "versions": versions(),
+            "versions": artefact.versions(),
         }
         tensors = artefact.join("state", tensors)
         if embed_backbone:
@@ -291,23 +252,3 @@ class IncrementalLearner(ABC, Generic[S]):
             part = name.split("/")[0]
             sizes[part] = sizes.get(part, 0) + tensor.numel() * tensor.element_size()
         return sizes
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide results."""
-    packages = ("equimos", "torch", "torchvision", "timm", "numpy")
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return {"python": platform.python_version(), **found}
-
-
-def replace_state(state: State, kind: type[S], **values: Any) -> S:
-    """Build a method's state from the common fields of `state` and its own `values`."""
-    return kind(**{f.name: getattr(state, f.name) for f in fields(State)}, **values)
-
-
-__all__ = ["IncrementalLearner", "Prediction", "Scores", "State", "replace_state", "versions"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from continual.errors import LearningError
 from continual.losses import masked_cross_entropy
 from continual.seeding import generator
 from continual.settings import AdapterSettings
+from continual.state import S
 
 if TYPE_CHECKING:
-    from continual.learner import IncrementalLearner, State
-
-S = TypeVar("S", bound="State")
+    from continual.learner import IncrementalLearner
 
 #: progress(stage, done, total, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -163,7 +162,7 @@ class AdapterTraining(Training[S]):
         """Raise LearningError if the loss is not finite."""
         if not torch.isfinite(loss):
             raise LearningError(
-                f"the training loss became {float(loss)} in experience {self.before.updates + 1}: lower lr (now "
+                f"the training loss became {loss.item()} in experience {self.before.updates + 1}: lower lr (now "
                 f"{self.settings.lr}) or use precision='float32'; the learner is as it was before"
             )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from continual.artefact import versions
 from continual.backbones import Backbone, load_backbone
 from continual.bench import report
 from continual.bench.config import MethodConfig, RunConfig
@@ -19,7 +20,6 @@ from continual.bench.results import Cell
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, split_classes
 from continual.errors import InputError, nearest
-from continual.learner import versions
 from continual.methods import method
 from continual.training import Progress
 

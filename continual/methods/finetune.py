@@ -13,8 +13,9 @@ from torch.nn.functional import linear
 from continual import artefact
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
-from continual.learner import IncrementalLearner, Scores, State, replace_state
+from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
+from continual.state import Scores, State, replace_state
 from continual.training import AdapterTraining, Progress, new_stack
 
 

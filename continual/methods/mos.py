@@ -23,12 +23,13 @@ from continual.alignment import align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData, Label
 from continual.features import extract, updated_means
-from continual.learner import IncrementalLearner, Scores, State, replace_state
+from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
 from continual.merging import consolidate_mean, effective_alpha, mean, merge_
 from continual.retrieval import cosine_scores, ensemble, refine
 from continual.seeding import generator
 from continual.settings import AdapterSettings
+from continual.state import Scores, State, replace_state
 from continual.training import AdapterTraining, Output, Progress, new_stack
 
 

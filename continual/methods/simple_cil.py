@@ -11,8 +11,9 @@ from torch import Tensor
 
 from continual.data import ExperienceData
 from continual.features import extract, updated_means
-from continual.learner import IncrementalLearner, Scores, State, replace_state
+from continual.learner import IncrementalLearner
 from continual.retrieval import cosine_scores
+from continual.state import Scores, State, replace_state
 from continual.training import Progress, Training
 
 

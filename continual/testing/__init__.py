@@ -1,0 +1,66 @@
+"""The laws that every incremental learner keeps, to be run on a method of your own.
+
+    from continual.testing import check_learner, synthetic_case
+
+    def test_my_method():
+        check_learner(synthetic_case(MyLearner, epochs=2))
+
+or, one test a law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
+three or more experiences, the first three of 2, 1 and 2 new classes. Nothing here needs pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from continual.testing.cases import Case, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.laws import (
+    backbone_is_frozen,
+    batch_size_does_not_matter,
+    bfloat16_works,
+    class_seen_again_stays_one_class,
+    classes_keep_their_names,
+    gradients_reach_only_what_is_trained,
+    loader_workers_do_not_matter,
+    loading_restores_everything,
+    memory_grows_by_classes_and_experiences_alone,
+    order_of_images_does_not_matter,
+    predicting_twice_gives_the_same_bits,
+    random_state_is_left_alone,
+    same_seed_gives_the_same_bits,
+    small_and_unbalanced_experiences_work,
+)
+from continual.testing.refusals import bad_input_is_refused, failure_changes_nothing
+
+Law = Callable[[Case], None]
+
+LAWS: tuple[Law, ...] = (
+    predicting_twice_gives_the_same_bits,
+    batch_size_does_not_matter,
+    order_of_images_does_not_matter,
+    random_state_is_left_alone,
+    backbone_is_frozen,
+    gradients_reach_only_what_is_trained,
+    same_seed_gives_the_same_bits,
+    loader_workers_do_not_matter,
+    bfloat16_works,
+    loading_restores_everything,
+    memory_grows_by_classes_and_experiences_alone,
+    classes_keep_their_names,
+    small_and_unbalanced_experiences_work,
+    class_seen_again_stays_one_class,
+    failure_changes_nothing,
+    bad_input_is_refused,
+)
+
+
+def check_learner(case: Case) -> None:
+    """Check every law; raises AssertionError that names the first one broken."""
+    for law in LAWS:
+        try:
+            law(case)
+        except AssertionError as error:
+            raise AssertionError(f"{law.__name__}: {error}") from error
+
+
+__all__ = ["LAWS", "Case", "Law", "check_learner", "coloured_squares", "synthetic_case", "tiny_backbone"]

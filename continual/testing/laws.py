@@ -1,0 +1,216 @@
+"""The laws that every incremental learner keeps; each takes a `Case` and raises AssertionError."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from continual.backbones import fingerprint
+from continual.data import as_experience
+from continual.errors import InputError
+from continual.testing.assertions import (
+    assert_close,
+    assert_same,
+    assert_valid,
+    expect,
+    leaves,
+    random_state,
+    refused,
+    rows,
+    unchanged,
+)
+from continual.testing.cases import Case
+from continual.training import AdapterTraining
+
+# Purity ------------------------------------------------------------------------------------------------
+
+
+def predicting_twice_gives_the_same_bits(case: Case) -> None:
+    """Inference writes nothing: neither answers nor what is remembered change."""
+    with unchanged(case.learned, case.images):
+        case.learned.predict(case.images)
+
+
+def batch_size_does_not_matter(case: Case) -> None:
+    """One image at a time, 7, or 128 give the same answers, and scores within 1e-5."""
+    one, seven, many = (case.learned.variant(eval_batch_size=n).predict(case.images) for n in (1, 7, 128))
+    assert_close(one, many)
+    assert_close(seven, many)
+
+
+def order_of_images_does_not_matter(case: Case) -> None:
+    """An image gets the same answer wherever it stands."""
+    order = torch.randperm(len(case.images), generator=torch.Generator().manual_seed(0))
+    straight, shuffled = case.learned.predict(case.images), case.learned.predict(case.images[order])
+    assert_close(shuffled, rows(straight, order))
+
+
+def random_state_is_left_alone(case: Case) -> None:
+    """Learning and predicting neither read nor change global random numbers."""
+    before = random_state()
+    learner = case.after(case.experiences[:2])
+    learner.predict(case.images)
+    expect(random_state() == before, "learning or predicting moved the global random state")
+    torch.rand(3)
+    random.random()
+    np.random.rand(3)
+    assert_same(case.learned.predict(case.images), learner.predict(case.images), "the global random state matters")
+
+
+# Training ----------------------------------------------------------------------------------------------
+
+
+def backbone_is_frozen(case: Case) -> None:
+    """The backbone's bits stay, none of its parameters takes or gets a gradient."""
+    learner = case.make()
+    vit = learner.backbone.trunk.vit
+    before = fingerprint(vit)
+
+    def no_gradients(*_: Any) -> None:
+        touched = [n for n, p in vit.named_parameters() if p.requires_grad or p.grad is not None]
+        expect(not touched, f"backbone parameters take gradients: {touched[:3]}")
+
+    for images, labels in case.experiences[:2]:
+        learner.learn(images, labels, progress=no_gradients)
+    learner.predict(case.images)
+    no_gradients()
+    expect(not vit.training, "the backbone was left in training mode")
+    expect(fingerprint(vit) == before, "the backbone's weights changed")
+
+
+def gradients_reach_only_what_is_trained(case: Case) -> None:
+    """The loss's graph ends in the parameters handed to the optimizer, and nowhere else."""
+    learner = case.learned
+    data = as_experience(*case.experiences[2], learner.backbone.preprocessing)
+    training = learner.begin(data)
+    if not isinstance(training, AdapterTraining):
+        return
+    training.start_epoch(0)
+    images = torch.stack([data.training[i][0] for i in range(len(data.labels))]).to(learner.device)
+    loss = training.loss(training.forward(images), data.labels)
+    trained = {id(p) for group in training.parameter_groups() for p in group["params"]}
+    reached = leaves(loss)
+    expect(bool(reached), "the loss depends on no parameter")
+    expect({id(leaf) for leaf in reached} <= trained, "the loss's graph holds parameters that are not trained")
+
+
+def same_seed_gives_the_same_bits(case: Case) -> None:
+    """A seed decides everything; another seed gives another training."""
+    again = case.after(case.experiences[:2])
+    assert_same(case.learned.predict(case.images), again.predict(case.images), "the same seed gave another result")
+    if isinstance(again.begin(as_experience(*case.experiences[2], again.backbone.preprocessing)), AdapterTraining):
+        other = case.after(case.experiences[:2], seed=again.settings.seed + 1).predict(case.images)
+        expect(not torch.equal(other.scores, again.predict(case.images).scores), "the seed changes nothing")
+
+
+def loader_workers_do_not_matter(case: Case) -> None:
+    """Images loaded in another process, augmented or not, are the same images."""
+    learner = case.after(case.experiences[:2], workers=1)
+    answers = learner.predict(case.images, workers=1)
+    assert_same(case.learned.predict(case.images), answers, "loader workers changed the result")
+
+
+def bfloat16_works(case: Case) -> None:
+    """Training and predicting under autocast give valid scores."""
+    assert_valid(case.after(case.experiences[:2], precision="bfloat16"), case.images)
+
+
+# Files and memory --------------------------------------------------------------------------------------
+
+
+def loading_restores_everything(case: Case) -> None:
+    """A file gives the same answers and goes on learning with the same bits, backbone inside or not.
+
+    A method that keeps images (`exemplar_free = False`) may refuse to learn on from a file.
+    """
+    learner, more = case.learned.variant(), case.experiences[2]
+    expected = learner.predict(case.images)
+    learner.learn(*more)
+    for embed in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.safetensors"
+            case.learned.save(path, embed_backbone=embed)
+            loaded = type(learner).load(path, None if embed else learner.backbone, device=learner.device)
+        assert_same(expected, loaded.predict(case.images), "the loaded learner answers otherwise")
+        expect(loaded.settings == learner.settings, "the loaded learner has other settings")
+        try:
+            loaded.learn(*more)
+        except InputError:
+            expect(not learner.exemplar_free, "an exemplar-free learner must go on learning from a file")
+            continue
+        assert_same(learner.predict(case.images), loaded.predict(case.images), "training went on otherwise")
+
+
+def memory_grows_by_classes_and_experiences_alone(case: Case) -> None:
+    """`memory()` grows by a fixed sum a class and one an experience, whatever the number of images."""
+    learner = case.make()
+    expect(learner.memory() == {}, f"a learner that knows nothing holds {learner.memory()}")
+    known, size, growth = 0, 0, []
+    for i, (images, labels) in enumerate(case.experiences):
+        half = slice(None, None, 1 + i % 2)
+        learner.learn(images[half], labels[half])
+        now = sum(learner.memory().values())
+        growth.append((len(learner.classes) - known, now - size))
+        known, size = len(learner.classes), now
+    # The first experience may also bring tensors of a fixed size; the later ones lie on one line.
+    (a, first), *others = growth[1:]
+    slopes = {(later - first) / (b - a) if a != b else later == first for b, later in others}
+    expect(len(slopes) == 1, f"memory grew by (classes, bytes) {growth}: not by a fixed sum a class")
+    before = learner.memory()
+    learner.learn(*case.experiences[0])
+    expect(learner.memory() == before, f"memory grew from {before} to {learner.memory()} for a class seen again")
+
+
+# Classes -----------------------------------------------------------------------------------------------
+
+
+def classes_keep_their_names(case: Case) -> None:
+    """Classes are answered by the names given, str or int, also after loading; the kinds do not mix."""
+    for kind, other in ((str, int), (int, str)):
+        named = [(images, [kind(label) for label in labels]) for images, labels in case.experiences]
+        learner = case.after(named[:2])
+        first = {kind(label) for _, labels in case.experiences[:2] for label in labels}
+        with tempfile.TemporaryDirectory() as folder:
+            learner.save(Path(folder) / "model")
+            loaded = type(learner).load(Path(folder) / "model", learner.backbone)
+        for each in (learner, loaded):
+            answers = each.predict(case.images).labels
+            expect(set(each.classes) == first, f"learned {first}, but the classes are {each.classes}")
+            expect({type(label) for label in answers} == {kind}, f"answers are {answers[:3]}, not of type {kind}")
+        with unchanged(learner, case.images), refused(InputError, "labels of another kind"):
+            learner.learn(named[2][0], [other(label) for label in named[2][1]])
+
+
+def small_and_unbalanced_experiences_work(case: Case) -> None:
+    """An experience may bring one class, one image a class, or many images of one and one of another."""
+    learner = case.make()
+    (pair, labels), (single, name), (last, names) = case.experiences[:3]
+    learner.learn(single[:1], name[:1])
+    assert_valid(learner, case.images)
+    one_each = [labels.index(label) for label in sorted(set(labels))]
+    learner.learn(pair[one_each], [labels[i] for i in one_each])
+    assert_valid(learner, case.images)
+    few = [i for i, label in enumerate(names) if label == names[0] or i == len(names) - 1]
+    learner.learn(last[few], [names[i] for i in few])
+    assert_valid(learner, case.images)
+
+
+def class_seen_again_stays_one_class(case: Case) -> None:
+    """A class that returns, alone or beside new ones, keeps its name, index and experience."""
+    learner = case.learned.variant()
+    before = learner.state
+    (images, labels), (new, names) = case.experiences[0], case.experiences[2]
+    learner.learn(images[:3], labels[:3])
+    expect(learner.classes == before.classes, f"classes went from {before.classes} to {learner.classes}")
+    expect(learner.state.class_experience == before.class_experience, "a class changed its experience")
+    expect(learner.state.experiences == before.experiences, "an experience without new classes was counted")
+    learner.learn(torch.cat([images[:3], new]), [*labels[:3], *names])
+    expect(learner.classes[: len(before.classes)] == before.classes, "a class changed its index")
+    expect(len(set(learner.classes)) == len(learner.classes), f"a class is known twice: {learner.classes}")
+    expect(learner.state.experiences == before.experiences + 1, "the experience was not counted")
+    assert_valid(learner, case.images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,12 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
     )
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files at any depth below a folder, sorted; hidden files and folders are left out."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
@@ -96,22 +102,25 @@ def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images a class")
-    paths = sorted(
-        p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
-    if not paths:
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = [(path, kind.name) for kind in classes for path in image_files(kind)]
+    if not found:
         raise InputError(f"{folder} holds no images: it needs one sub-folder of images a class")
-    return paths, [p.relative_to(folder).parts[0] for p in paths]
+    return [path for path, _ in found], [name for _, name in found]
 
 
-def check_readable(paths: Sequence[str | Path]) -> None:
+def check_readable(
+    paths: Sequence[str | Path], progress: Callable[[str, int, int, dict[str, float]], None] | None = None
+) -> None:
     """Open every file once; raise one InputError that names those that are not images."""
     broken = []
-    for path in paths:
+    for done, path in enumerate(paths, 1):
         try:
             open_image(path)
         except InputError as error:
             broken.append(str(error))
+        if progress is not None:
+            progress("checking images", done, len(paths), {})
     if broken:
         more = f"\n(and {len(broken) - 10} more)" if len(broken) > 10 else ""
         raise InputError(f"{len(broken)} of {len(paths)} images cannot be read:\n" + "\n".join(broken[:10]) + more)

@@ -14,7 +14,7 @@ T = TypeVar("T", bound=BaseModel)
 class Settings(BaseModel):
     """What every method has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: named sets of values, see `make`
     presets: ClassVar[dict[str, dict[str, Any]]] = {}

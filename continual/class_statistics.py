@@ -10,7 +10,7 @@ image has a valid distribution too: its covariance is the floor.
 | `shrunk` | D + D^2, covariance shrunk towards a multiple of I (OAS) when it is sampled | yes |
 | `diagonal` | 2 D | yes |
 | `low_rank` | D (k + 2), the k leading directions and a diagonal rest | up to the rank |
-| `centroids` | k (D + 1) + D, k-means centres with one shared diagonal | no: centres are kept side by side, at most k |
+| `centroids` | k (D + 1) + 2 D, k-means centres with one shared diagonal | no: the k weightiest centres stay |
 """
 
 from __future__ import annotations
@@ -99,8 +99,11 @@ class Full(ClassStatistics):
         # In float64 (which MPS lacks): with fewer images than features only the floor makes it regular.
         covariance = self._covariance().cpu().double()
         covariance.diagonal().add_(floor)
-        factor = torch.linalg.cholesky(covariance).to(self.mean)
-        return Sampler(self.mean[None], torch.ones(1), factor, None)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:  # the rounding of large features in float32 exceeds the floor
+            values, directions = torch.linalg.eigh(covariance)
+            factor = directions * values.clamp(min=floor).sqrt()
+        return Sampler(self.mean[None], torch.ones(1), factor.to(self.mean), None)
 
     def _covariance(self) -> Tensor:
         return self.covariance.clone()

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -35,17 +36,19 @@ def generator(seed: int, *keys: str | int, device: torch.device | str = "cpu") -
 
 @contextmanager
 def seeded(seed: int, *keys: str | int) -> Iterator[None]:
-    """Seed the global CPU generators inside the block and put them back afterwards.
+    """Seed the global CPU generators (torch, Python, NumPy) inside the block and put them back afterwards.
 
-    For code that only draws from the global generators, such as torchvision's random transforms.
+    For code that only draws from them, such as torchvision's random transforms or a data set of your own.
     """
-    torch_state, python_state = torch.random.get_rng_state(), random.getstate()
+    torch_state, python_state, numpy_state = torch.random.get_rng_state(), random.getstate(), np.random.get_state()
     value = derive(seed, *keys)
     # default_generator, not torch.manual_seed: the latter would reseed every accelerator too.
     torch.default_generator.manual_seed(value)
     random.seed(value)
+    np.random.seed(value % 2**32)
     try:
         yield
     finally:
         torch.random.set_rng_state(torch_state)
         random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import safetensors.torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from continual.errors import BackboneError, nearest
 from continual.preprocessing import Preprocessing
+from continual.seeding import seeded
 from continual.trunk import FrozenViT
 
 
@@ -68,6 +70,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@seeded(0, "random weights, soon replaced")
 def load_backbone(name: str | None = None, *, weights: str | Path | None = None, **options: Any) -> Backbone:
     """Make a frozen backbone from timm's hub weights, or from a local file.
 
@@ -107,11 +110,12 @@ def assemble(
     weights_file: str | None = None,
     **preprocessing: Any,
 ) -> Backbone:
-    """Freeze a ViT you already have; `name` is timm's name for its architecture.
+    """Freeze a ViT you already have, and drop its classifier; `name` is timm's name for its architecture.
 
     The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed.
     """
     trunk = FrozenViT(vit)
+    trunk.vit.reset_classifier(0)
     config = resolve_model_data_config(vit)
     prepared = Preprocessing(
         size=trunk.image_size,
@@ -123,6 +127,7 @@ def assemble(
     return Backbone(trunk, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
 
 
+@seeded(0, "random weights, soon replaced")
 def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> Backbone:
     """Make the backbone that `Backbone.describe` described, from embedded weights `state` if given.
 
@@ -196,16 +201,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
                 metadata = {k: _plain(v) for k, v in (file.metadata() or {}).items()}
             return safetensors.torch.load_file(path), metadata
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if any("Transformer/" in key for key in arrays.files):
                     return None, {}
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, {}
         if path.suffix in (".pth", ".pt", ".bin"):
             return load_state_dict(str(path), weights_only=True), {}
-    except (SafetensorError, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
+    except (SafetensorError, BadZipFile, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
         raise BackboneError(f"{path} is not a readable {path.suffix} file: {error}") from error
     except Exception as error:  # torch's weights-only unpickler raises pickle.UnpicklingError
-        raise BackboneError(f"{path} holds more than weights and was not opened: {error}") from error
+        raise BackboneError(
+            f"{path} is damaged or holds more than weights, and was not opened: save the model's state_dict()"
+        ) from error
     raise BackboneError(f"{path}: weights must be .safetensors, .npz or .pth, got {path.suffix!r}")
 
 

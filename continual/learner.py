@@ -26,6 +26,7 @@ from continual.data import (
     list_folder,
 )
 from continual.errors import InputError, LearningError, ModelFileError
+from continual.feature_cache import FeatureCache
 from continual.settings import Settings, make
 from continual.state import Prediction, S, Scores, State
 from continual.training import Progress, Training, run
@@ -68,8 +69,11 @@ class IncrementalLearner(ABC, Generic[S]):
         """Start learning an experience; nothing of the learner changes before `finish` is kept."""
 
     @abstractmethod
-    def scores(self, images: Tensor) -> Scores:
-        """Score prepared images (B, 3, H, W) on the learner's device over all classes seen."""
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Score prepared images (B, 3, H, W) on the learner's device over all classes seen.
+
+        Features under weights that never change again may be taken from, and are then kept in, `cache`.
+        """
 
     @abstractmethod
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,8 +124,18 @@ class IncrementalLearner(ABC, Generic[S]):
             )
         self.state = probe.state
 
-    def predict(self, images: Any, *, workers: int = 0, progress: Progress | None = None) -> Prediction:
+    def predict(
+        self,
+        images: Any,
+        *,
+        workers: int = 0,
+        progress: Progress | None = None,
+        cache: FeatureCache | None = None,
+    ) -> Prediction:
         """Answer for a sequence of images, a float batch (B, 3, H, W), or a folder of class folders.
+
+        With a `cache`, images that were asked about before cost only what is new since then: worth it where
+        the same test images are evaluated after every experience.
 
         Raises InputError before anything was learned, or for images that cannot be used.
         """
@@ -140,7 +154,7 @@ class IncrementalLearner(ABC, Generic[S]):
                 self.backbone.preprocessing.check(batch)
             except ValueError as error:
                 raise InputError(str(error)) from error
-            parts.append(self.score_batch(batch))
+            parts.append(self.score_batch(batch, cache))
             done += len(batch)
             if progress is not None:
                 progress("predicting", done, len(images), {})
@@ -150,10 +164,10 @@ class IncrementalLearner(ABC, Generic[S]):
             labels, scores.values, self.state.classes, scores.stack, scores.first_stack, scores.refinements
         )
 
-    def score_batch(self, images: Tensor) -> Scores:
+    def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch, without gradients; the results lie on the CPU."""
         with torch.no_grad():
-            return self.scores(images.to(self.device)).cpu()
+            return self.scores(images.to(self.device), cache).cpu()
 
     def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""

@@ -20,6 +20,7 @@ from continual.bench.results import Cell
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, split_classes
 from continual.errors import InputError, nearest
+from continual.feature_cache import FeatureCache
 from continual.methods import method
 from continual.training import Progress
 
@@ -79,6 +80,7 @@ def run_cell(
     """Learn a stream once; yield one cell for the method and one for each variant of its inference."""
     settings = config.make_settings(seed=seed).model_dump()
     learner = method(config.method)(backbone, device=device, **settings)
+    cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     cells = {name: Cell.empty(name, config.method, seed, {**settings, **rows[name]}, stream) for name in rows}
     for number, experience in enumerate(stream.experiences):
@@ -90,7 +92,7 @@ def run_cell(
         for name, changes in rows.items():
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
-            predictions = [judged.predict(e.test_images) for e in stream.experiences[: number + 1]]
+            predictions = [judged.predict(e.test_images, cache=cache) for e in stream.experiences[: number + 1]]
             cells[name].add(predictions, stream, learned, time.perf_counter() - started, learner.memory())
         if progress is not None:
             shown = {"accuracy": cells[label].seen_accuracy()[-1]}

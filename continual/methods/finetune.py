@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from continual import artefact
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
 from continual.state import Scores, State, replace_state
@@ -53,7 +54,7 @@ class SingleStackLearner(IncrementalLearner[AdapterState]):
     settings_type: ClassVar[type[Settings]] = AdapterSettings
     state_type = AdapterState
 
-    def scores(self, images: Tensor) -> Scores:
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits."""
         assert self.state.stack is not None
         assert self.state.head is not None

@@ -22,6 +22,7 @@ from continual.adapters import StackWeights, per_image, shared, stacked
 from continual.alignment import align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData, Label
+from continual.feature_cache import FeatureCache
 from continual.features import extract, updated_means
 from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
@@ -196,14 +197,13 @@ class MOSLearner(IncrementalLearner[MOSState]):
     def begin(self, data: ExperienceData) -> MOSTraining:
         return MOSTraining(self, data)
 
-    def scores(self, images: Tensor) -> Scores:
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve a stack for each image and return the ensemble's scores (MOS section 3.3)."""
         state, settings = self.state, self.settings
         assert state.head is not None
         assert state.prototypes is not None
-        head, scale = state.head, settings.adapter_scale
-        bank = state.stacked_bank if settings.consolidate is None else state.consolidated_bank
-        first = self.features(images, shared({k: v[0] for k, v in bank.items()}, scale))
+        head = state.head
+        first = self._stack_features(images, torch.zeros(len(images), dtype=torch.int64, device=images.device), cache)
         prototype_scores = cosine_scores(first, state.prototypes)
 
         def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -211,8 +211,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
             # Stage one has already run the first stack on every image.
             others = stacks.nonzero().squeeze(-1)
             if len(others):
-                adapters = per_image(bank, stacks[others], scale)
-                features = features.index_copy(0, others, self.features(images[rows[others]], adapters))
+                found = self._stack_features(images[rows[others]], stacks[others], cache)
+                features = features.index_copy(0, others, found)
             return linear(features, *head)
 
         choice = state.experience_of_class[prototype_scores.argmax(-1)]
@@ -222,6 +222,22 @@ class MOSLearner(IncrementalLearner[MOSState]):
         else:
             values = found.logits.softmax(-1)
         return Scores(values, found.stack, choice, found.refinements)
+
+    def _stack_features(self, images: Tensor, stacks: Tensor, cache: FeatureCache | None) -> Tensor:
+        """Return features (B, D), image i under finished stack `stacks[i]`."""
+        consolidate, scale = self.settings.consolidate, self.settings.adapter_scale
+        bank = self.state.stacked_bank if consolidate is None else self.state.consolidated_bank
+
+        def compute(rows: Tensor) -> Tensor:
+            chosen = stacks[rows]
+            if (chosen == chosen[0]).all():
+                return self.features(images[rows], shared({k: v[chosen[0]] for k, v in bank.items()}, scale))
+            return self.features(images[rows], per_image(bank, chosen, scale))
+
+        if cache is None:
+            return compute(torch.arange(len(images), device=images.device))
+        # Consolidation leaves the first stack as it is.
+        return cache.features(images, [(k, consolidate if k else None) for k in stacks.tolist()], compute)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state

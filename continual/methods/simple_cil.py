@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
 from continual.features import extract, updated_means
 from continual.learner import IncrementalLearner
 from continual.retrieval import cosine_scores
@@ -53,10 +54,14 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
         return PrototypeUpdate(self, data)
 
-    def scores(self, images: Tensor) -> Scores:
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
         assert self.state.prototypes is not None
-        return Scores(cosine_scores(self.features(images), self.state.prototypes).softmax(-1))
+        if cache is None:
+            features = self.features(images)
+        else:
+            features = cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+        return Scores(cosine_scores(features, self.state.prototypes).softmax(-1))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if self.state.prototypes is None or self.state.counts is None:

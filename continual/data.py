@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class PreparedImages(Dataset[tuple[Tensor, Label]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         raw = self.images[index]
         if isinstance(raw, Tensor) and raw.is_floating_point():
+            try:
+                self.preprocessing.check(raw[None])
+            except ValueError as error:
+                raise InputError(f"image {index}: {error}") from error
             return raw, self.labels[index]
         return self._transform(open_image(raw, index)), self.labels[index]
 
@@ -77,8 +81,11 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
             raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
     if isinstance(raw, Image.Image):
         return raw.convert("RGB")
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and raw.ndim in (2, 3):
-        return Image.fromarray(raw).convert("RGB")
+    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8:
+        if raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (3, 4)):
+            return Image.fromarray(raw).convert("RGB")
+        if raw.ndim == 3 and raw.shape[2] == 1:
+            return Image.fromarray(raw[..., 0]).convert("RGB")
     if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
         return raw.expand(3, -1, -1)
     shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
@@ -128,7 +135,10 @@ def check_readable(
 
 def plain_labels(labels: Any) -> list[Label]:
     """Return labels (list, array or tensor) as a list of str or int; raise InputError on anything else."""
-    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    if not isinstance(values, Iterable):
+        raise InputError(f"labels must be a list, an array or a tensor, got {type(labels).__name__}")
+    values = [value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value for value in values]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise InputError(f"labels must be all str or all int, got {value!r} of type {type(value).__name__}")
@@ -171,7 +181,8 @@ def as_images(images: Any) -> Sequence[Any]:
         raise InputError("give a list of images: [image] for a single one")
     if isinstance(images, Tensor | np.ndarray) and images.ndim not in (3, 4):
         raise InputError(f"images have shape {tuple(images.shape)}: give a batch, (B, 3, H, W)")
-    if isinstance(images, Tensor) and images.ndim == 3:
+    single = isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.shape[-1] in (3, 4))
+    if single and images.ndim == 3:
         raise InputError(f"images have shape {tuple(images.shape)}: give a batch, image[None] for a single one")
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}")
@@ -184,7 +195,7 @@ def _pairs(dataset: Any) -> tuple[_Column, list[Any]]:
     targets = getattr(dataset, "targets", None)
     try:
         labels = plain_labels(targets) if targets is not None else plain_labels([x[1] for x in _iterate(dataset)])
-    except (TypeError, IndexError) as error:
+    except (TypeError, LookupError) as error:
         raise InputError(f"a data set without labels must give (image, label) pairs: {error}") from error
     return _Column(dataset), labels
 

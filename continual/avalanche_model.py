@@ -85,8 +85,15 @@ def as_learner(
     return kind(model, device=device, **settings)
 
 
-def check_input(dataset: Any, preprocessing: Preprocessing) -> None:
-    """Raise InputError unless the first image of a stream's data set is an input of the backbone."""
+def checked_labels(dataset: Any, preprocessing: Preprocessing) -> list[int]:
+    """Return the labels of a stream's data set.
+
+    Raises InputError if it is empty or has a label below 0, or if its first image is not an input of the
+    backbone.
+    """
+    labels = [int(label) for label in dataset.targets]
+    if not labels or min(labels) < 0:
+        raise InputError(f"an experience needs images with labels from 0, got {min(labels, default='no image')}")
     with seeded(0):  # an augmentation draws from the global generators
         image = dataset[0][0]
     try:
@@ -97,3 +104,4 @@ def check_input(dataset: Any, preprocessing: Preprocessing) -> None:
             f"with train_transform=backbone.preprocessing.training() and "
             f"eval_transform=backbone.preprocessing.evaluation()"
         ) from error
+    return labels

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual import methods
-from continual.avalanche_model import LearnerModule, as_learner, by_label, check_input
+from continual.avalanche_model import LearnerModule, as_learner, by_label, checked_labels
 from continual.backbones import Backbone
 from continual.data import ExperienceData, training_loader
 from continual.errors import InputError
@@ -124,7 +124,7 @@ class LearnerStrategy(SupervisedTemplate):
         self.output: Any = None  #: its `Output` for the minibatch
         self.sampler: Any = None
         self.scheduler: Any = None
-        self.columns = 0  #: of `mb_output`
+        self.columns = 0  #: that evaluation's `mb_output` must have
 
     # Training --------------------------------------------------------------------------------------------
 
@@ -147,11 +147,10 @@ class LearnerStrategy(SupervisedTemplate):
         """Begin the experience, with batches drawn as `IncrementalLearner.learn` draws them."""
         if not shuffle:
             raise InputError("shuffle=False is not possible: the learner's seed decides the order of the images")
-        original = self.experience.dataset
-        labels = self._checked_labels(original)
-        check_input(self.adapted_dataset, self.learner.backbone.preprocessing)
-        check_input(original.eval(), self.learner.backbone.preprocessing)
-        self.training = self.learner.begin(ExperienceData(self.adapted_dataset, original.eval(), labels))
+        evaluation = self.experience.dataset.eval()
+        labels = checked_labels(evaluation, self.learner.backbone.preprocessing)
+        checked_labels(self.adapted_dataset, self.learner.backbone.preprocessing)
+        self.training = self.learner.begin(ExperienceData(self.adapted_dataset, evaluation, labels))
         self.train_epochs = 0
         loader = self._obtain_common_dataloader_parameters(
             num_workers=num_workers,
@@ -219,9 +218,9 @@ class LearnerStrategy(SupervisedTemplate):
         if not self.is_training:
             return self.model(self.mb_x, self.columns)
         self.output = self.training.forward(self.mb_x)
-        active = self.training.active
-        labels = [label for label, on in zip(self.training.classes, active.tolist(), strict=True) if on]
-        return by_label(self.output.logits[:, active].log_softmax(-1), labels, self.columns)
+        classes, active = self.training.classes, self.training.active
+        labels = [label for label, on in zip(classes, active.tolist(), strict=True) if on]
+        return by_label(self.output.logits[:, active].log_softmax(-1), labels, max(classes) + 1)
 
     def criterion(self) -> Tensor:
         """Return the method's loss in training, the criterion of `mb_output` in evaluation."""
@@ -230,14 +229,6 @@ class LearnerStrategy(SupervisedTemplate):
         loss = self.training.loss(self.output, self.mb_y.tolist())
         self.training.check_loss(loss)
         return loss
-
-    def _checked_labels(self, dataset: Any) -> list[int]:
-        """Return the labels of a data set, after widening `columns` to hold them."""
-        labels = [int(label) for label in dataset.targets]
-        if not labels or min(labels) < 0:
-            raise InputError(f"an experience needs images with labels from 0, got {min(labels, default='no image')}")
-        self.columns = max(self.columns, max(labels) + 1)
-        return labels
 
     # Evaluation ------------------------------------------------------------------------------------------
 
@@ -250,8 +241,7 @@ class LearnerStrategy(SupervisedTemplate):
 
     def _before_eval_exp(self, **kwargs: Any) -> None:
         super()._before_eval_exp(**kwargs)
-        self._checked_labels(self.adapted_dataset)
-        check_input(self.adapted_dataset, self.learner.backbone.preprocessing)
+        self.columns = max(checked_labels(self.adapted_dataset, self.learner.backbone.preprocessing)) + 1
 
     def _eval_cleanup(self) -> None:
         super()._eval_cleanup()

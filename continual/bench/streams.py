@@ -164,7 +164,7 @@ class _OpenedImages(Dataset[Any]):
 def to_avalanche(stream: Stream, preprocessing: Preprocessing) -> CLScenario:
     """Return the stream as an Avalanche benchmark, with the backbone's preprocessing.
 
-    Its labels are positions in `stream.class_order`; like its experiences, they count from 0.
+    Labels are positions in `stream.class_order`. Avalanche groups the images of an experience by class.
     """
     from avalanche.benchmarks import nc_benchmark
 

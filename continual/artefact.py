@@ -65,7 +65,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
             return tensors, json.loads(header["equimos"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except ModelFileError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
 
 

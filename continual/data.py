@@ -189,7 +189,7 @@ def as_images(images: Any) -> Sequence[Any]:
     return images
 
 
-def _pairs(dataset: Any) -> tuple[_Column, list[Any]]:
+def _pairs(dataset: Any) -> tuple[ImageColumn, list[Any]]:
     if not hasattr(dataset, "__getitem__") or isinstance(dataset, Tensor | np.ndarray):
         raise InputError("give labels, a folder of class folders, or a data set of (image, label) pairs")
     targets = getattr(dataset, "targets", None)
@@ -197,7 +197,7 @@ def _pairs(dataset: Any) -> tuple[_Column, list[Any]]:
         labels = plain_labels(targets) if targets is not None else plain_labels([x[1] for x in _iterate(dataset)])
     except (TypeError, LookupError) as error:
         raise InputError(f"a data set without labels must give (image, label) pairs: {error}") from error
-    return _Column(dataset), labels
+    return ImageColumn(dataset), labels
 
 
 def _iterate(dataset: Any) -> Iterator[Any]:
@@ -205,7 +205,7 @@ def _iterate(dataset: Any) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class _Column(Sequence[Any]):
+class ImageColumn(Sequence[Any]):
     """The images of a data set of (image, label) pairs."""
 
     dataset: Any
@@ -287,7 +287,7 @@ def label_indices(labels: Sequence[Label], classes: Mapping[Label, int]) -> Tens
     try:
         return torch.tensor([classes[label] for label in labels], dtype=torch.int64)
     except KeyError as error:
-        known = ", ".join(map(str, list(classes)[:8]))
+        known = ", ".join(map(str, list(classes)[:8])) or "none yet"
         raise InputError(
             f"class {error.args[0]!r} was never learned; known: {known}{', …' if len(classes) > 8 else ''}"
         ) from None

@@ -11,12 +11,14 @@ from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from continual import artefact, backbones
 from continual.adapters import Adapters
 from continual.backbones import Backbone
 from continual.data import (
     ExperienceData,
+    ImageColumn,
     Label,
     PreparedImages,
     as_experience,
@@ -132,7 +134,7 @@ class IncrementalLearner(ABC, Generic[S]):
         progress: Progress | None = None,
         cache: FeatureCache | None = None,
     ) -> Prediction:
-        """Answer for a sequence of images, a float batch (B, 3, H, W), or a folder of class folders.
+        """Answer for a sequence of images, a float batch (B, 3, H, W), a data set or folder as `learn` takes it.
 
         With a `cache`, images that were asked about before cost only what is new since then: worth it where
         the same test images are evaluated after every experience.
@@ -146,14 +148,11 @@ class IncrementalLearner(ABC, Generic[S]):
         images = as_images(images)
         if len(images) == 0:
             raise InputError("there are no images to predict: give at least one")
-        if not isinstance(images, torch.utils.data.Dataset):
-            images = PreparedImages(images, [0] * len(images), self.backbone.preprocessing, augment=False)
+        if isinstance(images, Dataset):
+            images = ImageColumn(images)
+        images = PreparedImages(images, [0] * len(images), self.backbone.preprocessing, augment=False)
         parts, done = [], 0
         for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
-            try:
-                self.backbone.preprocessing.check(batch)
-            except ValueError as error:
-                raise InputError(str(error)) from error
             parts.append(self.score_batch(batch, cache))
             done += len(batch)
             if progress is not None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from continual.testing.cases import Case, coloured_squares, synthetic_case, tiny_backbone
 from continual.testing.laws import (
+    a_cache_changes_no_answer,
     backbone_is_frozen,
     batch_size_does_not_matter,
     bfloat16_works,
@@ -39,6 +40,7 @@ LAWS: tuple[Law, ...] = (
     batch_size_does_not_matter,
     order_of_images_does_not_matter,
     random_state_is_left_alone,
+    a_cache_changes_no_answer,
     backbone_is_frozen,
     gradients_reach_only_what_is_trained,
     same_seed_gives_the_same_bits,

@@ -13,6 +13,7 @@ import torch
 from continual.backbones import fingerprint
 from continual.data import as_experience
 from continual.errors import InputError
+from continual.feature_cache import FeatureCache
 from continual.testing.assertions import (
     assert_close,
     assert_same,
@@ -60,6 +61,14 @@ def random_state_is_left_alone(case: Case) -> None:
     random.random()
     np.random.rand(3)
     assert_same(case.learned.predict(case.images), learner.predict(case.images), "the global random state matters")
+
+
+def a_cache_changes_no_answer(case: Case) -> None:
+    """Answers with remembered features are those without, after every experience."""
+    learner, cache = case.make(), FeatureCache()
+    for images, labels in case.experiences:
+        learner.learn(images, labels)
+        assert_close(learner.predict(case.images), learner.predict(case.images, cache=cache))
 
 
 # Training ----------------------------------------------------------------------------------------------

@@ -1,0 +1,63 @@
+"""The README's Python blocks run as they stand, on random weights and images, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+
+from continual.bench.config import load_config
+from tests.conftest import ROOT, TINY_ARGS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
+    """A working folder with the README's photos, where the hub gives a small ViT with random weights."""
+    from PIL import Image
+
+    for place, count in (("january/bolt", 3), ("january/ring", 3), ("february/nut", 1), ("new", 2)):
+        (tmp_path / "photos" / place).mkdir(parents=True)
+        for number, image in enumerate(blobs([len(place)], count)[0]):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / place / f"{number}.png")
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: Any) -> Any:
+        return create(name, pretrained=False, **{**TINY_ARGS, **options})
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.strip().splitlines()[0] for block in BLOCKS])
+@pytest.mark.filterwarnings("ignore")  # Avalanche's own, on current numpy and torch
+def test_python_blocks_run(block: str, folder: Path) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_commands_name_configs_that_load() -> None:
+    configs = set(re.findall(r"equimos run (configs/\S+\.toml)", README))
+    assert "configs/quickstart.toml" in configs
+    for config in configs:
+        load_config(ROOT / config)
+
+
+def test_the_test_command_is_the_one_ci_runs() -> None:
+    pattern = re.search(r"grep -m1 -E '([^']+)'", (ROOT / ".ci" / "run").read_text())
+    assert pattern
+    assert re.search(pattern[1], README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.toml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_config_loads_and_carries_its_command(config: Path) -> None:
+    load_config(config)
+    text = config.read_text()
+    assert f"equimos run {config.relative_to(ROOT)}" in text
+    assert tomllib.loads(text)["title"]

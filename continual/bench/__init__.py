@@ -1,0 +1,1 @@
+"""Benchmarks from configs, and the command `equimos`."""

@@ -1,0 +1,203 @@
+"""The command `equimos`. Importing it, and `--help`, load neither torch nor Avalanche."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from continual import __version__
+from continual.errors import EquimosError, nearest
+
+#: What the option parser raises; its home has moved between releases of typer.
+ParserError: type[Any] = typer.BadParameter.__mro__[2]
+
+
+class Commands(TyperGroup):
+    """Commands whose every foreseeable failure is one line on standard error and exit code 2."""
+
+    def main(self, args: Any = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        """Run a command line and exit: 0 if all went well, 2 for a mistake, 130 if interrupted."""
+        try:
+            sys.exit(super().main(args, prog_name, *rest, **{**extra, "standalone_mode": False}) or 0)
+        except ParserError as error:
+            _fail(error.format_message())
+        except (EquimosError, OSError) as error:
+            _fail(str(error))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; typer itself says nothing when it is interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo(": ".join(["interrupted", *map(str, stop.args)]), err=True)
+            raise typer.Exit(130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, or name the nearest."""
+        if args[0] not in self.commands:
+            ctx.fail(f"unknown command {args[0]!r}: {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def _fail(message: str) -> NoReturn:
+    line = message.strip().replace(":\n", ": ").replace("\n", "; ")
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(line, err=True)
+    sys.exit(2)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Continual learning on pretrained vision models: learn new classes for ever, keep no images.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth. For a model that exists, "
+                 "where they are now; they must be the same."),
+]  # fmt: skip
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. stream.per_class=20 methods.mos.epochs=5."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Show the version, or the help where no command is given."""
+    if version:
+        typer.echo(f"equimos {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def learn(
+    images: Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")],
+    model: Model,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
+    ] = None,
+    weights: Weights = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An argument of the timm model or its preprocessing: img_size=98."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="mos")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of the method's settings.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: epochs=5.")
+    ] = None,
+    embed_backbone: Annotated[
+        bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
+    ] = False,
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Learn the classes of an image folder: make a model, or add an experience to one.
+
+    The model file changes only when everything has succeeded. A model that exists keeps its method, settings
+    and backbone.
+    """
+    from continual.bench import model_commands
+
+    model_commands.learn(
+        model,
+        images,
+        backbone=backbone,
+        weights=weights,
+        model_args=model_arg or (),
+        method_name=method,
+        preset=preset,
+        settings=set_ or (),
+        embed_backbone=embed_backbone,
+        device=device,
+        workers=workers,
+    )
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
+    json: Json = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")
+    ] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
+    from continual.bench import model_commands
+
+    model_commands.predict(model, images, json_file=json, csv_file=csv, weights=weights, device=device, workers=workers)
+
+
+@app.command()
+def info(model: Model, json: Json = None) -> None:
+    """Show what a model file holds, without its backbone. Experiences count from 0."""
+    from continual.bench import listings
+
+    listings.info(model, json)
+
+
+@app.command()
+def methods(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every setting and preset.")] = False,
+) -> None:
+    """List the methods that can be learned with."""
+    from continual.bench import listings
+
+    listings.list_methods(verbose)
+
+
+@app.command()
+def run(
+    config: Config,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder.", show_default="runs/NAME-OF-CONFIG")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Run only this method now; processes can share a run folder."),
+    ] = None,
+) -> None:
+    """Run a benchmark, and show and store its results. The same command goes on with an interrupted run."""
+    from continual.bench import run_commands
+
+    run_commands.run(config, changes or (), out, only or ())
+
+
+@app.command()
+def show(config: Config, changes: Changes = None) -> None:
+    """Check a config and print it in full, with every default, as TOML that can be run."""
+    from continual.bench import run_commands
+
+    run_commands.show(config, changes or ())
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="equimos")
+
+
+if __name__ == "__main__":
+    main()

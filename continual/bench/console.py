@@ -1,0 +1,113 @@
+"""Where commands write: the terminal, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from continual.errors import InputError
+
+#: given for a file, it means standard output
+STDOUT = Path("-")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for results, or for progress and remarks (`stderr`).
+
+    Text from users (file names, class names) is never read as markup. What goes to a file or a pipe is not
+    wrapped at 80 columns.
+    """
+    made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = 10_000
+    return made
+
+
+def show(table: Table) -> None:
+    """Print a table on standard output, without trailing blanks where it is not a terminal."""
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as capture:
+        out.print(table)
+    out.file.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def new_table(*headings: str) -> Table:
+    """Return a table without rules; long cells are folded, never cut."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: object) -> None:
+    """Add a row of plain text; None is shown as a dash."""
+    table.add_row(*[Text("–" if cell is None else str(cell), overflow="fold") for cell in cells])
+
+
+def count(n: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> count(1, "class"), count(2, "class"), count(3, "image")
+    ('1 class', '2 classes', '3 images')
+    """
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n} {noun}es" if noun.endswith("s") else f"{n} {noun}s"
+
+
+def size(n: int) -> str:
+    """Write a number of bytes.
+
+    >>> size(2048), size(3 * 2**20)
+    ('2.0 KiB', '3.0 MiB')
+    """
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
+
+
+def check_target(path: Path) -> None:
+    """Raise InputError unless a file can be written at `path`; standard output always can.
+
+    Asked before long work, so that its result is not lost at the end.
+    """
+    if path == STDOUT:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it, e.g. {path / ('result' + path.suffix)}")
+    if not path.parent.is_dir():
+        raise InputError(f"no folder {path.parent} to write {path.name} in: make it first, or choose another path")
+    try:
+        # Asking the file system is the only sure way: permission bits say nothing of read-only mounts.
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a file atomically, or to standard output for `-`.
+
+    Raises InputError if it cannot be written; a file that was there before is then unchanged.
+    """
+    if path == STDOUT:
+        console().file.write(text)
+        return
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another path") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

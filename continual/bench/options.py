@@ -1,0 +1,58 @@
+"""Command-line options as values: `key=value` pairs and devices."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from continual.errors import InputError
+
+
+def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` pairs with values written as in TOML; what is not TOML is text.
+
+    Raises InputError that names every pair that is malformed or given twice.
+
+    >>> assignments("--set", ["epochs=5", "merge=per_forward", "ensemble=false"])
+    {'epochs': 5, 'merge': 'per_forward', 'ensemble': False}
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not (key and equals and text):
+            problems.append(f"{option} {pair!r} is not of the form key=value, e.g. {option} epochs=5")
+        elif key in values:
+            problems.append(f"{option} {key} is given twice")
+        else:
+            values[key] = _value(text)
+    if problems:
+        raise InputError("; ".join(problems))
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def device(name: str) -> torch.device:
+    """Return a device by name; `auto` is the first of CUDA, MPS and CPU that is there.
+
+    Raises InputError for a device that is unknown or not there.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there[:0] = ["cuda", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise InputError(f"no device {name!r} here: give one of {', '.join([*there, 'auto'])}")
+    return torch.device(name)

@@ -1,0 +1,70 @@
+"""The commands on a benchmark's config: run it, show it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from continual.bench import options, report
+from continual.bench.config import RunConfig, load_config
+from continual.bench.console import console
+from continual.bench.progress import ProgressBars
+from continual.bench.run import run_config
+
+
+def run(path: Path, changes: Sequence[str] = (), out: Path | None = None, only: Sequence[str] = ()) -> None:
+    """Run a config into a folder, print the table of results and say where the rest is."""
+    config = load_config(path, changes)
+    config = config.model_copy(update={"device": str(options.device(config.device))})
+    out = out or _folder(path, changes)
+    remarks = console(stderr=True)
+    known = " (cells that are there are not run again)" if out.exists() else ""
+    remarks.print(f"{config.title}: {', '.join(config.methods)}; results in {out}{known}")
+    with ProgressBars(remarks) as bars:
+        cells = run_config(config, out, bars, only)
+    if cells:
+        console().print(report.terminal(config.title, cells))
+    remarks.print(f"table, curves and figures: {', '.join(sorted(str(p) for p in out.iterdir() if p.is_file()))}")
+
+
+def _folder(path: Path, changes: Sequence[str]) -> Path:
+    """Return runs/<config>, with a mark for other values, so that the same command finds its folder again."""
+    mark = f"-{hashlib.sha256(json.dumps(sorted(changes)).encode()).hexdigest()[:6]}" if changes else ""
+    return Path("runs") / f"{path.stem}{mark}"
+
+
+def show(path: Path, changes: Sequence[str] = ()) -> None:
+    """Print a config with every default."""
+    print(document(load_config(path, changes)), end="")
+
+
+def document(config: RunConfig) -> str:
+    """Return a config as TOML with every setting; reading it again gives the same run."""
+    values = config.model_dump(mode="json", exclude={"methods"})
+    values["methods"] = {
+        label: {"method": row.method, **row.make_settings().model_dump(mode="json"), "variants": row.variants}
+        for label, row in config.methods.items()
+    }
+    return _toml(values)
+
+
+def _toml(values: Mapping[str, Any], place: str = "") -> str:
+    """Write a table; None, which TOML lacks, is left out, as its default says the same."""
+    plain = {k: v for k, v in values.items() if v is not None and not isinstance(v, Mapping)}
+    tables = {k: v for k, v in values.items() if isinstance(v, Mapping) and v}
+    text = "".join(f"{_key(k)} = {_value(v)}\n" for k, v in plain.items())
+    if place and text:
+        text = f"\n[{place}]\n{text}"
+    return text + "".join(_toml(v, f"{place}.{_key(k)}" if place else _key(k)) for k, v in tables.items())
+
+
+def _key(name: str) -> str:
+    return name if name and all(c.isascii() and (c.isalnum() or c in "-_") for c in name) else json.dumps(name)
+
+
+def _value(value: Any) -> str:
+    """Write one value: JSON's strings, numbers, booleans and lists are TOML's."""
+    return json.dumps(value, ensure_ascii=False)

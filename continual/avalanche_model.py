@@ -14,7 +14,6 @@ from continual.data import Label
 from continual.errors import InputError
 from continual.learner import IncrementalLearner
 from continual.preprocessing import Preprocessing
-from continual.seeding import seeded
 
 #: The least score of a class, and that of one not learned yet; its logarithm is finite.
 FLOOR = 1e-12
@@ -94,8 +93,7 @@ def checked_labels(dataset: Any, preprocessing: Preprocessing) -> list[int]:
     labels = [int(label) for label in dataset.targets]
     if not labels or min(labels) < 0:
         raise InputError(f"an experience needs images with labels from 0, got {min(labels, default='no image')}")
-    with seeded(0):  # an augmentation draws from the global generators
-        image = dataset[0][0]
+    image = dataset[0][0]
     try:
         preprocessing.check(image[None] if isinstance(image, Tensor) else torch.empty(0))
     except ValueError as error:

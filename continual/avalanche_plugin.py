@@ -167,9 +167,12 @@ class LearnerStrategy(SupervisedTemplate):
             self.train_epochs = self.training.epochs
             self.model.trained.update({"stack": self.training.stack, "head": self.training.head})
 
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Make the experience's optimizer; the learner adapts its head itself, in training alone."""
+        self.make_optimizer()
+
     def make_optimizer(self, **kwargs: Any) -> None:
         """Make the experience's optimizer and schedule."""
-        self.optimized_param_id: dict[str, Any] = {}  # Avalanche asks whether it is None
         if not isinstance(self.training, AdapterTraining):
             return
         if self.given_optimizer is None:
@@ -236,7 +239,8 @@ class LearnerStrategy(SupervisedTemplate):
         self.model.learner = self.learner
         if self.training is not None:
             self.model.learner = self.learner.variant()
-            self.model.learner.state = self.training.finish()
+            with torch.enable_grad():
+                self.model.learner.state = self.training.finish()
         super()._before_eval(**kwargs)
 
     def _before_eval_exp(self, **kwargs: Any) -> None:
@@ -249,11 +253,12 @@ class LearnerStrategy(SupervisedTemplate):
 
 
 def _with_settings(self: LearnerStrategy, *args: Any, **arguments: Any) -> None:
-    """Construct a strategy: what is not an argument of `LearnerStrategy` is a setting."""
+    """Construct a strategy from arguments and settings."""
     arguments["settings"] = {name: arguments.pop(name) for name in arguments.keys() - _ARGUMENTS}
     LearnerStrategy.__init__(self, *args, **arguments)
 
 
+#: Everything else is a setting.
 _ARGUMENTS = inspect.signature(LearnerStrategy.__init__).parameters.keys() - {"settings"}
 
 

@@ -162,6 +162,7 @@ def test_evaluation_in_the_middle_answers_as_if_training_ended_there(kind: Any, 
     options = OPTIONS if kind is MOS else FINETUNE
     ours = kind(model=backbone, plugins=[record], evaluator=evaluator(), eval_every=1, **options)
     ours.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream])
+    assert ours.model.learner is ours.learner  # the copy that answered is gone
     record.outputs = [output for output in record.outputs if output[0] == "eval"]
     # Evaluated 1 + 2 times on 3 experiences; with eval_every=1 none comes after the last epoch's.
     before, after_first_epoch, after_last_epoch = (record.outputs[i : i + 3] for i in (0, 3, 6))

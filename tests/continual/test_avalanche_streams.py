@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import SplitCIFAR100, class_incremental_benchmark, nc_benchmark
+from avalanche.benchmarks import SplitCIFAR100, class_incremental_benchmark, nc_benchmark, split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche_fixtures import ALIGNMENT, BATCH, EPOCHS, SETTINGS, Recorder, assert_same, blob_stream, evaluator, plain
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from continual.avalanche_plugin import MOS, LearnerStrategy
+from continual.avalanche_plugin import MOS, Finetune, LearnerStrategy
 from continual.bench.streams import split_classes, to_avalanche
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
@@ -114,6 +114,21 @@ def test_our_own_stream_from_files_and_names(backbone: Any, blobs: Any, tmp_path
         reference.learn(files, labels)
     assert ours.learner.classes == (0, 1, 2, 3)
     assert_same(ours.learner, reference)
+
+
+def test_online_streams(backbone: Any, blobs: Any) -> None:
+    """Pieces of an experience are experiences that bring known classes; each trains its own parameters."""
+    train, test = blobs([0, 1, 2, 3], 6), blobs([0, 1, 2, 3], 3, seed=1)
+    whole = class_incremental(backbone, train, test, class_order=[0, 1, 2, 3], num_experiences=2).streams["train"]
+    pieces = split_online_stream(whole, experience_size=6, seed=2, access_task_boundaries=True)
+    ours = Finetune(model=backbone, evaluator=evaluator(), **SETTINGS, train_epochs=1, train_mb_size=BATCH)
+    heads = [torch.zeros(0)]
+    for piece in pieces:
+        ours.train(piece, eval_streams=[])
+        assert not torch.equal(ours.learner.state.head[0], heads[-1])
+        heads.append(ours.learner.state.head[0])
+    assert ours.learner.state.updates == 4
+    assert ours.learner.state.experiences == 2
 
 
 def test_uneven_experiences(backbone: Any, blobs: Any) -> None:

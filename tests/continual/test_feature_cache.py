@@ -1,31 +1,41 @@
-"""A cache computes each image under each set of weights once."""
+"""A feature is computed once for each image and set of weights, and predictions do not change by it."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 from continual.feature_cache import FeatureCache
-from continual.seeding import generator
-
-asks = st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=6), max_size=5)
+from continual.methods import method, methods
 
 
-@given(asks=asks)
-def test_answers_are_those_without_a_cache_and_nothing_is_computed_twice(asks: list[list[tuple[int, int]]]) -> None:
-    every = torch.randn(5, 3, 2, 2, generator=generator(0))
-    cache, computed = FeatureCache(), []
-    for ask in asks:
-        images = every[[image for image, _ in ask]]
-        weights = [f"stack {stack}" for _, stack in ask]
-        factors = torch.tensor([float(stack + 1) for _, stack in ask])[:, None]
-        expected = images.flatten(1) * factors
+def test_only_what_is_new_is_computed() -> None:
+    images = torch.rand(4, 3, 2, 2)
+    asked: list[list[int]] = []
 
-        def compute(rows: Tensor, ask: list[tuple[int, int]] = ask, expected: Tensor = expected) -> Tensor:
-            computed.append({ask[row] for row in rows.tolist()})
-            return expected[rows]
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows.tolist())
+        return images[rows].flatten(1)
 
-        assert torch.equal(cache.features(images, weights, compute), expected)
-    assert sum(map(len, computed)) == len(set().union(*computed))
+    cache = FeatureCache()
+    first = cache.features(images[:3], ["a", "a", "b"], compute)
+    again = cache.features(images, ["a", "b", "b", "a"], compute)
+    assert asked == [[0, 1, 2], [1, 3]]
+    assert torch.equal(first, images[:3].flatten(1))
+    assert torch.equal(again, images.flatten(1))
+
+
+@pytest.mark.parametrize("name", methods())
+def test_predictions_are_the_same_with_a_cache(name: str, backbone: Any, blobs: Any) -> None:
+    settings = {"epochs": 1, "batch_size": 8} if "epochs" in method(name).settings_type.model_fields else {}
+    learner, cache = method(name)(backbone, **settings), FeatureCache()
+    images, _ = blobs([0, 1, 2, 3], 4, seed=1)
+    for classes in ([0, 1], [2, 3]):
+        learner.learn(*blobs(classes, 4))
+        plain = learner.predict(images)
+        for _ in range(2):
+            cached = learner.predict(images, cache=cache)
+            assert cached.labels == plain.labels
+            assert torch.allclose(cached.scores, plain.scores, atol=1e-6)

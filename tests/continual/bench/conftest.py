@@ -95,3 +95,13 @@ def model(tmp_path: Path, trained: Path) -> Path:
     """A copy of the trained model, in a folder of its own."""
     (tmp_path / "models").mkdir()
     return Path(shutil.copy(trained, tmp_path / "models" / "model.safetensors"))
+
+
+@pytest.fixture
+def config(tmp_path: Path, weights: Path) -> Path:
+    """A config that runs in a moment: two experiences of one class each, prototypes only."""
+    write_pictures(tmp_path / "images", ["rose", "iris"])
+    text = 'title = "Tiny"\n[data]\nsource = "folder"\ntrain = "images"\ntest = "images"\n[stream]\nclasses = 1\n'
+    text += f"[backbone]\nweights = {json.dumps(str(weights))}\n[methods.simple_cil]\n"
+    (tmp_path / "tiny.toml").write_text(text)
+    return tmp_path / "tiny.toml"

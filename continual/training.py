@@ -51,7 +51,7 @@ class Training(ABC, Generic[S]):
 
     @abstractmethod
     def finish(self, progress: Progress | None = None) -> S:
-        """Return the learner's state after this experience."""
+        """Return the learner's state after this experience; training may go on afterwards as if it were not called."""
 
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""
@@ -170,8 +170,8 @@ class AdapterTraining(Training[S]):
         """Hook after every optimizer step."""
 
     def head_tensors(self) -> tuple[Tensor, Tensor]:
-        """Return the head's weight (C, D) and bias (C,), detached."""
-        return self.head.weight.detach(), self.head.bias.detach()
+        """Return a copy of the head's weight (C, D) and bias (C,) that later training cannot reach."""
+        return self.head.weight.detach().clone(), self.head.bias.detach().clone()
 
 
 def run(training: Training[Any], progress: Progress | None = None, workers: int = 0) -> None:

@@ -26,7 +26,7 @@ from continual.testing.assertions import (
     unchanged,
 )
 from continual.testing.cases import Case
-from continual.training import AdapterTraining
+from continual.training import AdapterTraining, run
 
 # Purity ------------------------------------------------------------------------------------------------
 
@@ -106,6 +106,29 @@ def gradients_reach_only_what_is_trained(case: Case) -> None:
     reached = leaves(loss)
     expect(bool(reached), "the loss depends on no parameter")
     expect({id(leaf) for leaf in reached} <= trained, "the loss's graph holds parameters that are not trained")
+
+
+def finishing_early_changes_nothing(case: Case) -> None:
+    """`Training.finish` may be called in the middle: training goes on as if it had not been.
+
+    What it returned stays as it was; Avalanche evaluates between epochs in this way.
+    """
+    plain, watched = case.learned.variant(), case.learned.variant()
+    plain.learn(*case.experiences[2])
+    training = watched.begin(as_experience(*case.experiences[2], watched.backbone.preprocessing))
+    early = watched.variant()
+    answers = []
+
+    def finish_early(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if not answers:
+            early.state = training.finish()
+            answers.append(early.predict(case.images))
+
+    run(training, finish_early)
+    watched.complete(training)
+    assert_same(plain.predict(case.images), watched.predict(case.images), "finishing early changed the training")
+    if answers:
+        assert_same(answers[0], early.predict(case.images), "training went on in what had been finished")
 
 
 def same_seed_gives_the_same_bits(case: Case) -> None:

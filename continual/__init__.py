@@ -19,7 +19,6 @@ _WHERE = {
     "EquimosError": "continual.errors",
     "load": "continual.methods",
     "method": "continual.methods",
-    "methods": "continual.methods",
     "MOSLearner": "continual.methods.mos",
     "SimpleCILLearner": "continual.methods.simple_cil",
     "FinetuneLearner": "continual.methods.finetune",

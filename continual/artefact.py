@@ -19,6 +19,8 @@ from continual.errors import ModelFileError
 
 FORMAT = "equimos-model"
 VERSION = 1
+#: what the metadata of every model file holds
+KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "method_state", "versions"})
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -64,10 +66,13 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if int(header["version"]) > VERSION:
                 raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-            return tensors, json.loads(header["equimos"])
+            values = json.loads(header["equimos"])
+            if missing := KEYS - dict(values).keys():
+                raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
+            return tensors, values
     except ModelFileError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
 
 

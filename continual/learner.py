@@ -193,6 +193,12 @@ class IncrementalLearner(ABC, Generic[S]):
         with self._autocast():
             return self.backbone.trunk.features(images, adapters)
 
+    def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Return features (B, D) without adapters, from `cache` where it has them."""
+        if cache is None:
+            return self.features(images)
+        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "float32":
             return nullcontext()
@@ -250,10 +256,9 @@ class IncrementalLearner(ABC, Generic[S]):
             backbones.check_same_weights(backbone, header["backbone"])
         learner = cls(backbone, device=device, **header["settings"])
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["state"].items()}
-        common = State(**known)
         tensors = {k: v.to(learner.device) for k, v in artefact.part(tensors, "state").items()}
         try:
-            learner.state = learner.unpack(common, tensors, header["method_state"])
+            learner.state = learner.unpack(State(**known), tensors, header["method_state"])
         except (KeyError, IndexError, TypeError) as error:
             raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
         return learner

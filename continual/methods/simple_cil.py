@@ -57,11 +57,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
         assert self.state.prototypes is not None
-        if cache is None:
-            features = self.features(images)
-        else:
-            features = cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
-        return Scores(cosine_scores(features, self.state.prototypes).softmax(-1))
+        return Scores(cosine_scores(self.frozen_features(images, cache), self.state.prototypes).softmax(-1))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if self.state.prototypes is None or self.state.counts is None:
@@ -69,5 +65,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         return {"prototypes/mean": self.state.prototypes, "prototypes/count": self.state.counts}, {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> PrototypeState:
-        own = {"prototypes": tensors.get("prototypes/mean"), "counts": tensors.get("prototypes/count")}
+        if not common.classes:
+            return replace_state(common, PrototypeState)
+        own = {"prototypes": tensors["prototypes/mean"], "counts": tensors["prototypes/count"]}
         return replace_state(common, PrototypeState, **own)

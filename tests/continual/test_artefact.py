@@ -13,7 +13,7 @@ from continual import artefact
 from continual.errors import ModelFileError
 
 TENSORS = {"a/x": torch.arange(6).reshape(2, 3), "b": torch.tensor(1.5)}
-VALUES = {"classes": ["ä", "b"], "n": [1, 2], "none": None}
+VALUES = {**dict.fromkeys(artefact.KEYS), "state": {"classes": ["ä", "b"], "n": [1, 2]}}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_what_was_written_is_read(path: Path) -> None:
 
 def test_views_and_shared_tensors_are_written_as_they_are(path: Path) -> None:
     whole = torch.arange(6.0).reshape(2, 3).requires_grad_()
-    artefact.write(path, {"whole": whole, "turned": whole.T, "row": whole[1]}, {})
+    artefact.write(path, {"whole": whole, "turned": whole.T, "row": whole[1]}, VALUES)
     tensors, _ = artefact.read(path)
     assert torch.equal(tensors["turned"], whole.T)
     assert torch.equal(tensors["row"], whole[1])

@@ -14,6 +14,7 @@ from continual.backbones import fingerprint
 from continual.data import as_experience
 from continual.errors import InputError
 from continual.feature_cache import FeatureCache
+from continual.state import Prediction
 from continual.testing.assertions import (
     assert_close,
     assert_same,
@@ -117,7 +118,7 @@ def finishing_early_changes_nothing(case: Case) -> None:
     plain.learn(*case.experiences[2])
     training = watched.begin(as_experience(*case.experiences[2], watched.backbone.preprocessing))
     early = watched.variant()
-    answers = []
+    answers: list[Prediction] = []
 
     def finish_early(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         if not answers:

@@ -1,0 +1,120 @@
+"""Ridge regression from running sums: exact on everything seen, with no image kept.
+
+For features x (D,) and one-hot labels y (C,), all that is remembered is n, sum x, sum x x^T, sum x y^T and
+the class counts; sums of two sets of images add up. Everything is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: the strengths tried by `choose_strength`
+STRENGTHS = tuple(10.0**k for k in range(-8, 9))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sufficient statistics of ridge regression for D features and C classes."""
+
+    total: Tensor  #: (D,), sum x
+    gram: Tensor  #: (D, D), sum x x^T
+    targets: Tensor  #: (D, C), sum x y^T
+    counts: Tensor  #: (C,), images of each class
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, classes: int) -> Sums:
+        """Sum over features (n, D) with class indices (n,)."""
+        x = features if features.device.type == "mps" else features.double()
+        y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
+        return cls(x.sum(0), x.mT @ x, x.mT @ y, y.sum(0))
+
+    def plus(self, other: Sums) -> Sums:
+        """Return the sums over both sets; the one with fewer classes has none of the others'."""
+        extra = len(other.counts) - len(self.counts)
+        if extra < 0:
+            return other.plus(self)
+        pad = torch.nn.functional.pad
+        return Sums(
+            self.total + other.total,
+            self.gram + other.gram,
+            pad(self.targets, (0, extra)) + other.targets,
+            pad(self.counts, (0, extra)) + other.counts,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to be stored, by field name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Readout:
+    """An affine map from features to scores: `x @ weight + bias`.
+
+    The weight is contiguous, so that one read from a file gives the same bits.
+    """
+
+    weight: Tensor  #: (D, C)
+    bias: Tensor  #: (C,)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return scores (B, C) of features (B, D), in the features' precision."""
+        return features @ self.weight.to(features.dtype) + self.bias.to(features.dtype)
+
+
+def solve(sums: Sums, strength: float, *, standardise: bool) -> Readout:
+    """Return the minimiser of `sum |x W + b - y|^2 + strength |W|^2`.
+
+    With `standardise`, x is first brought to mean 0 and deviation 1 and b is free: the map returned takes
+    x as it is. Without, b = 0, as in RanPAC: `W = (G + strength I)^-1 Q`.
+    """
+    gram, targets, count = sums.gram, sums.targets, sums.counts.sum()
+    if not standardise:
+        return Readout(_solve(gram, targets, strength).contiguous(), torch.zeros_like(sums.counts))
+    mean = sums.total / count
+    variance = (gram.diagonal() / count - mean.square()).clamp(min=0)
+    # A feature that never varied says nothing; it must not be divided by zero.
+    deviation = torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
+    centred = (gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+    crossed = (targets - torch.outer(mean, sums.counts)) / deviation[:, None]
+    weight = (_solve(centred, crossed, strength) / deviation[:, None]).contiguous()
+    return Readout(weight, sums.counts / count - mean @ weight)
+
+
+def _solve(gram: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """Solve (gram + strength I) W = targets; with too little strength, by least squares."""
+    system = gram.clone()
+    system.diagonal().add_(strength)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        return torch.linalg.pinv(system, hermitian=True) @ targets
+    return torch.cholesky_solve(targets, factor)
+
+
+def choose_strength(
+    before: Sums | None,
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    standardise: bool,
+    generator: torch.Generator,
+    strengths: Iterable[float] = STRENGTHS,
+) -> float:
+    """Return the strength of least squared error on a fifth of the newest images (n, D).
+
+    The fifth is drawn with `generator` (a CPU generator); the others, and all `before`, are solved on. Fewer
+    than five images are all solved on and judged on.
+    """
+    order = torch.randperm(len(features), generator=generator).to(features.device)
+    cut = len(features) // 5
+    held, kept = (order[:cut], order[cut:]) if cut else (order, order)
+    sums = Sums.of(features[kept], labels[kept], classes)
+    sums = sums if before is None else sums.plus(before)
+    x = features[held].to(sums.gram.dtype)
+    y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
+    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in strengths}
+    return min(errors, key=lambda s: errors[s])

@@ -1,0 +1,58 @@
+"""Ridge regression from sums: equal to the regression on all the rows, whatever the order they came in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from torch.nn.functional import one_hot
+
+from continual.ridge import Sums, choose_strength, solve
+
+
+def rows(count: int, width: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.arange(classes), torch.randint(classes, (count - classes,), generator=draw)])
+    return 3 + torch.randn(count, width, generator=draw) * (1 + torch.arange(width)), labels
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.floats(1e-3, 1e3))
+def test_sums_of_parts_solve_like_scikit_learn_on_the_whole(seed: int, old: int, strength: float) -> None:
+    x, y = rows(30, 4, 4, seed)
+    first = y < old
+    sums = Sums.of(x[first], y[first], old).plus(Sums.of(x[~first], y[~first], 4))
+    standard = ((x - x.mean(0)) / x.std(0, correction=0)).double()
+    for inputs, standardise in ((standard, True), (x.double(), False)):
+        reference = Ridge(alpha=strength, fit_intercept=standardise, solver="cholesky")
+        expected = reference.fit(inputs.numpy(), one_hot(y, 4).double().numpy()).predict(inputs.numpy())
+        ours = solve(sums, strength, standardise=standardise)(x.double())
+        assert torch.allclose(ours, torch.from_numpy(expected), atol=1e-6)
+
+
+def test_a_feature_that_never_varies_is_harmless() -> None:
+    x, y = rows(20, 3, 2, 0)
+    x[:, 1] = 5.0
+    with_it = solve(Sums.of(x, y, 2), 1.0, standardise=True)(x)
+    without = solve(Sums.of(x[:, [0, 2]], y, 2), 1.0, standardise=True)(x[:, [0, 2]])
+    assert torch.isfinite(with_it).all()
+    assert torch.allclose(with_it, without, atol=1e-4)
+
+
+def test_noise_asks_for_a_strong_ridge_and_signal_for_a_weak_one() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 20, generator=draw)
+    clean, noise = (x[:, 0] > 0).long(), torch.randint(2, (60,), generator=draw)
+
+    def chosen(labels: torch.Tensor) -> float:
+        return choose_strength(None, x, labels, 2, standardise=True, generator=torch.Generator().manual_seed(1))
+
+    assert chosen(noise) >= 100 * chosen(clean)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_fewer_than_five_images_are_enough(count: int) -> None:
+    x, y = rows(count, 3, 1, 0)
+    strength = choose_strength(None, x, y, 1, standardise=True, generator=torch.Generator())
+    assert torch.isfinite(solve(Sums.of(x, y, 1), strength, standardise=True)(x)).all()

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from continual.data import as_experience
 from continual.errors import EquimosError, InputError, LearningError
-from continual.testing.assertions import refused, unchanged
+from continual.testing.assertions import expect, refused, unchanged
 from continual.testing.cases import Case
 
 
@@ -32,7 +33,12 @@ def failure_changes_nothing(case: Case) -> None:
         return
     # Found by the loss, and by what comes out of the only step.
     for poison in ({"lr": 1e30}, {"lr": 1e38, "epochs": 1, "batch_size": 10_000}):
-        poisoned = case.learned.variant(**poison)
+        poisoned, fresh = case.learned.variant(**poison), case.make(**poison)
+        with refused(LearningError, f"training with {poison}"):
+            fresh.learn(images, labels)
+        expect(fresh.classes == (), f"a first training that failed left {fresh.classes}")
+        if poisoned.begin(as_experience(images, labels, poisoned.backbone.preprocessing)).epochs == 0:
+            continue  # it trains on its first experience only
         with unchanged(poisoned, case.images), refused(LearningError, f"training with {poison}"):
             poisoned.learn(images, labels)
 

@@ -1,0 +1,85 @@
+"""Methods that train one adapter stack on the first experience only, and then remember features in closed form."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from continual.adapters import StackWeights, shared
+from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
+from continual.features import extract
+from continual.learner import IncrementalLearner
+from continual.settings import AdapterSettings, Settings
+from continual.state import State
+from continual.training import AdapterTraining, Progress, new_stack
+
+
+class FirstStackSettings(AdapterSettings):
+    """Adapter training on the first experience; wider adapters than MOS's, as there is one stack only."""
+
+    bottleneck: int = Field(64, ge=1, description="r, the width of an adapter")
+
+
+@dataclass(frozen=True)
+class FirstStackState(State):
+    """The stack of the first experience."""
+
+    stack: StackWeights | None = None
+
+
+F = TypeVar("F", bound=FirstStackState)
+
+
+class FirstStackTraining(AdapterTraining[F]):
+    """Trains in the first experience; later ones only add to what is remembered."""
+
+    def __init__(self, learner: FirstStackLearner[F], data: ExperienceData) -> None:
+        before = learner.state
+        super().__init__(learner, data, new_stack(learner, before.stack), None)
+        if before.stack is not None:
+            self.epochs = 0
+
+    def frozen_stack(self) -> StackWeights:
+        """Return the first experience's stack, as it is kept for good."""
+        return self.before.stack or self.stack.frozen()
+
+    def collect(self, compute: Callable[[Tensor], Tensor], progress: Progress | None) -> tuple[Tensor, Tensor]:
+        """Return `compute(images)` (n, D') over the experience, and class indices (n,)."""
+
+        def one(images: Tensor, _: Sequence[Any]) -> Sequence[Tensor]:
+            return [compute(images)]
+
+        (features,), names = extract(
+            self.data.evaluation,
+            one,
+            batch_size=self.settings.eval_batch_size,
+            device=self.learner.device,
+            progress=progress,
+        )
+        return features, torch.tensor([self.index[name] for name in names], device=self.learner.device)
+
+
+class FirstStackLearner(IncrementalLearner[F]):
+    """A learner whose only stack is the first experience's."""
+
+    settings_type: ClassVar[type[Settings]] = FirstStackSettings
+
+    @abstractmethod
+    def begin(self, data: ExperienceData) -> FirstStackTraining[F]: ...
+
+    def adapted_features(self, images: Tensor, stack: StackWeights, cache: FeatureCache | None = None) -> Tensor:
+        """Return features (B, D) under the first stack, from `cache` where it has them."""
+
+        def compute(rows: Tensor) -> Tensor:
+            return self.features(images[rows], shared(stack, self.settings.adapter_scale))
+
+        if cache is None:
+            return compute(torch.arange(len(images), device=images.device))
+        return cache.features(images, ["first stack"] * len(images), compute)

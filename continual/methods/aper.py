@@ -1,0 +1,83 @@
+"""APER: prototypes of the frozen features beside those adapted to the first experience."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual import artefact
+from continual.adapters import StackWeights
+from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
+from continual.features import updated_means
+from continual.first_stack import FirstStackLearner, FirstStackState, FirstStackTraining
+from continual.retrieval import cosine_scores
+from continual.state import Scores, State, replace_state
+from continual.training import Progress
+
+
+@dataclass(frozen=True)
+class APERState(FirstStackState):
+    """The stack, and class means of both features side by side."""
+
+    prototypes: Tensor | None = None  #: (C, 2 D)
+    counts: Tensor | None = None  #: (C,) int64
+
+
+class APERTraining(FirstStackTraining[APERState]):
+    """Adds an experience's images to the class means."""
+
+    def finish(self, progress: Progress | None = None) -> APERState:
+        learner, stack = self.learner, self.frozen_stack()
+        assert isinstance(learner, APERLearner)
+        features, targets = self.collect(lambda images: learner.both(images, stack), progress)
+        before = self.before
+        prototypes, counts = updated_means(before.prototypes, before.counts, features, targets, len(self.classes))
+        return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes, counts=counts)
+
+
+class APERLearner(FirstStackLearner[APERState]):
+    """Cosine to class means of `[phi(x), phi(x; A_1)]`; one stack, trained on the first experience.
+
+    Memory is one stack, L (2 r D + r + D) numbers, and 2 D + 1 numbers a class.
+    """
+
+    method = "aper"
+    paper = "Zhou et al., IJCV 2024, arXiv 2303.07338 (with the adapter)"
+    summary = "prototypes of frozen and first-experience features, side by side"
+    state_type = APERState
+
+    def begin(self, data: ExperienceData) -> APERTraining:
+        return APERTraining(self, data)
+
+    def both(self, images: Tensor, stack: StackWeights, cache: FeatureCache | None = None) -> Tensor:
+        """Return `[phi(x), phi(x; A_1)]` (B, 2 D)."""
+        return torch.cat([self.frozen_features(images, cache), self.adapted_features(images, stack, cache)], dim=1)
+
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Return the softmax of the cosines."""
+        assert self.state.stack is not None
+        assert self.state.prototypes is not None
+        return Scores(cosine_scores(self.both(images, self.state.stack, cache), self.state.prototypes).softmax(-1))
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = self.state
+        if state.stack is None or state.prototypes is None or state.counts is None:
+            return {}, {}
+        prototypes = {"prototypes/mean": state.prototypes, "prototypes/count": state.counts}
+        return artefact.join("stack", state.stack) | prototypes, {}
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> APERState:
+        if not common.classes:
+            return replace_state(common, APERState)
+        return replace_state(
+            common,
+            APERState,
+            stack=artefact.part(tensors, "stack"),
+            prototypes=tensors["prototypes/mean"],
+            counts=tensors["prototypes/count"],
+        )

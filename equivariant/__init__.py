@@ -1,1 +1,101 @@
-"""Exactly equivariant wrappers around any pretrained vision model."""
+"""Any pretrained vision model made exactly equivariant to turns, mirrors or channel permutations.
+
+    features, head = take_off_head(model)                        # any classifier
+    model = LambdaEquitune(features, "C4", head=head)            # its answer ignores quarter turns
+    assert_equivariant(model, "C4", images)                      # and you can check it
+
+Wrappers: `Equitune`, `LambdaEquitune`, `Equizero`, `Canonicaliser`, `OrbitMax`, `PrunedOrbit`; they take
+any module, any group (`as_group`) and any representation of the output (`Trivial`, `Maps`, `Tokens`, …).
+"""
+
+from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
+from equivariant.canonicaliser import Canonicaliser
+from equivariant.coordinates import Boxes, Keypoints
+from equivariant.equitune import Equitune
+from equivariant.equizero import Equizero
+from equivariant.errors import EquivariantError, GroupError, InputError
+from equivariant.groups import (
+    FiniteGroup,
+    as_group,
+    channel_cycle,
+    channel_permutations,
+    cyclic,
+    dihedral,
+    from_generators,
+    mirror_h,
+    mirror_v,
+)
+from equivariant.lambda_equitune import LambdaEquitune
+from equivariant.max_pooling import OrbitMax
+from equivariant.motions import Motion
+from equivariant.networks import FeatureScore, ImageScore
+from equivariant.orbits import align, orbit
+from equivariant.proxies import Similarity, entropy, max_probability
+from equivariant.pruned_orbit import PrunedOrbit
+from equivariant.report import EquivarianceReport, equivariance_report
+from equivariant.staged import Staged, StagedPair, StagedViT
+from equivariant.surgery import take_off_head, wrap_module
+from equivariant.testing import (
+    action_error,
+    assert_equivariant,
+    equivariance_error,
+    orbit_answers,
+    orbit_consistency,
+    orbit_flip_rate,
+)
+from equivariant.wrapper import OrbitWrapper, WeightedWrapper
+
+__all__ = [
+    "Action",
+    "Boxes",
+    "Canonicaliser",
+    "Equitune",
+    "EquivarianceReport",
+    "EquivariantError",
+    "Equizero",
+    "FeatureScore",
+    "FiniteGroup",
+    "GroupError",
+    "ImageScore",
+    "Images",
+    "InputError",
+    "Keypoints",
+    "LambdaEquitune",
+    "Maps",
+    "Masks",
+    "Motion",
+    "OrbitMax",
+    "OrbitWrapper",
+    "PrunedOrbit",
+    "Regular",
+    "Similarity",
+    "Staged",
+    "StagedPair",
+    "StagedViT",
+    "Tokens",
+    "Trivial",
+    "VectorField",
+    "WeightedWrapper",
+    "act",
+    "action_error",
+    "align",
+    "as_group",
+    "assert_equivariant",
+    "channel_cycle",
+    "channel_permutations",
+    "cyclic",
+    "dihedral",
+    "entropy",
+    "equivariance_error",
+    "equivariance_report",
+    "from_generators",
+    "max_probability",
+    "mirror_h",
+    "mirror_v",
+    "orbit",
+    "orbit_answers",
+    "orbit_consistency",
+    "orbit_flip_rate",
+    "take_off_head",
+    "wrap_module",
+]

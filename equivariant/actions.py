@@ -18,7 +18,7 @@ from torch import Tensor
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
-from equivariant.sampling import INTERPOLATIONS, PADDINGS, Interpolation, Padding, crop_circle, move
+from equivariant.sampling import INTERPOLATIONS, PADDINGS, Interpolation, Padding, check_square, crop_circle, move
 
 
 class Action(ABC):
@@ -112,21 +112,27 @@ class Images(Maps):
     """Images (B, C, H, W): moved in the plane, and their channels permuted if the element says so."""
 
     def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
+        motion = self._fitting(group, g, x)
+        return self._plane(motion, x[:, _inverse(motion.channels)] if motion.channels else x)
+
+    def _fitting(self, group: FiniteGroup, g: int, x: Tensor) -> Motion:
         if x.ndim != 4:
             raise InputError(f"images are (B, C, H, W), but this tensor has shape {tuple(x.shape)}")
         motion = motion_of(group, g)
-        if motion.channels:
-            if x.shape[1] != len(motion.channels):
-                raise InputError(
-                    f"{group.name} permutes {len(motion.channels)} channels, but the images have {x.shape[1]}"
-                )
-            x = x[:, _inverse(motion.channels)]
-        return self._plane(motion, x)
+        if motion.channels and x.shape[1] != len(motion.channels):
+            raise InputError(
+                f"{group.name} permutes {len(motion.channels)} channels, but the images have {x.shape[1]}, their shape "
+                f"being {tuple(x.shape)}"
+            )
+        check_square(motion, *x.shape[-2:])
+        return motion
 
     def check(self, group: FiniteGroup, x: Tensor) -> None:
-        if x.ndim == 4 and not x.is_floating_point():
+        """Raise InputError unless `x` is floating-point and fits every element of the group."""
+        for g in range(group.order):
+            self._fitting(group, g, x)
+        if not x.is_floating_point():
             raise InputError(f"a model wants floating-point images, not {x.dtype}: scale and normalise them first")
-        super().check(group, x[:1])
 
 
 @dataclass(frozen=True)

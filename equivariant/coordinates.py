@@ -17,6 +17,7 @@ from equivariant.actions import Action, motion_of, turn_vectors
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.motions import Motion
+from equivariant.sampling import check_square
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Keypoints(Action):
         return self._move(motion_of(group, g), x)
 
     def _move(self, motion: Motion, points: Tensor) -> Tensor:
-        if motion.needs_square and self.height != self.width:
-            raise InputError(f"{motion.name} needs a square picture, not {self.height:g} x {self.width:g}")
+        check_square(motion, self.height, self.width)
         centre = points.new_tensor([self.width / 2, self.height / 2])
         return turn_vectors(points - centre, motion) + centre
 

@@ -16,6 +16,15 @@ Padding = Literal["zeros", "border", "reflection"]
 INTERPOLATIONS, PADDINGS = get_args(Interpolation), get_args(Padding)
 
 
+def check_square(motion: Motion, height: float, width: float) -> None:
+    """Raise InputError if the motion would change the shape of a picture of this size."""
+    if motion.needs_square and height != width:
+        raise InputError(
+            f"{motion.name} needs a square, not {height:g} x {width:g}: crop or pad to a square, or use a group "
+            f"without turns by 90° (C2, mirror_h, mirror_v, D2)"
+        )
+
+
 def move(x: Tensor, motion: Motion, interpolation: Interpolation = "bilinear", padding: Padding = "zeros") -> Tensor:
     """Return `x` (…, H, W) moved: (g·x)(p) = x(g⁻¹p), about the centre of the picture.
 
@@ -23,12 +32,7 @@ def move(x: Tensor, motion: Motion, interpolation: Interpolation = "bilinear", p
     interpolated (integers and booleans always by the nearest value), and `padding` says what lies
     outside. Raises InputError if H ≠ W and the motion does not keep the shape.
     """
-    height, width = x.shape[-2:]
-    if motion.needs_square and height != width:
-        raise InputError(
-            f"{motion.name} needs a square, not {height} x {width}: crop or pad the images to a square, or use a group "
-            f"without quarter turns (C2, mirror_h, mirror_v, D2)"
-        )
+    check_square(motion, *x.shape[-2:])
     if motion.quarters is None:
         return _interpolate(x, motion, interpolation, padding)
     moved = x.flip(-1) if motion.mirror else x

@@ -160,7 +160,7 @@ def test_non_square_images_are_refused_by_quarter_turns_alone() -> None:
     for name, element in (("C4", "r90"), ("D4", "mirror_d"), ("C8", "r45")):
         with pytest.raises(InputError, match=f"{element} needs a square, not 4 x 6"):
             act(name, element, x)
-    with pytest.raises(InputError, match="needs a square picture"):
+    with pytest.raises(InputError, match="needs a square, not 4 x 6"):
         act("C4", "r90", random(1, 2, 2), Keypoints(4, 6))
 
 

@@ -1,0 +1,49 @@
+"""Small networks that score one view of an orbit: λ, and the canonicaliser's preference."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FeatureScore(nn.Module):
+    """Score features with two hidden layers of 100 units, as in the λ-equitune paper.
+
+    Takes features (n, D), tokens (n, N, D) or maps (n, D, H, W), the latter two averaged over their places;
+    returns (n,). The last layer starts at zero, so all views start with equal scores.
+    """
+
+    def __init__(self, width: int, hidden: int = 100) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one score a row, (n,)."""
+        if features.ndim == 3:
+            features = features.mean(1)
+        elif features.ndim > 3:
+            features = features.flatten(2).mean(2)
+        return self.layers(features).squeeze(-1)
+
+
+class ImageScore(nn.Module):
+    """Score images (n, C, H, W) with three strided convolutions; returns (n,)."""
+
+    def __init__(self, channels: int = 3, width: int = 32) -> None:
+        super().__init__()
+        sizes = [(channels, width, 5), (width, width, 3), (width, width, 3)]
+        self.layers = nn.Sequential(
+            *[
+                layer
+                for inner, outer, kernel in sizes
+                for layer in (nn.Conv2d(inner, outer, kernel, stride=2, padding=kernel // 2), nn.ReLU())
+            ]
+        )
+        self.last = nn.Linear(width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one score an image, (n,)."""
+        return self.last(self.layers(images).mean((2, 3))).squeeze(-1)

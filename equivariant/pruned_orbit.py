@@ -1,0 +1,93 @@
+"""The pruned orbit: score every view after a few blocks, and finish only the best.
+
+It costs (|G|·k + m·(L - k)) / L backbone passes for k of L blocks and the m best elements: 1.5 instead of 4
+for C4 with k = 2, m = 1 and L = 12.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant.chosen import Chosen
+from equivariant.errors import InputError
+from equivariant.groups import FiniteGroup
+from equivariant.networks import FeatureScore
+from equivariant.orbits import chunks, orbit
+from equivariant.outputs import leaves, rebuild
+from equivariant.selection import default_tolerance, top
+from equivariant.staged import Staged
+from equivariant.wrapper import WeightedWrapper
+
+
+class PrunedOrbit(WeightedWrapper):
+    """f(x) = Σ_g w_g g⁻¹∘late(early(g·x)), with w a softmax of s(early(g·x)) over the `keep` best elements.
+
+    The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of
+    the best, within `tie_tolerance` relative to max(1, |score|), are finished too.
+
+    - `model`: a `Staged` model: `StagedViT(vit, blocks=2)` for a timm ViT, else `StagedPair(first, second)`.
+    - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which
+      starts with equal scores: until it is trained, all elements tie and all are finished.
+    - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
+
+    Other options as for `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
+    """
+
+    def __init__(
+        self,
+        model: Staged,
+        group: FiniteGroup | str,
+        *,
+        keep: int = 1,
+        score: nn.Module | None = None,
+        tie_tolerance: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, group, **options)
+        if not isinstance(model, Staged):
+            raise InputError(
+                f"a pruned orbit needs a model it can stop half-way, not {type(model).__name__}: use StagedViT(vit, "
+                f"blocks=2) for a timm ViT, or StagedPair(first, second, width)"
+            )
+        if not (isinstance(keep, int) and 1 <= keep <= self.group.order):
+            raise InputError(f"keep={keep!r} must be from 1 to {self.group.order}, the order of {self.group.name}")
+        self.model: Staged = model
+        self.keep, self.tie_tolerance = keep, tie_tolerance
+        self.score = FeatureScore(model.width) if score is None else score
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the weighted answer of the best views of `x` (B, …)."""
+        states, scores = self._early(x)
+        chosen = Chosen(self.group, self._weights(scores))
+        rows = states[chosen.rows]
+        parts = [self.call(self.model.late, part) for part in rows.split(len(x) * (self.chunk or len(rows)))]
+        return chosen.combine(self._join(parts), self.output, self.check_answer)
+
+    def orbit_weights(self, x: Tensor) -> Tensor:
+        """Return the weights of the elements, (|G|, B), 0 for those that are not finished."""
+        return self._weights(self._early(x)[1])
+
+    def _early(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_input(x)
+        states, scores = [], []
+        for elements in chunks(self.group.order, self.chunk):
+            images = orbit(self.group, x, self.input, elements).flatten(0, 1)
+            states.append(self.call(self.model.early, images))
+            score = self.check_scores(self.score(states[-1]), len(images), "the score network")
+            scores.append(score.unflatten(0, (len(elements), len(x))))
+        return torch.cat(states), torch.cat(scores)
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if not self.training:
+            tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
+            wide = wide.masked_fill(~top(wide.detach(), self.keep, tolerance), -torch.inf)
+        return wide.softmax(0)
+
+    def _join(self, parts: list[Any]) -> Any:
+        """Join the outputs of several passes along their batch axis."""
+        tensors = zip(*[[tensor for _, tensor in leaves(self.output, part)] for part in parts], strict=True)
+        return rebuild(self.output, iter([torch.cat(list(same)) for same in tensors]))

@@ -1,0 +1,201 @@
+"""What all wrappers share: run a model over the orbit of a batch, and put the answers together."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equivariant.actions import Action, Images, Trivial
+from equivariant.errors import GroupError, InputError
+from equivariant.groups import FiniteGroup, as_group
+from equivariant.orbits import align, chunks, orbit
+from equivariant.outputs import Representation, actions, leaves, rebuild
+
+#: images (n, C, H, W) -> the model's output for them, and a score (n,) or None
+View = Callable[[Tensor], tuple[Any, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Views:
+    """A model's answers over an orbit: each tensor (|G|, B, …), turned back, so that they can be averaged."""
+
+    representation: Representation
+    tensors: list[Tensor]  #: entry g is g⁻¹∘M(g·x)
+    scores: Tensor | None = None  #: (|G|, B)
+
+    def combine(self, weights: Tensor) -> Any:
+        """Return Σ_g weights[g] · g⁻¹∘M(g·x) for weights (|G|, B), shaped like the model's output."""
+        return self.map(lambda tensor: weighted_sum(weights, tensor))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Any:
+        """Apply a function to every tensor (|G|, B, …), and return them shaped like the model's output."""
+        return rebuild(self.representation, iter([function(tensor) for tensor in self.tensors]))
+
+
+def weighted_sum(weights: Tensor, tensor: Tensor) -> Tensor:
+    """Return Σ_g w[g]·t[g] of (G, B) and (G, B, …), in at least float32; weight 0 drops even an infinity."""
+    if not tensor.is_floating_point():
+        raise InputError(f"answers of {tensor.dtype} cannot be averaged: return scores, not labels")
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    total = torch.zeros_like(tensor[0], dtype=wide)
+    for w, t in zip(weights.to(wide), tensor, strict=True):
+        w = w.reshape(-1, *[1] * (t.ndim - 1))
+        total = total + w * t.masked_fill((w == 0) & t.isinf(), 0)
+    return total.to(tensor.dtype)
+
+
+class OrbitWrapper(nn.Module, ABC):
+    """A model made equivariant to a finite group: f(g·x) = g∘f(x).
+
+    - `model`: any module; it is not copied. Its first argument is a batch, images (B, C, H, W) by default.
+    - `group`: a `FiniteGroup` or a name such as "C4" or "D4".
+    - `input`: how the group acts on the input, `Images()` by default.
+    - `output`: how it acts on the output: `Trivial()` (the default) for class scores and features that shall
+      be invariant, `Maps()`, `Tokens()`, …, or a dict or tuple of such, shaped like the output.
+    - `chunk`: how many elements go through the model at once; None for all. Small bounds the memory.
+    - `checkpoint`: when training, keep only each chunk's input and compute the rest again in the backward
+      pass. (Batch norm in training mode then moves its running statistics twice.)
+    - `check`: look for NaN in the input and in every answer. Compiled code does not look.
+
+    With exact actions (right angles, mirrors, channels) equivariance is exact, up to rounding, for any model
+    and weights without randomness. In training mode that excludes dropout; batch norm keeps it as long as
+    the orbit is in one chunk. Raises InputError and GroupError for bad options; `forward` raises InputError
+    for bad input, before the model has run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: FiniteGroup | str,
+        *,
+        input: Action | None = None,
+        output: Representation | None = None,
+        chunk: int | None = None,
+        checkpoint: bool = False,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
+            raise InputError(f"chunk={chunk!r} must be None or a number of elements, at least 1")
+        self.model = model
+        self.group = as_group(group)
+        self.input: Action = input or Images()
+        self.output: Representation = output or Trivial()
+        self.chunk, self.checkpoint, self.check = chunk, checkpoint, check
+        if not all(isinstance(action, Action) for action in [self.input, *actions(self.output)]):
+            raise InputError("input and output must be actions: Images(), Trivial(), Maps(), Tokens(), …")
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Any:
+        """Return the equivariant answer for a batch `x` (B, …)."""
+
+    def views(self, x: Tensor, view: View | None = None) -> Views:
+        """Run `view` (by default the model) over the orbit of `x` (B, …), chunk by chunk."""
+        self.check_input(x)
+        view = view or (lambda images: (self.model(images), None))
+        tensors: list[list[Tensor]] = []
+        scores: list[Tensor] = []
+        for elements in chunks(self.group.order, self.chunk):
+            images = orbit(self.group, x, self.input, elements).flatten(0, 1)
+            output, score = self.call(view, images)
+            apart = (len(elements), len(x))
+            aligned = []
+            for action, tensor in leaves(self.output, output):
+                check_length(tensor, len(images))
+                tensor = tensor.unflatten(0, apart)
+                self.check_answer(tensor, elements)
+                aligned.append(align(self.group, tensor, action, elements))
+            tensors.append(aligned)
+            if score is not None:
+                scores.append(score.unflatten(0, apart))
+        joined = [torch.cat(parts) for parts in zip(*tensors, strict=True)]
+        return Views(self.output, joined, torch.cat(scores) if scores else None)
+
+    def call(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """Call `function(x)`, with checkpointing if it was asked for and gradients are wanted."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(function, x, use_reentrant=False)
+        return function(x)
+
+    # Checks --------------------------------------------------------------------------------------------
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise InputError if `x` is no batch that the group can act on, or holds NaN (naming the images)."""
+        if not isinstance(x, Tensor):
+            raise InputError(f"the input must be a tensor, not {type(x).__name__}")
+        self.input.check(self.group, x)
+        if len(x) == 0:
+            raise InputError(f"the batch is empty (its shape is {tuple(x.shape)}): give at least one image")
+        if self._looks() and x.isnan().any():
+            images = x.flatten(1).isnan().any(1).nonzero().flatten().tolist()
+            raise InputError(f"the input holds NaN in image {', '.join(map(str, images))} of the batch")
+
+    def check_answer(self, answers: Tensor, elements: list[int]) -> None:
+        """Raise InputError if answers (len(elements), B, …) hold NaN, naming the elements."""
+        if self._looks() and answers.isnan().any():
+            broken = answers.flatten(1).isnan().any(1).nonzero().flatten().tolist()
+            names = ", ".join(self.group.names[elements[i]] for i in broken)
+            raise InputError(
+                f"the model returned NaN for element {names} of {self.group.name}, though its input had none"
+            )
+
+    def check_scores(self, scores: Tensor, count: int, what: str) -> Tensor:
+        """Return scores as (count,); raises InputError if they have another shape or are not finite."""
+        if not isinstance(scores, Tensor) or tuple(scores.shape) not in ((count,), (count, 1)):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InputError(
+                f"{what} must return one number for each of {count} images, ({count},), but returned {got}"
+            )
+        scores = scores.reshape(count)
+        if self._looks() and not scores.isfinite().all():
+            raise InputError(f"{what} returned {float(scores[~scores.isfinite()][0])}, which is not finite")
+        return scores
+
+    def _looks(self) -> bool:
+        return self.check and not torch.compiler.is_compiling()
+
+    # The group travels with the weights ----------------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """Return the group's name and fingerprint as bytes, uint8, so that any tensor format can hold them."""
+        text = json.dumps({"group": self.group.name, "sha256": self.group.fingerprint})
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse, with GroupError, the weights of a wrapper of another group; this is called before they load."""
+        saved = json.loads(bytes(state.tolist()))
+        if saved["sha256"] != self.group.fingerprint:
+            raise GroupError(
+                f"these weights were saved for the group {saved['group']}, but this wrapper's is {self.group.name}: "
+                f"make the wrapper with {saved['group']!r}; nothing was loaded"
+            )
+
+    def extra_repr(self) -> str:
+        """Say the group and the actions."""
+        return f"group={self.group.name}, input={self.input}, output={self.output}, chunk={self.chunk}"
+
+
+class WeightedWrapper(OrbitWrapper):
+    """A wrapper whose answer is Σ_g w_g(x) g⁻¹∘M(g·x), with weights that sum to 1."""
+
+    @abstractmethod
+    def orbit_weights(self, x: Tensor) -> Tensor:
+        """Return the weights w (|G|, B) behind the answer for `x` (B, …)."""
+
+
+def check_length(tensor: Tensor, count: int) -> None:
+    """Raise InputError unless the tensor has one entry for each of `count` images."""
+    if tensor.ndim == 0 or len(tensor) != count:
+        raise InputError(
+            f"the model was given {count} images, but returned a tensor of shape {tuple(tensor.shape)}: its first axis "
+            f"must be the batch"
+        )

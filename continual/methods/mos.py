@@ -49,7 +49,9 @@ class MOSSettings(AdapterSettings):
     consolidate: Literal["mean"] | None = Field(
         None, description="at inference, replace stack k >= 2 by the mean of the stacks before it"
     )
-    feature_contrast: float = Field(0.1, ge=0, description="weight of the feature-contrast term")
+    feature_contrast: float = Field(
+        0.0, ge=0, description="weight of the term that pushes features apart; the published code has 0.1"
+    )
     contrast_temperature: float = Field(0.8, gt=0)
     statistics: Kind = Field("full", description="what is remembered of a class")
     statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")

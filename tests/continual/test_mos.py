@@ -100,17 +100,18 @@ def test_old_classes_take_no_part_in_the_training_of_new_ones(learned: Callable[
     assert torch.equal(one[1], two[1][:2])
 
 
-def test_the_loss_is_cross_entropy_and_a_tenth_of_the_contrast(
-    learned: Callable[..., MOSLearner], blobs: Blobs
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_loss_is_cross_entropy_and_the_weighted_contrast(
+    learned: Callable[..., MOSLearner], blobs: Blobs, weight: float
 ) -> None:
-    learner = learned(1)
+    learner = learned(1, feature_contrast=weight)
     images, labels = blobs([7, 8], 1)
     training = MOSTraining(learner, as_experience(images, labels, learner.backbone.preprocessing))
     output = training.forward(prepared(learner, images))
     rows = torch.cat([torch.stack([s.mean for s in learner.state.statistics]), output.features])
     contrast = cross_entropy(rows @ rows.T / 0.8, torch.arange(4))
     entropy = cross_entropy(output.logits[:, 2:], torch.tensor([0, 1]))
-    torch.testing.assert_close(training.loss(output, labels), entropy + 0.1 * contrast)
+    torch.testing.assert_close(training.loss(output, labels), entropy + weight * contrast)
 
 
 # What is remembered ------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_an_alignment_that_diverges_is_refused(learned: Callable[..., MOSLearner
 
 
 def test_it_learns(backbone: Backbone, blobs: Blobs) -> None:
-    learner = MOSLearner(backbone, epochs=10, batch_size=4, bottleneck=4)
+    learner = MOSLearner(backbone, epochs=10, batch_size=4, bottleneck=4, lr=0.1)
     for classes in STREAM:
         learner.learn(*blobs(classes, 8))
     assert learner.evaluate(*blobs(range(6), 8, seed=5)) > 0.9

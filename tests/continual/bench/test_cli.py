@@ -87,7 +87,7 @@ def test_the_command_learns_what_the_library_learns(
         "--device",
         "cpu",
     ]
-    result = equimos("learn", "-i", flowers, "-m", model, "--weights", weights, *words)
+    result = equimos("learn", "-i", flowers, "-m", model, "--weights", weights, "--device", "cpu", *words)
     assert result.exit_code == 0, result.stderr
     direct = continual.MOSLearner(
         continual.load_backbone(weights=weights, crop_pct=1.0), preset="reference", epochs=1, merge="step"
@@ -178,7 +178,11 @@ def test_info_needs_no_backbone(equimos: Equimos, tmp_path: Path, pictures: Pict
     assert about["memory_bytes"] == {"prototypes": 2 * 32 * 4 + 2 * 8}
     assert about["versions"]["torch"] == metadata.version("torch")
     text = equimos("info", "-m", model).stdout
-    for shown in (sha256, "rose (4)", "iris (2)", "2 classes in 2 experiences", "size=[16, 16]", "prototypes 0.3 KiB"):
+    assert [line.split()[2:] for line in text.splitlines() if line.startswith("  experience")] == [
+        ["rose", "(4)"],
+        ["iris", "(2)"],
+    ]
+    for shown in (sha256, "2 classes in 2 experiences", "size=[16, 16]", "prototypes 0.3 KiB"):
         assert shown in text
 
 

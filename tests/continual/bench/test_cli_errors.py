@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -192,7 +191,10 @@ def test_files_that_are_no_models(equimos: Equimos, tmp_path: Path, flowers: Pat
         assert strange.read_bytes() == before
 
 
-@pytest.mark.parametrize("broken", ["{}", "[]", '{"method": "mos", "state": {"classes": ["a"]}}'])
+HOLLOW = {"method": "mos", "state": {"classes": ["a"]}, "settings": {}, "backbone": {}, "versions": {}}
+
+
+@pytest.mark.parametrize("broken", ["{}", "[]", json.dumps({**HOLLOW, "method_state": {}, "backbone_embedded": False})])
 def test_header_without_its_parts(equimos: Equimos, tmp_path: Path, flowers: Path, broken: str) -> None:
     model = tmp_path / "m.safetensors"
     header = {"format": "equimos-model", "version": "1", "equimos": broken}
@@ -257,7 +259,7 @@ def test_an_interrupt_says_so_in_one_line(
 ) -> None:
     def interrupt(bars: ProgressBars, stage: str, *_: Any) -> None:
         if stage in ("training", "predicting"):
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(ProgressBars, "__call__", interrupt)
     learning = equimos("learn", "-i", pictures("more", ["iris"]), "-m", unchanged)

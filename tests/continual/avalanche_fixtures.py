@@ -17,6 +17,7 @@ from continual.learner import IncrementalLearner
 #: Enough training to tell the blobs apart, and batches that do not divide the images.
 SETTINGS: dict[str, Any] = {"lr": 0.05, "bottleneck": 4, "seed": 5}
 ALIGNMENT = {"alignment_epochs": 2}
+PROJECTION = {"projection": 50}
 EPOCHS, BATCH = 2, 5
 
 
@@ -27,9 +28,9 @@ def blob_stream(make: Callable[..., tuple[torch.Tensor, list[int]]], classes: in
 
 
 def settings_of(kind: type[IncrementalLearner[Any]]) -> dict[str, Any]:
-    """The settings above that a method has."""
+    """Those of the settings above that a method has."""
     fields = kind.settings_type.model_fields
-    return {k: v for k, v in {**SETTINGS, **ALIGNMENT}.items() if k in fields}
+    return {k: v for k, v in {**SETTINGS, **ALIGNMENT, **PROJECTION}.items() if k in fields}
 
 
 def plain(kind: type[IncrementalLearner[Any]], backbone: Any, stream: Stream, **more: Any) -> IncrementalLearner[Any]:

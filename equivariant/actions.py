@@ -96,8 +96,9 @@ class Maps(Action):
         return self._plane(motion_of(group, g), x)
 
     def _plane(self, motion: Motion, x: Tensor) -> Tensor:
-        moved = move(x, motion, self.interpolation, self.padding)
-        return crop_circle(moved) if self.crop else moved
+        # Cropped before as well, so that nothing from outside the circle is blended in at its edge.
+        crop = crop_circle if self.crop else lambda x: x
+        return crop(move(crop(x), motion, self.interpolation, self.padding))
 
 
 @dataclass(frozen=True)

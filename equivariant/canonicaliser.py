@@ -74,8 +74,7 @@ class Canonicaliser(WeightedWrapper):
         parts = []
         for elements in chunks(self.group.order, self.chunk):
             images = orbit(self.group, x, self.input, elements).flatten(0, 1)
-            score = self.check_scores(self.call(self.score, images), len(images), "the score network")
-            parts.append(score.unflatten(0, (len(elements), len(x))))
+            parts.append(self.check_scores(self.call(self.score, images), elements, len(x), "the score network"))
         return torch.cat(parts)
 
     def canonicalise(self, x: Tensor) -> tuple[Tensor, Tensor]:

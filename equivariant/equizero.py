@@ -44,7 +44,7 @@ class Equizero(WeightedWrapper):
 
     def forward(self, x: Tensor) -> Any:
         """Return the answer of the chosen view for `x` (B, …)."""
-        views = self.views(x, self._view)
+        views = self.views(x, self._view, "the proxy loss")
         weights = self._weights(views)
         if not (self.straight_through and torch.is_grad_enabled()):
             return views.combine(weights)
@@ -53,13 +53,12 @@ class Equizero(WeightedWrapper):
 
     def orbit_weights(self, x: Tensor) -> Tensor:
         """Return 1 for the chosen element and 0 for the others, (|G|, B); ties share."""
-        return self._weights(self.views(x, self._view))
+        return self._weights(self.views(x, self._view, "the proxy loss"))
 
     def _view(self, images: Tensor) -> tuple[Any, Tensor]:
         output = self.model(images)
         with torch.no_grad():
-            losses = self.proxy(output)
-        return output, self.check_scores(losses, len(images), "the proxy loss")
+            return output, self.proxy(output)
 
     def _weights(self, views: Views) -> Tensor:
         assert views.scores is not None

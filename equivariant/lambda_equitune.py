@@ -67,17 +67,16 @@ class LambdaEquitune(WeightedWrapper):
 
     def forward(self, x: Tensor) -> Any:
         """Return the weighted mean of the answers for `x` (B, …)."""
-        views = self.views(x, self._view)
+        views = self.views(x, self._view, "the λ network")
         return views.combine(self._weights(views))
 
     def orbit_weights(self, x: Tensor) -> Tensor:
         """Return λ(g·x) / Σ_h λ(h·x), (|G|, B)."""
-        return self._weights(self.views(x, self._view))
+        return self._weights(self.views(x, self._view, "the λ network"))
 
     def _view(self, images: Tensor) -> tuple[Any, Tensor]:
         features = self.model(images)
-        score = self.network(images if self.reads == "input" else features)
-        return self.head(features), self.check_scores(score, len(images), "the λ network")
+        return self.head(features), self.network(images if self.reads == "input" else features)
 
     def _weights(self, views: Views) -> Tensor:
         assert views.scores is not None
@@ -94,7 +93,7 @@ class LambdaEquitune(WeightedWrapper):
         if (weights < 0).any():
             g, image = (weights < 0).nonzero()[0].tolist()
             raise InputError(
-                f"the λ network returned the negative weight {float(weights[g, image]):.3g} for element "
+                f"the λ network returned the negative weight {weights[g, image].item():.3g} for element "
                 f"{self.group.names[g]} and image {image}: end it with a softplus, or use positive='exp'"
             )
         if (weights.sum(0) == 0).any():

@@ -38,9 +38,13 @@ def leaves(representation: Representation, output: Any, where: str = "output") -
 
 
 def actions(representation: Representation) -> list[Action]:
-    """Return the actions of a representation, in the order of `leaves`."""
+    """Return the actions of a representation, in the order of `leaves`; raises InputError if it holds aught else."""
     if isinstance(representation, Action):
         return [representation]
+    if isinstance(representation, str) or not isinstance(representation, Mapping | Sequence):
+        raise InputError(
+            f"output={representation!r} must be an action (Trivial(), Maps(), Tokens(), …), or a dict or tuple of such"
+        )
     parts = representation.values() if isinstance(representation, Mapping) else representation
     return [action for part in parts for action in actions(part)]
 

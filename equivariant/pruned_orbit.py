@@ -76,8 +76,7 @@ class PrunedOrbit(WeightedWrapper):
         for elements in chunks(self.group.order, self.chunk):
             images = orbit(self.group, x, self.input, elements).flatten(0, 1)
             states.append(self.call(self.model.early, images))
-            score = self.check_scores(self.score(states[-1]), len(images), "the score network")
-            scores.append(score.unflatten(0, (len(elements), len(x))))
+            scores.append(self.check_scores(self.score(states[-1]), elements, len(x), "the score network"))
         return torch.cat(states), torch.cat(scores)
 
     def _weights(self, scores: Tensor) -> Tensor:

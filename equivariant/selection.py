@@ -22,7 +22,7 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 def best(scores: Tensor, tolerance: float) -> Tensor:
     """Return weights (G, B): 1/t for each of the t elements tied for the highest score (G, B), else 0."""
-    tied = top(scores, 1, tolerance)
+    tied = top(scores, 1, tolerance).to(torch.promote_types(scores.dtype, torch.float32))
     return tied / tied.sum(0, keepdim=True)
 
 

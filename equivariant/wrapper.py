@@ -91,15 +91,16 @@ class OrbitWrapper(nn.Module, ABC):
         self.input: Action = input or Images()
         self.output: Representation = output or Trivial()
         self.chunk, self.checkpoint, self.check = chunk, checkpoint, check
-        if not all(isinstance(action, Action) for action in [self.input, *actions(self.output)]):
-            raise InputError("input and output must be actions: Images(), Trivial(), Maps(), Tokens(), …")
+        if not isinstance(self.input, Action):
+            raise InputError(f"input={input!r} must be an action: Images(), Maps(), Tokens(), …")
+        actions(self.output)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Any:
         """Return the equivariant answer for a batch `x` (B, …)."""
 
-    def views(self, x: Tensor, view: View | None = None) -> Views:
-        """Run `view` (by default the model) over the orbit of `x` (B, …), chunk by chunk."""
+    def views(self, x: Tensor, view: View | None = None, scorer: str = "the score") -> Views:
+        """Run `view` (by default the model) over the orbit of `x` (B, …), chunk by chunk; `scorer` is for errors."""
         self.check_input(x)
         view = view or (lambda images: (self.model(images), None))
         tensors: list[list[Tensor]] = []
@@ -116,7 +117,7 @@ class OrbitWrapper(nn.Module, ABC):
                 aligned.append(align(self.group, tensor, action, elements))
             tensors.append(aligned)
             if score is not None:
-                scores.append(score.unflatten(0, apart))
+                scores.append(self.check_scores(score, elements, len(x), scorer))
         joined = [torch.cat(parts) for parts in zip(*tensors, strict=True)]
         return Views(self.output, joined, torch.cat(scores) if scores else None)
 
@@ -148,16 +149,21 @@ class OrbitWrapper(nn.Module, ABC):
                 f"the model returned NaN for element {names} of {self.group.name}, though its input had none"
             )
 
-    def check_scores(self, scores: Tensor, count: int, what: str) -> Tensor:
-        """Return scores as (count,); raises InputError if they have another shape or are not finite."""
+    def check_scores(self, scores: Tensor, elements: list[int], batch: int, what: str) -> Tensor:
+        """Return scores of views as (len(elements), B); raises InputError for another shape or a number not finite."""
+        count = len(elements) * batch
         if not isinstance(scores, Tensor) or tuple(scores.shape) not in ((count,), (count, 1)):
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise InputError(
                 f"{what} must return one number for each of {count} images, ({count},), but returned {got}"
             )
-        scores = scores.reshape(count)
+        scores = scores.reshape(len(elements), batch)
         if self._looks() and not scores.isfinite().all():
-            raise InputError(f"{what} returned {float(scores[~scores.isfinite()][0])}, which is not finite")
+            i, image = (~scores.isfinite()).nonzero()[0].tolist()
+            raise InputError(
+                f"{what} returned {scores[i, image].item()} for element {self.group.names[elements[i]]} and image "
+                f"{image}: it must be finite"
+            )
         return scores
 
     def _looks(self) -> bool:

@@ -26,7 +26,7 @@ EXACT = [
     "mirror_v",
     "channels3",
     "C4 x channel_cycle3",
-    "D4 x channels3",
+    "C2 x channels3",
 ]
 
 

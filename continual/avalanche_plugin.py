@@ -206,7 +206,7 @@ class LearnerStrategy(SupervisedTemplate):
         super()._after_training_epoch(**kwargs)
 
     def _after_training_exp(self, **kwargs: Any) -> None:
-        self.learner.state = self.training.finish()
+        self.learner.complete(self.training)
         self._forget_training()
         super()._after_training_exp(**kwargs)
 
@@ -288,10 +288,7 @@ class Joint(LearnerStrategy):
 
 @cache
 def strategy_for(method: str | type[IncrementalLearner[Any]]) -> type[LearnerStrategy]:
-    """Return the strategy of a method, given by name or by its learner's class.
-
-    Raises InputError with the nearest names for an unknown one.
-    """
+    """Return the strategy of a method, given by name (InputError if it is unknown) or by its learner's class."""
     learner_type = methods.method(method) if isinstance(method, str) else method
     for known in (MOS, SimpleCIL, Finetune, Joint):
         if known.learner_type is learner_type:

@@ -23,12 +23,14 @@ def expect(holds: bool, message: str) -> None:
 
 
 def assert_same(expected: Prediction, got: Prediction, what: str) -> None:
+    """Two predictions have the same bits."""
     for field in fields(Prediction):
         a, b = getattr(expected, field.name), getattr(got, field.name)
         expect(torch.equal(a, b) if isinstance(a, Tensor) else a == b, f"{what}: {field.name} {a} became {b}")
 
 
 def assert_close(a: Prediction, b: Prediction) -> None:
+    """Two predictions have the same labels and stacks, and scores within 1e-5."""
     expect(a.labels == b.labels, f"labels {a.labels} became {b.labels}")
     worst = float((a.scores - b.scores).abs().max())
     expect(worst <= 1e-5, f"scores differ by {worst:.2g}, more than 1e-5")
@@ -37,6 +39,7 @@ def assert_close(a: Prediction, b: Prediction) -> None:
 
 
 def assert_valid(learner: Learner, images: Tensor) -> None:
+    """The learner's answers are classes it knows, its scores shares that sum to one."""
     answer = learner.predict(images)
     expect(set(answer.labels) <= set(learner.classes), f"answers {answer.labels} are not among {learner.classes}")
     expect(bool(torch.isfinite(answer.scores).all()), "scores are not finite")
@@ -46,6 +49,7 @@ def assert_valid(learner: Learner, images: Tensor) -> None:
 
 
 def rows(prediction: Prediction, order: Tensor) -> Prediction:
+    """Return the prediction of some of its images."""
     taken = {f.name: getattr(prediction, f.name) for f in fields(Prediction)}
     taken = {name: value[order] for name, value in taken.items() if isinstance(value, Tensor)}
     return replace(prediction, labels=[prediction.labels[i] for i in order.tolist()], **taken)
@@ -70,6 +74,7 @@ def unchanged(learner: Learner, images: Tensor) -> Iterator[None]:
 
 @contextmanager
 def refused(kind: type[BaseException], what: str) -> Iterator[None]:
+    """The block raises `kind`."""
     try:
         yield
     except kind:
@@ -80,7 +85,8 @@ def refused(kind: type[BaseException], what: str) -> Iterator[None]:
 
 
 def random_state() -> tuple[Any, ...]:
-    return torch.random.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+    """Return the global generators' states, in a form that can be compared."""
+    return torch.random.get_rng_state().tolist(), random.getstate(), str(np.random.get_state(legacy=False))
 
 
 def leaves(loss: Tensor) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import Self
 
@@ -35,10 +34,11 @@ class ProgressBars:
             expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._free_since = 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
+        self._free_since = self._bars.get_time()
         return self
 
     def __exit__(
@@ -51,14 +51,19 @@ class ProgressBars:
         text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, figures="")
-            self._started[stage] = time.perf_counter()
+            if INNER not in stage:
+                # A stage is first heard of when a part of it is done: it began where the last one ended.
+                self._bars.tasks[-1].start_time = self._free_since
         self._bars.update(self._tasks[stage], completed=done, total=total, figures=text)
         if done >= total:
             self._finish(stage, total, text)
 
     def _finish(self, stage: str, total: int, text: str) -> None:
-        bar, seconds = self._tasks.pop(stage), time.perf_counter() - self._started.pop(stage)
+        bar = self._tasks.pop(stage)
         if INNER in stage:
             self._bars.remove_task(bar)
-        elif not self.console.is_terminal:
-            self.console.print(f"{stage}: {total} in {seconds:.1f} s{'  ' if text else ''}{text}")
+            return
+        now = self._bars.get_time()
+        if not self.console.is_terminal:
+            self.console.print(f"{stage}: {total} in {now - self._free_since:.1f} s{'  ' if text else ''}{text}")
+        self._free_since = now

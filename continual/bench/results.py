@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from continual import transfer
+from continual.backbones import Backbone
 from continual.bench.streams import Stream
 from continual.learner import Prediction
 
@@ -27,6 +28,7 @@ class Cell:
     method: str
     seed: int
     settings: dict[str, Any]
+    backbone: str  #: SHA-256 of its weights
     test_counts: list[int]
     accuracy: list[list[float]] = field(default_factory=list)
     first_stack: list[float] = field(default_factory=list)
@@ -37,9 +39,12 @@ class Cell:
     memory: list[int] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, label: str, method: str, seed: int, settings: dict[str, Any], stream: Stream) -> Cell:
+    def empty(
+        cls, label: str, method: str, seed: int, settings: dict[str, Any], backbone: Backbone, stream: Stream
+    ) -> Cell:
         """Return a cell with nothing measured yet."""
-        return cls(label, method, seed, settings, [len(e.test_labels) for e in stream.experiences])
+        counts = [len(e.test_labels) for e in stream.experiences]
+        return cls(label, method, seed, settings, backbone.sha256, counts)
 
     def add(
         self,

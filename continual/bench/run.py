@@ -82,7 +82,7 @@ def run_cell(
     learner = method(config.method)(backbone, device=device, **settings)
     cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
-    cells = {name: Cell.empty(name, config.method, seed, {**settings, **rows[name]}, stream) for name in rows}
+    cells = {name: Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows}
     for number, experience in enumerate(stream.experiences):
         place = f"{label}, seed {seed}, experience {number + 1}/{len(stream.experiences)}: "
         inner = _prefixed(progress, place)

@@ -47,6 +47,23 @@ def test_a_stage_may_come_again() -> None:
     assert console.file.getvalue().count("training the backbone: 1 in") == 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stage_begins_where_the_last_one_ended(terminal: bool) -> None:
+    """A stage of one step calls once, at its end."""
+    now = 10.0
+    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None, get_time=lambda: now)
+    with ProgressBars(console) as bars:
+        now = 13.0
+        bars("run, part 1/1: training", 1, 1, {})
+        now = 15.0
+        bars("training", 1, 1, {})
+        now = 22.0
+        bars("collecting features", 8, 8, {})
+    shown = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
+    assert ("0:00:05" if terminal else "training: 1 in 5.0 s") in shown
+    assert ("0:00:07" if terminal else "collecting features: 8 in 7.0 s") in shown
+
+
 def test_an_error_leaves_the_terminal_usable() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
 

@@ -6,6 +6,7 @@
 
 Wrappers: `Equitune`, `LambdaEquitune`, `Equizero`, `Canonicaliser`, `OrbitMax`, `PrunedOrbit`; they take
 any module, any group (`as_group`) and any representation of the output (`Trivial`, `Maps`, `Tokens`, …).
+`tune` fine-tunes them; `equivariance_report`, `orbit_consistency` and `orbit_flip_rate` check any model.
 """
 
 from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
@@ -14,6 +15,7 @@ from equivariant.coordinates import Boxes, Keypoints
 from equivariant.equitune import Equitune
 from equivariant.equizero import Equizero
 from equivariant.errors import EquivariantError, GroupError, InputError
+from equivariant.evaluation import Evaluation, evaluate
 from equivariant.groups import (
     FiniteGroup,
     as_group,
@@ -32,6 +34,7 @@ from equivariant.networks import FeatureScore, ImageScore
 from equivariant.orbits import align, orbit
 from equivariant.proxies import Similarity, entropy, max_probability
 from equivariant.pruned_orbit import PrunedOrbit
+from equivariant.recipes import Recipe, Stage
 from equivariant.report import EquivarianceReport, equivariance_report
 from equivariant.staged import Staged, StagedPair, StagedViT
 from equivariant.surgery import take_off_head, wrap_module
@@ -43,6 +46,8 @@ from equivariant.testing import (
     orbit_consistency,
     orbit_flip_rate,
 )
+from equivariant.tuning import tune
+from equivariant.tuning_result import TuningResult
 from equivariant.wrapper import OrbitWrapper, WeightedWrapper
 
 __all__ = [
@@ -53,6 +58,7 @@ __all__ = [
     "EquivarianceReport",
     "EquivariantError",
     "Equizero",
+    "Evaluation",
     "FeatureScore",
     "FiniteGroup",
     "GroupError",
@@ -67,13 +73,16 @@ __all__ = [
     "OrbitMax",
     "OrbitWrapper",
     "PrunedOrbit",
+    "Recipe",
     "Regular",
     "Similarity",
+    "Stage",
     "Staged",
     "StagedPair",
     "StagedViT",
     "Tokens",
     "Trivial",
+    "TuningResult",
     "VectorField",
     "WeightedWrapper",
     "act",
@@ -88,6 +97,7 @@ __all__ = [
     "entropy",
     "equivariance_error",
     "equivariance_report",
+    "evaluate",
     "from_generators",
     "max_probability",
     "mirror_h",
@@ -97,5 +107,6 @@ __all__ = [
     "orbit_consistency",
     "orbit_flip_rate",
     "take_off_head",
+    "tune",
     "wrap_module",
 ]

@@ -52,21 +52,19 @@ class Canonicaliser(WeightedWrapper):
         self.score = ImageScore(channels) if score is None else score
         self.temperature, self.noise, self.tie_tolerance = temperature, noise, tie_tolerance
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the answer of the preferred view for `x` (B, …)."""
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the preferred view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""
         scores = self.scores(x)
         if not self.training:
-            chosen = Chosen(self.group, self._hard(scores))
-            return chosen.combine(self.model(chosen.views(x, self.input)), self.output, self.check_answer)
+            weights = self._hard(scores)
+            chosen = Chosen(self.group, weights)
+            output = self.model(chosen.views(x, self.input))
+            return chosen.combine(output, self.output, self.check_answer), weights
         weights = self._straight_through(scores)
         canonical = weighted_sum(weights, orbit(self.group, x, self.input))
         answers = leaves(self.output, self.model(canonical))
         back = [align(self.group, tensor.expand(len(weights), *tensor.shape), action) for action, tensor in answers]
-        return Views(self.output, back).combine(weights)
-
-    def orbit_weights(self, x: Tensor) -> Tensor:
-        """Return 1 for the preferred element and 0 for the others, (|G|, B); ties share."""
-        return self._hard(self.scores(x))
+        return Views(self.output, back).combine(weights), weights
 
     def scores(self, x: Tensor) -> Tensor:
         """Return s(g·x) for every element and image, (|G|, B)."""
@@ -84,6 +82,10 @@ class Canonicaliser(WeightedWrapper):
         """
         elements = self._hard(self.scores(x)).argmax(0)
         return elements, act_each(self.group, elements, x, self.input)
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of s."""
+        return list(self.score.parameters())
 
     def _hard(self, scores: Tensor) -> Tensor:
         return best(scores, default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance)

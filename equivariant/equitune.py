@@ -22,11 +22,9 @@ class Equitune(WeightedWrapper):
     True
     """
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the mean answer for `x` (B, …)."""
-        return self.views(x).combine(self.orbit_weights(x))
-
-    def orbit_weights(self, x: Tensor) -> Tensor:
-        """Return 1/|G| everywhere, (|G|, B)."""
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the mean answer for `x` (B, …), and 1/|G| everywhere, (|G|, B)."""
+        views = self.views(x)
         wide = torch.promote_types(x.dtype, torch.float32)
-        return x.new_full((self.group.order, len(x)), 1 / self.group.order, dtype=wide)
+        weights = x.new_full((self.group.order, len(x)), 1 / self.group.order, dtype=wide)
+        return views.combine(weights), weights

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equivariant.groups import FiniteGroup
 from equivariant.proxies import Proxy, as_proxy
 from equivariant.selection import best, default_tolerance
-from equivariant.wrapper import Views, WeightedWrapper, weighted_sum
+from equivariant.wrapper import WeightedWrapper, weighted_sum
 
 
 class Equizero(WeightedWrapper):
@@ -42,28 +42,25 @@ class Equizero(WeightedWrapper):
         self.proxy = as_proxy(proxy)
         self.tie_tolerance, self.straight_through = tie_tolerance, straight_through
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the answer of the chosen view for `x` (B, …)."""
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the chosen view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""
         views = self.views(x, self._view, "the proxy loss")
-        weights = self._weights(views)
+        assert views.scores is not None
+        tolerance = default_tolerance(views.tensors[0].dtype) if self.tie_tolerance is None else self.tie_tolerance
+        weights = best(-views.scores, tolerance)
         if not (self.straight_through and torch.is_grad_enabled()):
-            return views.combine(weights)
+            return views.combine(weights), weights
         uniform = torch.full_like(weights, 1 / len(weights))
-        return views.map(lambda t: _StraightThrough.apply(weighted_sum(weights, t.detach()), weighted_sum(uniform, t)))
 
-    def orbit_weights(self, x: Tensor) -> Tensor:
-        """Return 1 for the chosen element and 0 for the others, (|G|, B); ties share."""
-        return self._weights(self.views(x, self._view, "the proxy loss"))
+        def through(tensor: Tensor) -> Tensor:
+            return _StraightThrough.apply(weighted_sum(weights, tensor.detach()), weighted_sum(uniform, tensor))
+
+        return views.map(through), weights
 
     def _view(self, images: Tensor) -> tuple[Any, Tensor]:
         output = self.model(images)
         with torch.no_grad():
             return output, self.proxy(output)
-
-    def _weights(self, views: Views) -> Tensor:
-        assert views.scores is not None
-        tolerance = default_tolerance(views.tensors[0].dtype) if self.tie_tolerance is None else self.tie_tolerance
-        return best(-views.scores, tolerance)
 
 
 class _StraightThrough(torch.autograd.Function):

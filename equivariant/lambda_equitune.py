@@ -14,7 +14,7 @@ from torch.nn import functional
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.networks import FeatureScore
-from equivariant.wrapper import Views, WeightedWrapper
+from equivariant.wrapper import WeightedWrapper
 
 Reads = Literal["features", "input"]
 Positive = Literal["exp", "softplus", "none"]
@@ -65,22 +65,23 @@ class LambdaEquitune(WeightedWrapper):
             raise InputError("cannot tell how many features λ reads: give width=, or a network= of your own")
         return found
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the weighted mean of the answers for `x` (B, …)."""
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the weighted mean for `x` (B, …), and λ(g·x) / Σ_h λ(h·x), (|G|, B)."""
         views = self.views(x, self._view, "the λ network")
-        return views.combine(self._weights(views))
+        assert views.scores is not None
+        weights = self._normalised(views.scores)
+        return views.combine(weights), weights
 
-    def orbit_weights(self, x: Tensor) -> Tensor:
-        """Return λ(g·x) / Σ_h λ(h·x), (|G|, B)."""
-        return self._weights(self.views(x, self._view, "the λ network"))
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of λ."""
+        return list(self.network.parameters())
 
     def _view(self, images: Tensor) -> tuple[Any, Tensor]:
         features = self.model(images)
         return self.head(features), self.network(images if self.reads == "input" else features)
 
-    def _weights(self, views: Views) -> Tensor:
-        assert views.scores is not None
-        scores = views.scores.to(torch.promote_types(views.scores.dtype, torch.float32))
+    def _normalised(self, scores: Tensor) -> Tensor:
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if self.positive == "exp":
             return scores.softmax(0)
         if self.positive == "softplus":

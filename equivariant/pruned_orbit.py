@@ -58,17 +58,18 @@ class PrunedOrbit(WeightedWrapper):
         self.keep, self.tie_tolerance = keep, tie_tolerance
         self.score = FeatureScore(model.width) if score is None else score
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the weighted answer of the best views of `x` (B, …)."""
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
         states, scores = self._early(x)
-        chosen = Chosen(self.group, self._weights(scores))
+        weights = self._weights(scores)
+        chosen = Chosen(self.group, weights)
         rows = states[chosen.rows]
         parts = [self.call(self.model.late, part) for part in rows.split(len(x) * (self.chunk or len(rows)))]
-        return chosen.combine(self._join(parts), self.output, self.check_answer)
+        return chosen.combine(self._join(parts), self.output, self.check_answer), weights
 
-    def orbit_weights(self, x: Tensor) -> Tensor:
-        """Return the weights of the elements, (|G|, B), 0 for those that are not finished."""
-        return self._weights(self._early(x)[1])
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of s."""
+        return list(self.score.parameters())
 
     def _early(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.check_input(x)

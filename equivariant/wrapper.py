@@ -127,6 +127,10 @@ class OrbitWrapper(nn.Module, ABC):
             return checkpoint(function, x, use_reentrant=False)
         return function(x)
 
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that decide how much each element counts; none, unless a method learns them."""
+        return []
+
     # Checks --------------------------------------------------------------------------------------------
 
     def check_input(self, x: Tensor) -> None:
@@ -194,8 +198,16 @@ class WeightedWrapper(OrbitWrapper):
     """A wrapper whose answer is Σ_g w_g(x) g⁻¹∘M(g·x), with weights that sum to 1."""
 
     @abstractmethod
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the answer for `x` (B, …) and the weights w (|G|, B) behind it."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the answer for `x` (B, …)."""
+        return self.answer(x)[0]
+
     def orbit_weights(self, x: Tensor) -> Tensor:
         """Return the weights w (|G|, B) behind the answer for `x` (B, …)."""
+        return self.answer(x)[1]
 
 
 def check_length(tensor: Tensor, count: int) -> None:

@@ -167,12 +167,8 @@ class LearnerStrategy(SupervisedTemplate):
             self.train_epochs = self.training.epochs
             self.model.trained.update({"stack": self.training.stack, "head": self.training.head})
 
-    def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Make the experience's optimizer; the learner adapts its head itself, in training alone."""
-        self.make_optimizer()
-
     def make_optimizer(self, **kwargs: Any) -> None:
-        """Make the experience's optimizer and schedule."""
+        """Make the experience's optimizer and schedule; called before each, for `optimized_param_id` stays None."""
         if not isinstance(self.training, AdapterTraining):
             return
         if self.given_optimizer is None:

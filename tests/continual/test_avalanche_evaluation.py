@@ -15,9 +15,9 @@ from avalanche_fixtures import ALIGNMENT, BATCH, EPOCHS, SETTINGS, Recorder, ass
 from safetensors import safe_open
 
 from continual.avalanche_model import FLOOR
-from continual.avalanche_plugin import MOS, Finetune, Joint, LearnerStrategy, SimpleCIL
+from continual.avalanche_plugin import MOS, Finetune, Joint, LearnerStrategy, SimpleCIL, strategy_for
 from continual.bench.streams import to_avalanche
-from continual.methods.finetune import FinetuneLearner
+from continual.methods.finetune import FinetuneLearner, FinetuneTraining
 from continual.methods.mos import MOSLearner
 
 FINETUNE: dict[str, Any] = {**SETTINGS, "train_epochs": EPOCHS, "train_mb_size": BATCH}
@@ -123,6 +123,10 @@ def test_outputs_are_indexed_by_label_and_bounded(backbone: Any, benchmark: Any,
     assert future.shape[1] == 6
     assert future.isfinite().all()
     assert set(future.argmax(-1).tolist()) <= {2, 3}
+    # MOS trains on the new classes alone, and so do its outputs in training
+    record.outputs.clear()
+    ours.train(benchmark.train_stream[2], eval_streams=[])
+    assert all((output[:, :4] == torch.tensor(FLOOR).log()).all() for _, output, _ in record.outputs)
 
 
 def test_evaluating_before_anything_was_learned(backbone: Any, benchmark: Any) -> None:
@@ -174,6 +178,27 @@ def test_evaluation_in_the_middle_answers_as_if_training_ended_there(kind: Any, 
     ours.eval(benchmark.test_stream)
     for (_, middle, _), (_, finished, _) in zip(after_last_epoch, record.outputs, strict=True):
         assert torch.equal(middle, finished)
+
+
+def test_evaluation_in_the_middle_may_train(backbone: Any, benchmark: Any) -> None:
+    """Avalanche evaluates without gradients, but a method may need them to finish an experience."""
+    gradients: list[bool] = []
+
+    class Finishing(FinetuneTraining):
+        def finish(self, progress: Any = None) -> Any:
+            gradients.append(torch.is_grad_enabled())
+            return super().finish(progress)
+
+    class FinishingLearner(FinetuneLearner):
+        method = "finishing"
+
+        def begin(self, data: Any) -> Any:
+            return Finishing(self, data)
+
+    kind = strategy_for(FinishingLearner)
+    ours = kind(model=backbone, evaluator=evaluator(), eval_every=1, **FINETUNE)
+    ours.train(benchmark.train_stream[0])
+    assert gradients == [True] * (EPOCHS + 1)
 
 
 def test_a_method_without_epochs_is_evaluated_after_it_learned(backbone: Any, benchmark: Any) -> None:

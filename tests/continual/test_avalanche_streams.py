@@ -188,6 +188,14 @@ def test_images_that_do_not_fit_the_backbone(cifar: Path, backbone: Any) -> None
             ours.train(benchmark.train_stream[0])
         with pytest.raises(InputError, match="eval_transform=backbone.preprocessing.evaluation"):
             ours.eval(benchmark.test_stream[0])
+    right = {
+        "train_transform": backbone.preprocessing.training(),
+        "eval_transform": backbone.preprocessing.evaluation(),
+    }
+    for name in right:
+        benchmark = SplitCIFAR100(n_experiences=10, dataset_root=cifar, **{**right, name: None})
+        with pytest.raises(InputError, match="do not fit"):
+            ours.train(benchmark.train_stream[0])
     assert ours.learner.state.updates == 0
 
 

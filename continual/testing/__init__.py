@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from continual.testing.cases import Case, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.cases import TINY_ARGS, Case, coloured_squares, synthetic_case, tiny_backbone
 from continual.testing.laws import (
     a_cache_changes_no_answer,
     backbone_is_frozen,
@@ -67,4 +67,4 @@ def check_learner(case: Case) -> None:
             raise AssertionError(f"{law.__name__}: {error}") from error
 
 
-__all__ = ["LAWS", "Case", "Law", "check_learner", "coloured_squares", "synthetic_case", "tiny_backbone"]
+__all__ = ["LAWS", "TINY_ARGS", "Case", "Law", "check_learner", "coloured_squares", "synthetic_case", "tiny_backbone"]

@@ -53,14 +53,17 @@ def coloured_squares(classes: Sequence[int], per_class: int = 8, seed: int = 0) 
     return torch.stack(images), labels
 
 
+#: timm model arguments of `tiny_backbone`
+TINY_ARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
 def tiny_backbone(seed: int = 0) -> Backbone:
     """Return a random ViT of width 32 with 2 blocks, for images of 16 x 16."""
     name = "vit_tiny_patch16_224"
-    args = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        vit = create(name, args)
-    return assemble(vit, name, args, crop_scale=(0.5, 1.0))
+        vit = create(name, TINY_ARGS)
+    return assemble(vit, name, TINY_ARGS, crop_scale=(0.5, 1.0))
 
 
 def synthetic_case(learner: type[Learner], backbone: Backbone | None = None, **settings: Any) -> Case:

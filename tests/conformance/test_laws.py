@@ -10,7 +10,14 @@ from continual.methods import methods
 from continual.testing import LAWS, Case, Law, synthetic_case
 
 #: Train in a moment; each method takes those that it knows.
-QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 2, "projection": 50}
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 4,
+    "lr": 0.05,
+    "bottleneck": 4,
+    "alignment_epochs": 2,
+    "projection": 50,
+}
 
 
 @pytest.fixture(scope="module", params=sorted(methods()))

@@ -85,12 +85,12 @@ def solve(sums: Sums, strength: float, *, standardise: bool) -> Readout:
 
 
 def _solve(gram: Tensor, targets: Tensor, strength: float) -> Tensor:
-    """Solve (gram + strength I) W = targets; with too little strength, by least squares."""
+    """Solve (gram + strength I) W = targets; all nan if the strength is too little to make that regular."""
     system = gram.clone()
     system.diagonal().add_(strength)
     factor, failed = torch.linalg.cholesky_ex(system)
     if failed:
-        return torch.linalg.pinv(system, hermitian=True) @ targets
+        return torch.full_like(targets, torch.nan)
     return torch.cholesky_solve(targets, factor)
 
 
@@ -107,7 +107,7 @@ def choose_strength(
     """Return the strength of least squared error on a fifth of the newest images (n, D).
 
     The fifth is drawn with `generator` (a CPU generator); the others, and all `before`, are solved on. Fewer
-    than five images are all solved on and judged on.
+    than five images are all solved on and judged on. Strengths too weak to be solved with are passed over.
     """
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
@@ -117,4 +117,5 @@ def choose_strength(
     x = features[held].to(sums.gram.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
     errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in strengths}
-    return min(errors, key=lambda s: errors[s])
+    # A strength too weak to be solved with has the error nan.
+    return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from equivariant.actions import Action, Images
+from equivariant.actions import Action
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import act_each, random_elements
-from equivariant.testing import evaluating
+from equivariant.testing import evaluating, input_action
 from equivariant.wrapper import WeightedWrapper
 
 #: Images (N, C, H, W) with labels (N,) int64, or a data set of (image, label) pairs.
@@ -44,7 +44,7 @@ def evaluate(
 
     If the model is a wrapper that weighs the elements, their mean weights come with it.
     """
-    group, action = as_group(group), input or Images()
+    group, action = as_group(group), input or input_action(model)
     generator = torch.Generator().manual_seed(seed)
     upright = turned = count = 0
     weights = torch.zeros(group.order, dtype=torch.float64)

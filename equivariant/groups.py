@@ -122,7 +122,7 @@ def from_generators(name: str, generators: Mapping[str, Any] | Iterable[Motion],
     )
     if not named:
         raise GroupError(f"{name} has no generators: give at least one")
-    words: dict[Any, str] = dict((value, word) for word, value in named.items())
+    words: dict[Any, str] = {value: word for word, value in named.items()}
     queue = list(words)
     for value in queue:
         for word, generator in named.items():
@@ -243,6 +243,3 @@ def _check_elements(group: FiniteGroup) -> None:
                 f"the motions of {group.name} do not follow its table: {names[g]} after {names[h]} is the motion "
                 f"{product.name}, but the table says {names[said]}"
             )
-
-
-C1, C2, C4, D4 = cyclic(1), cyclic(2), cyclic(4), dihedral(4)

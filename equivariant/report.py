@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equivariant.actions import Action, Images, Maps, Tokens, Trivial
+from equivariant.actions import Action, Maps, Tokens, Trivial
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
-from equivariant.testing import ElementErrors, equivariance_error, evaluating, relative_error
+from equivariant.testing import ElementErrors, equivariance_error, evaluating, input_action, relative_error
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def equivariance_report(
             by_size[size] = equivariance_error(model, group, resized, **options).largest
         except (AssertionError, RuntimeError, ValueError):  # how models refuse a size
             by_size[size] = None
-    move = options.get("input") or Images()
+    move = options.get("input") or input_action(model)
     return EquivarianceReport(elements, _layer_errors(model, group, x, move, layers, actions or {}), by_size)
 
 

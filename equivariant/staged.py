@@ -55,15 +55,16 @@ class StagedViT(Staged):
     The late part ends in the model's own head: class scores, or pooled features if it has none. With
     `tokens=True` it ends before pooling, in all normed tokens (n, N, D).
 
-    Works on any module laid out like timm's VisionTransformer (`patch_embed`, `_pos_embed`, `norm_pre`,
-    `blocks`, `norm`, `forward_head`). Raises InputError for one that is not, or that these steps would not
-    reproduce: they are compared once with the model's own forward.
+    Works on any module laid out like timm's VisionTransformer (`patch_embed`, `_pos_embed`, `patch_drop`,
+    `norm_pre`, `blocks`, `norm`, `forward_head`). Raises InputError for one that is not, or that these steps
+    would not reproduce: they are compared once with the model's own forward.
     """
 
     vit: Any
     _STEPS = (
         "patch_embed",
         "_pos_embed",
+        "patch_drop",
         "norm_pre",
         "blocks",
         "norm",
@@ -89,7 +90,7 @@ class StagedViT(Staged):
 
     def early(self, x: Tensor) -> Tensor:
         """Return the tokens after the first blocks, (n, N, D)."""
-        state = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(x)))
+        state = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(self.vit.patch_embed(x))))
         for block in self.vit.blocks[: self.blocks]:
             state = block(state)
         return state

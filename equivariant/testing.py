@@ -66,7 +66,7 @@ def equivariance_error(
     An error is infinite where an answer is not a number. Raises InputError if the answer does not fit `output`.
     """
     group = as_group(group)
-    input = input or (model.input if isinstance(model, OrbitWrapper) else Images())
+    input = input or input_action(model)
     output = output or (model.output if isinstance(model, OrbitWrapper) else Trivial())
     input.check(group, x)
     if float64:
@@ -148,7 +148,7 @@ def orbit_answers(
     `images` is a batch (B, C, H, W), or an iterable of batches, of N images in all. The model returns class
     scores (B, K) and is called in evaluation mode, one element at a time.
     """
-    group, action = as_group(group), input or Images()
+    group, action = as_group(group), input or input_action(model)
     columns = []
     with evaluating(model):
         for batch in [images] if isinstance(images, Tensor) else images:
@@ -186,6 +186,11 @@ def orbit_flip_rate(answers: Tensor, labels: Tensor, identity: int = 0) -> float
 
 
 # Tools ---------------------------------------------------------------------------------------------------
+
+
+def input_action(model: Model) -> Action:
+    """Return how a group acts on a model's input: as a wrapper declares, else as on images."""
+    return model.input if isinstance(model, OrbitWrapper) else Images()
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class TuningResult:
         if evaluations:
             axes = next(panels)
             for i, (name, found) in enumerate(evaluations):
-                axes.bar([0 + 0.4 * i, 1.5 + 0.4 * i], [found.upright, found.turned], 0.38, label=name)
+                axes.bar([0.4 * i, 1.5 + 0.4 * i], [found.upright, found.turned], 0.38, label=name)
             axes.set(xticks=[0.2, 1.7], xticklabels=["upright", "turned"], ylabel="test accuracy", ylim=(0, 1))
             axes.legend(frameon=False)
         if weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Run:
     def _stale(self) -> int:
         """Return how many records ago this stage was at its best."""
         records = [record for record in self.history if record.stage == self.stage]
-        scores = [(record.validation_accuracy, -record.validation_loss) for record in records]
+        scores = [(r.validation_accuracy, -r.validation_loss if isfinite(r.validation_loss) else -inf) for r in records]
         return len(scores) - 1 - scores.index(max(scores))
 
     def _state(self) -> dict[str, Tensor]:

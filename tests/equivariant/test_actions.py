@@ -7,12 +7,14 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
 from equivariant.coordinates import Boxes, Keypoints
 from equivariant.errors import InputError
-from equivariant.groups import FiniteGroup, as_group
+from equivariant.groups import FiniteGroup, as_group, from_generators
 from equivariant.motions import Motion
 
 EXACT = [
@@ -140,9 +142,12 @@ def test_interpolated_turns_are_close_to_an_action_and_a_circle_helps() -> None:
 
 def test_interpolation_never_makes_new_labels() -> None:
     mask = random(1, 9, 9).mul(4).to(torch.int64)
-    turned = act("C8", "r45", mask, Masks())
-    assert turned.dtype == torch.int64
-    assert set(turned.unique().tolist()) <= set(mask.unique().tolist()) | {0}
+    mask[mask != 0] *= 100
+    for action in (Masks(), Maps()):
+        turned = act("C8", "r45", mask, action)
+        assert turned.dtype == torch.int64
+        assert set(turned.unique().tolist()) <= set(mask.unique().tolist()) | {0}
+    assert set(act("C8", "r45", mask.float(), Masks()).unique().tolist()) <= set(mask.unique().tolist()) | {0}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -207,3 +212,25 @@ def test_an_action_of_your_own_for_a_group_of_your_own() -> None:
 def test_motion_names_are_unique_in_large_groups() -> None:
     motions = [Motion(Fraction(k, 360), mirror) for mirror in (False, True) for k in range(360)]
     assert len({motion.name for motion in motions}) == 720
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Motion,
+            st.sampled_from([Fraction(k, 4) for k in range(4)]),
+            st.booleans(),
+            st.permutations(range(3)).map(tuple),
+        ),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_whatever_motions_generate_is_a_group_that_acts(motions: list[Motion]) -> None:
+    group = from_generators("generated", motions)
+    x = torch.arange(48).reshape(1, 3, 4, 4)
+    assert 48 % group.order == 0
+    for g in [group.elements.index(motion) for motion in motions]:
+        for h in range(group.order):
+            _assert_equal(act(group, g, act(group, h, x)), act(group, group.product(g, h), x))

@@ -163,6 +163,20 @@ def test_a_plain_model_needs_a_group_and_parts(trained: tuple[nn.Module, nn.Modu
     assert result.after.weights == {}
 
 
+@pytest.mark.parametrize("turn", [True, False])
+def test_a_plain_model_sees_turned_training_images(turn: bool, trained: tuple[nn.Module, nn.Module]) -> None:
+    model, seen = nn.Sequential(*copy.deepcopy(trained)), []
+    model[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]) if module.training else None)
+    recipe = replace(SHORT, stages=(eq.Stage("everything", 10),), turn=turn)
+    eq.tune(model, TRAIN, VALIDATION, recipe, group="C4")
+    upright = {tuple(x.flatten().tolist()) for x in TRAIN[0]}
+    shares = [
+        sum(tuple(x.rot90(k, (1, 2)).flatten().tolist()) in upright for x in torch.cat(seen)) / 320 for k in range(4)
+    ]
+    assert sum(shares) == 1
+    assert shares == [1, 0, 0, 0] if not turn else min(shares) > 0.15
+
+
 # Stopping ------------------------------------------------------------------------------------------------
 
 

@@ -128,9 +128,15 @@ def test_chunks_and_checkpoints_change_nothing(name: str) -> None:
         return answer.detach(), [p.grad for p in model.parameters()]
 
     whole = run()
+    passes: list[int] = []
+    model.first.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
     for wrapper.chunk in (1, 3, 99):
         for wrapper.checkpoint in (False, True):
             torch.testing.assert_close(run(), whole)
+    if name != "canonicaliser":  # its one pass is never in chunks
+        assert sum(passes) % 3 == 0
+        once = sum(passes) // 9
+        assert passes[-2:] == [once, once], "a checkpoint runs the model again in the backward pass"
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -237,3 +243,18 @@ def test_distributed_data_parallel(tmp_path: Any) -> None:
             torch.testing.assert_close([p.grad for p in wrapper.parameters()], expected)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ZOO)
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_on_the_gpu(name: str, architecture: str) -> None:
+    build, side, output = ZOO[architecture]
+    wrapper = WRAPPERS[name](build(), "D4", output=output).double().eval()
+    x = torch.randn(3, 3, side, side).double()
+    with torch.no_grad():
+        here = leaves(output, wrapper(x))
+        there = leaves(output, wrapper.cuda()(x.cuda()))
+    for (_, a), (_, b) in zip(here, there, strict=True):
+        torch.testing.assert_close(b.cpu(), a)
+    assert worst_error(wrapper, "D4", x.cuda(), output) <= TOLERANCE[torch.float64]

@@ -29,6 +29,7 @@ _WHERE = {
     "Finetune": "continual.avalanche_plugin",
     "Joint": "continual.avalanche_plugin",
     "LearnerStrategy": "continual.avalanche_plugin",
+    "strategy_for": "continual.avalanche_plugin",
 }
 
 __all__ = [*_WHERE, "__version__"]

@@ -157,11 +157,30 @@ def test_shrinkage_is_strong_for_few_images_and_weak_for_many() -> None:
     assert off_diagonal(2000) > 0.99
 
 
-def test_shrinkage_agrees_with_scikit_learn() -> None:
-    sklearn = pytest.importorskip("sklearn.covariance")
-    x = features(7, 4)
-    biased = Shrunk(7, x.mean(0), x.T.cov(correction=0))  # theirs divides by n
-    torch.testing.assert_close(biased._covariance(), torch.from_numpy(sklearn.OAS().fit(x.numpy()).covariance_).float())
+def test_shrinkage_is_the_oracle_approximating_one() -> None:
+    """Equation 23 of Chen et al. 2010, by numpy."""
+    x, n, p = features(60, 4).numpy(), 60, WIDTH
+    s = np.cov(x.T)
+    squares, trace = np.trace(s @ s), np.trace(s)
+    rho = ((1 - 2 / p) * squares + trace**2) / ((n + 1 - 2 / p) * (squares - trace**2 / p))
+    assert 0.01 < rho < 0.5
+    shrunk = fit(torch.from_numpy(x), "shrunk")
+    assert isinstance(shrunk, Shrunk)
+    close(shrunk._covariance(), torch.from_numpy((1 - rho) * s + rho * trace / p * np.eye(p)).float())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_floor_is_added_to_every_variance(kind: Kind) -> None:
+    def spread(floor: float) -> Tensor:
+        sampler = fit(features(9, 0), kind, 3).sampler(floor)
+        covariance = torch.zeros(WIDTH, WIDTH)
+        if sampler.factor is not None:
+            covariance += sampler.factor @ sampler.factor.T
+        if sampler.deviation is not None:
+            covariance += sampler.deviation.square().diag()
+        return covariance
+
+    close(spread(2.0) - spread(0.5), 1.5 * torch.eye(WIDTH))
 
 
 @pytest.mark.parametrize("kind", KINDS)

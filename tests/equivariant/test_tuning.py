@@ -306,6 +306,17 @@ def test_a_loss_that_explodes_leaves_the_best_model(wrapper: eq.LambdaEquitune) 
     assert changed(wrapper, before) == set()
 
 
+def test_a_plain_model_whose_loss_explodes_says_so() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    before = state(model)
+    recipe = replace(SHORT, stages=(eq.Stage("everything", 60, 1e39, "sgd"),), validate_every=50)
+    with pytest.raises(
+        eq.InputError, match=r"the loss became \w+ at step \d+ of stage 0 \(everything\): lower its lear"
+    ):
+        eq.tune(model, TRAIN, VALIDATION, recipe, group="C4")
+    assert changed(model, before) == set()
+
+
 # Results -------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +342,14 @@ def test_every_recipe_has_stages() -> None:
 
 
 def test_evaluation_turns_the_same_way_every_time() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    assert eq.evaluate(model, TEST, "D4") == eq.evaluate(model, TEST, "D4", batch_size=7)
-    assert eq.evaluate(model, TEST, "C1").turned == eq.evaluate(model, TEST, "C1").upright
+    """The model reads off which corner is bright, so its turned accuracy is the share of images not moved."""
+    corners = torch.zeros(200, 1, 2, 2)
+    labels = torch.arange(200) % 4
+    corners.flatten(1)[torch.arange(200), labels] = 1
+    data, seeds = (corners, labels), range(5)
+    found = [eq.evaluate(nn.Flatten(), data, "C4", seed=seed) for seed in seeds]
+    assert found == [eq.evaluate(nn.Flatten(), data, "C4", seed=seed, batch_size=7) for seed in seeds]
+    assert {e.upright for e in found} == {1.0}
+    assert len({e.turned for e in found}) > 1
+    assert sum(e.turned for e in found) / 5 == pytest.approx(1 / 4, abs=0.08)
+    assert eq.evaluate(nn.Flatten(), data, "C1").turned == 1

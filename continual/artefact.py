@@ -28,14 +28,18 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
 
     Raises ModelFileError if it cannot be written (folder missing or read-only, disk full).
     """
+    store(path, tensors, {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)})
+
+
+def store(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file with any metadata, as `write` does."""
     path = Path(path)
-    header = {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
-        safetensors.torch.save_file(plain, temporary, metadata=header)
+        safetensors.torch.save_file(plain, temporary, metadata=dict(header))
         with Path(temporary).open("rb+") as file:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -50,6 +54,13 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
             Path(temporary).unlink(missing_ok=True)
 
 
+def fetch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return (tensors, metadata) of any safetensors file; raises OSError or SafetensorError."""
+    with safe_open(path, framework="pt") as file:
+        # Copies: sums over memory that is mapped from a file, and not aligned, may round otherwise.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return (tensors, metadata) of a model file.
 
@@ -59,17 +70,15 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError(f"no model file at {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
-            if int(header["version"]) > VERSION:
-                raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-            values = json.loads(header["equimos"])
-            if missing := KEYS - dict(values).keys():
-                raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
-            return tensors, values
+        tensors, header = fetch(path)
+        if header.get("format") != FORMAT:
+            raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
+        if int(header["version"]) > VERSION:
+            raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
+        values = json.loads(header["equimos"])
+        if missing := KEYS - dict(values).keys():
+            raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
+        return tensors, values
     except ModelFileError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

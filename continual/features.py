@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from continual.data import Label, evaluation_loader
 from continual.errors import LearningError
-from continual.training import Progress
+
+if TYPE_CHECKING:
+    from continual.training import Progress
 
 
 def extract(
@@ -21,6 +23,7 @@ def extract(
     device: torch.device,
     progress: Progress | None = None,
     stage: str = "collecting features",
+    workers: int = 0,
 ) -> tuple[list[Tensor], list[Label]]:
     """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
 
@@ -30,7 +33,7 @@ def extract(
     columns: list[Sequence[Tensor]] = []
     names: list[Label] = []
     with torch.no_grad():
-        for images, labels in evaluation_loader(dataset, batch_size):
+        for images, labels in evaluation_loader(dataset, batch_size, num_workers=workers):
             columns.append(compute(images.to(device), labels))
             names.extend(labels)
             if progress is not None:

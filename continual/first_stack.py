@@ -14,7 +14,6 @@ from torch import Tensor
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
-from continual.features import extract
 from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
 from continual.state import State
@@ -56,14 +55,8 @@ class FirstStackTraining(AdapterTraining[F]):
         def one(images: Tensor, _: Sequence[Any]) -> Sequence[Tensor]:
             return [compute(images)]
 
-        (features,), names = extract(
-            self.data.evaluation,
-            one,
-            batch_size=self.settings.eval_batch_size,
-            device=self.learner.device,
-            progress=progress,
-        )
-        return features, torch.tensor([self.index[name] for name in names], device=self.learner.device)
+        (features,), targets = self.extract(one, progress)
+        return features, targets
 
 
 class FirstStackLearner(IncrementalLearner[F]):

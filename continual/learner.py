@@ -31,7 +31,7 @@ from continual.errors import InputError, LearningError, ModelFileError
 from continual.feature_cache import FeatureCache
 from continual.settings import Settings, make
 from continual.state import Prediction, S, Scores, State
-from continual.training import Progress, Training, run
+from continual.training import Checkpoints, Progress, Training, run
 
 
 class IncrementalLearner(ABC, Generic[S]):
@@ -92,12 +92,24 @@ class IncrementalLearner(ABC, Generic[S]):
         """The classes learned so far, by the user's own names."""
         return self.state.classes
 
-    def learn(self, images: Any, labels: Any = None, *, progress: Progress | None = None, workers: int = 0) -> None:
+    def learn(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        progress: Progress | None = None,
+        workers: int = 0,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         """Learn one experience: any number of classes, also one, with any number of images, also one.
 
         `images` is a folder of class folders, a data set of (image, label) pairs, or a sequence of images
         (paths, PIL, uint8) with `labels`. Classes keep the names given. A class seen before does not train
         the new adapters; its statistics and prototype become those of all its images together.
+
+        With `checkpoints` (a `continual.checkpoints.CheckpointFolder`, say) the training is kept after every
+        epoch, and goes on from there if it was stopped: called again with the same images, `learn` ends with
+        the same bits. They serve this one call.
 
         Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
         in either case, and when interrupted, the learner stays as it was.
@@ -109,7 +121,7 @@ class IncrementalLearner(ABC, Generic[S]):
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
         training = self.begin(data)
-        run(training, progress, workers)
+        run(training, progress, workers, checkpoints)
         self.complete(training, progress)
 
     def complete(self, training: Training[S], progress: Progress | None = None) -> None:
@@ -212,15 +224,13 @@ class IncrementalLearner(ABC, Generic[S]):
         The frozen backbone is referenced by name, local file and SHA-256, or embedded on request. No image
         is stored. Raises ModelFileError if the file cannot be written.
         """
-        tensors, values = self.pack()
-        common = {f.name: getattr(self.state, f.name) for f in fields(State)}
+        tensors, values = self.export()
         header = {
             "method": self.method,
             "settings": self.settings.model_dump(),
             "backbone": self.backbone.describe(),
             "backbone_embedded": embed_backbone,
-            "state": common,
-            "method_state": values,
+            **values,
             "versions": artefact.versions(),
         }
         tensors = artefact.join("state", tensors)
@@ -255,13 +265,25 @@ class IncrementalLearner(ABC, Generic[S]):
         else:
             backbones.check_same_weights(backbone, header["backbone"])
         learner = cls(backbone, device=device, **header["settings"])
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["state"].items()}
-        tensors = {k: v.to(learner.device) for k, v in artefact.part(tensors, "state").items()}
         try:
-            learner.state = learner.unpack(State(**known), tensors, header["method_state"])
+            learner.restore(artefact.part(tensors, "state"), header)
         except (KeyError, IndexError, TypeError) as error:
             raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
         return learner
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the state as tensors and JSON values, for `restore`."""
+        tensors, values = self.pack()
+        return tensors, {"state": {f.name: getattr(self.state, f.name) for f in fields(State)}, "method_state": values}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take the state that `export` gave; raises KeyError, IndexError or TypeError if a part is missing."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["state"].items()}
+        own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.state = self.unpack(State(**known), own, values["method_state"])
+
+    def recall(self, experiences: Sequence[ExperienceData]) -> None:
+        """Hand the images learned so far to a restored learner; methods that keep images take them."""
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of what was learned, by part; the frozen backbone is not counted."""

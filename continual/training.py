@@ -7,9 +7,9 @@ A training owns everything that changes while it runs. The learner's state is re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from continual.adapters import AdapterStack, StackWeights
 from continual.data import ExperienceData, Label, label_indices, training_loader
 from continual.errors import LearningError
+from continual.features import extract
 from continual.losses import masked_cross_entropy
 from continual.seeding import generator
 from continual.settings import AdapterSettings
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 
 #: progress(stage, done, total, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+class Checkpoints(Protocol):
+    """Where a training is kept after every epoch, to go on from there."""
+
+    def latest(self) -> tuple[int, Any] | None:
+        """Return how many epochs are done and what `keep` was given then, or None before the first."""
+
+    def keep(self, epochs: int, snapshot: Any) -> None:
+        """Keep a training after its first `epochs` epochs: nested dicts, lists and tuples of tensors and scalars."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,29 @@ class Training(ABC, Generic[S]):
         self.classes: tuple[Label, ...] = (*self.before.classes, *self.new_classes)
         self.index = {label: i for i, label in enumerate(self.classes)}
         self.epochs = 0
+        self.workers = 0  #: processes that load images
 
     @abstractmethod
     def finish(self, progress: Progress | None = None) -> S:
         """Return the learner's state after this experience; training may go on afterwards as if it were not called."""
+
+    def extract(
+        self, compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]], progress: Progress | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Run `compute(images, labels) -> several (B, D)` over the experience's images as they are.
+
+        Returns each of its results joined, (n, D), and class indices (n,); see `continual.features.extract`.
+        """
+        learner = self.learner
+        found, labels = extract(
+            self.data.evaluation,
+            compute,
+            batch_size=learner.settings.eval_batch_size,
+            device=learner.device,
+            progress=progress,
+            workers=self.workers,
+        )
+        return found, label_indices(labels, self.index).to(learner.device)
 
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""
@@ -126,6 +156,14 @@ class AdapterTraining(Training[S]):
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 
+    def live_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name: the parameters. A method that changes more adds it."""
+        return {
+            f"{number}/{place}": tensor
+            for number, group in enumerate(self.parameter_groups())
+            for place, tensor in enumerate(group["params"])
+        }
+
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return the paper's optimizer: SGD with momentum."""
         return torch.optim.SGD(
@@ -174,8 +212,29 @@ class AdapterTraining(Training[S]):
         return self.head.weight.detach().clone(), self.head.bias.detach().clone()
 
 
-def run(training: Training[Any], progress: Progress | None = None, workers: int = 0) -> None:
+def snapshot(live: Mapping[str, Tensor], *steppers: Any) -> dict[str, Any]:
+    """Return copies of live tensors and of the state of optimizers and schedulers, for `go_back`."""
+    tensors = {name: tensor.detach().clone() for name, tensor in live.items()}
+    return {"tensors": tensors, "steppers": [stepper.state_dict() for stepper in steppers]}
+
+
+def go_back(kept: Mapping[str, Any], live: Mapping[str, Tensor], *steppers: Any) -> None:
+    """Put live tensors, optimizers and schedulers back to where they were."""
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(kept["tensors"][name])
+    for stepper, state in zip(steppers, kept["steppers"], strict=True):
+        stepper.load_state_dict(state)
+
+
+def run(
+    training: Training[Any],
+    progress: Progress | None = None,
+    workers: int = 0,
+    checkpoints: Checkpoints | None = None,
+) -> None:
     """The learner's own training loop; Avalanche's makes the same calls in the same order."""
+    training.workers = workers
     if not isinstance(training, AdapterTraining) or training.epochs == 0:
         return
     settings, learner = training.settings, training.learner
@@ -188,8 +247,12 @@ def run(training: Training[Any], progress: Progress | None = None, workers: int 
     )
     optimizer = training.make_optimizer()
     scheduler = training.make_scheduler(optimizer)
+    done, live = 0, training.live_tensors()
+    if checkpoints is not None and (found := checkpoints.latest()) is not None:
+        done = found[0]
+        go_back(found[1], live, optimizer, scheduler)
     steps = training.epochs * len(loader)
-    for epoch in range(training.epochs):
+    for epoch in range(done, training.epochs):
         sampler.epoch = epoch
         training.start_epoch(epoch)
         for step, (images, labels) in enumerate(loader):
@@ -202,6 +265,8 @@ def run(training: Training[Any], progress: Progress | None = None, workers: int 
             if progress is not None:
                 progress("training", epoch * len(loader) + step + 1, steps, {"loss": float(loss.detach())})
         scheduler.step()
+        if checkpoints is not None:
+            checkpoints.keep(epoch + 1, snapshot(live, optimizer, scheduler))
 
 
 def _order(label: Label) -> tuple[str, Label]:

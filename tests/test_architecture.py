@@ -34,7 +34,7 @@ SEAMS = {
     "timm": ("continual.backbones", "continual.trunk"),
     "equivariant": ("continual.bench.symmetry", "equivariant"),
     "continual": ("continual",),
-    "safetensors": ("continual.artefact", "continual.backbones", "equivariant.checkpoint"),
+    "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),
     **dict.fromkeys(("rich", "sklearn", "typer"), ("continual.bench.",)),
     "pickle": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.utils.data import ConcatDataset
@@ -9,6 +10,7 @@ from torch.utils.data import ConcatDataset
 from continual.data import ExperienceData
 from continual.errors import InputError
 from continual.methods.finetune import AdapterState, SingleStackLearner
+from continual.state import replace_state
 from continual.training import AdapterTraining, Progress, new_stack
 
 
@@ -53,3 +55,7 @@ class JointLearner(SingleStackLearner):
         if self.state.updates and not (isinstance(self.state, JointState) and self.state.seen):
             raise InputError("a joint learner read from a file cannot learn on: its images are not in the file")
         return JointTraining(self, data)
+
+    def recall(self, experiences: Sequence[ExperienceData]) -> None:
+        state = self.state
+        self.state = replace_state(state, JointState, stack=state.stack, head=state.head, seen=tuple(experiences))

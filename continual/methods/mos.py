@@ -23,7 +23,7 @@ from continual.alignment import align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData, Label
 from continual.feature_cache import FeatureCache
-from continual.features import extract, updated_means
+from continual.features import updated_means
 from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
 from continual.merging import consolidate_mean, effective_alpha, mean, merge_
@@ -156,14 +156,8 @@ class MOSTraining(AdapterTraining[MOSState]):
                 return first, first
             return learner.features(images, per_image(every_stack, chosen, settings.adapter_scale)), first
 
-        (own, first), labels = extract(
-            self.data.evaluation,
-            compute,
-            batch_size=settings.eval_batch_size,
-            device=learner.device,
-            progress=progress,
-        )
-        return own, first, torch.tensor([self.index[label] for label in labels], device=learner.device)
+        (own, first), targets = self.extract(compute, progress)
+        return own, first, targets
 
     def _aligned(self, statistics: Sequence[ClassStatistics]) -> tuple[Tensor, Tensor]:
         if self.before.updates == 0 or self.settings.alignment_epochs == 0:

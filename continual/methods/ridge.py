@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from continual import artefact
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
-from continual.features import extract
 from continual.learner import IncrementalLearner
 from continual.ridge import Readout, Sums, choose_strength, solve
 from continual.seeding import generator
@@ -33,14 +31,7 @@ class RidgeUpdate(Training[RidgeState]):
 
     def finish(self, progress: Progress | None = None) -> RidgeState:
         learner, before = self.learner, self.before.sums
-        (features,), names = extract(
-            self.data.evaluation,
-            lambda images, _: [learner.features(images)],
-            batch_size=learner.settings.eval_batch_size,
-            device=learner.device,
-            progress=progress,
-        )
-        labels = torch.tensor([self.index[name] for name in names], device=learner.device)
+        (features,), labels = self.extract(lambda images, _: [learner.features(images)], progress)
         draw = generator(learner.settings.seed, "ridge", self.before.updates)
         classes = len(self.classes)
         strength = choose_strength(before, features, labels, classes, standardise=True, generator=draw)

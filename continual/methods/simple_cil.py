@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
-from continual.features import extract, updated_means
+from continual.features import updated_means
 from continual.learner import IncrementalLearner
 from continual.retrieval import cosine_scores
 from continual.state import Scores, State, replace_state
@@ -31,14 +30,7 @@ class PrototypeUpdate(Training[PrototypeState]):
 
     def finish(self, progress: Progress | None = None) -> PrototypeState:
         learner, before = self.learner, self.before
-        (features,), labels = extract(
-            self.data.evaluation,
-            lambda images, _: [learner.features(images)],
-            batch_size=learner.settings.eval_batch_size,
-            device=learner.device,
-            progress=progress,
-        )
-        targets = torch.tensor([self.index[label] for label in labels], device=learner.device)
+        (features,), targets = self.extract(lambda images, _: [learner.features(images)], progress)
         prototypes, counts = updated_means(before.prototypes, before.counts, features, targets, len(self.classes))
         return PrototypeState(**self.progress_counts(), prototypes=prototypes, counts=counts)
 

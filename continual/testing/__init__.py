@@ -33,6 +33,7 @@ from continual.testing.laws import (
     small_and_unbalanced_experiences_work,
 )
 from continual.testing.refusals import bad_input_is_refused, failure_changes_nothing
+from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 
 Law = Callable[[Case], None]
 
@@ -49,6 +50,7 @@ LAWS: tuple[Law, ...] = (
     loader_workers_do_not_matter,
     bfloat16_works,
     loading_restores_everything,
+    stopping_after_any_epoch_changes_nothing,
     memory_grows_by_classes_and_experiences_alone,
     classes_keep_their_names,
     small_and_unbalanced_experiences_work,

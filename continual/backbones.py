@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,16 +89,16 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
     if weights is None:
         if name is None:
             raise BackboneError("name a backbone, e.g. 'vit_base_patch16_224.augreg_in21k', or give weights=FILE")
-        vit = _from_hub(name, options)
+        vit = from_hub(name, options)
     else:
         path = Path(weights)
-        state, metadata = _read(path)
+        state, metadata = read_weights(path)
         name = name or metadata.pop("timm", None)
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
         options = {**{k: v for k, v in metadata.items() if k not in ("timm", "format")}, **options}
         vit = create(name, options)
-        _fill(vit, state, path, name)
+        fill(vit, state, path, name)
     return assemble(vit, name, options, weights_file=str(Path(weights).resolve()) if weights else None, **changes)
 
 
@@ -141,7 +141,7 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
     elif description["weights_file"] is not None:
         return _checked(load_backbone(name, weights=description["weights_file"], **model_args), description)
     else:
-        vit, source = _from_hub(name, model_args), None
+        vit, source = from_hub(name, model_args), None
     return _checked(assemble(vit, name, model_args, weights_file=source), description)
 
 
@@ -162,18 +162,22 @@ def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> No
 
 
 def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """Make a timm model with random weights and no head; raises BackboneError for a wrong name or argument."""
+    """Make a timm model with random weights, and no head unless `num_classes` is among its arguments.
+
+    Raises BackboneError for a wrong name or argument.
+    """
     architecture = name.split(".")[0]
     if not is_model(architecture):
         raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models('*vit*'))}")
     try:
-        vit = timm.create_model(name, pretrained=False, num_classes=0, **model_args)
+        vit = timm.create_model(name, pretrained=False, **{"num_classes": 0, **model_args})
     except (TypeError, RuntimeError, ValueError, AssertionError) as error:
         raise BackboneError(f"timm cannot make {name!r} with {dict(model_args)}: {error}") from error
     return vit.float()
 
 
-def _from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """Make a timm model as `create` does, with the hub's weights of its tag; raises BackboneError if it cannot."""
     architecture, _, tag = name.partition(".")
     tags = timm.list_pretrained(f"{architecture}.*") if is_model(architecture) else []
     if is_model(architecture) and name not in tags:
@@ -182,7 +186,7 @@ def _from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
         raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
     create(name, model_args)  # wrong names and arguments fail here, before any download
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0, **model_args).float()
+        return timm.create_model(name, pretrained=True, **{"num_classes": 0, **model_args}).float()
     except Exception as error:  # every hub, proxy and cache has exceptions of its own
         repository = get_pretrained_cfg_value(name, "hf_hub_id") or "the hub"
         raise BackboneError(
@@ -191,7 +195,7 @@ def _from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
     """Return (state, metadata) of a local weights file; the state of a JAX-layout npz is left to timm."""
     if not path.is_file():
         raise BackboneError(f"no weights file at {path}")
@@ -223,13 +227,22 @@ def _plain(text: str) -> Any:
         return text
 
 
-def _fill(vit: Any, state: dict[str, Tensor] | None, path: Path, name: str) -> None:
-    """Load a local state into the model: everything but a classification head must fit."""
+def fill(
+    vit: Any,
+    state: dict[str, Tensor] | None,
+    path: Path,
+    name: str,
+    convert: Callable[..., Mapping[str, Tensor]] = checkpoint_filter_fn,
+) -> None:
+    """Load a local state into a model: everything but a classification head must fit, or BackboneError is raised.
+
+    `convert(state, model)` knows the layouts in which such states are found.
+    """
     try:
         if state is None:
             vit.load_pretrained(str(path))
             return
-        state = {k: v.float() for k, v in checkpoint_filter_fn(state, vit).items()}
+        state = {k: v.float() if v.is_floating_point() else v for k, v in convert(state, vit).items()}
     except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError) as error:
         raise BackboneError(f"{path} does not fit {name!r}: {type(error).__name__} {error}") from error
     own = vit.state_dict()

@@ -99,11 +99,11 @@ def _layer_errors(
     names: Sequence[str] | None,
     actions: Mapping[str, Action],
 ) -> dict[str, float]:
-    names = _default_layers(model) if names is None else names
+    names = default_layers(model) if names is None else names
     modules = dict(model.named_modules())
     unknown = [name for name in names if name not in modules]
     if unknown:
-        raise InputError(f"the model has no layer {unknown[0]!r}: its children are {', '.join(_default_layers(model))}")
+        raise InputError(f"the model has no layer {unknown[0]!r}: its children are {', '.join(default_layers(model))}")
     watched = {name: modules[name] for name in names}
     upright = _outputs(model, watched, x)
     errors: dict[str, float] = {}
@@ -138,7 +138,8 @@ def _outputs(model: nn.Module, modules: Mapping[str, nn.Module], x: Tensor) -> d
     return seen
 
 
-def _default_layers(model: nn.Module) -> list[str]:
+def default_layers(model: nn.Module) -> list[str]:
+    """Return the names of a model's children, and before each that is a list those of its members."""
     names = []
     for name, child in model.named_children():
         members = [f"{name}.{member}" for member, _ in child.named_children()]

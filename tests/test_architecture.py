@@ -31,8 +31,9 @@ FLOORS = {
 #: Where a library may be imported; those that are not named, such as torch, may be everywhere.
 SEAMS = {
     "avalanche": ("continual.avalanche_", "continual.bench."),
-    "timm": ("continual.backbones", "continual.trunk"),
-    "equivariant": ("continual.bench.symmetry", "equivariant"),
+    "timm": ("continual.backbones", "continual.trunk", "continual.bench.equivariance_models"),
+    "open_clip": ("continual.bench.clip",),
+    "equivariant": ("continual.bench.symmetry", "continual.bench.equivariance_", "equivariant"),
     "continual": ("continual",),
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),

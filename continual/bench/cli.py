@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
+from continual.bench import equivariance_cli
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
@@ -57,6 +58,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(equivariance_cli.app, name="equivariance", cls=Commands)
 
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Weights = Annotated[

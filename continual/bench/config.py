@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from continual.bench.documents import Strict, read, refusal
 from continual.errors import InputError, nearest
 from continual.methods import method
 from continual.settings import Settings, make
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where the images come from."""
 
     source: Literal["digits", "cifar10", "cifar100", "folder"] = Field(
@@ -35,7 +31,7 @@ class DataConfig(_Strict):
         return self
 
 
-class StreamConfig(_Strict):
+class StreamConfig(Strict):
     """How the classes are split into experiences; the class order is the permutation of the run's seed."""
 
     classes: int | list[int] = Field(description="classes an experience, one number or one each")
@@ -43,7 +39,7 @@ class StreamConfig(_Strict):
     per_class: int | None = Field(None, ge=1, description="use only so many training images a class")
 
 
-class PretrainConfig(_Strict):
+class PretrainConfig(Strict):
     """Train the whole backbone on the first experience, for people without pretrained weights."""
 
     epochs: int = Field(30, ge=1)
@@ -52,7 +48,7 @@ class PretrainConfig(_Strict):
     turns: bool = Field(True, description="tell each class's quarter turns apart as well, for richer features")
 
 
-class BackboneConfig(_Strict):
+class BackboneConfig(Strict):
     """Which frozen ViT."""
 
     name: str | None = Field(None, description="timm's name with the weights' tag; may be in the weights file")
@@ -62,7 +58,7 @@ class BackboneConfig(_Strict):
     pretrain: PretrainConfig | None = None
 
 
-class MethodConfig(_Strict):
+class MethodConfig(Strict):
     """One row of the results: a method, its settings, and other ways to evaluate the same training."""
 
     method: str
@@ -83,7 +79,7 @@ class MethodConfig(_Strict):
         return make(method(self.method).settings_type, self.preset, **{**self.settings, **changes})
 
 
-class RunConfig(_Strict):
+class RunConfig(Strict):
     """Everything that decides a run's results."""
 
     title: str
@@ -99,65 +95,24 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a config; `overrides` are `dotted.key=value` with values written as in TOML.
 
     A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method`
-    (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. Relative paths
-    are looked up beside the config. Raises InputError that names every problem.
+    (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. A relative path
+    is looked up beside the config, that of an override in the working folder. Raises InputError that names
+    every problem.
     """
     path = Path(path)
+    values = read(path, overrides, ("data.train", "data.test", "data.root", "backbone.weights"))
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no config at {path}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder: name a TOML file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} is not readable TOML: {error}") from None
-    for override in overrides:
-        _apply(values, override)
-    try:
-        return RunConfig(**_resolved(values, path.parent))
+        return RunConfig(**_resolved(values))
     except ValidationError as error:
-        raise InputError(f"{path}: " + "; ".join(_explain(error))) from None
+        raise refusal(path, error, RunConfig) from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key, creating tables on the way."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise InputError(f"{override!r} is not of the form key=value, e.g. stream.per_class=20")
-    parts = _key_parts(key.strip())
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise InputError(f"{override!r}: {part!r} is a value, not a table")
-    values[parts[-1]] = value
-
-
-def _key_parts(key: str) -> list[str]:
-    try:
-        table = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
-        raise InputError(f"{key!r} is not a key; write it as in TOML, e.g. methods.mos.epochs") from None
-    parts = []
-    while isinstance(table, dict):
-        (part, table) = next(iter(table.items()))
-        parts.append(part)
-    return parts
-
-
-def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Spread shared settings over the methods and make paths absolute."""
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """Spread shared settings over the methods."""
     values = dict(values)
     shared, found = values.pop("settings", {}), values.get("methods")
     if isinstance(found, dict) and isinstance(shared, dict):
         values["methods"] = _methods(found, shared)
-    for table, keys in (("data", ("train", "test", "root")), ("backbone", ("weights",))):
-        if isinstance(values.get(table), dict):
-            paths = {k: str(folder / values[table][k]) for k in keys if isinstance(values[table].get(k), str)}
-            values[table] = {**values[table], **paths}
     return values
 
 
@@ -177,23 +132,3 @@ def _methods(found: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
         fields = {k for table in resolved.values() for k in method(table["method"]).settings_type.model_fields}
         raise InputError("; ".join(f"unknown key 'settings.{k}': {nearest(k, fields)}" for k in unused))
     return resolved
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            model: Any = RunConfig
-            for part in problem["loc"][:-1]:
-                annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-                model = next((m for m in _models(annotation)), MethodConfig if model is RunConfig else model)
-            lines.append(f"unknown key {place!r}: {nearest(str(problem['loc'][-1]), model.model_fields)}")
-        else:
-            lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}")
-    return lines
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]

@@ -1,0 +1,94 @@
+"""Strict TOML documents: read, changed from the command line, and refused with every problem at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from continual.errors import InputError, nearest
+
+
+class Strict(BaseModel):
+    """A table of a document: every key is known, and nothing changes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read(path: Path, overrides: Iterable[str] = (), places: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a document's values; `overrides` are `dotted.key=value` with values written as in TOML.
+
+    `places` are the keys, `table.key`, of files and folders: a relative one is looked up beside the document
+    if it stands there, and in the working folder if an override says it. Raises InputError if there is no such
+    file, or if it or an override is not readable.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no config at {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder: name a TOML file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} is not readable TOML: {error}") from None
+    for place in places:
+        table, _, key = place.partition(".")
+        if isinstance(values.get(table), dict) and isinstance(values[table].get(key), str):
+            values[table][key] = str(path.parent / values[table][key])
+    for override in overrides:
+        _apply(values, override)
+    return values
+
+
+def refusal(path: Path, error: ValidationError, model: type[BaseModel]) -> InputError:
+    """Return the error for a document that is no `model`: every problem, and the nearest name of an unknown key."""
+    return InputError(f"{path}: " + "; ".join(_explain(problem, model) for problem in error.errors()))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key, creating tables on the way."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"{override!r} is not of the form key=value, e.g. stream.per_class=20")
+    parts = _key_parts(key.strip())
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise InputError(f"{override!r}: {part!r} is a value, not a table")
+    values[parts[-1]] = value
+
+
+def _key_parts(key: str) -> list[str]:
+    try:
+        table = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        raise InputError(f"{key!r} is not a key; write it as in TOML, e.g. methods.mos.epochs") from None
+    parts = []
+    while isinstance(table, dict):
+        (part, table) = next(iter(table.items()))
+        parts.append(part)
+    return parts
+
+
+def _explain(problem: Any, model: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+    for part in problem["loc"][:-1]:
+        fields = getattr(model, "model_fields", {})
+        # Below a table with names of the user's, such as `methods`, every name leads to the same model.
+        model = _model_in(fields[part].annotation) if part in fields else model
+    return f"unknown key {place!r}: {nearest(str(problem['loc'][-1]), model.model_fields)}"
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the model an annotation such as `Model | None`, `list[Model]` or `dict[str, Model]` speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)

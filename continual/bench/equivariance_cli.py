@@ -1,0 +1,90 @@
+"""The sub-command `equimos equivariance`: its options alone; the work is loaded when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Check, tune and evaluate models on turned and mirrored images.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="timm's full tag, torchvision/NAME.WEIGHTS, clip/NAME.WEIGHTS, or a .safetensors file: weights that "
+        "name their model, a model of `equimos learn`, or of `equivariance tune`.",
+    ),
+]
+Group = Annotated[
+    str | None, typer.Option("--group", "-g", help="C4, D4, mirror_h, C8, ...", show_default="the file's, or C4")
+]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Local weights for the model.")]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the input, for networks that take any.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
+
+
+@app.callback(invoke_without_command=True)
+def start(context: typer.Context) -> None:
+    """Show the help where no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def check(
+    model: Model,
+    group: Group = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", "-i", metavar="DIR", help="Real images; random input without.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="How many images.")] = 8,
+    wrapper: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,KEY=VALUE...]",
+            help="plain, equitune, lambda, equizero, canonicaliser, max, pruned; e.g. equizero,proxy=similarity.",
+            show_default="plain",
+        ),
+    ] = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    size: Size = None,
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in double precision.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a report here: by element, layer and image size.")
+    ] = None,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Say whether a model's answer ignores the motions of a group, element by element.
+
+    Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
+    """
+    from continual.bench import equivariance_check
+
+    good = equivariance_check.check(
+        model,
+        group,
+        images,
+        weights=weights,
+        model_args=model_arg or (),
+        size=size,
+        wrapper=wrapper,
+        number=number,
+        float64=float64,
+        report=report,
+        json_file=json,
+        device=device,
+    )
+    if not good:
+        raise typer.Exit(1)

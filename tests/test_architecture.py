@@ -19,7 +19,8 @@ PACKAGES = ("continual", "equivariant")
 #: Which floor a module of `continual` lives on; imports go to the same floor or below. What is not named
 #: here stands around the learner, on floor 2, where no circles are allowed.
 FLOORS = {
-    **dict.fromkeys(("adapters", "class_statistics", "errors", "losses", "merging", "retrieval", "transfer"), 0),
+    **dict.fromkeys(("adapters", "class_statistics", "errors", "losses", "merging", "retrieval"), 0),
+    **dict.fromkeys(("calibration", "confusion", "flips", "transfer"), 0),
     **dict.fromkeys(("backbones", "data", "preprocessing", "seeding", "settings", "state", "trunk"), 1),
     "methods": 3,
     "testing": 3,

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from continual import transfer
 from continual.backbones import Backbone
-from continual.bench.streams import Stream
+from continual.bench.streams import Experience, Stream
+from continual.calibration import expected_calibration_error, reliability_table
+from continual.confusion import confusion, share_right
+from continual.flips import flips
 from continual.learner import Prediction
+
+#: series -> field of `continual.flips.Flips`, what is compared between consecutive models
+FLIPS = {
+    "negative_flips": "negative",
+    "positive_flips": "positive",
+    "inconsistency": "inconsistency",
+    "backward_trust": "backward_trust",
+    "relative_negative_flips": "relative_negative",
+}
 
 
 @dataclass
 class Cell:
     """A method's measurements on a stream with one seed; plain JSON values, one entry an experience.
 
-    `accuracy[i][j]` is the accuracy on experience j's test images after learning i, for j <= i.
-    `first_stack` and `stack` are the shares of images (of all experiences so far) whose right stack was
-    chosen by stage one and after refinement; `refinements` the mean number of changes. Times in seconds,
-    memory in bytes.
+    The lists that may lack entries are those of methods without stacks. Shares are of test images, of all
+    experiences so far where nothing else is said; times in seconds, memory in bytes.
     """
 
     label: str
@@ -29,14 +39,30 @@ class Cell:
     seed: int
     settings: dict[str, Any]
     backbone: str  #: SHA-256 of its weights
-    test_counts: list[int]
+    test_counts: list[int]  #: test images of each experience
+    class_counts: list[int]  #: classes of each experience
     accuracy: list[list[float]] = field(default_factory=list)
-    first_stack: list[float] = field(default_factory=list)
-    stack: list[float] = field(default_factory=list)
+    """`accuracy[i][j]` on experience j's images after learning i; j > i only where that was measured"""
+    first_confusion: list[list[list[int]]] = field(default_factory=list)
+    """images by right stack (row) and stage one's choice (column)"""
+    confusion: list[list[list[int]]] = field(default_factory=list)
+    """images by right stack (row) and the choice after refinement (column)"""
     refinements: list[float] = field(default_factory=list)
+    """mean number of changes of an image's stack"""
+    reliability: list[list[list[float]]] = field(default_factory=list)
+    """bins of confidence: images, sum of confidence, images answered right; see `continual.calibration`"""
+    flips: list[dict[str, float | None] | None] = field(default_factory=list)
+    """against the model before, on the experiences it had learned; None for the first. See `continual.flips`"""
+    answers: list[list[int]] = field(default_factory=list)
+    """the newest model's answers, experience by experience, as positions in the class order"""
     learning_seconds: list[float] = field(default_factory=list)
     evaluation_seconds: list[float] = field(default_factory=list)
+    """of all images so far; what is frozen is remembered from one evaluation to the next"""
+    inference_seconds: list[float | None] = field(default_factory=list)
+    """an image, with nothing remembered"""
     memory: list[int] = field(default_factory=list)
+    parameters: list[int | None] = field(default_factory=list)
+    """numbers stored, the frozen backbone not counted"""
 
     @classmethod
     def empty(
@@ -44,7 +70,13 @@ class Cell:
     ) -> Cell:
         """Return a cell with nothing measured yet."""
         counts = [len(e.test_labels) for e in stream.experiences]
-        return cls(label, method, seed, settings, backbone.sha256, counts)
+        classes = [len(e.classes) for e in stream.experiences]
+        return cls(label, method, seed, settings, backbone.sha256, counts, classes)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole stream has been learned."""
+        return len(self.accuracy) == len(self.test_counts)
 
     def add(
         self,
@@ -52,71 +84,150 @@ class Cell:
         stream: Stream,
         learning_seconds: float,
         evaluation_seconds: float,
-        memory: dict[str, int],
+        memory: Mapping[str, int],
+        *,
+        inference_seconds: float | None = None,
+        parameters: int | None = None,
     ) -> None:
-        """Record the predictions on each experience's test images after one more was learned."""
-        pairs = list(zip(predictions, stream.experiences, strict=False))
-        self.accuracy.append([_share(p.labels, e.test_labels) for p, e in pairs])
+        """Record the predictions on each experience's test images after one more was learned.
+
+        Predictions on experiences that are yet to be learned may follow; they count for forward transfer only.
+        """
+        position = {label: i for i, label in enumerate(stream.class_order)}
+        truth = [np.array([position[label] for label in e.test_labels]) for e in stream.experiences]
+        answers = [np.array([position[label] for label in p.labels]) for p in predictions]
+        self.accuracy.append([float((a == y).mean()) for a, y in zip(answers, truth, strict=False)])
+        known = len(self.accuracy)
+        predictions, answers = predictions[:known], answers[:known]
+        right = np.concatenate(truth[:known])
+        confidence = np.concatenate([p.scores.amax(-1).numpy() for p in predictions])
+        self.reliability.append(reliability_table(confidence, np.concatenate(answers) == right).tolist())
         if predictions[0].stack is not None:
-            right = np.concatenate([np.full(len(e.test_labels), j) for j, (_, e) in enumerate(pairs)])
-            self.first_stack.append(float((_joined(predictions, "first_stack") == right).mean()))
-            self.stack.append(float((_joined(predictions, "stack") == right).mean()))
+            stacks = _stack_of_class(stream.experiences[:known], position)
+            size, of_image = int(stacks.max()) + 1, stacks[right]
+            self.first_confusion.append(confusion(of_image, _joined(predictions, "first_stack"), size).tolist())
+            self.confusion.append(confusion(of_image, _joined(predictions, "stack"), size).tolist())
             self.refinements.append(float(_joined(predictions, "refinements").mean()))
+        before = [np.array(old) for old in self.answers]
+        self.flips.append(
+            asdict(flips(*[np.concatenate(x[: len(before)]) for x in (before, answers, truth)])) if before else None
+        )
+        self.answers = [a.tolist() for a in answers]
         self.learning_seconds.append(learning_seconds)
         self.evaluation_seconds.append(evaluation_seconds)
+        self.inference_seconds.append(inference_seconds)
         self.memory.append(sum(memory.values()))
+        self.parameters.append(parameters)
 
     def matrix(self) -> transfer.Matrix:
-        """Return the accuracy matrix (T, T), nan above the diagonal."""
+        """Return the accuracy matrix (T, T), nan where nothing was measured."""
         size = len(self.accuracy)
-        return np.array([row + [np.nan] * (size - len(row)) for row in self.accuracy])
+        return np.array([(row + [np.nan] * size)[:size] for row in self.accuracy])
 
     def seen_accuracy(self) -> list[float]:
         """Return the accuracy on all classes seen after each experience."""
-        size = len(self.accuracy)
-        return transfer.seen_accuracy(self.matrix(), self.test_counts[:size]).tolist()
+        return transfer.seen_accuracy(self.matrix(), self._counts).tolist()
 
-    def figures(self) -> dict[str, float]:
-        """Return the cell's figures for the table: shares, seconds, mebibytes; nan where not measured."""
-        seen, matrix = self.seen_accuracy(), self.matrix()
+    @property
+    def first_stack(self) -> list[float | None]:
+        """The share of images whose right stack is stage one's choice; no entries without stacks."""
+        return [share_right(table) for table in self.first_confusion]
+
+    @property
+    def stack(self) -> list[float | None]:
+        """The share of images whose right stack is the choice after refinement; no entries without stacks."""
+        return [share_right(table) for table in self.confusion]
+
+    def series(self) -> dict[str, list[float | None]]:
+        """Return what was measured after each experience, lists of T; None where there is no such figure."""
+        matrix, size = self.matrix(), len(self.accuracy)
+        absent: list[Any] = [None] * size
         return {
-            "average": float(np.mean(seen)),
-            "final": seen[-1],
-            "forgetting": transfer.forgetting(matrix),
-            "first_stack": self.first_stack[-1] if self.first_stack else np.nan,
-            "stack": self.stack[-1] if self.stack else np.nan,
+            "seen_accuracy": [*self.seen_accuracy()],
+            "new_accuracy": [*transfer.new_accuracy(matrix)],
+            "old_accuracy": transfer.old_accuracy(matrix, self._counts),
+            "forgetting": [transfer.forgetting(matrix[:n, :n]) for n in range(1, size + 1)],
+            **{name: [None if f is None else f[key] for f in self.flips] for name, key in FLIPS.items()},
+            "right_stack_at_first": self.first_stack or absent,
+            "right_stack": self.stack or absent,
+            "refinements": [*self.refinements] or absent,
+            "calibration_error": [expected_calibration_error(table) for table in self.reliability],
+            "learning_seconds": [*self.learning_seconds],
+            "evaluation_seconds": [*self.evaluation_seconds],
+            "inference_seconds": self.inference_seconds,
+            "memory": [*self.memory],
+            "parameters": [*self.parameters],
+        }
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the cell's figures for the table: shares, seconds, bytes; None where there is no such figure.
+
+        Of what is measured after each experience it is the last; of flips, which are between two models, the
+        mean; of times, the sum.
+        """
+        series, matrix = self.series(), self.matrix()
+        of_models = {name: _mean(series[name][1:]) for name in FLIPS}
+        return {
+            "average": float(np.mean(self.seen_accuracy())),
+            "final": series["seen_accuracy"][-1],
+            **{name: values[-1] for name, values in series.items() if name != "seen_accuracy"},
+            "backward_transfer": transfer.backward_transfer(matrix),
+            "forward_transfer": transfer.forward_transfer(matrix),
+            **of_models,
             "learning_seconds": float(np.sum(self.learning_seconds)),
             "evaluation_seconds": float(np.sum(self.evaluation_seconds)),
-            "memory": self.memory[-1] / 2**20,
         }
+
+    @property
+    def _counts(self) -> list[int]:
+        return self.test_counts[: len(self.accuracy)]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results table: mean and standard deviation (n - 1) of each figure over the seeds."""
+    """One line of the results table: mean and standard deviation (n - 1) of each figure over the seeds.
+
+    A mean is None where a seed has no such figure, a deviation also where there is one seed.
+    """
 
     label: str
+    method: str
     seeds: int
-    mean: dict[str, float]
-    deviation: dict[str, float]
+    mean: dict[str, float | None]
+    deviation: dict[str, float | None]
 
 
 def rows(cells: Iterable[Cell]) -> list[Row]:
     """Gather cells of the same label, in the order of their first appearance."""
-    grouped: dict[str, list[dict[str, float]]] = {}
+    grouped: dict[str, list[Cell]] = {}
     for cell in cells:
-        grouped.setdefault(cell.label, []).append(cell.figures())
+        grouped.setdefault(cell.label, []).append(cell)
     out = []
-    for label, figures in grouped.items():
-        values = {key: np.array([f[key] for f in figures]) for key in figures[0]}
-        mean = {key: float(v.mean()) for key, v in values.items()}
-        spread = {key: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for key, v in values.items()}
-        out.append(Row(label, len(figures), mean, spread))
+    for label, alike in grouped.items():
+        figures = [cell.figures() for cell in alike]
+        values = {key: [f[key] for f in figures] for key in figures[0]}
+        mean = {key: _mean(v) for key, v in values.items()}
+        spread = {key: _deviation(v) for key, v in values.items()}
+        out.append(Row(label, alike[0].method, len(alike), mean, spread))
     return out
 
 
-def _share(answers: Sequence[Any], truth: Sequence[Any]) -> float:
-    return float(np.mean([a == b for a, b in zip(answers, truth, strict=True)]))
+def _mean(values: Sequence[float | None]) -> float | None:
+    return float(np.mean(values)) if values and None not in values else None  # type: ignore[arg-type]
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 and None not in values else None  # type: ignore[arg-type]
+
+
+def _stack_of_class(experiences: Sequence[Experience], position: Mapping[Any, int]) -> Any:
+    """Return the stack of each class by its position: an experience that brings a new class brings a stack."""
+    stacks, count = np.full(len(position), -1), 0
+    for experience in experiences:
+        new = [position[label] for label in experience.classes if stacks[position[label]] < 0]
+        stacks[new] = count
+        count += bool(new)
+    return stacks
 
 
 def _joined(predictions: Sequence[Prediction], name: str) -> Any:

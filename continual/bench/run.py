@@ -15,6 +15,7 @@ from continual.artefact import versions
 from continual.backbones import Backbone, load_backbone
 from continual.bench import report
 from continual.bench.config import MethodConfig, RunConfig
+from continual.bench.cost import inference_seconds, numbers_stored
 from continual.bench.pretraining import pretrained_on
 from continual.bench.results import Cell
 from continual.bench.sources import load_data
@@ -92,8 +93,17 @@ def run_cell(
         for name, changes in rows.items():
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
-            predictions = [judged.predict(e.test_images, cache=cache) for e in stream.experiences[: number + 1]]
-            cells[name].add(predictions, stream, learned, time.perf_counter() - started, learner.memory())
+            known = stream.experiences[: number + 1]
+            predictions = [judged.predict(e.test_images, cache=cache) for e in known]
+            seconds = learned, time.perf_counter() - started
+            cells[name].add(
+                predictions,
+                stream,
+                *seconds,
+                judged.memory(),
+                inference_seconds=inference_seconds(judged, known),
+                parameters=numbers_stored(judged),
+            )
         if progress is not None:
             shown = {"accuracy": cells[label].seen_accuracy()[-1]}
             progress(f"{label}, seed {seed}", number + 1, len(stream.experiences), shown)

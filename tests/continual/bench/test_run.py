@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from continual.bench import report
 from continual.bench.config import RunConfig, load_config
 from continual.bench.results import rows
 from continual.bench.run import run_config
+from continual.bench.tables import results_table
 from continual.errors import InputError
 
 CONFIG = """
@@ -114,9 +114,9 @@ def test_rows_are_means_and_deviations_over_seeds(config: RunConfig) -> None:
     averages = [c.figures()["average"] for c in cells]
     assert row.mean["average"] == pytest.approx(np.mean(averages))
     assert row.deviation["average"] == pytest.approx(np.std(averages, ddof=1))
-    headings, lines = report.lines(cells)
-    assert "right stack refined [%]" not in headings
-    assert lines[0][0] == "simple_cil"
+    table = results_table(cells)
+    assert "right stack [%]" not in table.headings
+    assert table.lines[0][0] == "simple_cil"
 
 
 def test_data_that_are_not_there_or_do_not_match(config: RunConfig, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""How far a model's confidence can be believed: the reliability table and the expected calibration error.
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BINS = 15  #: the number the paper, and nearly everyone after it, uses
+
+Table = NDArray[np.float64]
+
+
+def reliability_table(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Table:
+    """Return (bins, 3): of each bin of confidence the images, the sum of confidence, and the images answered right.
+
+    `confidence` (N,) in [0, 1] is the probability of the answer given, `correct` (N,) whether it was right.
+    Bin m holds confidences in (m/bins, (m+1)/bins], the first also 0. Tables of other images add up.
+    Raises ValueError for a confidence outside [0, 1], arrays of other shapes, or no bin.
+
+    >>> reliability_table([0.2, 0.9, 1.0], [False, True, True], bins=2).tolist()
+    [[1.0, 0.2, 0.0], [2.0, 1.9, 2.0]]
+    """
+    p, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if bins < 1 or p.ndim != 1 or p.shape != right.shape:
+        raise ValueError(f"give bins >= 1 and one confidence an answer, got {bins}, {p.shape} and {right.shape}")
+    # Probabilities that were summed in float32 may exceed 1 by their rounding.
+    if not ((p >= 0) & (p <= 1 + 1e-4)).all():
+        raise ValueError("a confidence is a probability, from 0 to 1: apply softmax to logits first")
+    place = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    return np.stack([np.bincount(place, weights=w, minlength=bins) for w in (np.ones_like(p), p, right)], axis=1)
+
+
+def expected_calibration_error(table: ArrayLike) -> float | None:
+    """Return ECE = sum_m |B_m| / N * |acc(B_m) - conf(B_m)| of a reliability table; None without images.
+
+    >>> expected_calibration_error([[1, 0.25, 0], [3, 2.5, 3]])
+    0.1875
+    """
+    count, confidence, right = _columns(table)
+    return float(np.abs(right - confidence).sum() / count.sum()) if count.sum() else None
+
+
+def mean_confidence(table: ArrayLike) -> float | None:
+    """Return the mean confidence of all images in a reliability table; None without images.
+
+    Above the accuracy the model is overconfident, below it underconfident.
+    """
+    count, confidence, _ = _columns(table)
+    return float(confidence.sum() / count.sum()) if count.sum() else None
+
+
+def _columns(table: ArrayLike) -> Table:
+    t = np.asarray(table, dtype=np.float64)
+    if t.ndim != 2 or t.shape[1] != 3:
+        raise ValueError(f"a reliability table is (bins, 3): images, confidence, right; got shape {t.shape}")
+    return t.T

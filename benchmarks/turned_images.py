@@ -2,18 +2,22 @@
 
     python benchmarks/turned_images.py --images DIR --weights FILE --out DIR [--group C4 --group D4]
 
-DIR holds train/ and test/ with one folder a class. The network is frozen; a linear head is fitted to the
-features of upright training images only. λ is trained through the loss on the training images; the
-canonicaliser's and the pruned orbit's small networks are trained to find the upright view. "Turned" is the
-mean over all elements of the group. Every row is the wrapper itself on the images; features of an image that
-was seen before are remembered, which changes no answer.
+DIR holds train/ and test/ with one folder a class. A linear head is fitted to the frozen network's features of
+upright training images only. λ is trained through the loss on four fifths of them, and stopped by the rest; the
+canonicaliser's and the pruned orbit's small networks are trained to find the upright view. "Turned" is the mean
+over all elements of the group. Every row is the wrapper itself on the images; what the network says of an input
+it has seen is remembered, which changes no answer. "Passes" counts passes of the network an image, parts of one
+by their share of its blocks; "time" is that of eight images without the memory, as a ratio to plain.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import statistics
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,37 +49,49 @@ Images = tuple[Tensor, Tensor]  #: inputs (N, 3, H, W) and labels (N,)
 class Remembered(nn.Module):
     """A frozen module that is run once on each input, unless `cache` is None."""
 
-    def __init__(self, module: Callable[[Tensor], Tensor], name: str, cache: FeatureCache) -> None:
+    def __init__(self, module: Callable[[Tensor], Tensor], share: float = 1.0) -> None:
         super().__init__()
-        self.module, self.name = module, name
-        self.cache: FeatureCache | None = cache
-        self.passes = 0  #: inputs asked for
+        self.module, self.share = module, share
+        self.cache: FeatureCache | None = FeatureCache()
+        self.asked = 0  #: inputs asked for
 
     def forward(self, x: Tensor) -> Tensor:
-        self.passes += len(x)
+        self.asked += len(x)
         if self.cache is None:
             return self.module(x)
         with torch.no_grad():
-            return self.cache.features(x, [self.name] * len(x), lambda rows: self._batches(x[rows]))
+            return self.cache.features(x, [None] * len(x), lambda rows: self._batches(x[rows]))
 
     def _batches(self, x: Tensor) -> Tensor:
-        return torch.cat([self.module(part) for part in x.split(64)])
+        return torch.cat([self.module(part) for part in x.split(32)])
 
 
 class RememberedStages(eq.Staged):
-    """A staged ViT whose late part is remembered."""
+    """A staged ViT whose parts are remembered."""
 
-    def __init__(self, staged: eq.StagedViT, cache: FeatureCache) -> None:
+    def __init__(self, staged: eq.StagedViT) -> None:
         super().__init__()
-        self.first, self.second = staged.early, Remembered(staged.late, f"after {staged.blocks}", cache)
+        share = staged.blocks / staged.depth
+        self.first, self.second = Remembered(staged.early, share), Remembered(staged.late, 1 - share)
         self.width = staged.width
 
     def early(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.first(x)
+        return self.first(x)
 
     def late(self, state: Tensor) -> Tensor:
         return self.second(state)
+
+
+class HalfPrecision(nn.Module):
+    """A network run under bfloat16 autocast, to be fine-tuned in a third of the time."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.module(x).float()
 
 
 def network(kind: str, weights: Path, size: int) -> tuple[nn.Module, Preprocessing]:
@@ -114,42 +130,42 @@ def linear_head(features: Tensor, labels: Tensor) -> nn.Linear:
     return head
 
 
-def batches(count: int, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+def find_upright(score: nn.Module, views: Tensor, identity: int, seed: int) -> None:
+    """Train a score to prefer the identity's view; `views` is what it reads of the orbit, (|G|, N, ...)."""
+    target = torch.full((views.shape[1],), identity)
     draw = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        yield from torch.randperm(count, generator=draw).split(size)
-
-
-def fit(parameters: Any, loss: Callable[[Tensor], Tensor], count: int, seed: int, epochs: int, lr: float) -> None:
-    """Minimise `loss(rows)` over random minibatches with AdamW and a cosine."""
-    steps = list(batches(count, 64, epochs, seed))
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
+    steps = [rows for _ in range(20) for rows in torch.randperm(len(target), generator=draw).split(64)]
+    optimizer = torch.optim.AdamW(score.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(steps))
     for rows in steps:
+        part = views[:, rows]
+        scores = score(part.flatten(0, 1)).unflatten(0, part.shape[:2])
         optimizer.zero_grad()
-        loss(rows).backward()
+        F.cross_entropy(scores.mT, target[rows]).backward()
         optimizer.step()
         schedule.step()
 
 
-def find_upright(score: nn.Module, views: Tensor, identity: int, seed: int, lr: float) -> None:
-    """Train a score to prefer the identity's view; `views` is what it reads of the orbit, (|G|, N, ...)."""
-    target = torch.full((views.shape[1],), identity)
+def held_out(train: Images) -> tuple[Images, Images]:
+    """Split training images: every fifth of them validates."""
+    images, labels = train
+    fifth = torch.arange(len(labels)) % 5 == 4
+    return (images[~fifth], labels[~fifth]), (images[fifth], labels[fifth])
 
-    def loss(rows: Tensor) -> Tensor:
-        part = views[:, rows]
-        scores = score(part.flatten(0, 1)).unflatten(0, part.shape[:2])
-        return F.cross_entropy(scores.mT, target[rows])
 
-    fit(score.parameters(), loss, views.shape[1], seed, 20, lr)
+def tuned(model: nn.Module, g: eq.FiniteGroup, train: Images, stage: eq.Stage, every: int, seed: int) -> nn.Module:
+    """Run one stage of training; `every` so many steps the held-out images are scored."""
+    batch = 64 if stage.train == "weights" else 16
+    recipe = eq.Recipe((stage,), batch_size=batch, validate_every=every, seed=seed)
+    eq.tune(model, *held_out(train), recipe, group=g)
+    return model
 
 
 def wrappers(
-    features: Remembered, head: nn.Linear, group: str, train: Images, seed: int, kind: str
+    features: Remembered, head: nn.Linear, g: eq.FiniteGroup, train: Images, seed: int, kind: str, steps: int
 ) -> Iterator[tuple[str, nn.Module, list[Remembered]]]:
-    """Yield (row, model giving class scores, where it asks for features)."""
+    """Yield (row, model giving class scores, where it asks the network); `steps` of fine-tuning, 0 for no such rows."""
     images, labels = train
-    g = eq.as_group(group)
     torch.manual_seed(seed)
     plain = nn.Sequential(features, head)
     yield "plain", plain, [features]
@@ -163,74 +179,89 @@ def wrappers(
     nearest = eq.Equizero(features, g, proxy=eq.Similarity(means))
     yield "equizero, similarity to class means", nn.Sequential(nearest, head), [features]
     learned = eq.LambdaEquitune(features, g, head=head, width=head.in_features)
-    fit(
-        learned.network.parameters(),
-        lambda r: F.cross_entropy(learned(images[r]), labels[r]),
-        len(labels),
-        seed,
-        10,
-        1e-3,
-    )
+    tuned(learned, g, train, eq.Stage("weights", steps=200, learning_rate=1e-3, weight_decay=1e-2), 10, seed)
     yield "λ-equitune, λ only", learned, [features]
     canonical = eq.Canonicaliser(plain, g)
-    find_upright(canonical.score, eq.orbit(g, images), g.identity, seed, 3e-3)
+    find_upright(canonical.score, eq.orbit(g, images), g.identity, seed)
     yield "canonicaliser", canonical, [features]
     if kind == "vit":
-        assert features.cache is not None
-        for blocks in (2, 3, 4):
-            staged = eq.StagedViT(features.module, blocks)
-            score = eq.FeatureScore(staged.width)
-            with torch.no_grad():
-                tokens = torch.cat([staged.early(x).mean(1) for x in eq.orbit(g, images).flatten(0, 1).split(64)])
-            find_upright(score, tokens.unflatten(0, (g.order, -1)), g.identity, seed, 3e-3)
-            for keep in (1, 2):
-                stages = RememberedStages(staged, features.cache)
-                pruned = eq.PrunedOrbit(stages, g, keep=keep, score=score)
-                yield f"pruned orbit, k={blocks}, m={keep}", nn.Sequential(pruned, head), [stages.second]
+        yield from pruned(features.module, head, g, images, seed)
+    if steps:
+        everything = eq.Stage("everything", steps=steps, learning_rate=1e-5)
+        network = HalfPrecision(copy.deepcopy(features.module))
+        model = eq.LambdaEquitune(network, g, head=copy.deepcopy(head), network=copy.deepcopy(learned.network))
+        tuned(model, g, train, everything, max(1, steps // 4), seed)
+        model.model = Remembered(network.module.eval())
+        yield "λ-equitune, fine-tuned", model, [model.model]
+        network = HalfPrecision(copy.deepcopy(features.module))
+        model = nn.Sequential(network, copy.deepcopy(head))
+        tuned(model, g, train, everything, max(1, steps // 4), seed)
+        model[0] = Remembered(network.module.eval())
+        yield "plain, fine-tuned on turned images", model, [model[0]]
 
 
-def fine_tuned(vit: nn.Module, head: nn.Linear, group: str, train: Images, seed: int, epochs: int) -> nn.Module:
-    """Return a copy of the network under λ-equitune, trained whole at a low rate after λ."""
-    images, labels = train
-    model = eq.LambdaEquitune(copy.deepcopy(vit), group, head=copy.deepcopy(head), width=head.in_features)
-    model.requires_grad_(True)
-    loss = lambda rows: F.cross_entropy(model(images[rows]), labels[rows])  # noqa: E731
-    steps = list(batches(len(labels), 16, epochs, seed))
-    optimizer = torch.optim.AdamW(
-        [{"params": model.network.parameters(), "lr": 1e-3}, {"params": model.head.parameters(), "lr": 1e-4},
-         {"params": model.model.parameters(), "lr": 1e-5}]
-    )  # fmt: skip
-    for rows in track(steps, "fine-tuning"):
-        optimizer.zero_grad()
-        loss(rows).backward()
-        optimizer.step()
-    return model.eval()
+def pruned(
+    vit: nn.Module, head: nn.Linear, g: eq.FiniteGroup, images: Tensor, seed: int
+) -> Iterator[tuple[str, nn.Module, list[Remembered]]]:
+    """Yield the pruned orbits: k blocks for all views, the rest for the m best."""
+    for blocks in (2, 3, 4):
+        staged = eq.StagedViT(vit, blocks)
+        score = eq.FeatureScore(staged.width)
+        stages = RememberedStages(staged)
+        with torch.no_grad():
+            tokens = torch.cat([stages.early(x).mean(1) for x in eq.orbit(g, images).flatten(0, 1).split(32)])
+        find_upright(score, tokens.unflatten(0, (g.order, -1)), g.identity, seed)
+        for keep in (1, 2):
+            model = nn.Sequential(eq.PrunedOrbit(stages, g, keep=keep, score=score), head)
+            yield f"pruned orbit, k={blocks}, m={keep}", model, [stages.first, stages.second]
 
 
-def measure(model: nn.Module, group: str, test: Images, asked: list[Remembered]) -> dict[str, float]:
-    """Return accuracy upright and turned, consistency, flip rate, invariance error and backbone passes an image."""
+@contextmanager
+def without_memory(places: list[Remembered]) -> Iterator[None]:
+    """Run the network on every input, as if nothing were remembered."""
+    caches = [place.cache for place in places]
+    for place in places:
+        place.cache = None
+    try:
+        yield
+    finally:
+        for place, cache in zip(places, caches, strict=True):
+            place.cache = cache
+
+
+def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float]:
+    """Return accuracy upright and turned, consistency, flip rate, invariance error and passes an image."""
     images, labels = test
     model.eval()
-    for place in asked:
-        place.passes = 0
-    answers = eq.orbit_answers(model, group, images.split(100))
-    g = eq.as_group(group)
-    passes = sum(place.passes for place in asked) / (g.order * len(labels))
+    for place in places:
+        place.asked = 0
+    answers = eq.orbit_answers(model, g, images.split(100))
+    passes = sum(place.asked * place.share for place in places) / (g.order * len(labels))
     right = (answers == labels).double().mean(1)
-    caches = [place.cache for place in asked]
-    for place in asked:
-        place.cache = None  # remembered features would hide any error
-    error = eq.equivariance_error(model, g, images[:8]).largest
-    for place, cache in zip(asked, caches, strict=True):
-        place.cache = cache
+    with without_memory(places):  # it would hide any error
+        error = eq.equivariance_error(model, g, images[:8]).largest
     return {
         "upright": float(right[g.identity]),
         "turned": float(right.mean()),
         "consistency": eq.orbit_consistency(answers),
         "flips": eq.orbit_flip_rate(answers, labels, g.identity),
         "error": error,
-        "late passes": passes,
+        "passes": passes,
     }
+
+
+def time_ratio(model: nn.Module, plain: nn.Module, images: Tensor, places: list[Remembered], repeats: int = 5) -> float:
+    """Return the median over interleaved pairs of the model's time for `images`, over plain's."""
+
+    def seconds(m: nn.Module) -> float:
+        started = time.perf_counter()
+        with torch.no_grad():
+            m(images)
+        return time.perf_counter() - started
+
+    with without_memory(places):
+        seconds(plain)
+        return statistics.median(seconds(model) / seconds(plain) for _ in range(repeats))
 
 
 def main(
@@ -243,27 +274,31 @@ def main(
     size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 98,
     classes: int = 20,
     per_class: int = 40,
-    fine_tune_epochs: Annotated[int, typer.Option(help="0 leaves the fine-tuned row out.")] = 0,
+    fine_tune_steps: Annotated[int, typer.Option(help="Of 16 images; 0 leaves the fine-tuned rows out.")] = 100,
 ) -> None:
-    """Run the study and write results.json, results.md and upright_turned.png."""
+    """Run the study; write a file a group and seed (never run again), results.md and upright_turned.png."""
     groups, seeds = group or ["C4", "D4"], seed or [1993, 1994, 1995]
+    rows = (14 if kind == "vit" else 8) + (2 if fine_tune_steps else 0)
     found: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in groups}
-    for s in seeds:
-        model, preparation = network(kind, weights, size)
-        train, test = sets(images, s, classes, per_class, preparation)
-        cache = FeatureCache()
-        features = Remembered(model, "features", cache)
-        head = linear_head(features(train[0]), train[1])
-        for name in groups:
-            for row, wrapped, asked in track(
-                wrappers(features, head, name, train, s, kind), f"{name}, seed {s}", total=14 if kind == "vit" else 8
-            ):
-                found[name].setdefault(row, []).append(measure(wrapped, name, test, asked))
-            if fine_tune_epochs:
-                tuned = fine_tuned(model, head, name, train, s, fine_tune_epochs)
-                found[name].setdefault("λ-equitune, fine-tuned", []).append(measure(tuned, name, test, []))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    for s in seeds:
+        missing = [name for name in groups if not (out / f"{name}-{s}.json").exists()]
+        if missing:
+            model, preparation = network(kind, weights, size)
+            train, test = sets(images, s, classes, per_class, preparation)
+            features = Remembered(model)
+            head = linear_head(features(train[0]), train[1])
+            plain = nn.Sequential(features, head)
+        for name in missing:
+            g, figures = eq.as_group(name), {}
+            made = wrappers(features, head, g, train, s, kind, fine_tune_steps)
+            for row, wrapped, places in track(made, f"{name}, seed {s}", total=rows):
+                figures[row] = measure(wrapped, g, test, places)
+                figures[row]["time"] = time_ratio(wrapped, plain, test[0][:8], [features, *places])
+            (out / f"{name}-{s}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        for name in groups:
+            for row, figures in json.loads((out / f"{name}-{s}.json").read_text()).items():
+                found[name].setdefault(row, []).append(figures)
     text = "\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
     (out / "results.md").write_text(text, encoding="utf-8")
     picture(found, out / "upright_turned.png")
@@ -271,11 +306,20 @@ def main(
         Console().print(terminal(name, rows))
 
 
-HEADINGS = ["", "upright [%]", "turned [%]", "same answer over the orbit [%]", "orbit flips [%]", "invariance error"]
+HEADINGS = [
+    "",
+    "upright [%]",
+    "turned [%]",
+    "same answer over the orbit [%]",
+    "orbit flips [%]",
+    "invariance error",
+    "passes",
+    "time",
+]
 
 
 def lines(rows: dict[str, list[dict[str, float]]]) -> list[list[str]]:
-    """Return the table's lines: mean ± standard deviation over seeds; the largest error."""
+    """Return the table's lines: mean ± standard deviation over seeds, the largest error, mean passes, median time."""
     body = []
     for row, runs in rows.items():
         cells = [row]
@@ -283,7 +327,9 @@ def lines(rows: dict[str, list[dict[str, float]]]) -> list[list[str]]:
             values = 100 * np.array([run[key] for run in runs])
             spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.1f}{spread}")
-        body.append([*cells, f"{max(run['error'] for run in runs):.0e}"])
+        cells.append(f"{max(run['error'] for run in runs):.0e}")
+        cells += [f"{np.mean([run['passes'] for run in runs]):.2f}", f"{np.median([run['time'] for run in runs]):.2f}"]
+        body.append(cells)
     return body
 
 

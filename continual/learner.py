@@ -32,6 +32,7 @@ from continual.feature_cache import FeatureCache
 from continual.settings import Settings, make
 from continual.state import Prediction, S, Scores, State
 from continual.training import Checkpoints, Progress, Training, run
+from continual.trunk import Prefix
 
 
 class IncrementalLearner(ABC, Generic[S]):
@@ -200,8 +201,13 @@ class IncrementalLearner(ABC, Generic[S]):
 
     # Features ------------------------------------------------------------------------------------------
 
-    def features(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
-        """Return features (B, D) of prepared images, under the precision of the settings."""
+    def prefix(self, images: Tensor) -> Prefix:
+        """Return what the features of prepared images under any adapters have in common."""
+        with self._autocast():
+            return self.backbone.trunk.prefix(images)
+
+    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
+        """Return features (B, D) of prepared images, or of their prefix, under the precision of the settings."""
         with self._autocast():
             return self.backbone.trunk.features(images, adapters)
 

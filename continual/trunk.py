@@ -9,6 +9,7 @@ not reproduce.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,30 +19,31 @@ from torch import Tensor, nn
 from continual.adapters import Adapters
 from continual.errors import BackboneError
 
-Half = Callable[[Any, Tensor, Any], Tensor]
+Attention = Callable[[Any, Tensor, Any], Tensor]
+MLP = Callable[[Any, Tensor], Tensor]
 
 
 def _gain(gamma: Tensor | None, x: Tensor) -> Tensor:
     return x if gamma is None else gamma * x
 
 
-#: Block class -> (attention half: tokens -> h, MLP half: h -> tokens without adapters)
-_HALVES: dict[type, tuple[Half, Half]] = {
+#: Block class -> (attention half: tokens, rope -> h; MLP half: h -> tokens without adapters)
+_HALVES: dict[type, tuple[Attention, MLP]] = {
     vision_transformer.Block: (
         lambda b, x, _: x + b.ls1(b.attn(b.norm1(x))),
-        lambda b, h, _: h + b.ls2(b.mlp(b.norm2(h))),
+        lambda b, h: h + b.ls2(b.mlp(b.norm2(h))),
     ),
     vision_transformer.ResPostBlock: (
         lambda b, x, _: x + b.norm1(b.attn(x)),
-        lambda b, h, _: h + b.norm2(b.mlp(h)),
+        lambda b, h: h + b.norm2(b.mlp(h)),
     ),
     eva.EvaBlock: (
         lambda b, x, rope: x + _gain(b.gamma_1, b.attn(b.norm1(x), rope=rope)),
-        lambda b, h, _: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
+        lambda b, h: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
     ),
     eva.EvaBlockPostNorm: (
         lambda b, x, rope: x + b.norm1(b.attn(x, rope=rope)),
-        lambda b, h, _: h + b.norm2(b.mlp(h)),
+        lambda b, h: h + b.norm2(b.mlp(h)),
     ),
 }
 
@@ -49,6 +51,18 @@ _SUPPORTED = (
     "models whose blocks are an attention half followed by an MLP half: timm's VisionTransformer family "
     "(vit_*, deit*, *_dinov2, *_reg4, clip and siglip image towers) and Eva family (eva02_*, *_dinov3)"
 )
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What all stacks have in common for a batch: all that is computed before the first adapter."""
+
+    h: Tensor  #: (B, N, D), the tokens after the first block's attention
+    rope: Any  #: rotary positions, the same for all images, or None
+
+    def __getitem__(self, rows: Tensor) -> Prefix:
+        """Return the prefix of some of the images."""
+        return Prefix(self.h[rows], self.rope)
 
 
 class FrozenViT(nn.Module):
@@ -93,25 +107,35 @@ class FrozenViT(nn.Module):
                 f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
             )
 
-    def features(self, images: Tensor, adapters: Adapters | None = None) -> Tensor:
-        """Return the final normed features (B, D) of images (B, 3, H, W), in float32 (or wider).
+    def prefix(self, images: Tensor) -> Prefix:
+        """Run images (B, 3, H, W) as far as the first adapter: embedding, and the first block's attention."""
+        vit = self.vit
+        tokens, rope = vit.patch_embed(images), None
+        if isinstance(vit, eva.Eva):
+            tokens, rope = vit._pos_embed(tokens)
+        else:
+            tokens = vit._pos_embed(tokens)
+        return Prefix(self._attend(0, vit.norm_pre(tokens), rope), rope)
+
+    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
+        """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
 
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
         its attention and its MLP (MOS section 3.1).
         """
         vit = self.vit
-        tokens, ropes = vit.patch_embed(images), None
-        if isinstance(vit, eva.Eva):
-            tokens, ropes = vit._pos_embed(tokens)
-        else:
-            tokens = vit._pos_embed(tokens)
-        tokens = vit.norm_pre(tokens)
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        tokens = prefix.h
         for index, block in enumerate(vit.blocks):
-            rope = ropes[index] if getattr(vit, "rope_mixed", False) and ropes is not None else ropes
-            attend, transform = _HALVES[type(block)]
-            h = attend(block, tokens, rope)
-            tokens = transform(block, h, rope)
+            h = self._attend(index, tokens, prefix.rope) if index else prefix.h
+            tokens = _HALVES[type(block)][1](block, h)
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         pooled = vit.forward_head(vit.norm(tokens), pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def _attend(self, index: int, tokens: Tensor, rope: Any) -> Tensor:
+        """Run one block's attention half."""
+        block = self.vit.blocks[index]
+        own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
+        return _HALVES[type(block)][0](block, tokens, own)

@@ -7,8 +7,9 @@ stack is found by self-refined retrieval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache as once
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -150,11 +151,12 @@ class MOSTraining(AdapterTraining[MOSState]):
         every_stack = stacked(bank)
 
         def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
-            first = learner.features(images, first_stack)
+            prefix = learner.prefix(images)
+            first = learner.features(prefix, first_stack)
             chosen = experience[[self.index[label] for label in labels]]
             if not chosen.any():
                 return first, first
-            return learner.features(images, per_image(every_stack, chosen, settings.adapter_scale)), first
+            return learner.features(prefix, per_image(every_stack, chosen, settings.adapter_scale)), first
 
         (own, first), targets = self.extract(compute, progress)
         return own, first, targets
@@ -199,7 +201,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
         assert state.head is not None
         assert state.prototypes is not None
         head = state.head
-        first = self._stack_features(images, torch.zeros(len(images), dtype=torch.int64, device=images.device), cache)
+        stack_features = self._stack_features(images, cache)
+        every = torch.arange(len(images), device=images.device)
+        first = stack_features(every, torch.zeros_like(every))
         prototype_scores = cosine_scores(first, state.prototypes)
 
         def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -207,7 +211,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             # Stage one has already run the first stack on every image.
             others = stacks.nonzero().squeeze(-1)
             if len(others):
-                found = self._stack_features(images[rows[others]], stacks[others], cache)
+                found = stack_features(rows[others], stacks[others])
                 features = features.index_copy(0, others, found)
             return linear(features, *head)
 
@@ -219,21 +223,26 @@ class MOSLearner(IncrementalLearner[MOSState]):
             values = found.logits.softmax(-1)
         return Scores(values, found.stack, choice, found.refinements)
 
-    def _stack_features(self, images: Tensor, stacks: Tensor, cache: FeatureCache | None) -> Tensor:
-        """Return features (B, D), image i under finished stack `stacks[i]`."""
+    def _stack_features(self, images: Tensor, cache: FeatureCache | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function (rows (M,), stacks (M,)) -> (M, D), features of those images, each under its stack."""
         consolidate, scale = self.settings.consolidate, self.settings.adapter_scale
         bank = self.state.stacked_bank if consolidate is None else self.state.consolidated_bank
+        prefix = once(lambda: self.prefix(images))
 
-        def compute(rows: Tensor) -> Tensor:
-            chosen = stacks[rows]
-            if (chosen == chosen[0]).all():
-                return self.features(images[rows], shared({k: v[chosen[0]] for k, v in bank.items()}, scale))
-            return self.features(images[rows], per_image(bank, chosen, scale))
+        def run(rows: Tensor, stacks: Tensor) -> Tensor:
+            if (stacks == stacks[0]).all():
+                return self.features(prefix()[rows], shared({k: v[stacks[0]] for k, v in bank.items()}, scale))
+            return self.features(prefix()[rows], per_image(bank, stacks, scale))
 
         if cache is None:
-            return compute(torch.arange(len(images), device=images.device))
-        # Consolidation leaves the first stack as it is.
-        return cache.features(images, [(k, consolidate if k else None) for k in stacks.tolist()], compute)
+            return run
+
+        def remembered(rows: Tensor, stacks: Tensor, cache: FeatureCache = cache) -> Tensor:
+            # Consolidation leaves the first stack as it is.
+            names = [(k, consolidate if k else None) for k in stacks.tolist()]
+            return cache.features(images[rows], names, lambda new: run(rows[new], stacks[new]))
+
+        return remembered
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state

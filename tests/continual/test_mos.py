@@ -18,6 +18,7 @@ from continual.errors import LearningError
 from continual.merging import mean
 from continual.methods.mos import MOSLearner, MOSTraining
 from continual.retrieval import cosine_scores
+from continual.trunk import Prefix
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 2}
@@ -231,20 +232,28 @@ def test_only_the_stacks_that_are_asked_for_are_run(
 ) -> None:
     learner = learned()
     images, _ = blobs(range(6), 3, seed=3)
-    ran = 0
-    own = type(learner.backbone.trunk).features
+    begun, ran = 0, 0
+    trunk = type(learner.backbone.trunk)
+    prefix, features = trunk.prefix, trunk.features
 
-    def counted(trunk: Any, images: Tensor, adapters: Any = None) -> Tensor:
+    def counted_prefix(self: Any, images: Tensor) -> Prefix:
+        nonlocal begun
+        begun += len(images)
+        return prefix(self, images)
+
+    def counted_features(self: Any, start: Prefix, adapters: Any = None) -> Tensor:
         nonlocal ran
-        ran += len(images)
-        return own(trunk, images, adapters)
+        ran += len(start.h)
+        return features(self, start, adapters)
 
-    monkeypatch.setattr(type(learner.backbone.trunk), "features", counted)
+    monkeypatch.setattr(trunk, "prefix", counted_prefix)
+    monkeypatch.setattr(trunk, "features", counted_features)
     answer = learner.predict(images)
     assert answer.first_stack is not None
     assert answer.refinements is not None
     later = int(answer.refinements.sum() + (answer.first_stack > 0).sum())
     assert ran <= len(images) + later
+    assert begun == len(images), "what all stacks have in common was computed more than once"
 
 
 def test_consolidation_is_of_inference_only(learned: Callable[..., MOSLearner], blobs: Blobs) -> None:

@@ -88,6 +88,13 @@ def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
     assert (ours - plain).abs().max() > 0.01
 
 
+def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
+    trunk, adapters, rows = FrozenViT(vit), shared(weights, 1.0), torch.tensor([2, 0])
+    with torch.no_grad():
+        parts = trunk.features(trunk.prefix(images)[rows], adapters)
+        torch.testing.assert_close(parts, trunk.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
+
+
 def test_it_is_frozen_and_stays_in_evaluation_mode(images: Tensor, weights: dict[str, Tensor]) -> None:
     trunk = FrozenViT(tiny("vit_base_patch16_224", proj_drop_rate=0.5, drop_path_rate=0.5))
     assert not any(p.requires_grad for p in trunk.parameters())

@@ -37,7 +37,7 @@ from continual.methods.finetune import FinetuneLearner
 from continual.methods.joint import JointLearner
 from continual.methods.mos import MOSLearner
 from continual.methods.simple_cil import SimpleCILLearner
-from continual.training import AdapterTraining
+from continual.training import GradientTraining
 
 
 class LearnerStrategy(SupervisedTemplate):
@@ -163,13 +163,13 @@ class LearnerStrategy(SupervisedTemplate):
         self.dataloader, self.sampler = training_loader(
             self.training.data.training, self.train_mb_size, seed, update, **loader
         )
-        if isinstance(self.training, AdapterTraining):
+        if isinstance(self.training, GradientTraining):
             self.train_epochs = self.training.epochs
-            self.model.trained.update({"stack": self.training.stack, "head": self.training.head})
+            self.model.trained.update(self.training.modules)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Make the experience's optimizer and schedule; called before each, for `optimized_param_id` stays None."""
-        if not isinstance(self.training, AdapterTraining):
+        if not isinstance(self.training, GradientTraining):
             return
         if self.given_optimizer is None:
             self.optimizer = self.training.make_optimizer()

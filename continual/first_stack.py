@@ -11,13 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
 from continual.state import State
-from continual.training import AdapterTraining, Progress, new_stack
+from continual.training import Progress
 
 
 class FirstStackSettings(AdapterSettings):

@@ -24,15 +24,21 @@ class Settings(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
 
 
-class AdapterSettings(Settings):
-    """What every method that trains adapters and a linear head has: SGD with a cosine schedule."""
+class TrainingSettings(Settings):
+    """What every method that trains something and a linear head has: by default, SGD with a cosine schedule."""
 
     epochs: int = Field(20, ge=0, description="passes over an experience")
     batch_size: int = Field(48, ge=1)
-    lr: float = Field(0.03, gt=0, description="peak rate of the adapters")
-    head_lr_ratio: float = Field(0.1, gt=0, description="the head's rate as a share of lr")
+    lr: float = Field(0.01, gt=0, description="peak rate")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+
+
+class AdapterSettings(TrainingSettings):
+    """What every method that trains adapters and a linear head has."""
+
+    lr: float = Field(0.03, gt=0, description="peak rate of the adapters")
+    head_lr_ratio: float = Field(0.1, gt=0, description="the head's rate as a share of lr")
     bottleneck: int = Field(16, ge=1, description="r, the width of an adapter")
     adapter_scale: float = Field(0.1, description="s, the factor of an adapter's output")
     adapter_dropout: float = Field(0.1, ge=0, lt=1)

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 import torch
 from torch import Tensor, nn
 
-from continual.adapters import AdapterStack, StackWeights
 from continual.data import ExperienceData, Label, label_indices, training_loader
 from continual.errors import LearningError
 from continual.features import extract
 from continual.losses import masked_cross_entropy
 from continual.seeding import generator
-from continual.settings import AdapterSettings
+from continual.settings import TrainingSettings
 from continual.state import S
 
 if TYPE_CHECKING:
@@ -97,45 +96,28 @@ class Training(ABC, Generic[S]):
         }
 
 
-def new_stack(learner: IncrementalLearner[Any], weights: StackWeights | None = None) -> AdapterStack:
-    """Return a stack to train: a fresh identity, or one that goes on from given weights."""
-    settings, backbone = learner.settings, learner.backbone
-    stack = AdapterStack(
-        backbone.depth,
-        backbone.width,
-        settings.bottleneck,
-        scale=settings.adapter_scale,
-        dropout=settings.adapter_dropout,
-        generator=generator(settings.seed, "adapters"),
-    )
-    if weights is not None:
-        stack.load_state_dict(dict(weights))
-    return stack
+class GradientTraining(Training[S]):
+    """Train some modules and a linear head with SGD; the rest of the backbone is frozen.
 
-
-class AdapterTraining(Training[S]):
-    """Train one adapter stack and a linear head on a frozen backbone with SGD.
-
-    `stack` holds the weights to start from. The head (C, D) continues from `head`, with new rows drawn
-    from a normal of deviation 0.02. `active` (C,) bool says which logits take part in the loss.
+    `modules` are what is trained, the head included. The head (C, D) continues from `head`, with new rows
+    drawn from a normal of deviation 0.02. `active` (C,) bool says which logits take part in the loss.
     """
 
     def __init__(
         self,
         learner: IncrementalLearner[S],
         data: ExperienceData,
-        stack: AdapterStack,
         head: tuple[Tensor, Tensor] | None,
+        **modules: nn.Module,
     ) -> None:
         super().__init__(learner, data)
-        assert isinstance(learner.settings, AdapterSettings)
-        self.settings = learner.settings
-        self.stack = stack.to(learner.device)
+        assert isinstance(learner.settings, TrainingSettings)
+        self.settings: Any = learner.settings
         self.head = self._grown(head)
+        self.modules = {name: module.to(learner.device) for name, module in modules.items()} | {"head": self.head}
         self.active = torch.zeros(len(self.classes), dtype=torch.bool, device=learner.device)
         self.active[len(self.before.classes) :] = True
-        self.epochs = self.settings.epochs
-        self.noise: torch.Generator | None = None
+        self.epochs: int = self.settings.epochs
 
     def _grown(self, head: tuple[Tensor, Tensor] | None) -> nn.Linear:
         width, old = self.learner.backbone.width, len(self.before.classes)
@@ -148,13 +130,13 @@ class AdapterTraining(Training[S]):
                 grown.weight[:old], grown.bias[:old] = head
         return grown.to(self.learner.device)
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapters at `lr` and the head at `head_lr_ratio * lr`."""
-        lr = self.settings.lr
-        return [
-            {"params": list(self.stack.parameters()), "lr": lr},
-            {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
-        ]
+        """Return the parameters that are trained, with their rates, as an optimizer takes them."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Output:
+        """Return features and logits of prepared images (B, 3, H, W)."""
 
     def live_tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training changes, by name: the parameters. A method that changes more adds it."""
@@ -175,14 +157,7 @@ class AdapterTraining(Training[S]):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed the adapters' dropout for this epoch (counted from 0)."""
-        keys = ("dropout", self.before.updates, epoch)
-        self.noise = generator(self.settings.seed, *keys, device=self.learner.device)
-
-    def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
-        features = self.learner.features(images, self.stack.bind(self.noise))
-        return Output(features, self.head(features))
+        """Prepare what is random in an epoch (counted from 0)."""
 
     def loss(self, output: Output, labels: Sequence[Label]) -> Tensor:
         """Return the loss of a batch: images of classes that are not active take no part in it."""
@@ -235,7 +210,7 @@ def run(
 ) -> None:
     """The learner's own training loop; Avalanche's makes the same calls in the same order."""
     training.workers = workers
-    if not isinstance(training, AdapterTraining) or training.epochs == 0:
+    if not isinstance(training, GradientTraining) or training.epochs == 0:
         return
     settings, learner = training.settings, training.learner
     loader, sampler = training_loader(

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from continual import artefact
+from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
 from continual.state import Scores, State, replace_state
-from continual.training import AdapterTraining, Progress, new_stack
+from continual.training import Progress
 
 
 class FinetuneSettings(AdapterSettings):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch.utils.data import ConcatDataset
 
+from continual.adapter_training import AdapterTraining, new_stack
 from continual.data import ExperienceData
 from continual.errors import InputError
 from continual.methods.finetune import AdapterState, SingleStackLearner
 from continual.state import replace_state
-from continual.training import AdapterTraining, Progress, new_stack
+from continual.training import Progress
 
 
 @dataclass(frozen=True)

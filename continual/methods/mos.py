@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from continual import artefact
+from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, per_image, shared, stacked
 from continual.alignment import align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
@@ -32,7 +33,7 @@ from continual.retrieval import cosine_scores, ensemble, refine
 from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.state import Scores, State, replace_state
-from continual.training import AdapterTraining, Output, Progress, new_stack
+from continual.training import Output, Progress
 
 
 class MOSSettings(AdapterSettings):

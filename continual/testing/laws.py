@@ -27,7 +27,7 @@ from continual.testing.assertions import (
     unchanged,
 )
 from continual.testing.cases import Case
-from continual.training import AdapterTraining, run
+from continual.training import GradientTraining, run
 
 # Purity ------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def gradients_reach_only_what_is_trained(case: Case) -> None:
     learner = case.learned
     data = as_experience(*case.experiences[2], learner.backbone.preprocessing)
     training = learner.begin(data)
-    if not isinstance(training, AdapterTraining):
+    if not isinstance(training, GradientTraining):
         return
     training.start_epoch(0)
     images = torch.stack([data.training[i][0] for i in range(len(data.labels))]).to(learner.device)
@@ -136,7 +136,7 @@ def same_seed_gives_the_same_bits(case: Case) -> None:
     """A seed decides everything; another seed gives another training."""
     again = case.after(case.experiences[:2])
     assert_same(case.learned.predict(case.images), again.predict(case.images), "the same seed gave another result")
-    if isinstance(again.begin(as_experience(*case.experiences[2], again.backbone.preprocessing)), AdapterTraining):
+    if isinstance(again.begin(as_experience(*case.experiences[2], again.backbone.preprocessing)), GradientTraining):
         other = case.after(case.experiences[:2], seed=again.settings.seed + 1).predict(case.images)
         expect(not torch.equal(other.scores, again.predict(case.images).scores), "the seed changes nothing")
 

@@ -1,0 +1,67 @@
+"""Training one adapter stack and a head on a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.adapters import AdapterStack, StackWeights
+from continual.data import ExperienceData
+from continual.learner import IncrementalLearner
+from continual.seeding import generator
+from continual.state import S
+from continual.training import GradientTraining, Output
+
+
+def new_stack(learner: IncrementalLearner[Any], weights: StackWeights | None = None, *keys: int) -> AdapterStack:
+    """Return a stack to train: a fresh identity, or one that goes on from given weights.
+
+    Fresh stacks of the same `keys` start from the same numbers.
+    """
+    settings, backbone = learner.settings, learner.backbone
+    stack = AdapterStack(
+        backbone.depth,
+        backbone.width,
+        settings.bottleneck,
+        scale=settings.adapter_scale,
+        dropout=settings.adapter_dropout,
+        generator=generator(settings.seed, "adapters", *keys),
+    )
+    if weights is not None:
+        stack.load_state_dict(dict(weights))
+    return stack
+
+
+class AdapterTraining(GradientTraining[S]):
+    """Train one adapter stack, from the weights it holds, and the head. Settings are `AdapterSettings`."""
+
+    def __init__(
+        self,
+        learner: IncrementalLearner[S],
+        data: ExperienceData,
+        stack: AdapterStack,
+        head: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        super().__init__(learner, data, head, stack=stack)
+        self.stack = stack
+        self.noise: torch.Generator | None = None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the adapters at `lr` and the head at `head_lr_ratio * lr`."""
+        lr = self.settings.lr
+        return [
+            {"params": list(self.stack.parameters()), "lr": lr},
+            {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
+        ]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Seed the adapters' dropout for this epoch (counted from 0)."""
+        keys = ("dropout", self.before.updates, epoch)
+        self.noise = generator(self.settings.seed, *keys, device=self.learner.device)
+
+    def forward(self, images: Tensor) -> Output:
+        """Return features and logits of prepared images (B, 3, H, W)."""
+        features = self.learner.features(images, self.stack.bind(self.noise))
+        return Output(features, self.head(features))

@@ -60,34 +60,49 @@ class PrunedOrbit(WeightedWrapper):
 
     def answer(self, x: Tensor) -> tuple[Any, Tensor]:
         """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
-        states, scores = self._early(x)
+        rows, states, scores = self._early(x)
         weights = self._weights(scores)
         chosen = Chosen(self.group, weights)
-        rows = states[chosen.rows]
-        parts = [self.call(self.model.late, part) for part in rows.split(len(x) * (self.chunk or len(rows)))]
+        states = states[torch.isin(rows, chosen.rows)]
+        parts = [self.call(self.model.late, part) for part in states.split(len(x) * (self.chunk or len(states)))]
         return chosen.combine(self._join(parts), self.output, self.check_answer), weights
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of s."""
         return list(self.score.parameters())
 
-    def _early(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _early(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the views still in the race, (R,) as g·B + b, their states (R, …), and all scores (|G|, B).
+
+        A view that falls behind is dropped at once: whatever comes later, it cannot be among the best.
+        """
         self.check_input(x)
-        states, scores = [], []
+        rows, states, scores = [], [], []
         for elements in chunks(self.group.order, self.chunk):
-            images = orbit(self.group, x, self.input, elements).flatten(0, 1)
-            states.append(self.call(self.model.early, images))
-            scores.append(self.check_scores(self.score(states[-1]), elements, len(x), "the score network"))
-        return torch.cat(states), torch.cat(scores)
+            fresh = self.call(self.model.early, orbit(self.group, x, self.input, elements).flatten(0, 1))
+            scores.append(self.check_scores(self.score(fresh), elements, len(x), "the score network"))
+            states.append(fresh)
+            rows.append(torch.arange(len(fresh), device=x.device) + elements[0] * len(x))
+            if not self.training and elements[-1] >= self.keep:
+                racing = self._best(torch.cat(scores)).flatten()
+                states = [state[racing[own]] for state, own in zip(states, rows, strict=True)]
+                rows = [own[racing[own]] for own in rows]
+        return torch.cat(rows), torch.cat(states), torch.cat(scores)
+
+    def _best(self, scores: Tensor) -> Tensor:
+        """Return a mask (|G|, B) of the elements to finish."""
+        tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
+        return top(_wide(scores.detach()), self.keep, tolerance)
 
     def _weights(self, scores: Tensor) -> Tensor:
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if not self.training:
-            tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
-            wide = wide.masked_fill(~top(wide.detach(), self.keep, tolerance), -torch.inf)
-        return wide.softmax(0)
+        wide = _wide(scores)
+        return (wide if self.training else wide.masked_fill(~self._best(scores), -torch.inf)).softmax(0)
 
     def _join(self, parts: list[Any]) -> Any:
         """Join the outputs of several passes along their batch axis."""
         tensors = zip(*[[tensor for _, tensor in leaves(self.output, part)] for part in parts], strict=True)
         return rebuild(self.output, iter([torch.cat(list(same)) for same in tensors]))
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WRAPPERS, Anything, Micro, TinyUNet
+from conftest import WRAPPERS, Anything, Micro, TinyUNet, Whole
 from torch import Tensor, nn
 
 import equivariant as eq
@@ -140,12 +140,13 @@ BAD_SCORES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("function", "message"), BAD_SCORES)
 def test_proxy_losses_and_score_networks_that_return_something_else(function: Any, message: str) -> None:
-    wrappers = {
-        "the proxy loss": eq.Equizero(Micro(), "C4", proxy=function),
-        "the λ network": eq.LambdaEquitune(Micro(), "C4", network=Returns(function)),
-        "the score network": eq.Canonicaliser(Micro(), "C4", score=Returns(function)),
-    }
-    for who, wrapper in wrappers.items():
+    wrappers = [
+        ("the proxy loss", eq.Equizero(Micro(), "C4", proxy=function)),
+        ("the λ network", eq.LambdaEquitune(Micro(), "C4", network=Returns(function))),
+        ("the score network", eq.Canonicaliser(Micro(), "C4", score=Returns(function))),
+        ("the score network", eq.PrunedOrbit(Whole(Micro()), "C4", score=Returns(function))),
+    ]
+    for who, wrapper in wrappers:
         with pytest.raises(eq.InputError, match=f"{who} (must return )?.*{message}"):
             wrapper(X)
 

@@ -244,6 +244,31 @@ def test_a_pruned_orbit_that_keeps_everything_is_lambda_equitune() -> None:
     assert not torch.allclose(wrapper.eval()(X), training, rtol=1e-3)
 
 
+class Coarse(nn.Module):
+    """A score that ties often, to within a few roundings: the first pixel, made coarse."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0, 0, 0].round() + 1e-6 * x[:, 0, 0, 1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_a_pruned_orbit_in_chunks_holds_only_what_can_still_win(keep: int) -> None:
+    x = torch.randn(40, 3, 6, 6)
+    wrapper = eq.PrunedOrbit(Whole(Micro()), "D4", keep=keep, score=Coarse()).eval()
+    rows, states, _ = wrapper._early(x)
+    answer, weights = wrapper.answer(x)
+    assert torch.equal(rows, (weights > 0).flatten().nonzero().squeeze(1))
+    assert torch.equal(states, eq.orbit("D4", x).flatten(0, 1)[rows])
+    assert ((weights > 0).sum(0) > keep).any(), "no ties, so this test shows little"
+    for wrapper.chunk in (1, 3):
+        again, more, _ = wrapper._early(x)
+        assert torch.equal(again, rows)
+        assert torch.equal(more, states)
+        torch.testing.assert_close(wrapper(x), answer)
+    wrapper.train()
+    assert len(wrapper._early(x)[0]) == 8 * 40, "training finishes all"
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"registers": 0, "class_token": False, "global_pool": "avg"}, {"num_classes": 0}, {"tokens": True}]
 )

@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
-    """A working folder with the README's photos, where the hub gives a small ViT with random weights."""
+    """A working folder with the README's photos, where the hub gives small ViTs and random weights."""
     from PIL import Image
 
     for place, count in (("january/bolt", 3), ("january/ring", 3), ("february/nut", 1), ("new", 2)):
@@ -29,7 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
     create = timm.create_model
 
     def offline(name: str, pretrained: bool = False, **options: Any) -> Any:
-        return create(name, pretrained=False, **{**TINY_ARGS, **options})
+        tiny = TINY_ARGS if name.startswith("vit") else {}
+        return create(name, pretrained=False, **{**tiny, **options})
 
     monkeypatch.setattr(timm, "create_model", offline)
     monkeypatch.chdir(tmp_path)

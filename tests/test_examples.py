@@ -1,0 +1,37 @@
+"""The scripts in `examples/` run as they stand, without a warning, and what their prose claims is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def run(script: str, folder: Path) -> str:
+    """Run an example in an empty folder, and return what it prints."""
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / script)]
+    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_has_a_test() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py"}
+
+
+def test_equivariance(tmp_path: Path) -> None:
+    said = run("equivariance.py", tmp_path)
+    found = re.findall(r"^(\S.*?) +upright ([\d.]+)% +turned ([\d.]+)%$", said, flags=re.MULTILINE)
+    scores = {name: (float(upright), float(turned)) for name, upright, turned in found}
+    plain, weighted = scores.pop("plain"), scores["λ-equitune, λ only"]
+    assert plain[0] > 95 > 60 > plain[1], "turning costs the plain network dearly"
+    assert all(upright == turned for upright, turned in scores.values()), "the wrapped ones are invariant"
+    assert weighted[1] > plain[0] - 5, "λ alone keeps the upright accuracy"
+    assert scores["equitune"] < scores["equizero"] < weighted, "the mean hurts zero-shot"
+    assert scores["equitune, fine-tuned"][1] > scores["equitune"][1] + 30, "equitune is for fine-tuning"
+    assert (tmp_path / "runs" / "equivariance.png").read_bytes()[:4] == b"\x89PNG"

@@ -37,26 +37,28 @@ def stopping_after_any_epoch_changes_nothing(case: Case) -> None:
     Twice: as the first experience, and as a later one of a learner that is restored from a file, which gets
     its images back if it keeps them.
     """
+    # With three epochs, a schedule that starts anew after the first has gone wrong by the third.
+    settings = {"epochs": 3} if hasattr(case.make().settings, "epochs") else {}
     for earlier in (case.experiences[:0], case.experiences[:2]):
         experience = case.experiences[len(earlier)]
-        plain = case.after([*earlier, experience])
+        plain = case.after([*earlier, experience], **settings)
         expected = plain.predict(case.images)
-        for epoch in range(1, getattr(plain.settings, "epochs", 0) + 1):
+        for epoch in range(1, settings.get("epochs", 0) + 1):
             with tempfile.TemporaryDirectory() as name:
-                folder, before = Path(name), case.after(earlier)
+                folder, before = Path(name), case.after(earlier, **settings)
                 checkpoints.write(folder / "state", before.export())
                 try:
                     before.learn(*experience, checkpoints=_StopsAfter(folder, epoch))
                 except _Stopped:
                     expect(before.state.updates == len(earlier), "an experience that was stopped was kept")
-                resumed = _restored(case, folder / "state", earlier)
+                resumed = _restored(case.make(**settings), folder / "state", earlier)
                 resumed.learn(*experience, checkpoints=CheckpointFolder(folder))
                 what = f"stopped after epoch {epoch} of experience {len(earlier) + 1}, it ended otherwise"
                 assert_same(expected, resumed.predict(case.images), what)
 
 
-def _restored(case: Case, file: Path, earlier: Sequence[Images]) -> Learner:
-    learner, found = case.make(), checkpoints.read(file)
+def _restored(learner: Learner, file: Path, earlier: Sequence[Images]) -> Learner:
+    found = checkpoints.read(file)
     if found is None:
         raise AssertionError("the state did not survive its file")
     learner.restore(*found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class FeatureCache:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, Hashable], Tensor] = {}
+        self._old = 0
 
     def features(self, images: Tensor, weights: Sequence[Hashable], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return features (B, D) of images (B, 3, H, W), image i under the weights named `weights[i]`.
@@ -30,6 +31,27 @@ class FeatureCache:
             found = compute(torch.tensor(missing, device=images.device))
             self._known.update(zip((keys[row] for row in missing), found, strict=True))
         return torch.stack([self._known[key] for key in keys])
+
+    def newest(self) -> dict[Hashable, tuple[Tensor, Tensor]]:
+        """Return what was remembered since the last call: by weights, digests (n, 16) uint8 and features (n, D)."""
+        found: dict[Hashable, list[tuple[bytes, Tensor]]] = {}
+        for (image, name), features in list(self._known.items())[self._old :]:
+            found.setdefault(name, []).append((image, features))
+        self._old = len(self._known)
+        return {
+            name: (
+                torch.frombuffer(bytearray(b"".join(image for image, _ in pairs)), dtype=torch.uint8).reshape(-1, 16),
+                torch.stack([features for _, features in pairs]),
+            )
+            for name, pairs in found.items()
+        }
+
+    def remember(self, kept: Mapping[Hashable, tuple[Tensor, Tensor]], device: torch.device) -> None:
+        """Take back what `newest` gave."""
+        for name, (images, features) in kept.items():
+            rows = features.to(device)
+            self._known.update(((bytes(image.tolist()), name), row) for image, row in zip(images, rows, strict=True))
+        self._old = len(self._known)
 
 
 def _digest(image: Tensor) -> bytes:

@@ -18,16 +18,20 @@ from continual.bench.streams import Experience
 from continual.data import as_experience, training_loader
 from continual.errors import BackboneError
 from continual.seeding import seeded
-from continual.training import Progress
+from continual.training import Checkpoints, Progress, go_back, snapshot
 
 
 def pretrained_on(
-    experience: Experience, config: BackboneConfig, seed: int, progress: Progress | None = None
+    experience: Experience,
+    config: BackboneConfig,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Backbone:
     """Return a frozen backbone whose every weight was trained on one experience's images.
 
     The head told the classes apart, and with `turns` each class's quarter turns as well (4 outputs a
-    class); it is thrown away.
+    class); it is thrown away. With `checkpoints` the training is kept after every epoch and goes on from there.
     """
     pretrain = config.pretrain
     assert pretrain is not None
@@ -38,12 +42,18 @@ def pretrained_on(
     frame = assemble(vit, config.name, config.args, **config.preprocessing)
     vit.requires_grad_(True)
     data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
-    _train(vit, data.training, {c: i for i, c in enumerate(experience.classes)}, pretrain, seed, progress)
+    _train(vit, data.training, {c: i for i, c in enumerate(experience.classes)}, pretrain, seed, progress, checkpoints)
     return assemble(vit, config.name, config.args, **config.preprocessing)
 
 
 def _train(
-    vit: Any, dataset: Any, index: dict[Any, int], config: PretrainConfig, seed: int, progress: Progress | None
+    vit: Any,
+    dataset: Any,
+    index: dict[Any, int],
+    config: PretrainConfig,
+    seed: int,
+    progress: Progress | None,
+    checkpoints: Checkpoints | None,
 ) -> None:
     turns = 4 if config.turns else 1
     with seeded(seed, "pretraining head"):
@@ -53,7 +63,12 @@ def _train(
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
     loader, sampler = training_loader(dataset, config.batch_size, seed, -1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * len(loader))
-    for epoch in range(config.epochs):
+    done, loss = 0, torch.tensor(torch.nan)
+    live = {f"{part}/{name}": t for part, m in (("vit", vit), ("head", head)) for name, t in m.state_dict().items()}
+    if checkpoints is not None and (found := checkpoints.latest()) is not None:
+        done = found[0]
+        go_back(found[1], live, optimizer, schedule)
+    for epoch in range(done, config.epochs):
         sampler.epoch = epoch
         for images, labels in loader:
             targets = torch.tensor([index[label] for label in labels])
@@ -64,6 +79,8 @@ def _train(
             loss.backward()
             optimizer.step()
             schedule.step()
+        if checkpoints is not None:
+            checkpoints.keep(epoch + 1, snapshot(live, optimizer, schedule))
         if progress is not None:
             progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss.detach())})
     vit.eval()

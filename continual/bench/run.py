@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from continual.artefact import versions
 from continual.backbones import Backbone, load_backbone
-from continual.bench import report
+from continual.bench import locks, report
 from continual.bench.config import MethodConfig, RunConfig
 from continual.bench.cost import inference_seconds, numbers_stored
 from continual.bench.pretraining import pretrained_on
+from continual.bench.records import cell_record, stream_digest, surroundings
 from continual.bench.results import Cell
+from continual.bench.run_folder import CellFolder, RunFolder
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, split_classes
+from continual.checkpoints import CheckpointFolder
+from continual.data import as_experience
 from continual.errors import InputError, nearest
 from continual.feature_cache import FeatureCache
+from continual.learner import IncrementalLearner
 from continual.methods import method
 from continual.training import Progress
 
@@ -31,23 +32,35 @@ def run_config(
     out: Path | None = None,
     progress: Progress | None = None,
     only: Sequence[str] = (),
+    workers: int = 0,
 ) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
-    A cell is one method with one seed. A folder holds cells of one config only; cells that are there are
-    not run again, so an interrupted run goes on with the same command. `only` names the methods (keys of
-    `methods`) to run now, so that several processes can share a folder. Raises InputError for a folder of
-    another run.
+    A cell is one method with one seed. Finished cells are not run again, one in the making goes on where it
+    was stopped, with the same bits, and those that another process is running are left to it. `only` names
+    the methods (keys of `methods`) to run now. Raises InputError for a folder of another run; nothing is
+    written before the data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
-    if out is not None:
-        _claim(out, config)
+    run = _Run(config, out, progress, workers)
+    wanted = [(seed, label) for seed in config.seeds for label in config.methods if not only or label in only]
+    for seed, label in wanted:
+        run.make(label, seed)
+    cells = [cell for seed in config.seeds for label in config.methods for cell in run.cells(label, seed)]
+    if out is not None and cells:
+        with locks.held(out / "report.lock", wait=True):
+            report.write(config.title, cells, out)
+        run.clear()
+    return cells
+
+
+def streams(config: RunConfig) -> dict[int, Stream]:
+    """Return the stream of each seed; raises InputError if the data are not there or do not fit."""
     train, test = load_data(config.data)
-    cells: list[Cell] = []
-    for seed in config.seeds:
-        wanted = config.stream
-        stream = split_classes(
+    wanted = config.stream
+    return {
+        seed: split_classes(
             config.title,
             train,
             test,
@@ -56,17 +69,90 @@ def run_config(
             per_class=wanted.per_class,
             max_classes=wanted.max_classes,
         )
-        backbone: Backbone | None = None
-        for label, row in config.methods.items():
-            found = _read(out, label, seed)
-            if found is None and (not only or label in only):
-                backbone = backbone or _backbone(config, stream, seed, progress)
-                found = list(run_cell(label, row, backbone, stream, seed, config.device, progress))
-                _write(out, label, seed, found)
-            cells += found or []
-    if out is not None and cells:
-        report.write(config.title, cells, out)
-    return cells
+        for seed in config.seeds
+    }
+
+
+class _Run:
+    """What the cells of one call have in common."""
+
+    def __init__(self, config: RunConfig, out: Path | None, progress: Progress | None, workers: int) -> None:
+        self.config, self.progress, self.workers = config, progress, workers
+        self.streams = streams(config)
+        self.folder = None if out is None else RunFolder(out)
+        self.data: dict[str, str] = {}
+        self._backbones: dict[int, Backbone] = {}
+        self._cells: dict[tuple[str, int], list[Cell]] = {}
+        if self.folder is not None:
+            self.data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
+            self.folder.check(config, self.data)
+            self.folder.claim(config, self.data, surroundings(config.device))
+
+    def cells(self, label: str, seed: int) -> list[Cell]:
+        """Return a finished cell and its variants, or nothing."""
+        if self.folder is not None:
+            return self.folder.cell(label, seed).read() or []
+        return self._cells.get((label, seed), [])
+
+    def clear(self) -> None:
+        """Remove what only cells in the making need, once there are none."""
+        if self.folder is not None and all(
+            self.cells(label, seed) for seed in self.config.seeds for label in self.config.methods
+        ):
+            self.folder.clear()
+
+    def make(self, label: str, seed: int) -> None:
+        """Run a cell, unless it is finished or another process is at it."""
+        if self.folder is None:
+            learner, cells = self._run(label, seed, None)
+            self._cells[label, seed] = cells
+            return
+        place = self.folder.cell(label, seed)
+        if place.read() is not None:
+            return
+        place.lock.parent.mkdir(parents=True, exist_ok=True)
+        with locks.held(place.lock) as mine:
+            if not mine:
+                self._say(f"{label}, seed {seed}: {locks.owner(place.lock)} is at it")
+            elif place.read() is None:
+                learner, cells = self._run(label, seed, place)
+                place.finish(cells, cell_record(learner, self.streams[seed], self.data[str(seed)], self.config.device))
+
+    def _run(self, label: str, seed: int, place: CellFolder | None) -> tuple[IncrementalLearner[Any], list[Cell]]:
+        backbone = self._backbone(seed)
+        return run_cell(
+            label,
+            self.config.methods[label],
+            backbone,
+            self.streams[seed],
+            seed,
+            self.config.device,
+            self.progress,
+            self.workers,
+            place,
+        )
+
+    def _say(self, note: str) -> None:
+        if self.progress is not None:
+            self.progress(note, 1, 1, {})
+
+    def _backbone(self, seed: int) -> Backbone:
+        wanted = self.config.backbone
+        if wanted.pretrain is None:
+            if not self._backbones:
+                self._backbones[seed] = load_backbone(
+                    wanted.name, weights=wanted.weights, **wanted.args, **wanted.preprocessing
+                )
+            return next(iter(self._backbones.values()))
+        if seed not in self._backbones:
+            place = None if self.folder is None else self.folder.shared(f"backbone-{seed}")
+            if place is not None:
+                place.mkdir(parents=True, exist_ok=True)
+            with locks.held(place / "lock", wait=True) if place else nullcontext():
+                kept = CheckpointFolder(place) if place else None
+                first = self.streams[seed].experiences[0]
+                self._backbones[seed] = pretrained_on(first, wanted, seed, self.progress, kept)
+        return self._backbones[seed]
 
 
 def run_cell(
@@ -77,93 +163,69 @@ def run_cell(
     seed: int,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Iterator[Cell]:
-    """Learn a stream once; yield one cell for the method and one for each variant of its inference."""
+    workers: int = 0,
+    place: CellFolder | None = None,
+) -> tuple[IncrementalLearner[Any], list[Cell]]:
+    """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
+
+    With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
+    """
     settings = config.make_settings(seed=seed).model_dump()
     learner = method(config.method)(backbone, device=device, **settings)
     cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
-    cells = {name: Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows}
-    for number, experience in enumerate(stream.experiences):
-        place = f"{label}, seed {seed}, experience {number + 1}/{len(stream.experiences)}: "
-        inner = _prefixed(progress, place)
-        started = time.perf_counter()
-        learner.learn(experience.train_images, experience.train_labels, progress=inner)
-        learned = time.perf_counter() - started
-        for name, changes in rows.items():
+    cells = [Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
+    experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
+    learned = evaluated = 0
+    seconds = 0.0
+    if place is not None:
+        found = place.resume(learner, cache)
+        learned, evaluated, seconds, cells = found.learned, found.evaluated, found.seconds, found.cells or cells
+        learner.recall(experiences[:learned])
+    for number in range(evaluated, len(experiences)):
+        inner = _prefixed(progress, f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ")
+        if number == learned:
+            started, epochs = time.perf_counter(), None if place is None else place.training(number)
+            learner.learn(experiences[number], progress=inner, workers=workers, checkpoints=epochs)
+            seconds = time.perf_counter() - started if epochs is None else epochs.seconds()
+            _settle(learner, experiences[: number + 1])
+            if place is not None:
+                place.keep_learned(number + 1, learner, seconds)
+        for cell, changes in zip(cells, rows.values(), strict=True):
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
             known = stream.experiences[: number + 1]
-            predictions = [judged.predict(e.test_images, cache=cache) for e in known]
-            seconds = learned, time.perf_counter() - started
-            cells[name].add(
+            predictions = [judged.predict(e.test_images, cache=cache, workers=workers, progress=inner) for e in known]
+            cell.add(
                 predictions,
                 stream,
-                *seconds,
+                seconds,
+                time.perf_counter() - started,
                 judged.memory(),
                 inference_seconds=inference_seconds(judged, known),
                 parameters=numbers_stored(judged),
             )
+        learned = number + 1
+        if place is not None:
+            place.keep_evaluated(learned, cells, cache)
         if progress is not None:
-            shown = {"accuracy": cells[label].seen_accuracy()[-1]}
-            progress(f"{label}, seed {seed}", number + 1, len(stream.experiences), shown)
-    yield from cells.values()
+            shown = {"accuracy": cells[0].seen_accuracy()[-1]}
+            progress(f"{label}, seed {seed}", number + 1, len(experiences), shown)
+    return learner, cells
+
+
+def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:
+    """Lay the learner's tensors out in memory as if they came from a file.
+
+    How a tensor lies there may decide how sums over it are rounded; so a run that was stopped and one that
+    was not have the same bits.
+    """
+    tensors, values = learner.export()
+    learner.restore({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values)
+    learner.recall(seen)
 
 
 def _prefixed(progress: Progress | None, place: str) -> Progress | None:
     if progress is None:
         return None
     return lambda stage, done, total, figures: progress(place + stage, done, total, figures)
-
-
-def _backbone(config: RunConfig, stream: Stream, seed: int, progress: Progress | None) -> Backbone:
-    wanted = config.backbone
-    if wanted.pretrain is not None:
-        return pretrained_on(stream.experiences[0], wanted, seed, progress)
-    return load_backbone(wanted.name, weights=wanted.weights, **wanted.args, **wanted.preprocessing)
-
-
-def _claim(out: Path, config: RunConfig) -> None:
-    """Make the run folder, or check that it is this config's."""
-    record = {"config": config.model_dump(mode="json"), "versions": versions(), "device": _device(config.device)}
-    file = out / "run.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            if json.loads(file.read_text())["config"] != record["config"]:
-                raise InputError(f"{out} holds a run with other settings: choose another --out, or delete it")
-            return
-        if any(out.iterdir()):
-            raise InputError(f"{out} is not empty and not a run folder: choose another --out")
-        _write_json(file, record)
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise InputError(f"cannot use {out} as a run folder: {error}") from error
-
-
-def _device(device: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    return {"name": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-
-
-def _file(out: Path, label: str, seed: int) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in label)
-    return out / "cells" / f"{safe}-{seed}.json"
-
-
-def _read(out: Path | None, label: str, seed: int) -> list[Cell] | None:
-    if out is None or not (file := _file(out, label, seed)).is_file():
-        return None
-    return [Cell(**values) for values in json.loads(file.read_text())]
-
-
-def _write(out: Path | None, label: str, seed: int, cells: list[Cell]) -> None:
-    if out is not None:
-        _file(out, label, seed).parent.mkdir(exist_ok=True)
-        _write_json(_file(out, label, seed), [vars(cell) for cell in cells])
-
-
-def _write_json(path: Path, values: Any) -> None:
-    """Write atomically, so that a killed run leaves no half a file."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)

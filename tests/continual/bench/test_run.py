@@ -65,7 +65,7 @@ def test_a_run_writes_table_picture_and_cells(config: RunConfig, tmp_path: Path)
     ]
     assert all(len(row) == number + 1 for c in cells for number, row in enumerate(c.accuracy))
     assert {p.name for p in out.iterdir()} == {
-        "run.json", "cells", "results.json", "results.csv", "results.md", "accuracy.png",
+        "run.json", "cells", "records", "results.json", "results.csv", "results.md", "accuracy.png",
     }  # fmt: skip
     with Image.open(out / "accuracy.png") as picture:
         assert min(picture.size) > 300
@@ -102,7 +102,10 @@ def test_only_some_methods_now(config: RunConfig, tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused(config: RunConfig, tmp_path: Path) -> None:
     run_config(config, tmp_path / "out", only=["simple_cil"])
     other = config.model_copy(update={"seeds": [3]})
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match=r"other settings: seeds is \[1, 2\] there, \[3\] now"):
+        run_config(other, tmp_path / "out")
+    other = config.model_copy(update={"title": "Other", "stream": config.stream.model_copy(update={"per_class": 3})})
+    with pytest.raises(InputError, match=r"title is Blobs there, Other now; stream.per_class is None there, 3 now"):
         run_config(other, tmp_path / "out")
     with pytest.raises(InputError, match="not empty"):
         run_config(config, tmp_path / "train")

@@ -38,7 +38,7 @@ SEAMS = {
     "continual": ("continual",),
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),
-    **dict.fromkeys(("rich", "sklearn", "typer"), ("continual.bench.",)),
+    **dict.fromkeys(("jinja2", "rich", "sklearn", "typer"), ("continual.bench.",)),
     "pickle": (),
     "dill": (),
     "joblib": (),

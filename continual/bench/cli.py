@@ -197,6 +197,22 @@ def show(config: Config, changes: Changes = None) -> None:
     run_commands.show(config, changes or ())
 
 
+@app.command("report")
+def make_report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The report's folder.", show_default="report, in the first RUN")
+    ] = None,
+) -> None:
+    """Compare finished runs: a page to read anywhere, tables and pictures, with published figures beside them.
+
+    Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
+    """
+    from continual.bench import run_commands
+
+    run_commands.make_report(runs, out)
+
+
 def main() -> None:
     """Run the command line."""
     app(prog_name="equimos")

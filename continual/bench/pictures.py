@@ -123,7 +123,7 @@ def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     grouped: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -150,25 +150,25 @@ def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any
 def _heat_maps(maps: Sequence[tuple[str, Any]], across: str, down: str) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 4.2 if len(maps) == 1 else 3.1), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.7 if len(maps) == 1 else 2.6), layout="constrained")
     for number, (axes, (title, values)) in enumerate(
         zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True)
     ):
-        edges = np.arange(len(values) + 1) + 0.5
-        mesh = axes.pcolormesh(edges, edges, np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=100)
-        axes.invert_yaxis()
-        axes.set_aspect("equal")
+        size = len(values) + 0.5
+        image = axes.imshow(
+            values, cmap="viridis", vmin=0, vmax=100, interpolation="none", extent=(0.5, size, size, 0.5)
+        )
         axes.set(xlabel=across, ylabel=down if number == 0 else "")
         axes.set_title(title, color=INK, fontsize=10)
-        axes.set_xticks(_ticks(len(values)))
-        axes.set_yticks(_ticks(len(values)))
+        axes.set_xticks(_ticks(len(values), most=10 // len(maps)))
+        axes.set_yticks(_ticks(len(values), most=10 // len(maps)))
         _ink(axes)
         if len(values) * len(maps) <= 12:
             for (row, column), value in np.ndenumerate(values):
                 if not np.isnan(value):
                     colour = "black" if value > 55 else "white"
                     axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    bar = figure.colorbar(mesh, ax=figure.axes, shrink=0.8, label="[%]")
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.8, label="[%]")
     _ink(bar.ax)
     return figure
 
@@ -182,9 +182,9 @@ def _ink(axes: Any) -> None:
         spine.set_color(INK)
 
 
-def _ticks(count: int) -> list[int]:
-    """Number experiences from 1, at most ten of them."""
-    return [*range(1, count + 1, max(1, -(-count // 10)))]
+def _ticks(count: int, most: int = 10) -> list[int]:
+    """Number experiences from 1, at most so many of them."""
+    return [*range(1, count + 1, max(1, -(-count // most)))]
 
 
 def _plain(text: str) -> str:
@@ -208,8 +208,11 @@ def inline(figure: Figure, name: str, description: str) -> str:
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # In the shapes, not the text, a hundredth of a point is fine enough.
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r' font-family: [^;"]*;', "", svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    used = set(re.findall(r'(?:href="|url\()#([^")]*)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", svg)
     size = re.compile(r'width="[^"]*" height="[^"]*"')
     return size.sub(f'role="img" aria-label="{escape(description, quote=True)}"', svg, count=1)

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from continual.bench import options, report
+from continual.bench import options, report, tables
+from continual.bench.boards import boards
+from continual.bench.collected import collect
 from continual.bench.config import RunConfig, load_config
 from continual.bench.console import console
 from continual.bench.progress import ProgressBars
@@ -34,6 +36,24 @@ def _folder(path: Path, changes: Sequence[str]) -> Path:
     """Return runs/<config>, with a mark for other values, so that the same command finds its folder again."""
     mark = f"-{hashlib.sha256(json.dumps(sorted(changes)).encode()).hexdigest()[:6]}" if changes else ""
     return Path("runs") / f"{path.stem}{mark}"
+
+
+def make_report(folders: Sequence[Path], out: Path | None = None) -> None:
+    """Report on finished runs: print a table, write page, tables and pictures, and say where they are."""
+    runs = [collect(folder) for folder in folders]
+    found = boards(runs)
+    out = out or folders[0] / "report"
+    report.check_folder(out)
+    remarks = console(stderr=True)
+    for run in runs:
+        if run.missing:
+            remarks.print(f"not finished in {run.path}, and left out: {', '.join(run.missing)}")
+    files = report.write_report(found, runs, out)
+    for board in found:
+        console().print(tables.terminal(board.title, tables.results_table(board.cells, board.protocol)))
+        for note in board.notes():
+            remarks.print(note)
+    remarks.print(f"page: {files[0]}; {len(files) - 1} tables and pictures in {out}")
 
 
 def show(path: Path, changes: Sequence[str] = ()) -> None:

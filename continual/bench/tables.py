@@ -149,8 +149,8 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def results_csv(cells: Sequence[Cell], protocol: Protocol | None = None) -> str:
-    """Return every figure of every label as CSV, in shares, seconds and bytes; empty where there is none."""
+def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> list[list[object]]:
+    """Return headings, then every figure of every label in shares, seconds and bytes; None where there is none."""
     table = rows(cells)
     keys = [*table[0].mean]
     named = {} if protocol is None else _published(table, protocol)
@@ -161,21 +161,22 @@ def results_csv(cells: Sequence[Cell], protocol: Protocol | None = None) -> str:
         figure = named.get(number)
         published = [getattr(figure, key, None) for key in ("average", "final")]
         lines.append([row.label, row.method, row.seeds, *figures, *published])
-    return _csv([*headings, "published_average", "published_final"], lines)
+    return [[*headings, "published_average", "published_final"], *lines]
 
 
-def experiences_csv(cells: Sequence[Cell]) -> str:
-    """Return what every cell measured after every experience as CSV, one line each."""
+def experience_lines(cells: Sequence[Cell]) -> list[list[object]]:
+    """Return headings, then what every cell measured after every experience, one line each."""
     keys = [*cells[0].series()]
     lines: list[list[object]] = []
     for cell in cells:
         columns = cell.series()
         for number in range(len(cell.accuracy)):
             lines.append([cell.label, cell.method, cell.seed, number + 1, *[columns[key][number] for key in keys]])
-    return _csv(["label", "method", "seed", "experience", *keys], lines)
+    return [["label", "method", "seed", "experience", *keys], *lines]
 
 
-def _csv(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+def csv_text(lines: Sequence[Sequence[object]]) -> str:
+    """Return lines as CSV; None is an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([headings, *lines])
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

@@ -7,33 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import made_up
 from PIL import Image
 
 from continual.bench import pictures
-from continual.bench.results import Cell
-
-
-def made_up(label: str, seed: int, experiences: int = 3, stacks: bool = True) -> Cell:
-    """A whole cell of random measurements."""
-    draw = np.random.default_rng(seed)
-    cell = Cell(label, label, seed, {"seed": seed}, "ab", [10] * experiences, [2] * experiences)
-    names = ("negative", "positive", "inconsistency", "backward_trust", "relative_negative")
-    for n in range(1, experiences + 1):
-        cell.accuracy.append(draw.uniform(0.5, 1, n).tolist())
-        cell.reliability.append([[4.0, 3.0, 2.0], [6.0, 5.0, 5.0]])
-        cell.flips.append(None if n == 1 else {name: float(draw.uniform(0, 0.2)) for name in names})
-        cell.answers = [[0] * 10] * n
-        cell.learning_seconds.append(1.0 + n)
-        cell.evaluation_seconds.append(0.5 * n)
-        cell.inference_seconds.append(0.01 * n)
-        cell.memory.append(1000 * n)
-        cell.parameters.append(250 * n)
-        if stacks:
-            counts = (draw.integers(0, 5, (n, n)) + 8 * np.eye(n, dtype=int)).tolist()
-            cell.first_confusion.append(counts)
-            cell.confusion.append(counts)
-            cell.refinements.append(0.1 * n)
-    return cell
 
 
 def luminance(colour: str) -> float:

@@ -25,10 +25,10 @@ from continual.data import (
     as_images,
     evaluation_loader,
     label_indices,
-    list_folder,
 )
 from continual.errors import InputError, LearningError, ModelFileError
 from continual.feature_cache import FeatureCache
+from continual.images import list_folder
 from continual.settings import Settings, make
 from continual.state import Prediction, S, Scores, State
 from continual.training import Checkpoints, Progress, Training, run

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.bench import equivariance_cli
+from continual.bench import data_cli, equivariance_cli
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
@@ -59,6 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_cli.app, name="data", cls=Commands)
 app.add_typer(equivariance_cli.app, name="equivariance", cls=Commands)
 
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from continual.bench.data_config import DataConfig, StreamConfig
 from continual.bench.documents import Strict, read, refusal
 from continual.errors import InputError, nearest
 from continual.methods import method
 from continual.settings import Settings, make
-
-
-class DataConfig(Strict):
-    """Where the images come from."""
-
-    source: Literal["digits", "cifar10", "cifar100", "folder"] = Field(
-        description="digits comes with scikit-learn; cifar10 and cifar100 through torchvision; folder is yours"
-    )
-    train: Path | None = Field(None, description="folder: a folder of class folders")
-    test: Path | None = Field(None, description="folder: likewise, with the same classes")
-    root: Path = Field(Path("data"), description="cifar10, cifar100: where torchvision keeps or puts the data")
-
-    @model_validator(mode="after")
-    def _folders_are_named(self) -> DataConfig:
-        if self.source == "folder" and (self.train is None or self.test is None):
-            raise ValueError("source = 'folder' needs both train and test")
-        return self
-
-
-class StreamConfig(Strict):
-    """How the classes are split into experiences; the class order is the permutation of the run's seed."""
-
-    classes: int | list[int] = Field(description="classes an experience, one number or one each")
-    max_classes: int | None = Field(None, ge=1, description="use only the first classes of the order")
-    per_class: int | None = Field(None, ge=1, description="use only so many training images a class")
 
 
 class PretrainConfig(Strict):
@@ -100,7 +76,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     every problem.
     """
     path = Path(path)
-    values = read(path, overrides, ("data.train", "data.test", "data.root", "backbone.weights"))
+    values = read(path, overrides, ("data.train", "data.test", "data.root", "backbone.weights"), ("data.source",))
     try:
         return RunConfig(**_resolved(values))
     except ValidationError as error:

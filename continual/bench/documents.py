@@ -18,11 +18,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def read(path: Path, overrides: Iterable[str] = (), places: Iterable[str] = ()) -> dict[str, Any]:
+def is_path(value: str) -> bool:
+    """Tell a path, which has a slash or the suffix of a data file, from a name.
+
+    >>> is_path("./photos"), is_path("list.csv"), is_path("cifar100"), is_path("hub:owner/name")
+    (True, True, False, False)
+    """
+    return value[:4] != "hub:" and ("/" in value or "\\" in value or value.endswith((".csv", ".parquet")))
+
+
+def read(
+    path: Path, overrides: Iterable[str] = (), places: Iterable[str] = (), sources: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return a document's values; `overrides` are `dotted.key=value` with values written as in TOML.
 
     `places` are the keys, `table.key`, of files and folders: a relative one is looked up beside the document
-    if it stands there, and in the working folder if an override says it. Raises InputError if there is no such
+    if it stands there, and in the working folder if an override says it. `sources` are keys that are a place
+    only if `is_path` says so. Raises InputError if there is no such
     file, or if it or an override is not readable.
     """
     try:
@@ -33,10 +45,11 @@ def read(path: Path, overrides: Iterable[str] = (), places: Iterable[str] = ()) 
         raise InputError(f"{path} is a folder: name a TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is not readable TOML: {error}") from None
-    for place in places:
+    for place in (*places, *sources):
         table, _, key = place.partition(".")
-        if isinstance(values.get(table), dict) and isinstance(values[table].get(key), str):
-            values[table][key] = str(path.parent / values[table][key])
+        found = values[table].get(key) if isinstance(values.get(table), dict) else None
+        if isinstance(found, str) and (place not in sources or is_path(found)):
+            values[table][key] = str(path.parent / found)
     for override in overrides:
         _apply(values, override)
     return values

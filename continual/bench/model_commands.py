@@ -18,8 +18,9 @@ from continual.bench import model_file, options
 from continual.bench.console import STDOUT, add_row, check_target, console, count, new_table, show, size, write_text
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
-from continual.data import Label, check_readable, image_files, list_folder
+from continual.data import Label
 from continual.errors import InputError
+from continual.images import check_readable, image_files, list_folder
 from continual.learner import IncrementalLearner
 from continual.methods import load, method
 from continual.preprocessing import Preprocessing

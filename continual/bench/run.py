@@ -17,7 +17,7 @@ from continual.bench.records import cell_record, stream_digest, surroundings
 from continual.bench.results import Cell
 from continual.bench.run_folder import CellFolder, RunFolder
 from continual.bench.sources import load_data
-from continual.bench.streams import Stream, split_classes
+from continual.bench.streams import Stream, make_stream
 from continual.checkpoints import CheckpointFolder
 from continual.data import as_experience
 from continual.errors import InputError, nearest
@@ -58,19 +58,7 @@ def run_config(
 def streams(config: RunConfig) -> dict[int, Stream]:
     """Return the stream of each seed; raises InputError if the data are not there or do not fit."""
     train, test = load_data(config.data)
-    wanted = config.stream
-    return {
-        seed: split_classes(
-            config.title,
-            train,
-            test,
-            sizes=wanted.classes,
-            seed=seed,
-            per_class=wanted.per_class,
-            max_classes=wanted.max_classes,
-        )
-        for seed in config.seeds
-    }
+    return {seed: make_stream(config.title, train, test, config.stream, seed) for seed in config.seeds}
 
 
 class _Run:

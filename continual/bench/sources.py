@@ -1,77 +1,60 @@
-"""The images a run is made of: training and test sets as (images, labels)."""
+"""The images a run is made of: training and test sets as (images, labels, domains, names)."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from continual.bench.config import DataConfig
-from continual.data import Label, check_readable, list_folder
+from continual.bench.data_config import DataConfig
+from continual.bench.datasets.catalogue import catalogue
+from continual.bench.datasets.collection import Collection, Images, count_problems
+from continual.bench.datasets.find import find
 from continual.errors import InputError
-
-Images = tuple[Sequence[Any] | Tensor, list[Label]]
+from continual.images import check_readable
 
 
 def load_data(config: DataConfig) -> tuple[Images, Images]:
     """Return (training set, test set); raises InputError if the data are not there or not readable."""
+    found = load_collection(config)
+    return found.train, found.test
+
+
+def load_collection(config: DataConfig) -> Collection:
+    """Return the data set of a config, checked.
+
+    A published data set must have the published counts (unless `exact` is off); its images are opened when they
+    are needed. Those of a user's own are all opened once, before any work is done.
+    """
     if config.source == "digits":
-        return _digits()
-    if config.source == "folder":
-        return _folders(config)
-    return _cifar(config)
+        return digits()
+    found = find(config)
+    about = catalogue().get(config.source)
+    if about is None:
+        check_readable([*found.train.images, *found.test.images])
+        return found
+    problems = count_problems(found, about.classes)
+    if problems and (config.exact or len(found.classes) != about.classes):
+        raise InputError(
+            f"{found.origin} is not {about.title} as published: {'; '.join(problems)}. Complete it, or set "
+            "data.exact=false and do not compare with published figures"
+        )
+    return found
 
 
-def _digits() -> tuple[Images, Images]:
+def digits() -> Collection:
     """Scikit-learn's handwritten digits (1,797 images of 8 x 8); every fourth of a class is for testing."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = torch.from_numpy((digits.images * (255 / 16)).round().astype(np.uint8))[:, None]
-    rank = np.zeros(len(digits.target), dtype=int)
+    data = load_digits()
+    images = torch.from_numpy((data.images * (255 / 16)).round().astype(np.uint8))[:, None]
+    rank = np.zeros(len(data.target), dtype=int)
     for digit in range(10):
-        rank[digits.target == digit] = np.arange((digits.target == digit).sum())
+        rank[data.target == digit] = np.arange((data.target == digit).sum())
     test = torch.from_numpy(rank % 4 == 3)
-    labels = [str(digit) for digit in digits.target]
+    labels = [str(digit) for digit in data.target]
 
     def pick(mask: Tensor) -> Images:
-        return images[mask], [label for label, keep in zip(labels, mask.tolist(), strict=True) if keep]
+        return Images(images[mask], [label for label, keep in zip(labels, mask.tolist(), strict=True) if keep])
 
-    return pick(~test), pick(test)
-
-
-def _folders(config: DataConfig) -> tuple[Images, Images]:
-    assert config.train is not None
-    assert config.test is not None
-    sets: list[Images] = []
-    for folder in (config.train, config.test):
-        paths, labels = list_folder(folder)
-        check_readable(paths)
-        sets.append((paths, list(labels)))
-    (_, train), (_, test) = sets
-    if extra := sorted(set(test) ^ set(train)):
-        raise InputError(
-            f"{config.train} and {config.test} hold different classes: {', '.join(map(str, extra[:5]))} "
-            f"{'is' if len(extra) == 1 else 'are'} in one of them only"
-        )
-    return sets[0], sets[1]
-
-
-def _cifar(config: DataConfig) -> tuple[Images, Images]:
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[config.source]
-    sets = []
-    for train in (True, False):
-        try:
-            found = kind(str(config.root), train=train, download=True)
-        except Exception as error:  # torchvision passes on whatever its downloader raises
-            raise InputError(
-                f"{config.source} is not in {config.root} and could not be downloaded ({type(error).__name__}: "
-                f"{error}): connect to the network once, or put torchvision's files there"
-            ) from error
-        sets.append((list(found.data), [found.classes[target] for target in found.targets]))
-    return sets[0], sets[1]
+    return Collection("digits", pick(~test), pick(test), "scikit-learn", "every fourth of a class")

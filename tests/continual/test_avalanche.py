@@ -12,7 +12,7 @@ from avalanche_fixtures import BATCH, EPOCHS, Recorder, assert_same, blob_stream
 
 import continual
 from continual.avalanche_plugin import MOS, Finetune, Joint, LearnerStrategy, SimpleCIL, strategy_for
-from continual.bench.streams import to_avalanche
+from continual.bench.avalanche_streams import to_avalanche
 from continual.errors import InputError
 from continual.methods import methods
 from continual.methods.mos import MOSLearner

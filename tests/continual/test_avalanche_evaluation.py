@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from continual.avalanche_model import FLOOR
 from continual.avalanche_plugin import MOS, Finetune, Joint, LearnerStrategy, SimpleCIL, strategy_for
-from continual.bench.streams import to_avalanche
+from continual.bench.avalanche_streams import to_avalanche
 from continual.methods.finetune import FinetuneLearner, FinetuneTraining
 from continual.methods.mos import MOSLearner
 

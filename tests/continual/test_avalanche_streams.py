@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR100
 
 from continual.avalanche_plugin import MOS, Finetune, LearnerStrategy
-from continual.bench.streams import split_classes, to_avalanche
+from continual.bench.avalanche_streams import to_avalanche
+from continual.bench.streams import split_classes
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 

@@ -1,0 +1,128 @@
+"""Image files: which are there, what they hold, and clear words for those that hold nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from continual.errors import InputError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that lies in something larger (a parquet file, say), read when they are asked for."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
+    """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
+    if isinstance(raw, str | Path | EncodedImage):
+        try:
+            with Image.open(io.BytesIO(raw.read()) if isinstance(raw, EncodedImage) else raw) as image:
+                return image.convert("RGB")
+        except FileNotFoundError:
+            raise InputError(f"no image at {raw}") from None
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
+    if isinstance(raw, Image.Image):
+        return raw.convert("RGB")
+    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8:
+        if raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (3, 4)):
+            return Image.fromarray(raw).convert("RGB")
+        if raw.ndim == 3 and raw.shape[2] == 1:
+            return Image.fromarray(raw[..., 0]).convert("RGB")
+    if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
+        return raw.expand(3, -1, -1)
+    shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
+    raise InputError(
+        f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
+        f"arrays (H, W, 3), or finished float inputs (3, H, W)"
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files at any depth below a folder, sorted; hidden files and folders are left out.
+
+    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, and
+    names that are not UTF-8, which could not be written to any result.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from None
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in [here / name for name in folders if (here / name).is_symlink()] + [here] * here.is_symlink():
+            if link.parent.resolve().is_relative_to(link.resolve()):
+                raise InputError(f"{link} links to a folder that it is in: remove the link")
+        names = [name for name in names if not name.startswith(".")]
+        found += [here / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    found.sort()
+    if odd := [path for path in found if not _is_unicode(str(path))]:
+        shown = ", ".join(ascii(os.fsencode(path)) for path in odd[:5])
+        raise InputError(f"{len(odd)} file names are not UTF-8: rename {shown}{', …' if len(odd) > 5 else ''}")
+    return found
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
+    """Return the image files below `folder/<class>/` and their class names, sorted.
+
+    Raises InputError if there is no such folder or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images a class")
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = [(path, kind.name) for kind in classes for path in image_files(kind)]
+    if not found:
+        raise InputError(f"{folder} holds no images: it needs one sub-folder of images a class")
+    return [path for path, _ in found], [name for _, name in found]
+
+
+def check_readable(
+    paths: Sequence[str | Path], progress: Callable[[str, int, int, dict[str, float]], None] | None = None
+) -> None:
+    """Open every file once; raise one InputError that names those that are not images."""
+    broken = []
+    for done, path in enumerate(paths, 1):
+        try:
+            open_image(path)
+        except InputError as error:
+            broken.append(str(error))
+        if progress is not None:
+            progress("checking images", done, len(paths), {})
+    if broken:
+        more = f"\n(and {len(broken) - 10} more)" if len(broken) > 10 else ""
+        raise InputError(f"{len(broken)} of {len(paths)} images cannot be read:\n" + "\n".join(broken[:10]) + more)

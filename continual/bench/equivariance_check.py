@@ -20,8 +20,8 @@ from continual.bench.equivariance_config import ModelConfig, WrapperConfig
 from continual.bench.equivariance_files import is_tuned, load_tuned
 from continual.bench.equivariance_models import Classifier, is_learner, load_classifier, of_learner
 from continual.bench.symmetry import refusals, wrapped
-from continual.images import image_files, open_image
 from continual.errors import InputError
+from continual.images import image_files, open_image
 from continual.seeding import generator
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion

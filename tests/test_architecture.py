@@ -21,7 +21,7 @@ PACKAGES = ("continual", "equivariant")
 FLOORS = {
     **dict.fromkeys(("adapters", "class_statistics", "errors", "losses", "merging", "retrieval"), 0),
     **dict.fromkeys(("calibration", "confusion", "flips", "transfer"), 0),
-    **dict.fromkeys(("backbones", "data", "preprocessing", "seeding", "settings", "state", "trunk"), 1),
+    **dict.fromkeys(("backbones", "data", "images", "preprocessing", "seeding", "settings", "state", "trunk"), 1),
     "methods": 3,
     "testing": 3,
     "avalanche_model": 4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,14 @@ def align(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     floor: float = 1e-4,
+    rescale: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> tuple[Tensor, Tensor]:
     """Return a head (weight (C, D), bias (C,)) aligned with all C classes; the one given is not changed.
 
     Every epoch draws `5 * batch_size` features of each class, shuffles them and takes SGD steps on the
     cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero.
-    `generator` decides every random number. Each covariance is factored once.
+    `rescale` is what the loss does to the logits (B, C) first. `generator` decides every random number. Each
+    covariance is factored once.
     """
     if len(statistics) != len(weight):
         raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
@@ -43,7 +45,7 @@ def align(
             features = torch.cat([sampler.draw(share, generator) for sampler in samplers])
             order = torch.randperm(len(labels), generator=generator, device=weight.device)
             for rows in order.split(share):
-                loss = F.cross_entropy(F.linear(features[rows], *head), labels[rows])
+                loss = F.cross_entropy(rescale(F.linear(features[rows], *head)), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

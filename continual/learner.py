@@ -48,6 +48,7 @@ class IncrementalLearner(ABC, Generic[S]):
     paper: ClassVar[str]  #: where it comes from
     summary: ClassVar[str]  #: one line
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
+    linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum a class and an experience
     settings_type: ClassVar[type[Settings]] = Settings
     state_type: ClassVar[type[State]]
 
@@ -201,15 +202,15 @@ class IncrementalLearner(ABC, Generic[S]):
 
     # Features ------------------------------------------------------------------------------------------
 
-    def prefix(self, images: Tensor) -> Prefix:
-        """Return what the features of prepared images under any adapters have in common."""
+    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
         with self._autocast():
-            return self.backbone.trunk.prefix(images)
+            return self.backbone.trunk.prefix(images, prompts)
 
-    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
-        """Return features (B, D) of prepared images, or of their prefix, under the precision of the settings."""
+    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
+        """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
         with self._autocast():
-            return self.backbone.trunk.features(images, adapters)
+            return self.backbone.trunk.features(images, adapters, **options)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""
@@ -218,9 +219,8 @@ class IncrementalLearner(ABC, Generic[S]):
         return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.settings.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        lower = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext()
 
     # Files ---------------------------------------------------------------------------------------------
 

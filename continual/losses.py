@@ -1,4 +1,4 @@
-"""The training losses of MOS, as pure functions."""
+"""Training losses, as pure functions."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def feature_contrast(features: Tensor, class_means: Tensor | None, temperature: 
     rows = features if class_means is None else torch.cat([class_means, features])
     similarity = rows @ rows.mT / temperature
     return F.cross_entropy(similarity, torch.arange(len(rows), device=rows.device))
+
+
+def normalised_logits(logits: Tensor, class_experience: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return logits (B, C) divided by `temperature` times the mean length of their parts.
+
+    A part are the logits of one experience's classes; `class_experience` (C,) int64 in [0, T) says whose they
+    are. So no class is preferred for the mere size of its head row (SLCA section 3.3, with the mean over
+    experiences of the authors' code).
+    """
+    count = int(class_experience.max()) + 1
+    squares = logits.new_zeros(len(logits), count).index_add(1, class_experience, logits.square())
+    # The small sum keeps the root's gradient finite at zero.
+    lengths = (squares + 1e-14).sqrt()
+    return logits / (lengths.mean(-1, keepdim=True) * temperature)

@@ -8,13 +8,14 @@ not reproduce.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from continual.adapters import Adapters
 from continual.errors import BackboneError
@@ -59,10 +60,11 @@ class Prefix:
 
     h: Tensor  #: (B, N, D), the tokens after the first block's attention
     rope: Any  #: rotary positions, the same for all images, or None
+    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
 
     def __getitem__(self, rows: Tensor) -> Prefix:
         """Return the prefix of some of the images."""
-        return Prefix(self.h[rows], self.rope)
+        return Prefix(self.h[rows], self.rope, self.prompts)
 
 
 class FrozenViT(nn.Module):
@@ -107,22 +109,46 @@ class FrozenViT(nn.Module):
                 f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
             )
 
-    def prefix(self, images: Tensor) -> Prefix:
-        """Run images (B, 3, H, W) as far as the first adapter: embedding, and the first block's attention."""
+    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+        """Run images (B, 3, H, W) as far as the first adapter: embedding, and the first block's attention.
+
+        `prompts` (B, P, D) are tokens that enter the first block before those of the patches. Raises
+        BackboneError for prompts in a ViT with rotary positions, which belong to the places of its tokens.
+        """
         vit = self.vit
         tokens, rope = vit.patch_embed(images), None
         if isinstance(vit, eva.Eva):
             tokens, rope = vit._pos_embed(tokens)
         else:
             tokens = vit._pos_embed(tokens)
-        return Prefix(self._attend(0, vit.norm_pre(tokens), rope), rope)
+        if prompts is None:
+            return Prefix(self._attend(0, vit.norm_pre(tokens), rope), rope)
+        if rope is not None:
+            raise BackboneError(f"a {type(vit).__name__} with rotary positions takes no prompts: use a vit_* model")
+        place = vit.num_prefix_tokens
+        tokens = torch.cat([tokens[:, :place], prompts.to(tokens.dtype), tokens[:, place:]], dim=1)
+        return Prefix(self._attend(0, vit.norm_pre(tokens), None), None, prompts.shape[1])
 
-    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
+    def features(
+        self,
+        images: Tensor | Prefix,
+        adapters: Adapters | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
 
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
-        its attention and its MLP (MOS section 3.1).
+        its attention and its MLP (MOS section 3.1). With prompts in the prefix, the features are the mean of
+        what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
+        stay as they are.
         """
+        if weights is None:
+            return self.forward(images, adapters)
+        return functional_call(self, {f"vit.{name}": value for name, value in weights.items()}, (images, adapters))
+
+    def forward(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
+        """Return the features under the ViT's own weights."""
         vit = self.vit
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
         tokens = prefix.h
@@ -131,7 +157,12 @@ class FrozenViT(nn.Module):
             tokens = _HALVES[type(block)][1](block, h)
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
-        pooled = vit.forward_head(vit.norm(tokens), pre_logits=True)
+        tokens = vit.norm(tokens)
+        if prefix.prompts:
+            place = vit.num_prefix_tokens
+            pooled = vit.fc_norm(tokens[:, place : place + prefix.prompts].mean(1))
+        else:
+            pooled = vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def _attend(self, index: int, tokens: Tensor, rope: Any) -> Tensor:

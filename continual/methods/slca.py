@@ -1,0 +1,186 @@
+"""SLCA: the backbone itself learns, slowly, and the head is aligned on features drawn from class Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from continual import artefact
+from continual.alignment import align
+from continual.class_statistics import ClassStatistics, Kind, fit, restore
+from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
+from continual.learner import IncrementalLearner
+from continual.losses import normalised_logits
+from continual.seeding import generator
+from continual.settings import Settings, TrainingSettings
+from continual.state import Scores, State, replace_state
+from continual.training import GradientTraining, Output, Progress
+
+
+class SLCASettings(TrainingSettings):
+    """Numbers of SLCA."""
+
+    batch_size: int = Field(64, ge=1)
+    lr: float = Field(0.01, gt=0, description="the head's rate")
+    backbone_lr_ratio: float = Field(0.01, gt=0, description="the backbone's rate as a share of lr")
+    decay_after: float = Field(0.9, ge=0, le=1, description="share of the epochs after which rates fall to a tenth")
+    part: Literal["all", "last_blocks", "norms"] = Field("all", description="what of the backbone learns")
+    last_blocks: int = Field(2, ge=1, description="how many blocks learn with part='last_blocks'")
+    statistics: Kind = Field("full", description="what is remembered of a class")
+    statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
+    covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
+    alignment_epochs: int = Field(5, ge=0)
+    alignment_lr: float = Field(0.01, gt=0)
+    temperature: float = Field(0.1, gt=0, description="tau, what normalised logits are divided by in alignment")
+
+
+@dataclass(frozen=True)
+class SLCAState(State):
+    """The learned part of the backbone, one head, and class statistics."""
+
+    backbone: dict[str, Tensor] | None = None  #: by the ViT's names of its parameters
+    head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
+    statistics: tuple[ClassStatistics, ...] = ()
+
+
+class SLCATraining(GradientTraining[SLCAState]):
+    """Trains a copy of a part of the backbone, and the head on the new classes."""
+
+    def __init__(self, learner: SLCALearner, data: ExperienceData) -> None:
+        start = learner.state.backbone or learner.learnable()
+        # A module's parameters have no dots in their names.
+        self.copy = nn.ParameterDict({name.replace(".", "/"): w.clone() for name, w in start.items()})
+        super().__init__(learner, data, learner.state.head, backbone=self.copy)
+        if not self.new_classes:
+            self.epochs = 0
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the live parameters by the ViT's names."""
+        return {name.replace("/", "."): w for name, w in self.copy.items()}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the backbone at `backbone_lr_ratio * lr` and the head at `lr`."""
+        lr = self.settings.lr
+        return [
+            {"params": list(self.copy.parameters()), "lr": lr * self.settings.backbone_lr_ratio},
+            {"params": list(self.head.parameters()), "lr": lr},
+        ]
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return a fall to a tenth near the end."""
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(self.epochs * self.settings.decay_after)])
+
+    def forward(self, images: Tensor) -> Output:
+        """Return features and logits of prepared images (B, 3, H, W)."""
+        features = self.learner.features(images, weights=self.weights())
+        return Output(features, self.head(features))
+
+    def finish(self, progress: Progress | None = None) -> SLCAState:
+        """Remember the new classes as the backbone sees them now, and align the head."""
+        before: SLCAState = self.before
+        settings = self.settings
+        weights = {name: w.detach().clone() for name, w in self.weights().items()}
+        (features,), targets = self.extract(
+            lambda images, _: [self.learner.features(images, weights=weights)], progress
+        )
+        statistics = list(before.statistics)
+        for target in targets.unique().tolist():
+            found = fit(features[targets == target], settings.statistics, settings.statistics_components)
+            if target < len(before.classes):
+                statistics[target] = statistics[target].merged(found)
+            else:
+                statistics.append(found)
+        head = self._aligned(statistics)
+        return SLCAState(**self.progress_counts(), backbone=weights, head=head, statistics=tuple(statistics))
+
+    def _aligned(self, statistics: list[ClassStatistics]) -> tuple[Tensor, Tensor]:
+        settings, device = self.settings, self.learner.device
+        if self.before.updates == 0 or settings.alignment_epochs == 0:
+            return self.head_tensors()
+        experience = torch.tensor(self.class_experience(), device=device)
+        return align(
+            *self.head_tensors(),
+            statistics,
+            generator=generator(settings.seed, "alignment", self.before.updates, device=device),
+            epochs=settings.alignment_epochs,
+            batch_size=settings.batch_size,
+            lr=settings.alignment_lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            floor=settings.covariance_floor,
+            rescale=partial(normalised_logits, class_experience=experience, temperature=settings.temperature),
+        )
+
+
+class SLCALearner(IncrementalLearner[SLCAState]):
+    """A slow learner with classifier alignment; the only method here whose features change.
+
+    The backbone given stays as it is: what has learned of it (`part`: all, the last blocks or the norms) is
+    part of the state, and of the file. Statistics of old classes are those of the time they were learned.
+    Memory is that part of the backbone, and by default D^2 + 2 D + 1 numbers a class.
+    """
+
+    method = "slca"
+    paper = "Zhang et al., ICCV 2023, arXiv 2303.05118"
+    summary = "the backbone (all, last blocks or norms) learns at a hundredth of the head's rate; the head is aligned"
+    settings_type: ClassVar[type[Settings]] = SLCASettings
+    state_type = SLCAState
+
+    def begin(self, data: ExperienceData) -> SLCATraining:
+        return SLCATraining(self, data)
+
+    def learnable(self) -> dict[str, Tensor]:
+        """Return the backbone's own parameters that learn, by name."""
+        vit, part = self.backbone.trunk.vit, self.settings.part
+        if part == "norms":
+            kept = {
+                f"{place}.{name}".lstrip(".")
+                for place, module in vit.named_modules()
+                if isinstance(module, nn.LayerNorm)
+                for name, _ in module.named_parameters(recurse=False)
+            }
+        elif part == "last_blocks":
+            first = max(self.backbone.depth - self.settings.last_blocks, 0)
+            places = tuple(f"blocks.{block}." for block in range(first, self.backbone.depth))
+            kept = {name for name, _ in vit.named_parameters() if name.startswith((*places, "norm.", "fc_norm."))}
+        else:
+            kept = {name for name, _ in vit.named_parameters()}
+        return {name: parameter.data for name, parameter in vit.named_parameters() if name in kept}
+
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
+        assert self.state.head is not None
+        features = self.features(images, weights=self.state.backbone)
+        return Scores(linear(features, *self.state.head).softmax(-1))
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = self.state
+        if state.backbone is None or state.head is None:
+            return {}, {"statistics": []}
+        tensors = {"head/weight": state.head[0], "head/bias": state.head[1]}
+        tensors |= artefact.join("backbone", state.backbone)
+        for c, statistics in enumerate(state.statistics):
+            tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
+        return tensors, {"statistics": [[s.kind, s.count] for s in state.statistics]}
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> SLCAState:
+        if not common.classes:
+            return replace_state(common, SLCAState)
+        return replace_state(
+            common,
+            SLCAState,
+            backbone=artefact.part(tensors, "backbone"),
+            head=(tensors["head/weight"], tensors["head/bias"]),
+            statistics=tuple(
+                restore(kind, count, artefact.part(tensors, f"statistics/{c}"))
+                for c, (kind, count) in enumerate(values["statistics"])
+            ),
+        )

@@ -68,20 +68,26 @@ def equivariance_report(
     actions: Mapping[str, Action] | None = None,
     **options: Any,
 ) -> EquivarianceReport:
-    """Measure a model on square images `x` (B, C, S, S).
+    """Measure a model on images `x` (B, C, H, W).
 
     - `layers`: names of sub-modules; by default the children, and the members of children that are lists.
       A layer's output is taken for a map if it is (B, D, h, h), for patch tokens if it is (B, P + h·h, D), for
       invariant otherwise; `actions` says better, by name. What cannot be compared is left out.
-    - `sizes`: image sizes to resample `x` to; by default S/2, S and S + 1. Strided networks care for parity.
+    - `sizes`: image sizes to resample `x` to; by default S/2, S and S + 1 for square images S x S, none for others.
+      Strided networks care for parity.
 
-    Options as for `equivariance_error`. Raises InputError for a layer that the model lacks.
+    Options as for `equivariance_error`. Raises InputError for a layer that the model lacks, and for sizes of
+    images that are not square.
     """
     group = as_group(group)
     elements = equivariance_error(model, group, x, **options)
-    side = x.shape[-1]
+    height, side = x.shape[-2:]
+    if sizes is None:
+        sizes = (side // 2, side, side + 1) if height == side else ()
+    elif sizes and height != side:
+        raise InputError(f"images of {height} x {side} cannot be resampled to squares: leave sizes= out")
     by_size: dict[int, float | None] = {}
-    for size in (side // 2, side, side + 1) if sizes is None else sizes:
+    for size in sizes:
         resized = x if size == side else functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
         try:
             by_size[size] = equivariance_error(model, group, resized, **options).largest

@@ -63,11 +63,13 @@ def equivariance_error(
     `input` and `output` say how the group acts; by default images and an invariant answer, or what a
     wrapper declares. The model is called in evaluation mode, without gradients, and is left as it was.
     `float64` checks a copy of it in double precision, in which an exact model errs by 1e-15, not 1e-7.
-    An error is infinite where an answer is not a number. Raises InputError if the answer does not fit `output`.
+    An error is infinite where an answer is not a number. Raises InputError if the batch is empty or does not fit
+    `input`, or the answer does not fit `output`.
     """
     group = as_group(group)
     input = input or input_action(model)
     output = output or (model.output if isinstance(model, OrbitWrapper) else Trivial())
+    check_batch(x)
     input.check(group, x)
     if float64:
         x, model = x.double(), copy.deepcopy(model).double() if isinstance(model, nn.Module) else model
@@ -146,15 +148,20 @@ def orbit_answers(
     """Return the class a model gives each view of each image, (|G|, N) int64.
 
     `images` is a batch (B, C, H, W), or an iterable of batches, of N images in all. The model returns class
-    scores (B, K) and is called in evaluation mode, one element at a time.
+    scores (B, K) and is called in evaluation mode, one element at a time. Raises InputError for other answers,
+    for scores that are not a number, and if there are no images.
     """
     group, action = as_group(group), input or input_action(model)
     columns = []
     with evaluating(model):
         for batch in [images] if isinstance(images, Tensor) else images:
+            check_batch(batch)
             views = [model(action(group, g, batch)) for g in range(group.order)]
             if views[0].ndim != 2:
                 raise InputError(f"answers need class scores (B, K), but the model returned {tuple(views[0].shape)}")
+            for name, scores in zip(group.names, views, strict=True):
+                if scores.isnan().any():
+                    raise InputError(f"the model returned NaN for element {name} of {group.name}: that is no answer")
             columns.append(torch.stack([scores.argmax(1) for scores in views]))
     if not columns:
         raise InputError("there are no images: give at least one batch")
@@ -167,6 +174,7 @@ def orbit_consistency(answers: Tensor) -> float:
     >>> orbit_consistency(torch.tensor([[1, 2], [1, 3]]))
     0.5
     """
+    _check_answers(answers)
     return float((answers == answers[:1]).all(0).double().mean())
 
 
@@ -178,6 +186,9 @@ def orbit_flip_rate(answers: Tensor, labels: Tensor, identity: int = 0) -> float
     >>> orbit_flip_rate(torch.tensor([[1, 2], [1, 3], [0, 2]]), torch.tensor([1, 2]))
     0.5
     """
+    _check_answers(answers)
+    if not 0 <= identity < len(answers):
+        raise InputError(f"identity={identity!r} must be the number of an element, from 0 to {len(answers) - 1}")
     if labels.shape != answers.shape[1:]:
         raise InputError(f"labels are (N,), {tuple(answers.shape[1:])} here, not {tuple(labels.shape)}")
     right = answers == labels.to(answers.device)
@@ -220,6 +231,19 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     size = a.abs().masked_fill(~a.isfinite(), 0).amax(1)
     error = float((difference / torch.where(size > 0, size, 1)).max())
     return error if error == error else float("inf")
+
+
+def check_batch(x: Any) -> None:
+    """Raise InputError unless `x` is a tensor that holds at least one item."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"the images must be a tensor, not {type(x).__name__}")
+    if len(x) == 0:
+        raise InputError(f"the batch is empty (its shape is {tuple(x.shape)}): give at least one image")
+
+
+def _check_answers(answers: Tensor) -> None:
+    if answers.ndim != 2 or not answers.numel():
+        raise InputError(f"answers are (|G|, N) with at least one image, not {tuple(answers.shape)}")
 
 
 def _is_exact(element: Any) -> bool:

@@ -181,12 +181,22 @@ class OrbitWrapper(nn.Module, ABC):
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Refuse, with GroupError, the weights of a wrapper of another group; this is called before they load."""
-        saved = json.loads(bytes(state.tolist()))
-        if saved["sha256"] != self.group.fingerprint:
+        """Refuse, with GroupError, the weights of a wrapper of another group; torch calls this before they load.
+
+        It loads module by module, though: what stands before the wrapper in a larger model has been loaded by then.
+        """
+        try:
+            saved = json.loads(bytes(state.tolist()))
+            name, fingerprint = saved["group"], saved["sha256"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise GroupError(
-                f"these weights were saved for the group {saved['group']}, but this wrapper's is {self.group.name}: "
-                f"make the wrapper with {saved['group']!r}; nothing was loaded"
+                f"these weights do not say which group they are for, {state!r} is no such note: save them again with "
+                f"state_dict() of the wrapper; nothing of this wrapper was loaded"
+            ) from error
+        if fingerprint != self.group.fingerprint:
+            raise GroupError(
+                f"these weights were saved for the group {name}, but this wrapper's is {self.group.name}: make the "
+                f"wrapper with {name!r}; nothing of this wrapper was loaded"
             )
 
     def extra_repr(self) -> str:

@@ -1,4 +1,7 @@
-"""A zoo of tiny random models, and every wrapper around them."""
+"""A zoo of tiny random models, and every wrapper around them.
+
+timm and torchvision are imported where they are used: the processes of the distributed test need neither.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 import equivariant as eq
@@ -57,6 +57,8 @@ class Several(nn.Module):
 
 
 def vit(depth: int = 2, registers: int = 2, **options: Any) -> nn.Module:
+    import timm
+
     options = {"num_classes": 4, **options}
     return timm.create_model(
         "vit_tiny_patch16_224",
@@ -70,7 +72,21 @@ def vit(depth: int = 2, registers: int = 2, **options: Any) -> nn.Module:
     )
 
 
+def convnext() -> nn.Module:
+    import timm
+
+    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 16), num_classes=4)
+
+
+def resnet() -> nn.Module:
+    from timm.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=4, channels=(8, 8, 8, 16), stem_width=8)
+
+
 def mobilenet() -> nn.Module:
+    import torchvision
+
     model = torchvision.models.mobilenet_v2(
         width_mult=0.1, num_classes=4, inverted_residual_setting=[[1, 16, 1, 2], [6, 24, 1, 2]], dropout=0.0
     )
@@ -84,16 +100,8 @@ ZOO: dict[str, tuple[Build, int, Any]] = {
     "micro": (Micro, 6, eq.Trivial()),
     "timm ViT": (vit, 16, eq.Trivial()),
     "timm ViT tokens": (lambda: Method(vit(num_classes=0), "forward_features"), 16, eq.Tokens(prefix=3)),
-    "timm ConvNeXt": (
-        lambda: timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 16), num_classes=4),
-        32,
-        eq.Trivial(),
-    ),
-    "timm ResNet": (
-        lambda: ResNet(BasicBlock, (1, 1, 1, 1), num_classes=4, channels=(8, 8, 8, 16), stem_width=8),
-        33,
-        eq.Trivial(),
-    ),
+    "timm ConvNeXt": (convnext, 32, eq.Trivial()),
+    "timm ResNet": (resnet, 33, eq.Trivial()),
     "torchvision MobileNet": (mobilenet, 24, eq.Trivial()),
     "U-Net": (TinyUNet, 8, eq.Maps()),
     "several outputs": (Several, 8, {"map": eq.Maps(), "pair": (eq.Maps(), eq.Trivial())}),

@@ -213,6 +213,15 @@ def test_a_nested_wrapper_keeps_its_group_too() -> None:
         other.load_state_dict(model.state_dict())
 
 
+@pytest.mark.parametrize("note", ["C4", None, torch.tensor([1, 2], dtype=torch.uint8), torch.tensor(list(b"[1]"))])
+def test_weights_without_a_readable_group_are_refused_and_nothing_changes(note: Any) -> None:
+    wrapper = eq.Equitune(Micro(), "C4")
+    before = copy.deepcopy(wrapper.state_dict())
+    with pytest.raises(eq.GroupError, match="do not say which group they are for"):
+        wrapper.load_state_dict({**eq.Equitune(Micro(), "C4").state_dict(), "_extra_state": note})
+    assert all(torch.equal(value, before[key]) for key, value in wrapper.state_dict().items())
+
+
 def test_errors_are_value_errors() -> None:
     assert issubclass(eq.InputError, ValueError)
     assert issubclass(eq.GroupError, eq.EquivariantError)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import Anything, Micro, TinyUNet, Whole, mobilenet, vit
+from conftest import Anything, Micro, TinyUNet, Whole, convnext, mobilenet, vit
 from torch import Tensor, nn
 
 import equivariant as eq
@@ -405,7 +405,7 @@ def test_lambda_alone_learns_to_prefer_the_readable_view() -> None:
     ("build", "side", "width"),
     [
         (vit, 16, 16),
-        (lambda: timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 16), num_classes=4), 32, 16),
+        (convnext, 32, 16),
         (mobilenet, 24, 8),
     ],
 )

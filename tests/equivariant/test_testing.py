@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import equivariant as eq
 from equivariant.actions import Action
 from equivariant.groups import FiniteGroup
-from equivariant.testing import relative_error
+from equivariant.testing import TOLERANCE, relative_error
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -135,8 +135,77 @@ def test_consistency_and_flips() -> None:
         eq.orbit_answers(nn.Identity(), "C4", x)
     with pytest.raises(eq.InputError, match="at least one batch"):
         eq.orbit_answers(FirstPixel(), "C4", [])
+    with pytest.raises(eq.InputError, match="the batch is empty"):
+        eq.orbit_answers(FirstPixel(), "C4", x[:0])
+    for nothing in (answers[:, :0], answers[0]):
+        with pytest.raises(eq.InputError, match=r"\(\|G\|, N\) with at least one image"):
+            eq.orbit_consistency(nothing)
+        with pytest.raises(eq.InputError, match=r"\(\|G\|, N\) with at least one image"):
+            eq.orbit_flip_rate(nothing, torch.tensor([1, 1]))
+    with pytest.raises(eq.InputError, match="identity=4 must be the number of an element, from 0 to 3"):
+        eq.orbit_flip_rate(answers, torch.tensor([1, 1]), identity=4)
+    assert eq.orbit_flip_rate(answers, torch.tensor([1, 1]), identity=1) == pytest.approx(0)
+    assert eq.orbit_flip_rate(answers, torch.tensor([1, 2]), identity=1) == pytest.approx(1 / 2)
     with pytest.raises(eq.InputError, match=r"labels are \(N,\)"):
         eq.orbit_flip_rate(answers, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[:0], r"the batch is empty \(its shape is \(0, 3, 6, 6\)\)"),
+        (X[0], r"images are \(B, C, H, W\)"),
+        (X[..., :4], "needs a square, not 6 x 4"),
+        ((X * 9).to(torch.uint8), "not torch.uint8"),
+        (X.tolist(), "must be a tensor, not list"),
+    ],
+)
+def test_the_checks_refuse_bad_images(x: Any, message: str) -> None:
+    for check in (eq.equivariance_error, eq.assert_equivariant, eq.equivariance_report):
+        with pytest.raises(eq.InputError, match=message):
+            check(Micro(), "C4", x)
+
+
+def test_an_answer_that_is_not_a_number_is_an_infinite_error_and_no_class() -> None:
+    x = X.clone()
+    x[0, 0, -1, 0] = torch.nan  # r270 brings it to the first pixel
+    corner = Corner()
+    found = eq.equivariance_error(corner, "C4", x)
+    assert found.worst == "r270"
+    assert found.largest == torch.inf
+    with pytest.raises(AssertionError, match="relative error is inf for element r270"):
+        eq.assert_equivariant(corner, "C4", x, tolerance=1e9)
+    with pytest.raises(eq.InputError, match="NaN for element r270 of C4"):
+        eq.orbit_answers(corner, "C4", x)
+
+
+class Corner(nn.Module):
+    """The first pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_default_tolerance_is_that_of_the_dtype(dtype: torch.dtype) -> None:
+    class Off(nn.Module):
+        """Wrong by a share of the answer as soon as the picture is turned."""
+
+        share = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 1 + (x[:, :, 0, 0] != 1).to(x.dtype) * self.share
+
+    x = torch.zeros(1, 1, 4, 4, dtype=dtype)
+    x[..., 0, 0] = 1
+    model, name = Off(), str(dtype).removeprefix("torch.")
+    for model.share, fine in ((0.5 * TOLERANCE[dtype], True), (4 * TOLERANCE[dtype], False)):
+        wrong = lambda x: model(x.double())  # noqa: E731  # the answer itself is not rounded to the dtype
+        if fine:
+            eq.assert_equivariant(wrong, "C4", x)
+        else:
+            with pytest.raises(AssertionError, match=rf"above {TOLERANCE[dtype]:.0e} \({name}\)"):
+                eq.assert_equivariant(wrong, "C4", x)
 
 
 # The report ----------------------------------------------------------------------------------------------
@@ -167,6 +236,15 @@ def test_the_report_finds_the_layer_and_the_image_sizes() -> None:
     text = str(report)
     assert "by layer" in text
     assert "crooked" in text
+
+
+def test_the_report_of_images_that_are_not_square() -> None:
+    x = torch.randn(2, 3, 8, 6)
+    report = eq.equivariance_report(Pipeline(), "mirror_v", x)
+    assert report.sizes == {}
+    assert report.layers["head"] > 1e-3
+    with pytest.raises(eq.InputError, match="images of 8 x 6 cannot be resampled to squares"):
+        eq.equivariance_report(Pipeline(), "mirror_v", x, sizes=[8])
 
 
 def test_the_report_reads_tokens_and_says_which_sizes_are_refused() -> None:

@@ -19,14 +19,17 @@ TEST_NAMES = ("test", "validation", "val", "valid")
 
 def read_parquet(path: Path, config: DataConfig) -> list[Entry]:
     """Read one parquet file (no split), or a folder of them named after their split (train*, test*)."""
-    parts = {None: [path]} if path.is_file() else _files_by_split(path)
+    datasets = _datasets()
+    import pyarrow.parquet
+
     tables = {}
-    for split, files in parts.items():
+    for split, files in (_files_by_split(path) if path.is_dir() else {None: [path]}).items():
         try:
-            # In memory: nothing is copied into a cache that the user would have to know of.
-            tables[split] = _datasets().Dataset.from_list([]) if not files else _table(files)
+            # Read where they lie: `datasets` itself would copy everything into a cache.
+            parts = [datasets.Dataset(pyarrow.parquet.read_table(file, memory_map=True)) for file in files]
+            tables[split] = datasets.concatenate_datasets(parts)
         except Exception as error:  # pyarrow has many of its own
-            raise InputError(f"{path} is not readable parquet ({error}): download it again") from error
+            raise InputError(f"{path} is not readable parquet ({_line(error)}): download it again") from error
     return [entry for split, table in tables.items() for entry in _entries(table, split, str(path), config)]
 
 
@@ -35,10 +38,10 @@ def read_hub(source: str, config: DataConfig, *, download: bool = False) -> list
 
     Raises InputError if it is not there, or has no training split.
     """
-    name = source.removeprefix(HUB)
+    datasets = _datasets()
     try:
         with _offline(not download):
-            found = _datasets().load_dataset(name)
+            found = datasets.load_dataset(source.removeprefix(HUB))
     except Exception as error:  # whatever the network, the hub and its files can do
         hint = (
             "check the name and the network" if download else f"fetch it once: equimos data prepare {source} --download"
@@ -58,14 +61,6 @@ def _files_by_split(folder: Path) -> dict[str | None, list[Path]]:
     if train and test:
         return {"train": train, "test": test}
     return {None: train or files}
-
-
-def _table(files: list[Path]) -> Any:
-    datasets = _datasets()
-    import pyarrow.parquet
-
-    parts = [datasets.Dataset(pyarrow.parquet.read_table(file, memory_map=True)) for file in files]
-    return datasets.concatenate_datasets(parts)
 
 
 def _entries(table: Any, split: str | None, place: str, config: DataConfig) -> Iterator[Entry]:

@@ -60,7 +60,7 @@ def tune(
     action = wrapper.input if wrapper else Images()
     parts = parameter_parts(model) if parts is None else parts
     for stage in recipe.stages:
-        _chosen(stage, parts, model)
+        trained_by(stage, parts, model)
     train, validation = as_dataset(train, "train"), as_dataset(validation, "validation")
     score = partial(evaluate, model, group=group, input=action, batch_size=recipe.batch_size)
     before = score(as_dataset(test, "test")) if test is not None else None
@@ -70,7 +70,7 @@ def tune(
         run.resume()
         while run.stage < len(recipe.stages):
             stage = recipe.stages[run.stage]
-            trained = _chosen(stage, parts, model)
+            trained = trained_by(stage, parts, model)
             _freeze_all_but(model, trained)
             with _cached(model, wrapper, recipe, train, validation) as (training, held_out, images):
                 run.train(trained, training, held_out, random_turns(group, action) if images and recipe.turn else None)
@@ -94,7 +94,7 @@ def parameter_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {"weights": weights, "backbone": backbone, "head": [p for p in model.parameters() if id(p) not in taken]}
 
 
-def _chosen(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Parameter]:
+def trained_by(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters a stage trains; raises InputError, with the cure, if there are none."""
     chosen = list(model.parameters()) if stage.train == "everything" else list(parts.get(stage.train, ()))
     if not chosen:

@@ -11,9 +11,11 @@ import pytest
 import timm
 
 from continual.bench.config import load_config
+from continual.bench.equivariance_config import load_study
 from tests.conftest import ROOT, TINY_ARGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = sorted(p for p in ROOT.glob("configs/**/*.toml") if p.parent.name != "equivariance")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -48,6 +50,10 @@ def test_the_commands_name_configs_that_load() -> None:
     assert "configs/quickstart.toml" in configs
     for config in configs:
         load_config(ROOT / config)
+    studies = set(re.findall(r"equimos equivariance tune (configs/\S+\.toml)", README))
+    assert "configs/equivariance/quickstart.toml" in studies
+    for config in studies:
+        load_study(ROOT / config)
 
 
 def test_the_test_command_is_the_one_ci_runs() -> None:
@@ -56,7 +62,7 @@ def test_the_test_command_is_the_one_ci_runs() -> None:
     assert re.search(pattern[1], README, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.toml")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("config", BENCHMARKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_config_loads_and_carries_its_command(config: Path) -> None:
     load_config(config)
     text = config.read_text()

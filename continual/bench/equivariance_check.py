@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,18 @@ def check(
 
 
 def open_model(
-    model: str, weights: Path | None, model_args: Sequence[str], size: int | None, device: torch.device
+    model: str,
+    weights: Path | None,
+    model_args: Sequence[str],
+    size: int | None,
+    device: torch.device,
+    classes: Sequence[str] | None = None,
+    templates: Sequence[str] = (),
 ) -> tuple[Classifier, FiniteGroup | None, nn.Module | None]:
-    """Return a classifier by name or file and, if it comes from `tune`, its group and its whole wrapped model."""
+    """Return a classifier by name or file and, if it comes from `tune`, its group and its whole wrapped model.
+
+    `classes` and `templates` make the prompts of CLIP.
+    """
     path, arguments = Path(model), options.assignments("--model-arg", model_args)
     if path.is_dir():
         raise InputError(f"{model} is a folder: name a model file, or a model such as 'resnet50.a1_in1k'")
@@ -116,8 +126,12 @@ def open_model(
             preparation[key] = arguments.pop(key)
     name = None if weights == path else model
     values = {"name": name, "weights": weights, "args": arguments, "preprocessing": preparation, "size": size}
-    config = ModelConfig.model_validate(values)
-    return load_classifier(config), None, None
+    try:
+        config = ModelConfig.model_validate({**values, **({"templates": list(templates)} if templates else {})})
+    except ValidationError as error:
+        raise refusal(path, error, ModelConfig) from None
+    found = load_classifier(config, classes)
+    return replace(found, features=found.features.to(device), head=found.head and found.head.to(device)), None, None
 
 
 def parse_wrapper(text: str) -> WrapperConfig:

@@ -88,3 +88,78 @@ def check(
     )
     if not good:
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, as in configs/equivariance.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. data.per_class=20 group=D4."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The study's folder.", show_default="runs/NAME-OF-CONFIG")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything on random weights; download, train and write nothing.")
+    ] = False,
+) -> None:
+    """Tune and compare wrappers on upright and turned images. The same command goes on with an interrupted study."""
+    from continual.bench import equivariance_commands
+
+    equivariance_commands.tune(config, changes or (), out, dry_run)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    images: Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")],
+    group: Group = None,
+    wrapper: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,KEY=VALUE...]",
+            help="A row of the table: plain, equitune, lambda, equizero, canonicaliser, max, pruned.",
+            show_default="plain, equitune, equizero, max",
+        ),
+    ] = None,
+    fit: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Fit a linear head to these upright images first.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A prompt for CLIP: 'a photo of a {}.'")
+    ] = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    size: Size = None,
+    per_class: Annotated[int | None, typer.Option(min=1, help="Use only so many images a class.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write results.json, .csv, .md and .png here.")
+    ] = None,
+    json: Json = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure accuracy upright and turned, and how stable the answers are over the orbit, for several wrappers."""
+    from continual.bench import equivariance_commands
+
+    equivariance_commands.evaluate(
+        model,
+        images,
+        group,
+        wrappers=wrapper or (),
+        fit=fit,
+        templates=template or (),
+        weights=weights,
+        model_args=model_arg or (),
+        size=size,
+        per_class=per_class,
+        batch_size=batch_size,
+        out=out,
+        json_file=json,
+        csv_file=csv,
+        device=device,
+    )

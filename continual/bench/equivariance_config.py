@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from continual.bench.config import DataConfig, PretrainConfig
+from continual.bench.config import PretrainConfig
+from continual.bench.data_config import DataConfig
 from continual.bench.documents import Strict, read, refusal
 from continual.errors import nearest
 
@@ -146,7 +147,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     override in the working folder. Raises InputError that names every problem.
     """
     path = Path(path)
-    values = read(path, overrides, ("data.train", "data.test", "data.root", "model.weights"))
+    values = read(path, overrides, ("data.train", "data.test", "data.root", "model.weights"), ("data.source",))
     rows = values.get("rows")
     if isinstance(rows, dict):
         values["rows"] = {n: {"wrapper": n, **row} if isinstance(row, dict) else row for n, row in rows.items()}

@@ -105,3 +105,15 @@ def config(tmp_path: Path, weights: Path) -> Path:
     text += f"[backbone]\nweights = {json.dumps(str(weights))}\n[methods.simple_cil]\n"
     (tmp_path / "tiny.toml").write_text(text)
     return tmp_path / "tiny.toml"
+
+
+@pytest.fixture
+def tiny_clip(tmp_path: Path) -> str:
+    """The name of a tiny CLIP of open_clip's own classes, known to it for the test."""
+    import open_clip
+
+    tower = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 4}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    (tmp_path / "tiny-clip.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": tower, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    return "tiny-clip"

@@ -178,12 +178,7 @@ def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
 
 def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
     """Make a timm model as `create` does, with the hub's weights of its tag; raises BackboneError if it cannot."""
-    architecture, _, tag = name.partition(".")
-    tags = timm.list_pretrained(f"{architecture}.*") if is_model(architecture) else []
-    if is_model(architecture) and name not in tags:
-        what = f"has no tag {tag!r}" if tag else "needs its weights' tag, because timm may change the default"
-        choice = f"name one of {', '.join(map(repr, tags))}" if tags else "timm has no weights for it"
-        raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
+    check_tag(name)
     create(name, model_args)  # wrong names and arguments fail here, before any download
     try:
         return timm.create_model(name, pretrained=True, **{"num_classes": 0, **model_args}).float()
@@ -193,6 +188,24 @@ def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
             f"the weights of {name!r} could not be fetched from {repository} ({type(error).__name__}): "
             f"connect to the network once, or download them and pass weights=FILE"
         ) from error
+
+
+def check_tag(name: str) -> None:
+    """Raise BackboneError if timm has the model, but no weights of this tag."""
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained(f"{architecture}.*") if is_model(architecture) else []
+    if is_model(architecture) and name not in tags:
+        what = f"has no tag {tag!r}" if tag else "needs its weights' tag, because timm may change the default"
+        choice = f"name one of {', '.join(map(repr, tags))}" if tags else "timm has no weights for it"
+        raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
+
+
+def in_cache(name: str) -> bool:
+    """Tell whether the weights of a tag were downloaded before, without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = get_pretrained_cfg_value(name, "hf_hub_id")
+    return bool(repository) and isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:

@@ -28,6 +28,10 @@ class Commands(TyperGroup):
             _fail(error.format_message())
         except (EquimosError, OSError) as error:
             _fail(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _fail("out of memory: lower batch_size if it was training, else eval_batch_size; what was kept is kept")
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; typer itself says nothing when it is interrupted."""
@@ -42,6 +46,14 @@ class Commands(TyperGroup):
         if args[0] not in self.commands:
             ctx.fail(f"unknown command {args[0]!r}: {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell torch's errors by their names and words, so that torch need not be loaded."""
+    words = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
+    return (
+        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in str(error) for w in words)
+    )
 
 
 def _fail(message: str) -> NoReturn:
@@ -183,11 +195,15 @@ def run(
         list[str] | None,
         typer.Option(metavar="METHOD", help="Run only this method now; processes can share a run folder."),
     ] = None,
+    workers: Workers = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
+    ] = False,
 ) -> None:
     """Run a benchmark, and show and store its results. The same command goes on with an interrupted run."""
     from continual.bench import run_commands
 
-    run_commands.run(config, changes or (), out, only or ())
+    run_commands.run(config, changes or (), out, only=only or (), workers=workers, dry_run=dry_run)
 
 
 @app.command()

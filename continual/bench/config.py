@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from continual.bench.data_config import DataConfig, StreamConfig
-from continual.bench.documents import Strict, read, refusal
+from continual.bench.documents import Strict, not_finite, read, refusal
 from continual.errors import InputError, nearest
-from continual.methods import method
+from continual.methods import method, methods
+from continual.preprocessing import Preprocessing
 from continual.settings import Settings, make
 
 
@@ -32,6 +34,16 @@ class BackboneConfig(Strict):
     args: dict[str, Any] = Field(default_factory=dict, description="timm model arguments: img_size, depth, ...")
     preprocessing: dict[str, Any] = Field(default_factory=dict, description="fields of Preprocessing to change")
     pretrain: PretrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _weights_and_preprocessing_are_known(self) -> BackboneConfig:
+        allowed = Preprocessing.changeable()
+        problems = [f"unknown preprocessing {k!r}: {nearest(k, allowed)}" for k in self.preprocessing.keys() - allowed]
+        if self.name is None and (self.pretrain is not None or self.weights is None):
+            problems.append("give name, e.g. 'vit_base_patch16_224.augreg_in21k'")
+        if problems:
+            raise ValueError("; ".join(sorted(problems)))
+        return self
 
 
 class MethodConfig(Strict):
@@ -63,48 +75,100 @@ class RunConfig(Strict):
     stream: StreamConfig
     backbone: BackboneConfig
     methods: dict[str, MethodConfig] = Field(min_length=1)
-    seeds: list[int] = Field([1993], min_length=1, description="of class order and training; a column of cells each")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        [1993], min_length=1, description="of class order and training; a column of cells each"
+    )
     device: str = Field("cpu", description="cpu, cuda, cuda:1 or mps")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> RunConfig:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} name one twice: give each once")
+        return self
+
+
+PATHS = ("data.train", "data.test", "data.root", "backbone.weights")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a config of one run; see `load_runs`. Raises InputError that names every problem."""
+    runs = load_runs(path, overrides)
+    if len(runs) > 1 or "" not in runs:
+        raise InputError(f"{path} is a sweep of {', '.join(runs)}: a config of one run is needed here")
+    return runs[""]
+
+
+def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunConfig]:
     """Read a config; `overrides` are `dotted.key=value` with values written as in TOML.
 
     A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method`
     (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. A relative path
-    is looked up beside the config, that of an override in the working folder. Raises InputError that names
-    every problem.
+    is looked up beside the config, that of an override in the working folder.
+
+    Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both.
+    Returns the runs by NAME, or one named "". Raises InputError that names every problem.
     """
-    path = Path(path)
-    values = read(path, overrides, ("data.train", "data.test", "data.root", "backbone.weights"), ("data.source",))
+    path, overrides = Path(path), list(overrides)
+    sweep = read(path).get("sweep")
+    if sweep is None:
+        return {"": _load(path, overrides, None)}
+    if not isinstance(sweep, dict) or not sweep or not all(isinstance(table, dict) for table in sweep.values()):
+        raise InputError(f"{path}: sweep must hold tables, one a run: [sweep.NAME]")
+    if bad := [name for name in sweep if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]:
+        raise InputError(f"{path}: sweep.{bad[0]!r} names a folder: use letters, digits, '-', '_' and '.'")
+    runs, problems = {}, []
+    for name in sweep:
+        try:
+            runs[name] = _load(path, overrides, name)
+        except InputError as error:
+            problems.append(f"sweep.{name}: {error}")
+    if problems:
+        raise InputError("; ".join(problems))
+    return runs
+
+
+def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
+    values = read(path, overrides, PATHS, ("data.source",), part)
+    problems = not_finite(values)
+    values = _resolved(values, problems)
     try:
-        return RunConfig(**_resolved(values))
+        config = RunConfig(**values)
     except ValidationError as error:
-        raise refusal(path, error, RunConfig) from None
+        raise refusal(path, error, RunConfig, problems) from None
+    if problems:
+        raise InputError(f"{path}: " + "; ".join(problems))
+    return config
 
 
-def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+def _resolved(values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Spread shared settings over the methods."""
     values = dict(values)
     shared, found = values.pop("settings", {}), values.get("methods")
-    if isinstance(found, dict) and isinstance(shared, dict):
-        values["methods"] = _methods(found, shared)
+    if not isinstance(shared, dict):
+        problems.append("settings must be a table: [settings]")
+    elif isinstance(found, dict):
+        values["methods"] = _methods(found, shared, problems)
     return values
 
 
-def _methods(found: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     used: set[str] = set()
     resolved: dict[str, Any] = {}
+    allowed: set[str] = set()
     for label, table in found.items():
         if not isinstance(table, dict):
-            raise InputError(f"methods.{label} must be a table: [methods.{label}]")
+            problems.append(f"methods.{label} must be a table: [methods.{label}]")
+            continue
         own = dict(table)
         reserved = {k: own.pop(k) for k in ("method", "preset", "variants") if k in own}
         name = reserved.setdefault("method", label)
+        if not isinstance(name, str) or name not in methods():
+            problems.append(f"methods.{label}: unknown method {name!r}: {nearest(str(name), methods())}")
+            continue
         known = method(name).settings_type.model_fields
+        allowed |= known.keys()
         used |= shared.keys() & known.keys()
         resolved[label] = {**reserved, "settings": {**{k: v for k, v in shared.items() if k in known}, **own}}
-    if unused := sorted(shared.keys() - used):
-        fields = {k for table in resolved.values() for k in method(table["method"]).settings_type.model_fields}
-        raise InputError("; ".join(f"unknown key 'settings.{k}': {nearest(k, fields)}" for k in unused))
-    return resolved
+    if len(resolved) == len(found):
+        problems += [f"unknown key 'settings.{k}': {nearest(k, allowed)}" for k in sorted(shared.keys() - used)]
+    return resolved or found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from continual.errors import InputError, nearest
 class Strict(BaseModel):
     """A table of a document: every key is known, and nothing changes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def is_path(value: str) -> bool:
@@ -27,14 +28,41 @@ def is_path(value: str) -> bool:
     return value[:4] != "hub:" and ("/" in value or "\\" in value or value.endswith((".csv", ".parquet")))
 
 
+def not_finite(values: Any, place: str = "") -> list[str]:
+    """Name the keys whose number is infinite or not a number, at any depth, also where any value is allowed.
+
+    >>> not_finite({"a": {"b": [1.0, float("inf")]}})
+    ['a.b.1 is inf: give a finite number']
+    """
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    if isinstance(values, float) and not math.isfinite(values):
+        return [f"{place} is {values}: give a finite number"]
+    return [line for key, value in inner for line in not_finite(value, f"{place}.{key}" if place else str(key))]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested tables with some values changed.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    both = {k: merged(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **changes, **both}
+
+
 def read(
-    path: Path, overrides: Iterable[str] = (), places: Iterable[str] = (), sources: Iterable[str] = ()
+    path: Path,
+    overrides: Iterable[str] = (),
+    places: Iterable[str] = (),
+    sources: Iterable[str] = (),
+    part: str | None = None,
 ) -> dict[str, Any]:
     """Return a document's values; `overrides` are `dotted.key=value` with values written as in TOML.
 
     `places` are the keys, `table.key`, of files and folders: a relative one is looked up beside the document
     if it stands there, and in the working folder if an override says it. `sources` are keys that are a place
-    only if `is_path` says so. Raises InputError if there is no such
+    only if `is_path` says so. With `part`, the table `sweep.PART` changes the others, and `sweep` itself is
+    left out. Raises InputError if there is no such
     file, or if it or an override is not readable.
     """
     try:
@@ -45,6 +73,9 @@ def read(
         raise InputError(f"{path} is a folder: name a TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is not readable TOML: {error}") from None
+    if part is not None:
+        sweep = values.pop("sweep")
+        values = merged(values, sweep[part])
     for place in (*places, *sources):
         table, _, key = place.partition(".")
         found = values[table].get(key) if isinstance(values.get(table), dict) else None
@@ -55,9 +86,9 @@ def read(
     return values
 
 
-def refusal(path: Path, error: ValidationError, model: type[BaseModel]) -> InputError:
+def refusal(path: Path, error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> InputError:
     """Return the error for a document that is no `model`: every problem, and the nearest name of an unknown key."""
-    return InputError(f"{path}: " + "; ".join(_explain(problem, model) for problem in error.errors()))
+    return InputError(f"{path}: " + "; ".join([*also, *(_explain(problem, model) for problem in error.errors())]))
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -92,7 +123,8 @@ def _key_parts(key: str) -> list[str]:
 def _explain(problem: Any, model: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"{place}: {said}" if place else said
     for part in problem["loc"][:-1]:
         fields = getattr(model, "model_fields", {})
         # Below a table with names of the user's, such as `methods`, every name leads to the same model.

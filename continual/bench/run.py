@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from continual.backbones import Backbone, load_backbone
+from continual.backbones import Backbone, assemble, create, load_backbone
 from continual.bench import locks, report
 from continual.bench.config import MethodConfig, RunConfig
 from continual.bench.cost import inference_seconds, numbers_stored
@@ -72,6 +72,7 @@ class _Run:
         self._backbones: dict[int, Backbone] = {}
         self._cells: dict[tuple[str, int], list[Cell]] = {}
         if self.folder is not None:
+            self._check_backbone()
             self.data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
             self.folder.check(config, self.data)
             self.folder.claim(config, self.data, surroundings(config.device))
@@ -123,6 +124,14 @@ class _Run:
     def _say(self, note: str) -> None:
         if self.progress is not None:
             self.progress(note, 1, 1, {})
+
+    def _check_backbone(self) -> None:
+        """Let a backbone that cannot be made fail before anything is written."""
+        wanted = self.config.backbone
+        if wanted.pretrain is None:
+            self._backbone(self.config.seeds[0])
+        elif wanted.name is not None:
+            assemble(create(wanted.name, wanted.args), wanted.name, wanted.args, **wanted.preprocessing)
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone

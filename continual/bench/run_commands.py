@@ -11,25 +11,41 @@ from typing import Any
 from continual.bench import options, report, tables
 from continual.bench.boards import boards
 from continual.bench.collected import collect
-from continual.bench.config import RunConfig, load_config
+from continual.bench.config import RunConfig, load_runs
 from continual.bench.console import console
+from continual.bench.plan import plan
 from continual.bench.progress import ProgressBars
 from continual.bench.run import run_config
 
 
-def run(path: Path, changes: Sequence[str] = (), out: Path | None = None, only: Sequence[str] = ()) -> None:
-    """Run a config into a folder, print the table of results and say where the rest is."""
-    config = load_config(path, changes)
-    config = config.model_copy(update={"device": str(options.device(config.device))})
+def run(
+    path: Path,
+    changes: Sequence[str] = (),
+    out: Path | None = None,
+    *,
+    only: Sequence[str] = (),
+    workers: int = 0,
+    dry_run: bool = False,
+) -> None:
+    """Run a config into a folder, print the table of results and say where the rest is; a sweep, one by one."""
+    runs = load_runs(path, changes)
+    runs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in runs.items()}
     out = out or _folder(path, changes)
+    if dry_run:
+        for name, config in runs.items():
+            console().print("\n".join(plan(config, out / name)))
+        return
     remarks = console(stderr=True)
-    known = " (cells that are there are not run again)" if out.exists() else ""
-    remarks.print(f"{config.title}: {', '.join(config.methods)}; results in {out}{known}")
-    with ProgressBars(remarks) as bars:
-        cells = run_config(config, out, bars, only)
-    if cells:
-        console().print(report.terminal(config.title, cells))
-    remarks.print(f"table, curves and figures: {', '.join(sorted(str(p) for p in out.iterdir() if p.is_file()))}")
+    for name, config in runs.items():
+        folder = out / name
+        known = " (cells that are there are not run again)" if folder.exists() else ""
+        remarks.print(f"{config.title}: {', '.join(config.methods)}; results in {folder}{known}")
+        with ProgressBars(remarks) as bars:
+            cells = run_config(config, folder, bars, only, workers)
+        if cells:
+            console().print(report.terminal(config.title, cells))
+        files = sorted(str(p) for p in folder.iterdir() if p.is_file())
+        remarks.print(f"table, curves and figures: {', '.join(files)}")
 
 
 def _folder(path: Path, changes: Sequence[str]) -> Path:
@@ -57,8 +73,9 @@ def make_report(folders: Sequence[Path], out: Path | None = None) -> None:
 
 
 def show(path: Path, changes: Sequence[str] = ()) -> None:
-    """Print a config with every default."""
-    print(document(load_config(path, changes)), end="")
+    """Print a config with every default; of a sweep, each of its runs under a comment with its name."""
+    for name, config in load_runs(path, changes).items():
+        print((f"# sweep.{name}\n" if name else "") + document(config), end="")
 
 
 def document(config: RunConfig) -> str:

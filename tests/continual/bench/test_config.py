@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from continual.bench.config import load_config
+from continual.bench.config import load_config, load_runs
 from continual.errors import InputError
 
 GOOD = """
@@ -74,6 +74,13 @@ def test_the_command_line_comes_before_the_file(config: Path) -> None:
         ("data.source=cifar", "'cifar10'"),
         ("stream.classes=many", "stream.classes"),
         ("seeds=[]", "seeds"),
+        ("seeds=[1, 1]", "name one twice"),
+        ("seeds=[-1]", "seeds.0"),
+        ("settings=3", "must be a table"),
+        ("settings.lr=inf", "settings.lr is inf: give a finite number"),
+        ("backbone.args.drop_rate=nan", "backbone.args.drop_rate is nan"),
+        ("backbone.pretrain.lr=inf", "backbone.pretrain.lr is inf"),
+        ("backbone.preprocessing.crop_pc=1.0", "unknown preprocessing 'crop_pc': did you mean 'crop_pct'"),
         ("nonsense", "not of the form key=value"),
         ("a b=1", "is not a key"),
         ("title.x=1", "is a value, not a table"),
@@ -87,8 +94,44 @@ def test_a_wrong_config_is_refused_with_the_cure(config: Path, change: str, said
 
 def test_every_problem_is_reported_at_once(config: Path) -> None:
     with pytest.raises(InputError) as error:
-        load_config(config, ["titel=1", "stream.per_class=0", "device=3"])
-    assert all(word in str(error.value) for word in ("titel", "per_class", "device"))
+        load_config(
+            config,
+            [
+                "titel=1",
+                "stream.per_class=0",
+                "device=3",
+                "settings.epohcs=1",
+                "settings.lr=nan",
+                "methods.mos.alhpa=1",
+                "methods.mso.alpha=1",
+            ],
+        )
+    words = ("'titel'", "per_class", "device", "settings.lr is nan", "'alhpa'", "unknown method 'mso'")
+    assert all(word in str(error.value) for word in words), error.value
+
+
+SWEEP = """
+[sweep.small]
+stream.per_class = 5
+title = "Small"
+[sweep.other-data]
+data = { train = "c" }
+methods.plain.precision = "float32"
+"""
+
+
+def test_a_sweep_is_a_run_for_each_of_its_tables(config: Path) -> None:
+    config.write_text(GOOD + SWEEP)
+    small, other = load_runs(config, ["seeds=[5]", "stream.per_class=7"]).values()
+    assert (small.title, other.title, small.seeds, other.seeds) == ("Small", "t", [5], [5])
+    assert small.stream.per_class == 7, "the command line comes last"
+    assert (small.data.train, other.data.train) == (config.parent / "a", config.parent / "c")
+    assert other.data.test == config.parent / "b"
+    assert other.methods["plain"].settings["precision"] == "float32"
+    with pytest.raises(InputError, match="is a sweep of small, other-data"):
+        load_config(config)
+    with pytest.raises(InputError, match=r"sweep.small: .*titel.*; sweep.other-data: .*titel"):
+        load_runs(config, ["titel=3"])
 
 
 @pytest.mark.parametrize("text", ["x = [", "\xff"])

@@ -1,0 +1,68 @@
+"""What a run would do, checked without doing it: data, weights, stream, and how much work it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from continual.backbones import check_tag, create, in_cache, load_backbone
+from continual.bench.config import BackboneConfig, MethodConfig, RunConfig
+from continual.bench.console import count, size
+from continual.bench.run import streams
+from continual.bench.run_folder import RunFolder
+from continual.bench.streams import Stream
+
+
+def plan(config: RunConfig, out: Path) -> list[str]:
+    """Return the plan in lines; raises InputError or BackboneError for what would make the run fail. Writes nothing."""
+    by_seed = streams(config)
+    stream = by_seed[config.seeds[0]]
+    backbone, width, depth = _backbone(config.backbone)
+    folder = RunFolder(out)
+    done = sum(folder.cell(label, seed).read() is not None for label in config.methods for seed in config.seeds)
+    lines = [
+        f"{config.title}: {_shape(stream)}",
+        backbone,
+        f"{count(len(config.methods), 'method')} x {count(len(config.seeds), 'seed')} on {config.device}, {done} of "
+        f"{len(config.methods) * len(config.seeds)} cells finished; results in {out}",
+    ]
+    return lines + [f"{label}: {_work(row, stream, width, depth)}" for label, row in config.methods.items()]
+
+
+def _shape(stream: Stream) -> str:
+    sizes = Counter(len(e.classes) for e in stream.experiences)
+    shape = ", ".join(f"{n} of {count(classes, 'class')}" for classes, n in sizes.items())
+    train = sum(len(e.train_labels) for e in stream.experiences)
+    test = sum(len(e.test_labels) for e in stream.experiences)
+    return f"{count(len(stream.experiences), 'experience')} ({shape}), {train} training and {test} test images"
+
+
+def _backbone(config: BackboneConfig) -> tuple[str, int, int]:
+    """Return what is said of the backbone, D and L."""
+    if config.weights is not None:
+        made = load_backbone(config.name, weights=config.weights, **config.args, **config.preprocessing)
+        said = f"{made.name}, weights in {config.weights} ({size(config.weights.stat().st_size)})"
+        return f"backbone {said}", made.width, made.depth
+    assert config.name is not None
+    if config.pretrain is not None:
+        said = f"trained on the first experience for {count(config.pretrain.epochs, 'epoch')}, once a seed"
+    else:
+        check_tag(config.name)
+        said = "weights in the hub's cache" if in_cache(config.name) else "weights to be downloaded from the hub"
+    vit = create(config.name, config.args)
+    return f"backbone {config.name}, {said}", int(vit.num_features), len(vit.blocks)  # type: ignore[arg-type]
+
+
+def _work(row: MethodConfig, stream: Stream, width: int, depth: int) -> str:
+    """Say how many images go through the backbone, and how many bytes one kept epoch has."""
+    settings = row.make_settings()
+    epochs = getattr(settings, "epochs", 0)
+    trained = epochs * sum(len(e.train_labels) for e in stream.experiences)
+    tests = [len(e.test_labels) for e in stream.experiences]
+    asked = (1 + len(row.variants)) * sum(sum(tests[: n + 1]) for n in range(len(tests)))
+    text = f"at most {trained} images trained on ({count(epochs, 'epoch')}), " if epochs else "nothing trained, "
+    text += f"{asked} images answered"
+    if hasattr(settings, "bottleneck"):
+        numbers = depth * (2 * settings.bottleneck * width + settings.bottleneck + width)
+        text += f", {size(4 * numbers)} a stack of adapters"
+    return text

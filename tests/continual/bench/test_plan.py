@@ -1,0 +1,68 @@
+"""`--dry-run`: what a run would do, and every config of the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continual.bench import plan, sources
+from continual.testing import tiny_backbone
+
+Equimos = Callable[..., Any]
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = sorted(ROOT.glob("configs/**/*.toml"))
+
+#: of the data sets that configs name, where a test has no images of them
+CLASSES = {"cifar100": 100, "imagenet_r": 200, "tiny_imagenet_100": 100}
+
+
+def test_a_plan_says_what_would_be_done_and_writes_nothing(equimos: Equimos, config: Path) -> None:
+    before = sorted(config.parent.rglob("*"))
+    result = equimos("run", config, "--dry-run", "seeds=[1, 2]", "--out", config.parent / "out")
+    assert result.exit_code == 0, result.stderr
+    shape, backbone, cells, work = result.stdout.splitlines()
+    assert shape == "Tiny: 2 experiences (2 of 1 class), 8 training and 8 test images"
+    assert backbone.startswith("backbone vit_tiny_patch16_224, weights in ")
+    assert cells.startswith("1 method x 2 seeds on cpu, 0 of 2 cells finished")
+    assert work == "simple_cil: nothing trained, 12 images answered"
+    assert sorted(config.parent.rglob("*")) == before
+    equimos("run", config, "seeds=[1, 2]", "--out", config.parent / "out")
+    again = equimos("run", config, "--dry-run", "seeds=[1, 2]", "--out", config.parent / "out")
+    assert "2 of 2 cells finished" in again.stdout
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_config_passes_a_dry_run(
+    equimos: Equimos, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On made-up images of as many classes, as tests have no network; weights of files are a tiny model's."""
+    words = []
+    if path.parent.name in CLASSES:
+        names = [f"class{n:04}" for n in range(CLASSES[path.parent.name])]
+        monkeypatch.setattr("continual.bench.run.load_data", lambda _: ((names, names), (names, names)))
+    else:
+        assert "digits" in path.read_text(), f"say in CLASSES how many classes {path.parent.name} has"
+        assert sources.load_data is not None
+    if "weights =" in path.read_text():
+        (tmp_path / "weights").write_bytes(b"1234")
+        words = [f"backbone.weights={tmp_path / 'weights'}"]
+        monkeypatch.setattr(plan, "load_backbone", lambda *_, **__: tiny_backbone())
+    result = equimos("run", path, "--dry-run", "--out", tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
+    assert "images answered" in result.stdout
+    assert not (tmp_path / "out").exists()
+    header = path.read_text().split("title =")[0]
+    assert f"equimos run configs/{path.relative_to(ROOT / 'configs')}" in header, "the header lacks its command"
+
+
+def test_out_of_memory_is_one_line(equimos: Equimos, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("continual.bench.run.run_cell", full)
+    result = equimos("run", config, "--out", config.parent / "out")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: out of memory: lower batch_size")

@@ -14,6 +14,7 @@ from continual.data import Label
 from continual.errors import InputError
 from continual.learner import IncrementalLearner
 from continual.preprocessing import Preprocessing
+from continual.state import Scores
 
 #: The least score of a class, and that of one not learned yet; its logarithm is finite.
 FLOOR = 1e-12
@@ -39,10 +40,14 @@ class LearnerModule(nn.Module):
 
     def forward(self, images: Tensor, columns: int = 0) -> Tensor:
         """Return log scores of prepared images (B, 3, H, W), indexed by label: (B, columns or more)."""
+        return self.answer(images, columns)[0]
+
+    def answer(self, images: Tensor, columns: int = 0) -> tuple[Tensor, Scores]:
+        """Return what `forward` does, and the scores it comes from."""
         labels = self.learner.classes
         columns = max([columns, *[int(label) + 1 for label in labels]])
-        scores = self.learner.scores(images).values if labels else images.new_empty(len(images), 0)
-        return by_label(scores.clamp_min(FLOOR).log(), labels, columns)
+        scores = self.learner.scores(images) if labels else Scores(images.new_empty(len(images), 0))
+        return by_label(scores.values.clamp_min(FLOOR).log(), labels, columns), scores
 
 
 def as_learner(

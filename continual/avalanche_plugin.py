@@ -124,6 +124,7 @@ class LearnerStrategy(SupervisedTemplate):
         self.output: Any = None  #: its `Output` for the minibatch
         self.sampler: Any = None
         self.scheduler: Any = None
+        self.scores: Any = None  #: the learner's `Scores` for the minibatch that was evaluated last
         self.columns = 0  #: that evaluation's `mb_output` must have
 
     # Training --------------------------------------------------------------------------------------------
@@ -215,7 +216,8 @@ class LearnerStrategy(SupervisedTemplate):
     def forward(self) -> Tensor:
         """Return log scores (B, columns) of the minibatch, indexed by label."""
         if not self.is_training:
-            return self.model(self.mb_x, self.columns)
+            output, self.scores = self.model.answer(self.mb_x, self.columns)
+            return output
         self.output = self.training.forward(self.mb_x)
         classes, active = self.training.classes, self.training.active
         labels = [label for label, on in zip(classes, active.tolist(), strict=True) if on]

@@ -30,7 +30,8 @@ def reliability_table(confidence: ArrayLike, correct: ArrayLike, bins: int = BIN
     if not ((p >= 0) & (p <= 1 + 1e-4)).all():
         raise ValueError("a confidence is a probability, from 0 to 1: apply softmax to logits first")
     place = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
-    return np.stack([np.bincount(place, weights=w, minlength=bins) for w in (np.ones_like(p), p, right)], axis=1)
+    columns = [np.bincount(place, weights=w, minlength=bins) for w in (np.ones_like(p), p, right)]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def expected_calibration_error(table: ArrayLike) -> float | None:

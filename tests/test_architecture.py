@@ -24,6 +24,7 @@ FLOORS = {
     **dict.fromkeys(("backbones", "data", "images", "preprocessing", "seeding", "settings", "state", "trunk"), 1),
     "methods": 3,
     "testing": 3,
+    "avalanche_metrics": 4,
     "avalanche_model": 4,
     "avalanche_plugin": 4,
     "bench": 5,

@@ -96,6 +96,8 @@ def differences(config: Mapping[str, Any], source: Source) -> list[str]:
         found.append("inputs normalised as the backbone asks; published: scaled to [0, 1] only")
     if stream.get("per_class") is not None:
         found.append(f"{stream['per_class']} training images a class; published: all")
+    if stream.get("order", "seed") != "seed":
+        found.append("another order of classes; published: the permutation of the seed")
     if (seeds := config.get("seeds")) != [source.seed]:
         found.append(f"seeds {', '.join(map(str, seeds or []))}; published: {source.seed}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Cell:
     settings: dict[str, Any]
     backbone: str  #: SHA-256 of its weights
     test_counts: list[int]  #: test images of each experience
-    class_counts: list[int]  #: classes of each experience
+    class_counts: list[int]  #: classes that each experience brings, not those that were there before
     accuracy: list[list[float]] = field(default_factory=list)
     """`accuracy[i][j]` on experience j's images after learning i; j > i only where that was measured"""
     first_confusion: list[list[list[int]]] = field(default_factory=list)
@@ -70,8 +71,9 @@ class Cell:
     ) -> Cell:
         """Return a cell with nothing measured yet."""
         counts = [len(e.test_labels) for e in stream.experiences]
-        classes = [len(e.classes) for e in stream.experiences]
-        return cls(label, method, seed, settings, backbone.sha256, counts, classes)
+        seen = [set().union(*[e.classes for e in stream.experiences[:n]]) for n in range(len(counts) + 1)]
+        new = [len(after) - len(before) for before, after in pairwise(seen)]
+        return cls(label, method, seed, settings, backbone.sha256, counts, new)
 
     @property
     def complete(self) -> bool:

@@ -35,6 +35,7 @@ def test_tables_of_parts_add_up() -> None:
 def test_a_perfect_model_has_no_error_and_no_images_no_figure() -> None:
     assert expected_calibration_error(reliability_table(np.ones(5), np.ones(5))) == 0
     assert expected_calibration_error(reliability_table([], [])) is None
+    assert reliability_table([], []).dtype == np.float64
     assert mean_confidence(reliability_table([], [])) is None
     assert reliability_table(np.float32([1 + 1e-6]), [True])[-1, 0] == 1
 

@@ -36,9 +36,9 @@ class ImagesConfig(DataConfig):
     """Where the images come from, and how many of them are used."""
 
     classes: int | None = Field(None, ge=2, description="use only the first classes by name")
-    per_class: int | None = Field(None, ge=1, description="train on only so many images a class")
+    per_class: int | None = Field(None, ge=2, description="use only so many training images a class")
     test_per_class: int | None = Field(None, ge=1, description="test on only so many images a class")
-    validation: float = Field(0.1, gt=0, lt=1, description="share of the training images that is held out")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of those that is held out")
 
 
 class ModelConfig(Strict):

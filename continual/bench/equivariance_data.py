@@ -57,9 +57,10 @@ def split_of(config: ImagesConfig, seed: int) -> Split:
     for c, found in enumerate(_rows(train[1], classes, "train", seed)):
         if len(found) < 2:
             raise InputError(f"class {classes[c]!r} has 1 training image: it takes 2, one to train and one to validate")
-        count = min(max(1, round(config.validation * len(found))), len(found) - 1)
-        held += [(i, c) for i in found[:count]]
-        rows += [(i, c) for i in found[count:][: config.per_class]]
+        used = found[: config.per_class]
+        count = min(max(1, round(config.validation * len(used))), len(used) - 1)
+        held += [(i, c) for i in used[:count]]
+        rows += [(i, c) for i in used[count:]]
     tests = [
         (i, c) for c, found in enumerate(_rows(test[1], classes, "test", seed)) for i in found[: config.test_per_class]
     ]

@@ -68,32 +68,27 @@ def prepare(
 
     Raises InputError, and writes nothing, for a data set that is not there or unfit.
     """
-    for target in (out, json_file):
-        if target is not None:
-            check_target(target)
+    for file in (out, json_file):
+        if file is not None:
+            check_target(file)
     if download and config.source in catalogue():
         _download(config)
+    elif download and not config.source.startswith(HUB):
+        raise InputError(f"--download goes with a published data set or hub:OWNER/NAME, not {config.source}")
     found = find(config, download=download)
     files = all(isinstance(image, Path) for image in found.train.images)
+    target = out or (found.folder and found.folder / RECORD)
+    if files and target is None:
+        raise InputError(f"{found.origin} is no folder in which the split could be recorded: give --out FILE")
     if out is not None and not files:
         raise InputError(f"{found.origin} holds no files of images to list: leave --out away; its split is fixed")
-    target = out or _folder(found) / RECORD
-    if files:
+    if files and target is not None:
         check_target(target)
     report = _audited(found)
     _tell(report, json_file)
-    if files:
+    if files and target is not None:
         write_text(target, manifest_text(found, target.parent.absolute()))
         console(stderr=True).print(f"split recorded in {target}: SHA-256 {report.list_sha256}")
-
-
-def _folder(found: Collection) -> Path:
-    """Return the deepest folder that holds all images of a collection of files."""
-    folder = Path(found.train.images[0]).parent if isinstance(found.train.images[0], Path) else Path()
-    paths = [image for part in (found.train, found.test) for image in part.images if isinstance(image, Path)]
-    while any(not path.is_relative_to(folder) for path in paths):
-        folder = folder.parent
-    return folder
 
 
 def _audited(found: Collection) -> Report:

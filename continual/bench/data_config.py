@@ -46,6 +46,8 @@ class DataConfig(Strict):
             raise ValueError("source = 'folder' needs both train and test")
         if self.source != "folder" and (self.train or self.test):
             raise ValueError(f"train and test go with source = 'folder', not {self.source!r}")
+        if self.domains and self.source in {*catalogue(), "digits"}:
+            raise ValueError(f"{self.source} has no domains: leave domains out")
         if self.root is not None and self.source not in catalogue():
             raise ValueError(f"root goes with a published data set, not {self.source!r}")
         return self

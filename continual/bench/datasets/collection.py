@@ -44,6 +44,7 @@ class Collection:
     origin: str  #: where and in which layout it was found
     split: str  #: where the split is from
     published: Layout | None = None  #: the counts it must have
+    folder: Path | None = None  #: where a record of its split belongs
 
     @property
     def classes(self) -> list[Label]:
@@ -74,6 +75,7 @@ def collect(
     test_share: float,
     seed: int,
     published: Layout | None = None,
+    folder: Path | None = None,
 ) -> Collection:
     """Make a collection of entries; those without a split get one drawn from `seed`.
 
@@ -91,7 +93,7 @@ def collect(
         own = [e for e in entries if e.split == part]
         domains = [e.domain for e in own if e.domain is not None]
         parts[part] = Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own])
-    found = Collection(name, parts["train"], parts["test"], origin, split, published)
+    found = Collection(name, parts["train"], parts["test"], origin, split, published, folder)
     check_classes(found)
     return found
 

@@ -46,17 +46,15 @@ def root_of(config: DataConfig) -> Path:
 
 
 def _collected(
-    config: DataConfig, entries: list[Entry], origin: str, split: str, layout: Layout | None = None
+    config: DataConfig,
+    entries: list[Entry],
+    origin: str,
+    split: str,
+    layout: Layout | None = None,
+    folder: Path | None = None,
 ) -> Collection:
-    return collect(
-        config.source,
-        entries,
-        origin,
-        split,
-        test_share=config.test_share,
-        seed=config.split_seed,
-        published=layout,
-    )
+    share, seed = config.test_share, config.split_seed
+    return collect(config.source, entries, origin, split, test_share=share, seed=seed, published=layout, folder=folder)
 
 
 def _find_path(config: DataConfig, path: Path) -> Collection:
@@ -75,11 +73,11 @@ def _find_path(config: DataConfig, path: Path) -> Collection:
     if not path.is_dir():
         raise InputError(f"no data at {path}: give a folder with one sub-folder of images a class, or a CSV manifest")
     if (path / RECORD).is_file():
-        return _collected(config, read_manifest(path / RECORD), str(path), f"recorded in {RECORD}")
-    entries = layouts.folders(path, config.domains) or []
-    if entries:
-        return _collected(config, entries, f"train/ and test/ in {path}", "the folders'")
-    return _collected(config, layouts.flat(path, config.domains) or [], f"class folders in {path}", drawn)
+        return _collected(config, read_manifest(path / RECORD), str(path), f"recorded in {RECORD}", folder=path)
+    if entries := layouts.folders(path, config.domains) or []:
+        return _collected(config, entries, f"train/ and test/ in {path}", "the folders'", folder=path)
+    entries = layouts.flat(path, config.domains) or []
+    return _collected(config, entries, f"class folders in {path}", drawn, folder=path)
 
 
 def _find_published(config: DataConfig, about: Published) -> Collection:
@@ -94,14 +92,14 @@ def _find_published(config: DataConfig, about: Published) -> Collection:
                     return found
                 continue
             if (place / RECORD).is_file():
-                entries: list[Entry] | None = read_manifest(place / RECORD)
-                return _collected(
-                    config, entries or [], str(place), f"recorded in {RECORD}", _counts(about, entries or [])
-                )
+                entries = read_manifest(place / RECORD)
+                counts = _counts(about, entries)
+                return _collected(config, entries, str(place), f"recorded in {RECORD}", counts, place)
             if layout.kind == "flat" and not _looks_flat(place):
                 continue
-            if entries := layouts.READERS[layout.kind](place, False):
-                return _collected(config, entries, f"{layout.kind} layout in {place}", layout.split, layout)
+            if found_entries := layouts.READERS[layout.kind](place, False):
+                origin = f"{layout.kind} layout in {place}"
+                return _collected(config, found_entries, origin, layout.split, layout, place)
     raise InputError(not_found(config.source, root))
 
 

@@ -139,6 +139,39 @@ def test_prepare_elsewhere_gives_a_manifest(equimos: Equimos, tmp_path: Path) ->
     assert "photos/n0000/" in out.read_text()
 
 
+@pytest.mark.parametrize(("name", "make"), [("cub200", fakes.cub), ("imagenet_r", fakes.flat)])
+def test_a_record_of_a_published_set_decides(
+    equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[..., Path]
+) -> None:
+    root = make(tmp_path / "home" / name, 6)
+    small = {
+        "classes": 6,
+        "layouts": tuple(x.model_copy(update={"train": 12, "test": 6}) for x in catalogue()[name].layouts),
+    }
+    table = {name: catalogue()[name].model_copy(update=small)}
+    for module in ("catalogue", "find", "audit"):
+        monkeypatch.setattr(f"continual.bench.datasets.{module}.catalogue", lambda: table)
+    assert equimos("data", "prepare", name).exit_code == 0
+    record = (root / "equimos.csv").read_text()
+    images = [line.split(",")[0] for line in record.splitlines()]
+    assert all((root / image).is_file() for image in images[1:])
+    result = equimos("data", "check", name, "--json", "-")
+    assert json.loads(result.stdout)["split"] == "recorded in equimos.csv"
+    # a split of one's own, with the published counts, is taken
+    swapped = record.replace("train\n", "x\n", 1).replace("test\n", "train\n", 1).replace("x\n", "test\n", 1)
+    (root / "equimos.csv").write_text(swapped)
+    assert (
+        json.loads(equimos("data", "check", name, "--json", "-").stdout)["list_sha256"]
+        != json.loads(result.stdout)["list_sha256"]
+    )
+
+
+def test_prepare_needs_a_place(equimos: Equimos, tmp_path: Path) -> None:
+    root = fakes.flat(tmp_path / "photos", 3, 5)
+    assert equimos("data", "prepare", root, "--out", tmp_path / "list.csv").exit_code == 0
+    refused(equimos("data", "prepare", tmp_path / "list.csv"), "give --out FILE")
+
+
 def test_prepare_does_not_fetch_by_itself_and_says_what_would_be(
     equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +208,8 @@ def test_a_fetch_that_fails(equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -
         (["check", "none.csv"], "no manifest at"),
         (["check", "digits", "--root", "x"], "root goes with a published data set"),
         (["check", ".", "--test-share", "1"], "less than 1"),
+        (["check", "vtab", "--domains"], "vtab has no domains"),
+        (["prepare", "./photos", "--download"], "--download goes with a published data set"),
         (["check", "cifar10", "--json", "none/x.json"], "no folder"),
         (["prepare", ".", "--out", "none/x.csv"], "no folder"),
     ],

@@ -156,6 +156,7 @@ def test_a_record_of_a_published_set_decides(
     images = [line.split(",")[0] for line in record.splitlines()]
     assert all((root / image).is_file() for image in images[1:])
     result = equimos("data", "check", name, "--json", "-")
+    assert result.exit_code == 0
     assert json.loads(result.stdout)["split"] == "recorded in equimos.csv"
     # a split of one's own, with the published counts, is taken
     swapped = record.replace("train\n", "x\n", 1).replace("test\n", "train\n", 1).replace("x\n", "test\n", 1)

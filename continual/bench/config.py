@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from continual.bench.avalanche_learner import find_method
 from continual.bench.data_config import DataConfig, StreamConfig
 from continual.bench.documents import Strict, not_finite, read, refusal
 from continual.errors import InputError, nearest
-from continual.methods import method, methods
 from continual.preprocessing import Preprocessing
 from continual.settings import Settings, make
 
@@ -64,7 +64,7 @@ class MethodConfig(Strict):
 
     def make_settings(self, **changes: Any) -> Settings:
         """Return the method's settings, with changes."""
-        return make(method(self.method).settings_type, self.preset, **{**self.settings, **changes})
+        return make(find_method(self.method).settings_type, self.preset, **{**self.settings, **changes})
 
 
 class RunConfig(Strict):
@@ -162,10 +162,11 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
         own = dict(table)
         reserved = {k: own.pop(k) for k in ("method", "preset", "variants") if k in own}
         name = reserved.setdefault("method", label)
-        if not isinstance(name, str) or name not in methods():
-            problems.append(f"methods.{label}: unknown method {name!r}: {nearest(str(name), methods())}")
+        try:
+            known = find_method(str(name)).settings_type.model_fields
+        except InputError as error:
+            problems.append(f"methods.{label}: {error}")
             continue
-        known = method(name).settings_type.model_fields
         allowed |= known.keys()
         used |= shared.keys() & known.keys()
         resolved[label] = {**reserved, "settings": {**{k: v for k, v in shared.items() if k in known}, **own}}

@@ -10,6 +10,7 @@ from typing import Any
 
 from continual.backbones import Backbone, assemble, create, load_backbone
 from continual.bench import locks, report
+from continual.bench.avalanche_learner import AvalancheLearner, find_method
 from continual.bench.config import MethodConfig, RunConfig
 from continual.bench.cost import inference_seconds, numbers_stored
 from continual.bench.pretraining import pretrained_on
@@ -23,7 +24,6 @@ from continual.data import as_experience
 from continual.errors import InputError, nearest
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
-from continual.methods import method
 from continual.training import Progress
 
 
@@ -168,7 +168,9 @@ def run_cell(
     With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
-    learner = method(config.method)(backbone, device=device, **settings)
+    learner = find_method(config.method)(backbone, device=device, **settings)
+    resumable = not isinstance(learner, AvalancheLearner)
+    place = place if resumable else None
     cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     cells = [Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
@@ -185,7 +187,8 @@ def run_cell(
             started, epochs = time.perf_counter(), None if place is None else place.training(number)
             learner.learn(experiences[number], progress=inner, workers=workers, checkpoints=epochs)
             seconds = time.perf_counter() - started if epochs is None else epochs.seconds()
-            _settle(learner, experiences[: number + 1])
+            if resumable:
+                _settle(learner, experiences[: number + 1])
             if place is not None:
                 place.keep_learned(number + 1, learner, seconds)
         for cell, changes in zip(cells, rows.values(), strict=True):

@@ -48,16 +48,13 @@ def curves(
 ) -> Figure:
     """Draw one of `Cell.series` against experiences, a line a label: the seeds' mean, and ± their deviation."""
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> bool:
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
         values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
-        if np.isnan(values).all():
-            return False
         steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
         axes.plot(steps, mean, **style)
         if len(values) > 1:
             spread = values.std(0, ddof=1)
             axes.fill_between(steps, mean - spread, mean + spread, alpha=0.18, color=style["color"], linewidth=0)
-        return True
 
     figure = _lines(cells, draw, title)
     axes = figure.axes[0]
@@ -71,14 +68,11 @@ def curves(
 def forgetting(cells: Sequence[Cell]) -> Figure:
     """Draw how much of each experience is forgotten at the end; the last has had no time to be."""
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> bool:
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
         values = 100 * np.array([transfer.experience_forgetting(cell.matrix()) for cell in alike])
-        if values.size == 0:
-            return False
         steps = np.arange(1, values.shape[1] + 1)
         error = values.std(0, ddof=1) if len(values) > 1 else None
         axes.errorbar(steps, values.mean(0), error, capsize=2, elinewidth=1, **style)
-        return True
 
     figure = _lines(cells, draw)
     figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
@@ -89,13 +83,12 @@ def forgetting(cells: Sequence[Cell]) -> Figure:
 def reliability(cells: Sequence[Cell]) -> Figure:
     """Draw the share answered right against confidence, over the last models of all seeds; the diagonal is perfect."""
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> bool:
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
         table = np.sum([cell.reliability[-1] for cell in alike], axis=0)
         count, confidence, right = table[table[:, 0] > 0].T
         error = expected_calibration_error(table)
         style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"
         axes.plot(100 * confidence / count, 100 * right / count, **style)
-        return True
 
     figure = _lines(cells, draw)
     axes = figure.axes[0]
@@ -119,7 +112,7 @@ def retrieval(cells: Sequence[Cell]) -> Figure:
     return _heat_maps(maps, "chosen stack", "right stack")
 
 
-def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any]], bool], title: str = "") -> Figure:
+def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any]], None], title: str = "") -> Figure:
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 

@@ -8,8 +8,8 @@ from continual.confusion import confusion, share_right
 
 
 def test_by_hand() -> None:
-    table = confusion([0, 0, 1, 2, 2, 2], [0, 2, 1, 2, 0, 2], 4)
-    assert table.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+    table = confusion([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2], 4)
+    assert table.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
     assert share_right(table) == pytest.approx(4 / 6)
     assert share_right(confusion([], [], 2)) is None
 

@@ -103,6 +103,23 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_pictures")
+def test_what_a_run_leaves_can_be_reported_on(equimos: Equimos, config: Path) -> None:
+    out = config.parent / "out"
+    assert equimos("run", config, "seeds=[1]", "--out", out).exit_code == 0
+    result = equimos("report", out)
+    assert result.exit_code == 0, result.stderr
+    assert "left out" not in result.stderr
+    text = (out / "report" / "report.html").read_text()
+    assert collect(out).cells[0].backbone in text
+    with (out / "report" / "table.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert float(line["final"]) == json.loads((out / "results.json").read_text())[0]["accuracy"][-1][0]
+    assert float(line["inference_seconds"]) > 0
+    # The run can go on with the report in its folder.
+    assert equimos("run", config, "seeds=[1]", "--out", out).exit_code == 0
+
+
+@pytest.mark.usefixtures("few_pictures")
 def test_names_of_users_are_text_on_the_page(equimos: Equimos, tmp_path: Path) -> None:
     label = "<script>alert(1)</script> a_b & 50 % $x$ | \\"
     run = run_folder(tmp_path / "run", [made_up(label, 1)], title="<i>title</i> [bold]")

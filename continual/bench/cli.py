@@ -199,11 +199,27 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
     ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="submitit's parameter: timeout_min=60, slurm_partition=gpu."),
+    ] = None,
 ) -> None:
     """Run a benchmark, and show and store its results. The same command goes on with an interrupted run."""
     from continual.bench import run_commands
 
-    run_commands.run(config, changes or (), out, only=only or (), workers=workers, dry_run=dry_run)
+    run_commands.run(
+        config,
+        changes or (),
+        out,
+        only=only or (),
+        workers=workers,
+        dry_run=dry_run,
+        jobs=jobs,
+        launcher=launcher,
+        cluster_options=slurm or (),
+    )
 
 
 @app.command()

@@ -102,7 +102,7 @@ class _Run:
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         with locks.held(place.lock) as mine:
             if not mine:
-                self._say(f"{label}, seed {seed}: {locks.owner(place.lock)} is at it")
+                self._say(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}")
             elif place.read() is None:
                 learner, cells = self._run(label, seed, place)
                 place.finish(cells, cell_record(learner, self.streams[seed], self.data[str(seed)], self.config.device))

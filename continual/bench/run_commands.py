@@ -13,9 +13,11 @@ from continual.bench.boards import boards
 from continual.bench.collected import collect
 from continual.bench.config import RunConfig, load_runs
 from continual.bench.console import console
+from continual.bench.launching import on_cluster, on_this_machine
 from continual.bench.plan import plan
 from continual.bench.progress import ProgressBars
 from continual.bench.run import run_config
+from continual.errors import InputError, nearest
 
 
 def run(
@@ -26,8 +28,18 @@ def run(
     only: Sequence[str] = (),
     workers: int = 0,
     dry_run: bool = False,
+    jobs: int = 1,
+    launcher: str = "local",
+    cluster_options: Sequence[str] = (),
 ) -> None:
-    """Run a config into a folder, print the table of results and say where the rest is; a sweep, one by one."""
+    """Run a config into a folder, print the table of results and say where the rest is; a sweep, one by one.
+
+    With several `jobs`, as many processes share the cells; with the launcher "slurm" they are submitted, and
+    this one ends.
+    """
+    if launcher not in ("local", "slurm"):
+        raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
+    wanted = options.assignments("--slurm", cluster_options)
     runs = load_runs(path, changes)
     runs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in runs.items()}
     out = out or _folder(path, changes)
@@ -36,6 +48,15 @@ def run(
             console().print("\n".join(plan(config, out / name)))
         return
     remarks = console(stderr=True)
+    words = ["run", str(path), *changes, "--out", str(out), "--workers", str(workers)]
+    words += [word for label in only for word in ("--only", label)]
+    if launcher == "slurm":
+        submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
+        ids = ", ".join(str(job.job_id) for job in submitted)
+        remarks.print(f"submitted {ids}; the same command without --launcher shows what is finished")
+        return
+    if jobs > 1:
+        on_this_machine(words, jobs, remarks.print)
     for name, config in runs.items():
         folder = out / name
         known = " (cells that are there are not run again)" if folder.exists() else ""

@@ -134,7 +134,7 @@ def find_upright(score: nn.Module, views: Tensor, identity: int, seed: int) -> N
     """Train a score to prefer the identity's view; `views` is what it reads of the orbit, (|G|, N, ...)."""
     target = torch.full((views.shape[1],), identity)
     draw = torch.Generator().manual_seed(seed)
-    steps = [rows for _ in range(20) for rows in torch.randperm(len(target), generator=draw).split(64)]
+    steps = [rows for _ in range(8) for rows in torch.randperm(len(target), generator=draw).split(64)]
     optimizer = torch.optim.AdamW(score.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(steps))
     for rows in steps:
@@ -250,7 +250,7 @@ def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Reme
     }
 
 
-def time_ratio(model: nn.Module, plain: nn.Module, images: Tensor, places: list[Remembered], repeats: int = 5) -> float:
+def time_ratio(model: nn.Module, plain: nn.Module, images: Tensor, places: list[Remembered], repeats: int = 3) -> float:
     """Return the median over interleaved pairs of the model's time for `images`, over plain's."""
 
     def seconds(m: nn.Module) -> float:

@@ -5,10 +5,11 @@
 DIR holds train/ and test/ with one folder a class. Every fifth training image is held out. A linear head is fitted to
 the frozen network's features of the upright others; λ, and what is fine-tuned, are trained through the loss on them
 and stopped by the held-out images; the canonicaliser's and the pruned orbit's small networks are trained to find the
-upright view. "Turned" is the mean over all elements of the group. Every row is the wrapper itself on the images; what
-the network says of an input it has seen is remembered, which changes no answer. "Passes" counts passes of the network
-an image, parts of one by their share of its blocks; "time" is that of eight images without the memory, as a ratio to
-plain, measured with the first seed.
+upright view. "Turned" is the mean over all elements of the group; "upright view found" the share of images whose
+heaviest (or only) view is the upright one. Every row is the wrapper itself on the images; what the network says of an
+input it has seen is remembered, which changes no answer. "Passes" counts passes of the network an image, parts of one
+by their share of its blocks; "time" is that of eight images without the memory, as a ratio to plain, measured with
+the first seed.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from continual.feature_cache import FeatureCache
 from continual.preprocessing import Preprocessing
 
 Images = tuple[Tensor, Tensor]  #: inputs (N, 3, H, W) and labels (N,)
+Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, a seed each
 
 
 class Remembered(nn.Module):
@@ -244,7 +246,15 @@ def without_memory(places: list[Remembered]) -> Iterator[None]:
             place.cache = cache
 
 
-def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float]:
+def finds_upright(wrapper: eq.WeightedWrapper, images: Tensor) -> Tensor:
+    """Return for which upright images (B,) the heaviest view is upright: as it is, or mirrored left to right."""
+    with torch.no_grad():
+        heaviest = wrapper.orbit_weights(images).argmax(0)
+    upright = [k for k, name in enumerate(wrapper.group.names) if name in ("e", "mirror_h")]
+    return torch.isin(heaviest, torch.tensor(upright))
+
+
+def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float | None]:
     """Return accuracy upright and turned, consistency, flip rate, invariance error and passes an image."""
     images, labels = test
     model.eval()
@@ -253,6 +263,9 @@ def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Reme
     answers = eq.orbit_answers(model, g, images.split(100))
     passes = sum(place.asked * place.share for place in places) / (g.order * len(labels))
     right = (answers == labels).double().mean(1)
+    choosing = (m for m in model.modules() if isinstance(m, eq.WeightedWrapper) and not isinstance(m, eq.Equitune))
+    wrapper = next(choosing, None)
+    found = None if wrapper is None else [finds_upright(wrapper, x) for x in images.split(100)]
     with without_memory(places):  # it would hide any error
         error = eq.equivariance_error(model, g, images[:4]).largest
     return {
@@ -260,6 +273,7 @@ def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Reme
         "turned": float(right.mean()),
         "consistency": eq.orbit_consistency(answers),
         "flips": eq.orbit_flip_rate(answers, labels, g.identity),
+        "found": None if found is None else float(torch.cat(found).double().mean()),
         "error": error,
         "passes": passes,
     }
@@ -294,7 +308,7 @@ def main(
     """Run the study; write a file a group and seed (never run again), results.md and upright_turned.png."""
     groups, seeds = group or ["C4", "D4"], seed or [1993, 1994, 1995]
     rows = (14 if kind == "vit" else 8) + (2 if fine_tune_steps else 0)
-    found: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in groups}
+    found: dict[str, Rows] = {name: {} for name in groups}
     out.mkdir(parents=True, exist_ok=True)
     for s in seeds:
         missing = [name for name in groups if not (out / f"{name}-{s}.json").exists()]
@@ -329,18 +343,22 @@ HEADINGS = [
     "turned [%]",
     "same answer over the orbit [%]",
     "orbit flips [%]",
+    "upright view found [%]",
     "invariance error",
     "passes",
     "time",
 ]
 
 
-def lines(rows: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+def lines(rows: Rows) -> list[list[str]]:
     """Return the table's lines: mean ± standard deviation over seeds, the largest error, mean passes, time."""
     body = []
     for row, runs in rows.items():
         cells = [row]
-        for key in ("upright", "turned", "consistency", "flips"):
+        for key in ("upright", "turned", "consistency", "flips", "found"):
+            if runs[0][key] is None:
+                cells.append("–")
+                continue
             values = 100 * np.array([run[key] for run in runs])
             spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.1f}{spread}")
@@ -353,19 +371,19 @@ def lines(rows: dict[str, list[dict[str, float]]]) -> list[list[str]]:
     return body
 
 
-def markdown(rows: dict[str, list[dict[str, float]]]) -> str:
+def markdown(rows: Rows) -> str:
     rule = ["---", *["---:"] * (len(HEADINGS) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (HEADINGS, rule, *lines(rows))) + "\n"
 
 
-def terminal(title: str, rows: dict[str, list[dict[str, float]]]) -> Table:
+def terminal(title: str, rows: Rows) -> Table:
     table = Table(*HEADINGS, title=title)
     for line in lines(rows):
         table.add_row(*line)
     return table
 
 
-def picture(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> None:
+def picture(found: dict[str, Rows], path: Path) -> None:
     """Draw upright and turned accuracy as pairs of bars, a panel a group."""
     from matplotlib.figure import Figure
 

@@ -105,7 +105,8 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
     (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. A relative path
     is looked up beside the config, that of an override in the working folder.
 
-    Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both.
+    Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both, or
+    with `sweep.NAME.` before the key one run only.
     Returns the runs by NAME, or one named "". Raises InputError that names every problem.
     """
     path, overrides = Path(path), list(overrides)
@@ -117,9 +118,12 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
     if bad := [name for name in sweep if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]:
         raise InputError(f"{path}: sweep.{bad[0]!r} names a folder: use letters, digits, '-', '_' and '.'")
     runs, problems = {}, []
-    for name in sweep:
+    places = tuple(f"sweep.{name}." for name in sweep)
+    shared = [override for override in overrides if not override.startswith(places)]
+    for name, place in zip(sweep, places, strict=True):
         try:
-            runs[name] = _load(path, overrides, name)
+            own = [override.removeprefix(place) for override in overrides if override.startswith(place)]
+            runs[name] = _load(path, [*shared, *own], name)
         except InputError as error:
             problems.append(f"sweep.{name}: {error}")
     if problems:

@@ -128,6 +128,10 @@ def test_a_sweep_is_a_run_for_each_of_its_tables(config: Path) -> None:
     assert (small.data.train, other.data.train) == (config.parent / "a", config.parent / "c")
     assert other.data.test == config.parent / "b"
     assert other.methods["plain"].settings["precision"] == "float32"
+    small, other = load_runs(config, ["sweep.other-data.stream.per_class=9", "seeds=[5]"]).values()
+    assert (small.stream.per_class, other.stream.per_class, other.seeds) == (5, 9, [5]), "an override of one run"
+    with pytest.raises(InputError, match="unknown key 'sweep'"):
+        load_runs(config, ["sweep.othr.seeds=[5]"])
     with pytest.raises(InputError, match="is a sweep of small, other-data"):
         load_config(config)
     with pytest.raises(InputError, match=r"sweep.small: .*titel.*; sweep.other-data: .*titel"):

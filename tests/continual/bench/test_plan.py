@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from continual.bench import plan, sources
+from continual.bench import plan
 from continual.testing import tiny_backbone
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = sorted(ROOT.glob("configs/**/*.toml"))
-
-#: of the data sets that configs name, where a test has no images of them
-CLASSES = {"cifar100": 100, "imagenet_r": 200, "tiny_imagenet_100": 100}
+#: those of published settings (test_published_configs) and of symmetries (test_equivariance_tune) have their own tests
+CONFIGS = sorted((*ROOT.glob("configs/*.toml"), *ROOT.glob("configs/tiny_imagenet_100/*.toml")))
 
 
 def test_a_plan_says_what_would_be_done_and_writes_nothing(equimos: Equimos, config: Path) -> None:
@@ -40,17 +38,14 @@ def test_every_config_passes_a_dry_run(
 ) -> None:
     """On made-up images of as many classes, as tests have no network; weights of files are a tiny model's."""
     words = []
-    if path.parent.name in CLASSES:
-        names = [f"class{n:04}" for n in range(CLASSES[path.parent.name])]
+    if "digits" not in path.read_text():
+        names = [f"class{n:03}" for n in range(100)]
         monkeypatch.setattr("continual.bench.run.load_data", lambda _: ((names, names), (names, names)))
-    else:
-        assert "digits" in path.read_text(), f"say in CLASSES how many classes {path.parent.name} has"
-        assert sources.load_data is not None
     if "weights =" in path.read_text():
         (tmp_path / "weights").write_bytes(b"1234")
         words = [f"backbone.weights={tmp_path / 'weights'}"]
         monkeypatch.setattr(plan, "load_backbone", lambda *_, **__: tiny_backbone())
-    result = equimos("run", path, "--dry-run", "--out", tmp_path / "out", *words)
+    result = equimos("run", path, "--dry-run", "--out", tmp_path / "out", "device=cpu", *words)
     assert result.exit_code == 0, result.stderr
     assert "images answered" in result.stdout
     assert not (tmp_path / "out").exists()

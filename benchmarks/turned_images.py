@@ -303,11 +303,11 @@ def main(
     size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 98,
     classes: int = 20,
     per_class: int = 40,
-    fine_tune_steps: Annotated[int, typer.Option(help="Of 16 images; 0 leaves the fine-tuned rows out.")] = 100,
+    fine_tune: Annotated[list[str] | None, typer.Option(help="Groups with fine-tuned rows; C4 by default.")] = None,
+    fine_tune_steps: Annotated[int, typer.Option(help="Steps of 16 images.")] = 50,
 ) -> None:
     """Run the study; write a file a group and seed (never run again), results.md and upright_turned.png."""
     groups, seeds = group or ["C4", "D4"], seed or [1993, 1994, 1995]
-    rows = (14 if kind == "vit" else 8) + (2 if fine_tune_steps else 0)
     found: dict[str, Rows] = {name: {} for name in groups}
     out.mkdir(parents=True, exist_ok=True)
     for s in seeds:
@@ -321,7 +321,9 @@ def main(
             plain = nn.Sequential(features, head)
         for name in missing:
             g, figures = eq.as_group(name), {}
-            made = wrappers(features, stages, head, g, data, s, fine_tune_steps)
+            steps = fine_tune_steps if name in (fine_tune or ["C4"]) else 0
+            made = wrappers(features, stages, head, g, data, s, steps)
+            rows = 8 + 2 * len(stages) + (2 if steps else 0)
             for row, wrapped, places in track(made, f"{name}, seed {s}", total=rows):
                 figures[row] = measure(wrapped, g, data.test, places)
                 if s == seeds[0]:

@@ -33,9 +33,9 @@ FLOORS = {
 #: Where a library may be imported; those that are not named, such as torch, may be everywhere.
 SEAMS = {
     "avalanche": ("continual.avalanche_", "continual.bench."),
-    "timm": ("continual.backbones", "continual.trunk", "continual.bench.equivariance_models"),
-    "open_clip": ("continual.bench.clip",),
-    "equivariant": ("continual.bench.symmetry", "continual.bench.equivariance_", "equivariant"),
+    "timm": ("continual.backbones", "continual.trunk", "continual.bench.equivariance.models"),
+    "open_clip": ("continual.bench.equivariance.clip",),
+    "equivariant": ("continual.bench.equivariance", "equivariant"),
     "continual": ("continual",),
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),

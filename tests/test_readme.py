@@ -11,7 +11,7 @@ import pytest
 import timm
 
 from continual.bench.config import load_config
-from continual.bench.equivariance_config import load_study
+from continual.bench.equivariance.config import load_study
 from tests.conftest import ROOT, TINY_ARGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

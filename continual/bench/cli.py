@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.bench import data_cli, equivariance_cli
+from continual.bench import data_cli
+from continual.bench.equivariance import cli as equivariance_cli
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from continual.bench.clip import load_clip
+from continual.bench.equivariance.clip import load_clip
 from tests.continual.bench.conftest import write_pictures
 from tests.continual.bench.test_cli_errors import refused
 

@@ -12,10 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from continual.bench.equivariance_config import BUILT_IN, WRAPPERS, RecipeConfig, StageConfig, load_study
-from continual.bench.equivariance_data import split_of
-from continual.bench.equivariance_run import network
-from continual.bench.symmetry import measure, remembered, remembers, wrapped
+from continual.bench.equivariance.config import BUILT_IN, WRAPPERS, RecipeConfig, StageConfig, load_study
+from continual.bench.equivariance.data import split_of
+from continual.bench.equivariance.study import network
+from continual.bench.equivariance.symmetry import measure, remembered, remembers, wrapped
 from equivariant import tuning_run
 from equivariant.groups import as_group
 from equivariant.recipes import RECIPES, Recipe, Stage
@@ -148,7 +148,7 @@ def test_an_interrupted_study_goes_on(
     models = [folder / "models" / "lambda-3" / "model.safetensors" for folder in (whole, parts)]
     tensors = [safetensors.torch.load_file(model) for model in models]
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
-    monkeypatch.setattr("continual.bench.equivariance_run._Study", None)  # nothing is left to run
+    monkeypatch.setattr("continual.bench.equivariance.study._Study", None)  # nothing is left to run
     assert tune(study, *words, "--out", parts).exit_code == 0
 
 

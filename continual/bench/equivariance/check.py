@@ -17,10 +17,10 @@ from continual.backbones import read_weights
 from continual.bench import options
 from continual.bench.console import STDOUT, add_row, check_target, console, count, new_table, show, write_text
 from continual.bench.documents import refusal
-from continual.bench.equivariance_config import ModelConfig, WrapperConfig
-from continual.bench.equivariance_files import is_tuned, load_tuned
-from continual.bench.equivariance_models import Classifier, is_learner, load_classifier, of_learner
-from continual.bench.symmetry import refusals, wrapped
+from continual.bench.equivariance.config import ModelConfig, WrapperConfig
+from continual.bench.equivariance.files import is_tuned, load_tuned
+from continual.bench.equivariance.models import Classifier, is_learner, load_classifier, of_learner
+from continual.bench.equivariance.symmetry import refusals, wrapped
 from continual.errors import InputError
 from continual.images import image_files, open_image
 from continual.seeding import generator

@@ -1,7 +1,4 @@
-"""Wrappers by name, around any classifier, and what is measured of them. `equivariant` is imported here.
-
-(And in `equivariance_…`, the command's other files; nowhere else in `continual`.)
-"""
+"""Wrappers by name, around any classifier, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from continual.bench.equivariance_config import WrapperConfig
+from continual.bench.equivariance.config import WrapperConfig
 from continual.errors import InputError
 from equivariant.actions import Action, Images
 from equivariant.caching import CachedOrbit

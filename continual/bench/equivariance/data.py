@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from continual.bench.equivariance_config import ImagesConfig
-from continual.bench.equivariance_models import Classifier
+from continual.bench.equivariance.config import ImagesConfig
+from continual.bench.equivariance.models import Classifier
 from continual.bench.sources import load_data
 from continual.data import Label, PreparedImages, as_images, check_readable, list_folder
 from continual.errors import InputError

@@ -13,17 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from continual.artefact import versions
-from continual.bench import equivariance_report as report
 from continual.bench.config import BackboneConfig
 from continual.bench.console import write_text
-from continual.bench.equivariance_config import ModelConfig, RowConfig, StudyConfig
-from continual.bench.equivariance_data import Part, Split, score_indices, split_of
-from continual.bench.equivariance_files import save_tuned
-from continual.bench.equivariance_models import Classifier, load_classifier
-from continual.bench.equivariance_report import Row
-from continual.bench.pretraining import pretrained_on
-from continual.bench.streams import Experience
-from continual.bench.symmetry import (
+from continual.bench.equivariance import report
+from continual.bench.equivariance.config import ModelConfig, RowConfig, StudyConfig
+from continual.bench.equivariance.data import Part, Split, score_indices, split_of
+from continual.bench.equivariance.files import save_tuned
+from continual.bench.equivariance.models import Classifier, load_classifier
+from continual.bench.equivariance.report import Row
+from continual.bench.equivariance.symmetry import (
     Data,
     Measures,
     Tick,
@@ -34,6 +32,8 @@ from continual.bench.symmetry import (
     tuned_parts,
     wrapped,
 )
+from continual.bench.pretraining import pretrained_on
+from continual.bench.streams import Experience
 from continual.data import as_images
 from continual.errors import InputError
 from continual.seeding import seeded

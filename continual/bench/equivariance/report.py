@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from continual.bench.console import add_row, new_table, write_text
-from continual.bench.symmetry import Measures
+from continual.bench.equivariance.symmetry import Measures
 
 #: figure -> heading; all are shares
 COLUMNS = {

@@ -70,9 +70,9 @@ def check(
 
     Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
     """
-    from continual.bench import equivariance_check
+    from continual.bench.equivariance.check import check
 
-    good = equivariance_check.check(
+    good = check(
         model,
         group,
         images,
@@ -105,9 +105,9 @@ def tune(
     ] = False,
 ) -> None:
     """Tune and compare wrappers on upright and turned images. The same command goes on with an interrupted study."""
-    from continual.bench import equivariance_commands
+    from continual.bench.equivariance.tune import tune
 
-    equivariance_commands.tune(config, changes or (), out, dry_run)
+    tune(config, changes or (), out, dry_run)
 
 
 @app.command()
@@ -144,9 +144,9 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure accuracy upright and turned, and how stable the answers are over the orbit, for several wrappers."""
-    from continual.bench import equivariance_commands
+    from continual.bench.equivariance.evaluate import evaluate
 
-    equivariance_commands.evaluate(
+    evaluate(
         model,
         images,
         group,

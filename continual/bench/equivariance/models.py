@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from continual import artefact, methods
 from continual.backbones import create, fill, from_hub, read_weights
-from continual.bench.clip import PREFIX as CLIP
-from continual.bench.clip import load_clip
-from continual.bench.equivariance_config import ModelConfig
+from continual.bench.equivariance.clip import PREFIX as CLIP
+from continual.bench.equivariance.clip import load_clip
+from continual.bench.equivariance.config import ModelConfig
 from continual.errors import BackboneError, nearest
 from continual.learner import IncrementalLearner
 from continual.preprocessing import Preprocessing

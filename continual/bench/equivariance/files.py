@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from continual.backbones import read_weights
-from continual.bench.equivariance_config import ModelConfig, WrapperConfig
-from continual.bench.equivariance_models import Classifier, load_classifier
-from continual.bench.symmetry import refusals, wrapped
+from continual.bench.equivariance.config import ModelConfig, WrapperConfig
+from continual.bench.equivariance.models import Classifier, load_classifier
+from continual.bench.equivariance.symmetry import refusals, wrapped
 from continual.errors import EquimosError, ModelFileError
 from continual.preprocessing import Preprocessing
 from equivariant import checkpoint

@@ -1,0 +1,1 @@
+"""The command `equimos equivariance`: check, tune and evaluate. In `continual`, `equivariant` is imported here only."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 from continual.errors import InputError
@@ -41,6 +43,25 @@ def owner(path: Path) -> str:
         return path.read_text() or "another process"
     except OSError:
         return "another process"
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[None]:
+    """Let no other process that claims it replace a file in the block.
+
+    The lock lies among the temporary files, so that a process that is killed leaves nothing beside the file: it
+    binds one user's processes on this machine, and nobody where there are no POSIX locks. Raises InputError that
+    names the process that has claimed the file.
+    """
+    if os.name != "posix":
+        yield
+        return
+    name = sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"equimos-{os.getuid()}-{name}.lock"
+    with held(lock) as mine:
+        if not mine:
+            raise InputError(f"{file} is being written by {owner(lock)}: wait until that has ended")
+        yield
 
 
 def _locked(path: Path, wait: bool) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from continual import backbones
-from continual.bench import model_file, options
+from continual.bench import locks, model_file, options
 from continual.bench.console import STDOUT, add_row, check_target, console, count, new_table, show, size, write_text
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
@@ -47,38 +47,39 @@ def learn(
     device_ = options.device(device)
     arguments = options.assignments("--model-arg", model_args)
     wanted = options.assignments("--set", settings)
-    found = model_file.read(model) if model.exists() else None
-    if found:
-        _refuse_changes(found, backbone, arguments, method_name, preset, wanted)
-    else:
-        make(method(method_name or "mos").settings_type, preset, **wanted)
-        if backbone is None and weights is None:
-            raise InputError(
-                f"{model} is a new model and needs a backbone: --backbone TAG, e.g. "
-                f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
-            )
-    paths, labels = list_folder(images)
-    remarks, started = console(stderr=True), time.perf_counter()
-    with ProgressBars(remarks) as bars:
-        check_readable(paths, bars)
-        for note in _strays(images, labels):
-            remarks.print(note)
-        learner: IncrementalLearner[Any]
+    with locks.claimed(model):
+        found = model_file.read(model) if model.exists() else None
         if found:
-            learner = _load(found, weights, device_)
+            _refuse_changes(found, backbone, arguments, method_name, preset, wanted)
         else:
-            made = backbones.load_backbone(backbone, weights=weights, **arguments)
-            learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
-        remarks.print(_plan(model, learner, labels))
-        try:
-            learner.learn(paths, labels, progress=bars, workers=workers)
-            learner.save(model, embed_backbone=embed_backbone or (found is not None and found.embedded))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{model} is {'as it was' if found else 'not made'}") from None
-    console().print(
-        f"{model}: {count(len(learner.classes), 'class')} in {count(learner.state.experiences, 'experience')}, "
-        f"{size(model.stat().st_size)}, {time.perf_counter() - started:.0f} s"
-    )
+            make(method(method_name or "mos").settings_type, preset, **wanted)
+            if backbone is None and weights is None:
+                raise InputError(
+                    f"{model} is a new model and needs a backbone: --backbone TAG, e.g. "
+                    f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
+                )
+        paths, labels = list_folder(images)
+        remarks, started = console(stderr=True), time.perf_counter()
+        with ProgressBars(remarks) as bars:
+            check_readable(paths, bars)
+            for note in _strays(images, labels):
+                remarks.print(note)
+            learner: IncrementalLearner[Any]
+            if found:
+                learner = _load(found, weights, device_)
+            else:
+                made = backbones.load_backbone(backbone, weights=weights, **arguments)
+                learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
+            remarks.print(_plan(model, learner, labels))
+            try:
+                learner.learn(paths, labels, progress=bars, workers=workers)
+                learner.save(model, embed_backbone=embed_backbone or (found is not None and found.embedded))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"{model} is {'as it was' if found else 'not made'}") from None
+        console().print(
+            f"{model}: {count(len(learner.classes), 'class')} in {count(learner.state.experiences, 'experience')}, "
+            f"{size(model.stat().st_size)}, {time.perf_counter() - started:.0f} s"
+        )
 
 
 def _refuse_changes(

@@ -70,6 +70,17 @@ def test_a_cell_another_process_is_at_is_left_to_it(
     assert (out / "cells" / "simple_cil-1993.json").exists()
 
 
+def test_two_learners_of_one_file(model: Path, flowers: Path) -> None:
+    before, link = model.read_bytes(), model.with_name("link")
+    link.symlink_to(model)
+    words = [*launching.COMMAND, "learn", "--images", str(flowers), "--model", str(link)]
+    with locks.claimed(model):
+        result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.stderr.startswith(f"error: {link} is being written by process {os.getpid()} on ")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert model.read_bytes() == before
+
+
 def test_two_jobs_share_the_cells_of_a_sweep(equimos: Equimos, config: Path, tmp_path: Path) -> None:
     with config.open("a") as file:
         file.write("[methods.ridge]\n[sweep.one]\n[sweep.two]\nstream.per_class = 2\n")

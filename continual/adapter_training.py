@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from continual.adapters import AdapterStack, StackWeights
 from continual.data import ExperienceData
 from continual.learner import IncrementalLearner
+from continual.retrieval import cosine_scores
 from continual.seeding import generator
 from continual.state import S
 from continual.training import GradientTraining, Output
@@ -65,3 +66,27 @@ class AdapterTraining(GradientTraining[S]):
         """Return features and logits of prepared images (B, 3, H, W)."""
         features = self.learner.features(images, self.stack.bind(self.noise))
         return Output(features, self.head(features))
+
+
+class CosineHead(nn.Module):
+    """Logits (B, C): the cosines of features (B, D) to C learned directions, times one learned scale, 1 at first."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.scale = nn.Parameter(weight.new_ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.scale * cosine_scores(features, self.weight)
+
+
+class PrototypeAdapterTraining(AdapterTraining[S]):
+    """Train a stack under a temporary `CosineHead`, as the published codes of APER, RanPAC and EASE do.
+
+    What it learns is then told by directions, as cosine to prototypes is, and not by the features' length.
+    """
+
+    def __init__(self, learner: IncrementalLearner[S], data: ExperienceData, stack: AdapterStack) -> None:
+        super().__init__(learner, data, stack, None)
+        self.head = self.modules["head"] = CosineHead(self.head.weight)  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from continual.adapter_training import AdapterTraining, new_stack
+from continual.adapter_training import PrototypeAdapterTraining, new_stack
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
@@ -22,8 +22,13 @@ from continual.training import Progress
 
 
 class FirstStackSettings(AdapterSettings):
-    """Adapter training on the first experience; wider adapters than MOS's, as there is one stack only."""
+    """Adapter training on the first experience, with the numbers of the authors' toolbox for CIFAR-100.
 
+    Adapters are wider than MOS's, as there is one stack only, and learn at the temporary head's rate.
+    """
+
+    lr: float = Field(0.01, gt=0, description="peak rate of the adapters")
+    head_lr_ratio: float = Field(1.0, gt=0, description="the temporary head's rate as a share of lr")
     bottleneck: int = Field(64, ge=1, description="r, the width of an adapter")
 
 
@@ -37,12 +42,12 @@ class FirstStackState(State):
 F = TypeVar("F", bound=FirstStackState)
 
 
-class FirstStackTraining(AdapterTraining[F]):
+class FirstStackTraining(PrototypeAdapterTraining[F]):
     """Trains in the first experience; later ones only add to what is remembered."""
 
     def __init__(self, learner: FirstStackLearner[F], data: ExperienceData) -> None:
         before = learner.state
-        super().__init__(learner, data, new_stack(learner, before.stack), None)
+        super().__init__(learner, data, new_stack(learner, before.stack))
         if before.stack is not None:
             self.epochs = 0
 

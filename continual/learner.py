@@ -45,10 +45,11 @@ class IncrementalLearner(ABC, Generic[S]):
     """
 
     method: ClassVar[str]  #: the name in configs and on the command line
-    paper: ClassVar[str]  #: where it comes from
+    paper: ClassVar[str]  #: where it comes from: "Author et al., VENUE YEAR, arXiv NUMBER"
     summary: ClassVar[str]  #: one line
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
     linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum a class and an experience
+    probabilities: ClassVar[bool] = True  #: False if scores only rank: a softmax of cosines or of regression values
     settings_type: ClassVar[type[Settings]] = Settings
     state_type: ClassVar[type[State]]
 
@@ -263,11 +264,9 @@ class IncrementalLearner(ABC, Generic[S]):
         if header["method"] != cls.method:
             raise ModelFileError(f"{path} holds a {header['method']!r} model, not {cls.method!r}: use continual.load")
         if backbone is None:
-            description = dict(header["backbone"])
-            if weights is not None:
-                description["weights_file"] = str(weights)
+            moved = {} if weights is None else {"weights_file": str(weights)}
             embedded = artefact.part(tensors, "backbone") if header["backbone_embedded"] else None
-            backbone = backbones.rebuild(description, embedded)
+            backbone = backbones.rebuild({**header["backbone"], **moved}, embedded)
         else:
             backbones.check_same_weights(backbone, header["backbone"])
         learner = cls(backbone, device=device, **header["settings"])

@@ -60,7 +60,11 @@ def experience_forgetting(matrix: ArrayLike) -> list[float]:
 
 
 def forgetting(matrix: ArrayLike) -> float | None:
-    """Return F_T, the mean of `experience_forgetting` (Chaudhry et al. 2018, eq. 4); None for one experience."""
+    """Return F_T, the mean of `experience_forgetting` (Chaudhry et al. 2018, eq. 4); None for one experience.
+
+    Avalanche's `StreamForgetting` is another measure: it compares with the accuracy just after an experience was
+    learned, not with the best since then, and so is the backward transfer with its sign changed, never more than F_T.
+    """
     return _mean(experience_forgetting(matrix))
 
 

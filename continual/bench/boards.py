@@ -12,6 +12,7 @@ from continual.bench.collected import Run
 from continual.bench.published import Protocol
 from continual.bench.results import Cell
 from continual.errors import InputError
+from continual.methods import methods
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,17 @@ class Board:
         return sorted({cell.seed for cell in self.cells})
 
     def notes(self) -> list[str]:
-        """Say where the published figures come from, and in what this run's conditions differ from theirs."""
+        """Say what not to read into the figures: the calibration of rankings, and conditions unlike the published."""
+        known, lines = methods(), []
+        ranking = [m for m in dict.fromkeys(c.method for c in self.cells) if m in known and not known[m].probabilities]
+        if ranking:
+            lines.append(
+                f"The scores of {', '.join(ranking)} only rank: a softmax of cosines or of regression values is nearly "
+                "flat, and its calibration error says nothing of the method."
+            )
         if self.protocol is None:
-            return []
+            return lines
         config = {**self.config, "seeds": self.seeds}
-        lines = []
         for source in dict.fromkeys(figure.source for figure in self.protocol.figures):
             lines.append(f"Published for {self.protocol.title}: {source.text}.")
         for difference in dict.fromkeys(

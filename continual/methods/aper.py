@@ -47,9 +47,10 @@ class APERLearner(FirstStackLearner[APERState]):
     """
 
     method = "aper"
-    paper = "Zhou et al., IJCV 2024, arXiv 2303.07338 (with the adapter)"
-    summary = "prototypes of frozen and first-experience features, side by side"
+    paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
+    summary = "APER with its adapter: prototypes of frozen and first-experience features, side by side"
     state_type = APERState
+    probabilities = False
 
     def begin(self, data: ExperienceData) -> APERTraining:
         return APERTraining(self, data)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from continual import artefact
-from continual.adapter_training import AdapterTraining, new_stack
+from continual.adapter_training import PrototypeAdapterTraining, new_stack
 from continual.adapters import StackWeights, shared
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
@@ -63,11 +63,11 @@ def reweighted(features: Tensor, prototypes: Tensor, class_experience: Tensor, o
     return (cosines * torch.where(own, 1.0, others)[:, None]).sum(0)
 
 
-class EASETraining(AdapterTraining[EASEState]):
+class EASETraining(PrototypeAdapterTraining[EASEState]):
     """Trains a fresh stack with a temporary head for the new classes, then remembers prototypes."""
 
     def __init__(self, learner: EASELearner, data: ExperienceData) -> None:
-        super().__init__(learner, data, new_stack(learner, None, learner.state.experiences), None)
+        super().__init__(learner, data, new_stack(learner, None, learner.state.experiences))
         if not self.new_classes:
             self.epochs = 0
 
@@ -114,12 +114,16 @@ class EASELearner(IncrementalLearner[EASEState]):
     An image is run once a stack; the embedding and the first block's attention are shared. Memory grows by
     one stack, L (2 r D + r + D) numbers, an experience, and is T (D + 1) numbers for each class. A class that
     returns trains nothing; its prototypes become real where they had been synthesised.
+
+    Follows the paper where its code does otherwise: that divides `other_subspaces` by the number of earlier
+    experiences, and synthesises old prototypes anew each experience, also from classes that came later.
     """
 
     method = "ease"
     paper = "Zhou et al., CVPR 2024, arXiv 2403.12030"
     summary = "one adapter stack an experience; prototypes in every subspace, old ones synthesised in new ones"
     linear_memory = False
+    probabilities = False
     settings_type: ClassVar[type[Settings]] = EASESettings
     state_type = EASEState
 

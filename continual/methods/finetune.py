@@ -83,7 +83,7 @@ class FinetuneLearner(SingleStackLearner):
     """
 
     method = "finetune"
-    paper = "the usual lower bound"
+    paper = "none: the usual lower bound"
     summary = "one adapter stack and head trained on every experience in turn; forgets"
     settings_type = FinetuneSettings
 

@@ -47,7 +47,7 @@ class JointLearner(SingleStackLearner):
     """
 
     method = "joint"
-    paper = "the usual upper bound"
+    paper = "none: the usual upper bound"
     summary = "one adapter stack and head trained anew on all images so far; keeps the images"
     exemplar_free = False
 

@@ -23,7 +23,6 @@ from continual.training import Progress
 class RanPACSettings(FirstStackSettings):
     """Numbers of RanPAC."""
 
-    lr: float = Field(0.01, gt=0, description="peak rate of the adapters")
     projection: int = Field(10_000, ge=1, description="M, the width of the random projection")
 
 
@@ -39,14 +38,15 @@ class RanPACTraining(FirstStackTraining[RanPACState]):
     """Adds an experience's images to the sums and solves anew."""
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
-        learner, stack, before, classes = self.learner, self.frozen_stack(), self.before.sums, len(self.classes)
+        learner, stack, before, classes = self.learner, self.frozen_stack(), self.before, len(self.classes)
         assert isinstance(learner, RanPACLearner)
         features, labels = self.collect(lambda images: learner.adapted_features(images, stack), progress)
         hidden = learner.project(features)
-        draw = generator(learner.settings.seed, "ridge", self.before.updates)
-        strength = choose_strength(before, hidden, labels, classes, standardise=False, generator=draw)
+        draw = generator(learner.settings.seed, "ridge", before.updates)
+        # As published, earlier experiences take no part in the choice.
+        strength = choose_strength(None, hidden, labels, classes, standardise=False, generator=draw)
         sums = Sums.of(hidden, labels, classes)
-        sums = sums if before is None else sums.plus(before)
+        sums = sums if before.sums is None else sums.plus(before.sums)
         readout = solve(sums, strength, standardise=False)
         return RanPACState(**self.progress_counts(), stack=stack, sums=sums, readout=readout)
 
@@ -54,14 +54,16 @@ class RanPACTraining(FirstStackTraining[RanPACState]):
 class RanPACLearner(FirstStackLearner[RanPACState]):
     """`argmax h W_o` with `h = relu(z W)`, W a fixed random D x M matrix and W_o solved in closed form.
 
-    The strength is chosen on a fifth of the newest experience. W is drawn from the seed, not stored. Memory
-    is one stack, L (2 r D + r + D) numbers, and in double precision M^2 + M, and 2 M + 2 a class.
+    The strength is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
+    on its other four fifths, as in the published code. W is drawn from the seed, not stored. Memory is one
+    stack, L (2 r D + r + D) numbers, and in double precision M^2 + M, and 2 M + 2 a class.
     """
 
     method = "ranpac"
     paper = "McDonnell et al., NeurIPS 2023, arXiv 2307.02251"
     summary = "ridge regression on a random projection of first-experience features"
     settings_type = RanPACSettings
+    probabilities = False
     state_type = RanPACState
     settings: RanPACSettings
 
@@ -75,7 +77,7 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
         return torch.relu(features @ matrix.to(features))
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values (made for ranking: they are not calibrated)."""
+        """Return the softmax of the regression's values."""
         assert self.state.stack is not None
         assert self.state.readout is not None
         features = self.adapted_features(images, self.state.stack, cache)

@@ -43,20 +43,22 @@ class RidgeUpdate(Training[RidgeState]):
 class RidgeLearner(IncrementalLearner[RidgeState]):
     """Ridge regression on standardised frozen features, from running sums.
 
-    The strength is chosen on a fifth of the newest experience. Memory is D^2 + D numbers, and 2 D + 2 a
-    class, in double precision.
+    RanPAC without its adapters and projection. The strength is the one of least squared error on a fifth of the newest
+    experience, drawn at random, when solved on the rest of it and everything before. Memory is D^2 + D numbers, and
+    2 D + 2 a class, in double precision.
     """
 
     method = "ridge"
-    paper = "Hoerl and Kennard 1970; as in RanPAC without the projection"
+    paper = "Hoerl and Kennard, Technometrics 1970"
     summary = "ridge regression on the frozen features, in closed form from running sums"
     state_type = RidgeState
+    probabilities = False
 
     def begin(self, data: ExperienceData) -> RidgeUpdate:
         return RidgeUpdate(self, data)
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values (made for ranking: they are not calibrated)."""
+        """Return the softmax of the regression's values."""
         assert self.state.readout is not None
         return Scores(self.state.readout(self.frozen_features(images, cache)).softmax(-1))
 

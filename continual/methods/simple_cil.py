@@ -42,6 +42,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
     summary = "cosine to class means of the frozen features; trains nothing"
     state_type = PrototypeState
+    probabilities = False
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
         return PrototypeUpdate(self, data)

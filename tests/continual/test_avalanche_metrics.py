@@ -163,13 +163,14 @@ def test_a_strategy_without_stacks_has_no_retrieval(classes: Any) -> None:
 
 @pytest.mark.parametrize("new", ["classes", "instances"])
 def test_transfer_is_avalanches(classes: Any, new: str) -> None:
-    """Accuracies, backward and forward transfer of one run, ours beside Avalanche's."""
+    """Accuracies, transfer and forgetting of one run, ours beside Avalanche's."""
     benchmark, tested = classes, classes.test_stream
     if new == "instances":  # a learner of all classes knows something of what it has not seen yet
         train, test = (as_classification_dataset(points(n, seed)) for n, seed in ((90, 2), (60, 3)))
         benchmark = ni_benchmark(train, test, n_experiences=3, task_labels=False, seed=0)
         tested = benchmark.train_stream
-    strategy = naive(m.bwt_metrics(stream=True), m.forward_transfer_metrics(stream=True), eval_every=0)
+    others = m.bwt_metrics(stream=True), m.forward_transfer_metrics(stream=True), m.forgetting_metrics(stream=True)
+    strategy = naive(*others, eval_every=0)
     matrix, final = [], {}
     for experience in benchmark.train_stream:  # evaluated before and after each
         final = strategy.train(experience, eval_streams=[tested])
@@ -178,6 +179,9 @@ def test_transfer_is_avalanches(classes: Any, new: str) -> None:
     untrained = accuracies({name: values[0] for name, (_, values) in every.items()}, tested)
     place, counts = f"eval_phase/{tested.name}_stream", [len(e.dataset) for e in tested]
     assert transfer.backward_transfer(matrix) == pytest.approx(final[f"StreamBWT/{place}"])
+    since_learned = final[f"StreamForgetting/{place}"]
+    assert -transfer.backward_transfer(matrix) == pytest.approx(since_learned)
+    assert transfer.forgetting(matrix) >= since_learned - 1e-9
     assert transfer.forward_transfer(matrix, untrained) == pytest.approx(final[f"StreamForwardTransfer/{place}"])
     assert transfer.final_accuracy(matrix, counts) == pytest.approx(final[f"Top1_Acc_Stream/{place}/Task000"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -39,10 +40,14 @@ def test_the_methods_of_the_package_are_found() -> None:
     assert registry.method("mos") is MOSLearner
 
 
+#: Authors, venue and year, and the number in the arXiv if it is there; bounds have no paper.
+PAPER = r"none: .*|\w+( et al\.| and \w+)?, \w+ (19|20)\d\d(, arXiv \d{4}\.\d{5})?"
+
+
 def test_every_method_says_what_it_is() -> None:
     for name, learner in registry.methods().items():
         assert learner.method == name
-        assert learner.paper
+        assert re.fullmatch(PAPER, learner.paper), learner.paper
         assert "\n" not in learner.summary
         assert learner.__doc__
         assert issubclass(learner, IncrementalLearner)

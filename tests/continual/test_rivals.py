@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import cosine_similarity, normalize, one_hot
 
+from continual.adapter_training import CosineHead
 from continual.adapters import shared
+from continual.data import as_experience
 from continual.methods.aper import APERLearner
+from continual.methods.ease import EASELearner
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.ridge import RidgeLearner
+from continual.training import run
 
 TRAINING = {"epochs": 1, "batch_size": 8, "bottleneck": 4, "lr": 0.05}
 
@@ -49,6 +54,41 @@ def test_the_stack_is_trained_in_the_first_experience_only(backbone: Any, blobs:
         assert first["up_weight"].abs().max() > 0
         learner.learn(*blobs([2, 3], 4))
         assert all(torch.equal(first[name], learner.state.stack[name]) for name in first)
+
+
+@pytest.mark.parametrize(("kind", "rate"), [(APERLearner, 0.01), (RanPACLearner, 0.01), (EASELearner, 0.025)])
+def test_stacks_are_trained_under_a_temporary_cosine_head(backbone: Any, blobs: Any, kind: Any, rate: float) -> None:
+    learner = kind(backbone, epochs=1)
+    images, labels = blobs([0, 1, 2], 2)
+    training = learner.begin(as_experience(images, labels, backbone.preprocessing))
+    assert [group["lr"] for group in training.parameter_groups()] == [rate, rate]
+    head = training.head
+    assert isinstance(head, CosineHead)
+    assert any(head is module for module in training.modules.values())
+    with torch.no_grad():
+        head.scale.fill_(3.0)
+        output = training.forward(prepared(learner, images))
+    expected = 3 * cosine_similarity(output.features[:, None], head.weight[None], dim=-1)
+    torch.testing.assert_close(output.logits, expected)
+    head.scale.data.fill_(1.0)
+    run(training)
+    assert head.scale != 1
+
+
+def test_ranpacs_strength_is_chosen_on_the_newest_experience_alone(
+    backbone: Any, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def choose(before: Any, features: torch.Tensor, *_: Any, **__: Any) -> float:
+        calls.append((before, len(features)))
+        return 10.0
+
+    monkeypatch.setattr("continual.methods.ranpac.choose_strength", choose)
+    learner = RanPACLearner(backbone, projection=10, **TRAINING)
+    learner.learn(*blobs([0, 1], 4))
+    learner.learn(*blobs([2], 3))
+    assert calls == [(None, 8), (None, 3)]
 
 
 def test_ranpac_solves_over_all_experiences_at_once(backbone: Any, blobs: Any) -> None:

@@ -85,6 +85,7 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
         assert len(list(csv.DictReader(file))) == 4 * 3
     assert "\\toprule" in (out / "table.tex").read_text()
     assert "| mos |" in (out / "table.md").read_text()
+    assert "The scores of simple_cil only rank" in (out / "table.md").read_text()
 
     # The page needs nothing else.
     text = (out / "report.html").read_text()

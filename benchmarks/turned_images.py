@@ -386,20 +386,22 @@ def terminal(title: str, rows: Rows) -> Table:
 
 
 def picture(found: dict[str, Rows], path: Path) -> None:
-    """Draw upright and turned accuracy as pairs of bars, a panel a group."""
+    """Draw accuracy upright and turned, mean and deviation over seeds, a panel a group; plain's as dashed lines."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(found), 5), layout="constrained")
-    for number, (name, rows) in enumerate(found.items()):
-        axes = figure.add_subplot(1, len(found), number + 1)
-        places = np.arange(len(rows))
-        for shift, key in ((-0.2, "upright"), (0.2, "turned")):
-            values = [100 * np.mean([run[key] for run in runs]) for runs in rows.values()]
-            axes.barh(places + shift, values, height=0.4, label=key)
-        axes.set_yticks(places, list(rows))
-        axes.invert_yaxis()
-        axes.set(title=name, xlabel="accuracy [%]")
-        axes.legend(frameon=False, loc="lower right")
+    most = max(map(len, found.values()))
+    figure = Figure(figsize=(3 + 3.2 * len(found), 1.2 + 0.27 * most), layout="constrained")
+    panels = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, found.items(), strict=True):
+        for key, marker, colour in (("upright", "o", "#4477aa"), ("turned", "x", "#cc6677")):
+            values = 100 * np.array([[run[key] for run in runs] for runs in rows.values()])
+            spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
+            axes.errorbar(values.mean(1), range(len(rows)), xerr=spread, fmt=marker, color=colour, label=key, lw=0.8)
+            axes.axvline(values[0].mean(), color=colour, linestyle="--", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), list(rows) if axes is panels[0] else [""] * len(rows))
+        axes.set(title=name, xlabel="accuracy [%]", ylim=(most - 0.5, -0.5))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=130)
 
 

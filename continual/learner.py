@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from continual.data import (
     as_experience,
     as_images,
     evaluation_loader,
-    label_indices,
 )
+from continual.edits import Edits
 from continual.errors import InputError, LearningError, ModelFileError
 from continual.feature_cache import FeatureCache
 from continual.images import list_folder
@@ -35,13 +35,14 @@ from continual.training import Checkpoints, Progress, Training, run
 from continual.trunk import Prefix
 
 
-class IncrementalLearner(ABC, Generic[S]):
+class IncrementalLearner(Edits[S]):
     """Learns new classes for ever on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings by name, e.g. `MOSLearner(backbone, epochs=5, seed=7)` or
     `MOSLearner(backbone, preset="reference")`; an unknown or impossible setting raises InputError.
 
-    `learn` either succeeds or leaves the learner as it was. `predict` changes nothing.
+    `learn` and the edits (`correct`, `forget`, `rename`) either succeed or leave the learner as it was. `predict`
+    changes nothing.
     """
 
     method: ClassVar[str]  #: the name in configs and on the command line
@@ -189,10 +190,6 @@ class IncrementalLearner(ABC, Generic[S]):
         truth = self.indices(data.labels)
         answers = self.predict(data.evaluation, workers=workers).labels
         return float((self.indices(answers) == truth).float().mean())
-
-    def indices(self, labels: Sequence[Label]) -> Tensor:
-        """Return the index of each label in `classes`; raises InputError for one never learned."""
-        return label_indices(labels, {label: i for i, label in enumerate(self.state.classes)})
 
     def variant(self, **settings: Any) -> Self:
         """Return a learner with the same state and some settings changed (those of inference, say)."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from continual.state import without_row
+
 #: the strengths tried by `choose_strength`
 STRENGTHS = tuple(10.0**k for k in range(-8, 9))
 
@@ -45,6 +47,19 @@ class Sums:
             pad(self.counts, (0, extra)) + other.counts,
         )
 
+    def without(self, index: int) -> Sums:
+        """Return the sums without one class: exactly so, but for its scatter around its mean.
+
+        That scatter lies in the Gram matrix, added to the others', and cannot be told from them any more.
+        """
+        own, count = self.targets[:, index], self.counts[index]
+        return Sums(
+            self.total - own,
+            self.gram - torch.outer(own, own) / count,
+            without_row(self.targets, index, 1).contiguous(),
+            without_row(self.counts, index),
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to be stored, by field name."""
         return dict(vars(self))
@@ -59,6 +74,10 @@ class Readout:
 
     weight: Tensor  #: (D, C)
     bias: Tensor  #: (C,)
+
+    def without(self, index: int) -> Readout:
+        """Return the map without one class's score."""
+        return Readout(without_row(self.weight, index, 1).contiguous(), without_row(self.bias, index))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return scores (B, C) of features (B, D), in the features' precision."""

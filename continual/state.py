@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from continual.data import Label
+from continual.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,27 @@ class State:
     classes: tuple[Label, ...] = ()  #: in the order they were learned; the index of a logit
     class_experience: tuple[int, ...] = ()  #: which experience introduced each class, from 0
     experiences: int = 0  #: experiences that brought at least one new class
-    updates: int = 0  #: calls of `learn`
+    updates: int = 0  #: calls of `learn` and `correct`
+
+    def renamed(self, old: Label, new: Label) -> Self:
+        """Return the state in which the class `old` is called `new`."""
+        return replace(self, classes=tuple(new if label == old else label for label in self.classes))
+
+    def without(self, index: int) -> Self:
+        """Return the state without the class of that index; the number of experiences stays.
+
+        Raises InputError if the method does not say what it keeps of a class.
+        """
+        return replace(
+            self,
+            classes=without_item(self.classes, index),
+            class_experience=without_item(self.class_experience, index),
+            **self.own_without(index),
+        )
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Return the method's own fields without what belongs to the class of that index."""
+        raise InputError(f"this method cannot forget a class: {type(self).__name__} has no `own_without`")
 
 
 S = TypeVar("S", bound=State)
@@ -67,3 +88,15 @@ class Scores:
 def replace_state(state: State, kind: type[S], **values: Any) -> S:
     """Build a method's state from the common fields of `state` and its own `values`."""
     return kind(**{f.name: getattr(state, f.name) for f in fields(State)}, **values)
+
+
+def without_item(items: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    """Return the items without that of one class."""
+    return items[:index] + items[index + 1 :]
+
+
+def without_row(values: Tensor, index: int, axis: int = 0) -> Tensor:
+    """Return a tensor without what it has of one class along `axis`."""
+    return torch.cat(
+        [values.narrow(axis, 0, index), values.narrow(axis, index + 1, values.shape[axis] - index - 1)], axis
+    )

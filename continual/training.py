@@ -59,6 +59,7 @@ class Training(ABC, Generic[S]):
         self.index = {label: i for i, label in enumerate(self.classes)}
         self.epochs = 0
         self.workers = 0  #: processes that load images
+        self.correcting = False  #: whether these images were answered wrong, and the head is to attend to them
 
     @abstractmethod
     def finish(self, progress: Progress | None = None) -> S:

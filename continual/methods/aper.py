@@ -16,7 +16,7 @@ from continual.feature_cache import FeatureCache
 from continual.features import updated_means
 from continual.first_stack import FirstStackLearner, FirstStackState, FirstStackTraining
 from continual.retrieval import cosine_scores
-from continual.state import Scores, State, replace_state
+from continual.state import Scores, State, replace_state, without_row
 from continual.training import Progress
 
 
@@ -26,6 +26,12 @@ class APERState(FirstStackState):
 
     prototypes: Tensor | None = None  #: (C, 2 D)
     counts: Tensor | None = None  #: (C,) int64
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the class mean."""
+        assert self.prototypes is not None
+        assert self.counts is not None
+        return {"prototypes": without_row(self.prototypes, index), "counts": without_row(self.counts, index)}
 
 
 class APERTraining(FirstStackTraining[APERState]):

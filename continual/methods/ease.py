@@ -19,7 +19,7 @@ from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.retrieval import cosine_scores
 from continual.settings import AdapterSettings, Settings
-from continual.state import Scores, State, replace_state
+from continual.state import Scores, State, replace_state, without_row
 from continual.training import Progress
 
 
@@ -41,6 +41,12 @@ class EASEState(State):
     bank: tuple[StackWeights, ...] = ()
     prototypes: Tensor | None = None  #: (T, C, D)
     counts: Tensor | None = None  #: (T, C) int64, images a prototype is the mean of; 0 if it was synthesised
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the class's prototypes in all subspaces; the subspace it was learned in stays."""
+        assert self.prototypes is not None
+        assert self.counts is not None
+        return {"prototypes": without_row(self.prototypes, index, 1), "counts": without_row(self.counts, index, 1)}
 
 
 def synthesised(old: Tensor, new: Tensor, target: Tensor) -> Tensor:

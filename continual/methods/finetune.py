@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from continual import artefact
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, shared
+from continual.alignment import head_without
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
@@ -36,6 +37,10 @@ class AdapterState(State):
     stack: StackWeights | None = None
     head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
 
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the head's row."""
+        return {"head": head_without(self.head, index)}
+
 
 class FinetuneTraining(AdapterTraining[AdapterState]):
     """Goes on with the stack and the head where the last experience left them."""
@@ -52,6 +57,7 @@ class FinetuneTraining(AdapterTraining[AdapterState]):
 class SingleStackLearner(IncrementalLearner[AdapterState]):
     """Predicts with one stack and one head, whatever they were trained on."""
 
+    correctable = False
     settings_type: ClassVar[type[Settings]] = AdapterSettings
     state_type = AdapterState
 

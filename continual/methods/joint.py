@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from continual.adapter_training import AdapterTraining, new_stack
-from continual.data import ExperienceData
+from continual.data import ExperienceData, Label
 from continual.errors import InputError
 from continual.methods.finetune import AdapterState, SingleStackLearner
 from continual.state import replace_state
@@ -20,6 +21,46 @@ class JointState(AdapterState):
     """One stack and one head, and references to all the images they were trained on."""
 
     seen: tuple[ExperienceData, ...] = ()
+
+    def renamed(self, old: Label, new: Label) -> Self:
+        """Return the state in which class and images have the new name."""
+        seen = tuple(
+            ExperienceData(
+                _Renamed(part.training, old, new),
+                _Renamed(part.evaluation, old, new),
+                [new if label == old else label for label in part.labels],
+            )
+            for part in self.seen
+        )
+        return replace(super().renamed(old, new), seen=seen)
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the head's row and the images."""
+        parts = [
+            (part, [i for i, label in enumerate(part.labels) if label != self.classes[index]]) for part in self.seen
+        ]
+        seen = tuple(
+            ExperienceData(Subset(part.training, rows), Subset(part.evaluation, rows), [part.labels[i] for i in rows])
+            for part, rows in parts
+            if rows
+        )
+        return super().own_without(index) | {"seen": seen}
+
+
+@dataclass(frozen=True)
+class _Renamed(Dataset[Any]):
+    """A data set in which one class has another name."""
+
+    dataset: Any
+    old: Label
+    new: Label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label, *rest = self.dataset[index]
+        return image, self.new if label == self.old else label, *rest
 
 
 class JointTraining(AdapterTraining[AdapterState]):

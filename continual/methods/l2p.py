@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from continual import artefact
+from continual.alignment import head_without
 from continual.data import ExperienceData
 from continual.errors import InputError
 from continual.feature_cache import FeatureCache
@@ -115,6 +116,10 @@ class L2PState(State):
     pool: dict[str, Tensor] | None = None  #: keys (M, D) and prompts (M, P, D)
     head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
 
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the head's row."""
+        return {"head": head_without(self.head, index)}
+
 
 class L2PLearner(IncrementalLearner[L2PState]):
     """A pool of prompts chosen by the frozen feature of each image, and a head on what becomes of them.
@@ -126,6 +131,7 @@ class L2PLearner(IncrementalLearner[L2PState]):
     method = "l2p"
     paper = "Wang et al., CVPR 2022, arXiv 2112.08654"
     summary = "a pool of prompts, chosen for each image by its frozen feature; forgets in pool and head"
+    correctable = False
     settings_type: ClassVar[type[Settings]] = L2PSettings
     state_type = L2PState
 

@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from continual import artefact
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, per_image, shared, stacked
-from continual.alignment import align
+from continual.alignment import AlignedState, align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData, Label
 from continual.feature_cache import FeatureCache
@@ -32,7 +32,7 @@ from continual.merging import consolidate_mean, effective_alpha, mean, merge_
 from continual.retrieval import cosine_scores, ensemble, refine
 from continual.seeding import generator
 from continual.settings import AdapterSettings
-from continual.state import Scores, State, replace_state
+from continual.state import Scores, State, replace_state, without_row
 from continual.training import Output, Progress
 
 
@@ -65,14 +65,24 @@ class MOSSettings(AdapterSettings):
 
 
 @dataclass(frozen=True)
-class MOSState(State):
-    """Finished stacks, head, class statistics (each under its class's own stack), prototypes (under A_1)."""
+class MOSState(AlignedState):
+    """Finished stacks, head, class statistics (each under its class's own stack), prototypes (under A_1).
+
+    A stack stays when the classes of its experience are forgotten: later ones were merged towards it.
+    """
 
     bank: tuple[StackWeights, ...] = ()
-    head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
-    statistics: tuple[ClassStatistics, ...] = ()
     prototypes: Tensor | None = None  #: (C, D)
     prototype_counts: Tensor | None = None  #: (C,) int64
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out head row, statistics and prototype."""
+        assert self.prototypes is not None
+        assert self.prototype_counts is not None
+        return super().own_without(index) | {
+            "prototypes": without_row(self.prototypes, index),
+            "prototype_counts": without_row(self.prototype_counts, index),
+        }
 
     @cached_property
     def experience_of_class(self) -> Tensor:
@@ -138,7 +148,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         return MOSState(
             **self.progress_counts(),
             bank=bank,
-            head=self._aligned(statistics),
+            head=self._aligned(statistics, (own, targets) if self.correcting else None),
             statistics=tuple(statistics),
             prototypes=prototypes,
             prototype_counts=counts,
@@ -162,7 +172,9 @@ class MOSTraining(AdapterTraining[MOSState]):
         (own, first), targets = self.extract(compute, progress)
         return own, first, targets
 
-    def _aligned(self, statistics: Sequence[ClassStatistics]) -> tuple[Tensor, Tensor]:
+    def _aligned(
+        self, statistics: Sequence[ClassStatistics], examples: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         if self.before.updates == 0 or self.settings.alignment_epochs == 0:
             return self.head_tensors()
         settings = self.settings
@@ -176,6 +188,7 @@ class MOSTraining(AdapterTraining[MOSState]):
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             floor=settings.covariance_floor,
+            examples=examples,
         )
 
 

@@ -33,6 +33,12 @@ class RanPACState(FirstStackState):
     sums: Sums | None = None
     readout: Readout | None = None
 
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the class's score and its part of the sums, see `Sums.without`; the others' scores stay."""
+        assert self.sums is not None
+        assert self.readout is not None
+        return {"sums": self.sums.without(index), "readout": self.readout.without(index)}
+
 
 class RanPACTraining(FirstStackTraining[RanPACState]):
     """Adds an experience's images to the sums and solves anew."""

@@ -13,7 +13,7 @@ from continual.feature_cache import FeatureCache
 from continual.features import updated_means
 from continual.learner import IncrementalLearner
 from continual.retrieval import cosine_scores
-from continual.state import Scores, State, replace_state
+from continual.state import Scores, State, replace_state, without_row
 from continual.training import Progress, Training
 
 
@@ -23,6 +23,12 @@ class PrototypeState(State):
 
     prototypes: Tensor | None = None  #: (C, D)
     counts: Tensor | None = None  #: (C,) int64
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the class mean."""
+        assert self.prototypes is not None
+        assert self.counts is not None
+        return {"prototypes": without_row(self.prototypes, index), "counts": without_row(self.counts, index)}
 
 
 class PrototypeUpdate(Training[PrototypeState]):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from continual import artefact
-from continual.alignment import align
+from continual.alignment import AlignedState, align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
@@ -43,12 +43,10 @@ class SLCASettings(TrainingSettings):
 
 
 @dataclass(frozen=True)
-class SLCAState(State):
+class SLCAState(AlignedState):
     """The learned part of the backbone, one head, and class statistics."""
 
     backbone: dict[str, Tensor] | None = None  #: by the ViT's names of its parameters
-    head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
-    statistics: tuple[ClassStatistics, ...] = ()
 
 
 class SLCATraining(GradientTraining[SLCAState]):
@@ -98,10 +96,12 @@ class SLCATraining(GradientTraining[SLCAState]):
                 statistics[target] = statistics[target].merged(found)
             else:
                 statistics.append(found)
-        head = self._aligned(statistics)
+        head = self._aligned(statistics, (features, targets) if self.correcting else None)
         return SLCAState(**self.progress_counts(), backbone=weights, head=head, statistics=tuple(statistics))
 
-    def _aligned(self, statistics: list[ClassStatistics]) -> tuple[Tensor, Tensor]:
+    def _aligned(
+        self, statistics: list[ClassStatistics], examples: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         settings, device = self.settings, self.learner.device
         if self.before.updates == 0 or settings.alignment_epochs == 0:
             return self.head_tensors()
@@ -116,6 +116,7 @@ class SLCATraining(GradientTraining[SLCAState]):
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             floor=settings.covariance_floor,
+            examples=examples,
             rescale=partial(normalised_logits, class_experience=experience, temperature=settings.temperature),
         )
 

@@ -14,6 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from continual.testing.cases import TINY_ARGS, Case, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.editing import (
+    correcting_trains_no_adapter,
+    forgetting_is_refused_where_it_makes_no_sense,
+    forgetting_leaves_the_other_classes,
+    renaming_changes_a_name_alone,
+)
 from continual.testing.laws import (
     a_cache_changes_no_answer,
     backbone_is_frozen,
@@ -55,6 +61,10 @@ LAWS: tuple[Law, ...] = (
     classes_keep_their_names,
     small_and_unbalanced_experiences_work,
     class_seen_again_stays_one_class,
+    renaming_changes_a_name_alone,
+    forgetting_leaves_the_other_classes,
+    forgetting_is_refused_where_it_makes_no_sense,
+    correcting_trains_no_adapter,
     failure_changes_nothing,
     bad_input_is_refused,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,11 +26,14 @@ def load_collection(config: DataConfig) -> Collection:
     """Return the data set of a config, checked.
 
     A published data set must have the published counts (unless `exact` is off); its images are opened when they
-    are needed. Those of a user's own are all opened once, before any work is done.
+    are needed. Those of a user's own are all opened once, before any work is done. Warns of images that a recorded
+    split leaves out.
     """
     if config.source == "digits":
         return digits()
     found = find(config)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=2)
     about = catalogue().get(config.source)
     if about is None:
         check_readable([*found.train.images, *found.test.images])

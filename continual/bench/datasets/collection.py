@@ -45,6 +45,7 @@ class Collection:
     split: str  #: where the split is from
     published: Layout | None = None  #: the counts it must have
     folder: Path | None = None  #: where a record of its split belongs
+    remarks: tuple[str, ...] = ()  #: what its user should know
 
     @property
     def classes(self) -> list[Label]:
@@ -76,6 +77,7 @@ def collect(
     seed: int,
     published: Layout | None = None,
     folder: Path | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Collection:
     """Make a collection of entries; those without a split get one drawn from `seed`.
 
@@ -93,7 +95,7 @@ def collect(
         own = [e for e in entries if e.split == part]
         domains = [e.domain for e in own if e.domain is not None]
         parts[part] = Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own])
-    found = Collection(name, parts["train"], parts["test"], origin, split, published, folder)
+    found = Collection(name, parts["train"], parts["test"], origin, split, published, folder, remarks)
     check_classes(found)
     return found
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from continual.bench.data_config import HUB, DataConfig
@@ -11,6 +14,8 @@ from continual.bench.datasets.collection import Collection, Entry, check_classes
 from continual.bench.datasets.manifest import read_manifest
 from continual.errors import InputError
 from continual.images import IMAGE_SUFFIXES
+
+Reader = Callable[[Path, bool], list[Entry] | None]
 
 #: A manifest of this name in a data set's folder is its split; `equimos data prepare` writes it.
 RECORD = "equimos.csv"
@@ -52,9 +57,47 @@ def _collected(
     split: str,
     layout: Layout | None = None,
     folder: Path | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Collection:
     share, seed = config.test_share, config.split_seed
-    return collect(config.source, entries, origin, split, test_share=share, seed=seed, published=layout, folder=folder)
+    return collect(
+        config.source,
+        entries,
+        origin,
+        split,
+        test_share=share,
+        seed=seed,
+        published=layout,
+        folder=folder,
+        remarks=remarks,
+    )
+
+
+def _recorded(
+    config: DataConfig, folder: Path, readers: Sequence[Reader], about: Published | None = None
+) -> Collection:
+    """Read the split recorded in a folder; images that came later are no part of it, which is a remark."""
+    record = folder / RECORD
+    entries = read_manifest(record)
+    listed = {os.path.realpath(entry.image) for entry in entries}
+    later = [e for e in _there(folder, readers, config.domains) if os.path.realpath(e.image) not in listed]
+    remarks = ()
+    if later:
+        remarks = (
+            f"{len(later)} images in {folder}, such as {later[0].name}, are not in {RECORD} and are left out: remove "
+            "that file to take them in",
+        )
+    layout = about and _counts(about, entries)
+    return _collected(config, entries, str(folder), f"recorded in {RECORD}", layout, folder, remarks)
+
+
+def _there(folder: Path, readers: Sequence[Reader], domains: bool) -> list[Entry]:
+    """Return what a folder would hold without its record; nothing if it could not be read."""
+    for read in readers:
+        with suppress(InputError):
+            if found := read(folder, domains):
+                return found
+    return []
 
 
 def _find_path(config: DataConfig, path: Path) -> Collection:
@@ -73,7 +116,7 @@ def _find_path(config: DataConfig, path: Path) -> Collection:
     if not path.is_dir():
         raise InputError(f"no data at {path}: give a folder with one sub-folder of images a class, or a CSV manifest")
     if (path / RECORD).is_file():
-        return _collected(config, read_manifest(path / RECORD), str(path), f"recorded in {RECORD}", folder=path)
+        return _recorded(config, path, (layouts.folders, layouts.flat))
     if entries := layouts.folders(path, config.domains) or []:
         return _collected(config, entries, f"train/ and test/ in {path}", "the folders'", folder=path)
     entries = layouts.flat(path, config.domains) or []
@@ -92,9 +135,8 @@ def _find_published(config: DataConfig, about: Published) -> Collection:
                     return found
                 continue
             if (place / RECORD).is_file():
-                entries = read_manifest(place / RECORD)
-                counts = _counts(about, entries)
-                return _collected(config, entries, str(place), f"recorded in {RECORD}", counts, place)
+                readers = [layouts.READERS[x.kind] for x in about.layouts if x.kind in layouts.READERS]
+                return _recorded(config, place, readers, about)
             if layout.kind == "flat" and not _looks_flat(place):
                 continue
             if found_entries := layouts.READERS[layout.kind](place, False):

@@ -57,6 +57,16 @@ def test_a_strategy_gives_a_cell_like_a_method(backbone: Any, blobs: Any, name: 
     assert all(isinstance(size, int) and size > 0 for size in cell.memory)
 
 
+def test_answers_are_those_of_evaluation_mode(backbone: Any, blobs: Any) -> None:
+    learner, _ = run(backbone, blobs, "Naive", train_backbone=False)
+    model = learner.strategy.model
+    # Dropout in the head, which Avalanche leaves in training mode after its own training.
+    model.classifier.classifier = torch.nn.Sequential(torch.nn.Dropout(0.9), model.classifier.classifier)
+    model.train()
+    images = blobs([0, 1], 2, seed=2)[0]
+    assert torch.equal(learner.predict(images).scores, learner.predict(images).scores)
+
+
 def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(backbone: Any, blobs: Any) -> None:
     state = torch.random.get_rng_state()
     first = run(backbone, blobs, "LwF", **LWF)[0].predict(blobs([0, 3], 2, seed=2)[0])

@@ -14,7 +14,9 @@ from typing import Any
 import dataset_fakes as fakes
 import pytest
 
+from continual.bench.data_config import DataConfig
 from continual.bench.datasets.catalogue import catalogue
+from continual.bench.sources import load_collection
 
 Equimos = Callable[..., Any]
 
@@ -126,6 +128,15 @@ def test_prepare_records_the_split_and_the_record_decides(equimos: Equimos, tmp_
     after = json.loads(equimos("data", "check", root, "--split-seed", 5, "--json", "-").stdout)
     assert after["list_sha256"] == before["list_sha256"]
     assert after["split"] == "recorded in equimos.csv"
+    assert after["remarks"] == []
+    fakes.picture(root / "n0000" / "later.png")
+    again = json.loads(equimos("data", "check", root, "--json", "-").stdout)
+    assert again["list_sha256"] == before["list_sha256"]
+    (remark,) = again["remarks"]
+    assert "1 images" in remark
+    assert "n0000/later.png, are not in equimos.csv and are left out" in remark
+    with pytest.warns(UserWarning, match="later.png, are not in equimos.csv"):
+        load_collection(DataConfig(source=f"{root}/"))
     record.write_text(record.read_text().replace(",train", ",x", 1))
     refused(equimos("data", "check", root), "equimos.csv has 1 problem", "line 2: split 'x'")
 
@@ -157,7 +168,8 @@ def test_a_record_of_a_published_set_decides(
     assert all((root / image).is_file() for image in images[1:])
     result = equimos("data", "check", name, "--json", "-")
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["split"] == "recorded in equimos.csv"
+    report = json.loads(result.stdout)
+    assert (report["split"], report["remarks"]) == ("recorded in equimos.csv", [])
     # a split of one's own, with the published counts, is taken
     swapped = record.replace("train\n", "x\n", 1).replace("test\n", "train\n", 1).replace("x\n", "test\n", 1)
     (root / "equimos.csv").write_text(swapped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def _summary(board: Board) -> str:
         f"{count(sum(cell.class_counts), 'class')} in {count(len(cell.class_counts), 'experience')}",
         f"{sum(cell.test_counts)} test images",
         f"data: {board.config['data']['source']}",
-        f"backbone: {backbone.get('name') or backbone.get('weights')}",
+        f"backbone: {backbone.get('name') or Path(backbone.get('weights') or '').name}",
         f"{'seeds' if len(board.seeds) > 1 else 'seed'} {', '.join(map(str, board.seeds))}",
     ]
     return " · ".join(parts)

@@ -35,7 +35,7 @@ MARKERS = "osD^vPX*<>"
 
 def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
     """Draw the accuracy on all classes seen after each experience."""
-    return curves(cells, "seen_accuracy", "accuracy on all classes seen [%]", 100, title, limits=(0, 102))
+    return curves(cells, "seen_accuracy", "accuracy on classes seen [%]", 100, title, limits=(0, 102))
 
 
 def curves(
@@ -47,6 +47,8 @@ def curves(
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw one of `Cell.series` against experiences, a line a label: the seeds' mean, and ± their deviation."""
+    # Many bands lie on one another: fainter, the lines can still be told apart.
+    shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
 
     def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
         values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
@@ -54,7 +56,7 @@ def curves(
         axes.plot(steps, mean, **style)
         if len(values) > 1:
             spread = values.std(0, ddof=1)
-            axes.fill_between(steps, mean - spread, mean + spread, alpha=0.18, color=style["color"], linewidth=0)
+            axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, color=style["color"], linewidth=0)
 
     figure = _lines(cells, draw, title)
     axes = figure.axes[0]
@@ -116,11 +118,12 @@ def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
     grouped: dict[str, list[Cell]] = {}
     for cell in cells:
         grouped.setdefault(cell.label, []).append(cell)
+    # Room for the legend below, two labels a line.
+    figure = Figure(figsize=(4.6, 3.2 + 0.1 * len(grouped)), layout="constrained")
+    axes = figure.add_subplot()
     for number, (label, alike) in enumerate(grouped.items()):
         style = {
             "color": COLOURS[number % len(COLOURS)],

@@ -163,6 +163,7 @@ def main(
     group: Annotated[str, typer.Option(help="C4, D4, ...")] = "C4",
     rounds: Annotated[int, typer.Option(help="Calls of each variant that are timed.")] = 11,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one by default.")] = "",
+    only: Annotated[str, typer.Option(help="Leave out variants whose name does not hold this; never plain.")] = "",
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("runs/orbit"),
 ) -> None:
     """Measure, print a table, and write orbit.json, orbit.md and orbit.png."""
@@ -171,7 +172,8 @@ def main(
     with torch.inference_mode():
         for side in size or [98, 224]:
             torch.manual_seed(0)
-            models = {name: m.to(device).eval() for name, m in variants(network(weights, side), group).items()}
+            found_here = variants(network(weights, side), group)
+            models = {n: m.to(device).eval() for n, m in found_here.items() if n == "plain" or only in n}
             found[side] = measure(models, torch.randn(batch, 3, side, side, device=device), rounds)
             Console().print(terminal(f"{group}, {side} px, batch {batch}", found[side]))
     settings = {"weights": weights.name if weights else "random", "batch": batch, "group": group, "rounds": rounds}

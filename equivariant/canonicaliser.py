@@ -58,11 +58,11 @@ class Canonicaliser(WeightedWrapper):
         if not self.training:
             weights = self._hard(scores)
             chosen = Chosen(self.group, weights)
-            output = self.model(chosen.views(x, self.input))
+            output = self.call(self.model, chosen.views(x, self.input))
             return chosen.combine(output, self.output, self.check_answer), weights
         weights = self._straight_through(scores)
         canonical = weighted_sum(weights, orbit(self.group, x, self.input))
-        answers = leaves(self.output, self.model(canonical))
+        answers = leaves(self.output, self.call(self.model, canonical))
         back = [align(self.group, tensor.expand(len(weights), *tensor.shape), action) for action, tensor in answers]
         return Views(self.output, back).combine(weights), weights
 

@@ -37,8 +37,8 @@ class FiniteGroup:
 
     name: str
     names: tuple[str, ...]
-    table: Table
-    elements: tuple[Any, ...] = ()
+    table: Table = field(repr=False)
+    elements: tuple[Any, ...] = field(default=(), repr=False)
     identity: int = field(init=False, compare=False, repr=False)
     inverses: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
@@ -112,7 +112,8 @@ def from_generators(name: str, generators: Mapping[str, Any] | Iterable[Motion],
     """Return the group of all products of the generators.
 
     Generators are motions, or a mapping from names to any hashable objects with `a * b` for "first b,
-    then a". Raises GroupError if there are more than `limit` products: a generator of infinite order.
+    then a". Elements are named by their products, the identity "e". Raises GroupError if there are more than
+    `limit` products: a generator of infinite order.
 
     >>> from_generators("my D4", [Motion.rotation(90), Motion(mirror=True)]).order
     8
@@ -133,6 +134,8 @@ def from_generators(name: str, generators: Mapping[str, Any] | Iterable[Motion],
         if len(queue) > limit:
             raise GroupError(f"the generators of {name} give more than {limit} elements: is their order finite?")
     values = sorted(queue, key=lambda value: value * value != value)  # the identity first, the rest in order
+    if values[0] not in named.values() and "e" not in named:
+        words[values[0]] = "e"
     number = {value: i for i, value in enumerate(values)}
     table = tuple(tuple(number[a * b] for b in values) for a in values)
     names = tuple(value.name if isinstance(value, Motion) else words[value] for value in values)

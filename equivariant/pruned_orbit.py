@@ -6,6 +6,7 @@ for C4 with k = 2, m = 1 and L = 12.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class PrunedOrbit(WeightedWrapper):
       starts with equal scores: until it is trained, all elements tie and all are finished.
     - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
 
+    How many passes there are depends on the images, so `torch.export` will not take it.
     Other options as for `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
     """
 
@@ -79,7 +81,8 @@ class PrunedOrbit(WeightedWrapper):
         self.check_input(x)
         rows, states, scores = [], [], []
         for elements in chunks(self.group.order, self.chunk):
-            fresh = self.call(self.model.early, orbit(self.group, x, self.input, elements).flatten(0, 1))
+            # The views are made inside the call: nothing out here holds them while `early` runs.
+            fresh = self.call(partial(self._early_states, elements=elements), x)
             scores.append(self.check_scores(self.score(fresh), elements, len(x), "the score network"))
             states.append(fresh)
             rows.append(torch.arange(len(fresh), device=x.device) + elements[0] * len(x))
@@ -88,6 +91,9 @@ class PrunedOrbit(WeightedWrapper):
                 states = [state[racing[own]] for state, own in zip(states, rows, strict=True)]
                 rows = [own[racing[own]] for own in rows]
         return torch.cat(rows), torch.cat(states), torch.cat(scores)
+
+    def _early_states(self, x: Tensor, elements: list[int]) -> Tensor:
+        return self.model.early(orbit(self.group, x, self.input, elements).flatten(0, 1))
 
     def _best(self, scores: Tensor) -> Tensor:
         """Return a mask (|G|, B) of the elements to finish."""

@@ -90,10 +90,11 @@ class StagedViT(Staged):
 
     def early(self, x: Tensor) -> Tensor:
         """Return the tokens after the first blocks, (n, N, D)."""
-        state = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(self.vit.patch_embed(x))))
+        x = self.vit.patch_embed(x)  # one name throughout, so that the images are let go before the blocks need room
+        x = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(x)))
         for block in self.vit.blocks[: self.blocks]:
-            state = block(state)
-        return state
+            x = block(x)
+        return x
 
     def late(self, state: Tensor) -> Tensor:
         """Return scores (n, K), features (n, D), or tokens (n, N, D)."""

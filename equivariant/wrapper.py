@@ -62,7 +62,7 @@ class OrbitWrapper(nn.Module, ABC):
     - `chunk`: how many elements go through the model at once; None for all. Small bounds the memory.
     - `checkpoint`: when training, keep only each chunk's input and compute the rest again in the backward
       pass. (Batch norm in training mode then moves its running statistics twice.)
-    - `check`: look for NaN in the input and in every answer. Compiled code does not look.
+    - `check`: look for NaN in the input and in every answer. Compiled and exported code does not look.
 
     With exact actions (right angles, mirrors, channels) equivariance is exact, up to rounding, for any model
     and weights without randomness. In training mode that excludes dropout; batch norm keeps it as long as
@@ -122,10 +122,24 @@ class OrbitWrapper(nn.Module, ABC):
         return Views(self.output, joined, torch.cat(scores) if scores else None)
 
     def call(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """Call `function(x)`, with checkpointing if it was asked for and gradients are wanted."""
-        if self.checkpoint and torch.is_grad_enabled():
-            return checkpoint(function, x, use_reentrant=False)
-        return function(x)
+        """Call `function(x)`, with checkpointing if it was asked for and gradients are wanted.
+
+        Raises InputError where it fails on an `x` of another dtype than the weights.
+        """
+        try:
+            if self.checkpoint and torch.is_grad_enabled():
+                return checkpoint(function, x, use_reentrant=False)
+            return function(x)
+        except RuntimeError as error:
+            # Not refused beforehand, because some models convert their input themselves.
+            weights = {p.dtype for p in self.parameters() if p.is_floating_point()}
+            if not weights or x.dtype in weights or isinstance(error, torch.OutOfMemoryError):
+                raise
+            known, said = ", ".join(sorted(map(str, weights))), str(error).partition("\n")[0]
+            raise InputError(
+                f"the model's weights are {known}, and it failed on images of {x.dtype}: convert one to the other, "
+                f"images.to(...) or model.to({x.dtype}) (it said: {said})"
+            ) from error
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that decide how much each element counts; none, unless a method learns them."""

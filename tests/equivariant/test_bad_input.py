@@ -98,6 +98,17 @@ def test_an_output_that_does_not_fit_its_action(output: Any, message: str) -> No
         eq.Equitune(Micro(), "C4", output=output)(X)
 
 
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_images_of_another_dtype_than_the_weights(name: str) -> None:
+    with pytest.raises(eq.InputError, match=r"weights are torch.float32, and it failed on images of torch.float64"):
+        WRAPPERS[name](Micro(), "C4").eval()(X.double())
+
+
+def test_a_models_own_failure_is_left_alone() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        eq.Equitune(nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), "C4")(X)
+
+
 def test_outputs_without_a_batch_axis_or_of_labels() -> None:
     class Sum(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ def test_own_group_from_generators() -> None:
     units = from_generators("units of 7", {"three": Mod7(3)})
     assert units.order == 6
     assert units.elements[units.identity] == 1
+    assert units.names[units.identity] == "e"
     with pytest.raises(GroupError, match="more than 1024"):
         from_generators("integers", {"half": Fraction(1, 2)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -267,6 +268,15 @@ def test_a_pruned_orbit_in_chunks_holds_only_what_can_still_win(keep: int) -> No
         torch.testing.assert_close(wrapper(x), answer)
     wrapper.train()
     assert len(wrapper._early(x)[0]) == 8 * 40, "training finishes all"
+
+
+def test_a_pruned_orbit_lets_go_of_the_images_before_the_blocks_need_room() -> None:
+    model, views, alive = vit(), [], []
+    model.patch_embed.register_forward_pre_hook(lambda module, args: views.append(weakref.ref(args[0])))
+    model.blocks[0].register_forward_pre_hook(lambda module, args: alive.append(views[-1]() is not None))
+    with torch.no_grad():
+        eq.PrunedOrbit(eq.StagedViT(model, blocks=1), "C4", chunk=1).eval()(torch.randn(2, 3, 16, 16))
+    assert alive[-4:] == [False] * 4
 
 
 @pytest.mark.parametrize(

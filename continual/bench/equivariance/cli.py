@@ -21,7 +21,14 @@ Model = Annotated[
     ),
 ]
 Group = Annotated[
-    str | None, typer.Option("--group", "-g", help="C4, D4, mirror_h, C8, ...", show_default="the file's, or C4")
+    str | None,
+    typer.Option(
+        "--group",
+        "-g",
+        help="By which to move the images: C4, D4, mirror_h, C8, ... For a model of `tune` it may be another than "
+        "its own.",
+        show_default="the file's, or C4",
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Local weights for the model.")]
 ModelArg = Annotated[

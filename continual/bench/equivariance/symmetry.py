@@ -139,18 +139,22 @@ def measure(
     batch_size: int = 64,
     tick: Tick | None = None,
 ) -> Measures:
-    """Measure a model of `wrapped` on images, or on what `remembered` made of them."""
+    """Measure a model of `wrapped` on images, or on what `remembered` made of them.
+
+    The group may be another than the wrapper's; there are no weights of its elements then.
+    """
     wrapper = find_wrapper(model)
+    weighing = wrapper if isinstance(wrapper, WeightedWrapper) and wrapper.group == group else None
     answers, labels, weights = [], [], torch.zeros(group.order, dtype=torch.float64)
     with _fitting(wrapper, data) as action, refusals(), evaluating(model):
         for images, truth in _batches(data, batch_size, _device(model), tick):
             answers.append(orbit_answers(model, group, images, input=action).cpu())
             labels.append(truth.cpu())
-            if isinstance(wrapper, WeightedWrapper):
-                weights += wrapper.orbit_weights(images).sum(1).double().cpu()
+            if weighing is not None:
+                weights += weighing.orbit_weights(images).sum(1).double().cpu()
     found, truth = torch.cat(answers, 1), torch.cat(labels)
     right = (found == truth).double().mean(1)
-    shares = weights / len(truth) if isinstance(wrapper, WeightedWrapper) else torch.empty(0)
+    shares = weights / len(truth) if weighing is not None else torch.empty(0)
     return Measures(
         float(right[group.identity]),
         float(right.mean()),

@@ -108,6 +108,10 @@ def test_a_study_from_beginning_to_check(tune: Equimos, equimos: Equimos, study:
     again = equimos("equivariance", "evaluate", model, "--images", test, "--json", "-")
     assert json.loads(again.stdout)["rows"][0]["measures"] == rows["all of it"]["measures"]
     assert equimos("equivariance", "check", model, "--group", "D4").exit_code == 1
+    weighed = out / "models" / "lambda-0" / "model.safetensors"
+    other = json.loads(equimos("equivariance", "evaluate", weighed, "-i", test, "-g", "D4", "--json", "-").stdout)
+    assert other["group"] == "D4"
+    assert len(other["rows"][0]["measures"]["by_element"]) == 8
     refused(equimos("equivariance", "check", model, "--wrapper", "max"), "its own wrapper")
     refused(equimos("equivariance", "check", model.with_name("checkpoint.safetensors")), "tuning under way")
     tampered(model)

@@ -81,13 +81,13 @@ def _recorded(
     entries = read_manifest(record)
     listed = {os.path.realpath(entry.image) for entry in entries}
     later = [e for e in _there(folder, readers, config.domains) if os.path.realpath(e.image) not in listed]
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if later:
         remarks = (
             f"{len(later)} images in {folder}, such as {later[0].name}, are not in {RECORD} and are left out: remove "
             "that file to take them in",
         )
-    layout = about and _counts(about, entries)
+    layout = None if about is None else _counts(about, entries)
     return _collected(config, entries, str(folder), f"recorded in {RECORD}", layout, folder, remarks)
 
 

@@ -54,15 +54,22 @@ def store(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
             Path(temporary).unlink(missing_ok=True)
 
 
-def fetch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def fetch(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return (tensors, metadata) of any safetensors file; raises OSError or SafetensorError."""
     with safe_open(path, framework="pt") as file:
+        if header_only:
+            return {}, file.metadata() or {}
         # Copies: sums over memory that is mapped from a file, and not aligned, may round otherwise.
         return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors, metadata) of a model file.
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the metadata of a model file without reading its tensors; raises as `read` does."""
+    return read(path, header_only=True)[1]
+
+
+def read(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (tensors, metadata) of a model file; no tensors with `header_only`.
 
     Raises ModelFileError if it is missing, damaged, of a newer version, or not a model file.
     """
@@ -70,7 +77,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError(f"no model file at {path}")
     try:
-        tensors, header = fetch(path)
+        tensors, header = fetch(path, header_only=header_only)
         if header.get("format") != FORMAT:
             raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
         if int(header["version"]) > VERSION:

@@ -222,11 +222,11 @@ class IncrementalLearner(Edits[S]):
 
     # Files ---------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, embed_backbone: bool = False) -> None:
+    def save(self, path: str | Path, *, embed_backbone: bool = False, notes: Mapping[str, Any] | None = None) -> None:
         """Write the learner to one safetensors file, atomically.
 
         The frozen backbone is referenced by name, local file and SHA-256, or embedded on request. No image
-        is stored. Raises ModelFileError if the file cannot be written.
+        is stored. `notes` are JSON values about this version. Raises ModelFileError if it cannot be written.
         """
         tensors, values = self.export()
         header = {
@@ -236,6 +236,7 @@ class IncrementalLearner(Edits[S]):
             "backbone_embedded": embed_backbone,
             **values,
             "versions": artefact.versions(),
+            "notes": dict(notes or {}),
         }
         tensors = artefact.join("state", tensors)
         if embed_backbone:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from continual import backbones
-from continual.bench import locks, model_file, options
+from continual.bench import locks, model_file, options, versions
 from continual.bench.console import STDOUT, add_row, check_target, console, count, new_table, show, size, write_text
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
@@ -66,14 +66,15 @@ def learn(
                 remarks.print(note)
             learner: IncrementalLearner[Any]
             if found:
-                learner = _load(found, weights, device_)
+                learner = load_learner(found, weights, device_)
             else:
                 made = backbones.load_backbone(backbone, weights=weights, **arguments)
                 learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
             remarks.print(_plan(model, learner, labels))
             try:
                 learner.learn(paths, labels, progress=bars, workers=workers)
-                learner.save(model, embed_backbone=embed_backbone or (found is not None and found.embedded))
+                embed = embed_backbone or (found is not None and found.embedded)
+                versions.save(learner, model, _event(labels), embed_backbone=embed)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"{model} is {'as it was' if found else 'not made'}") from None
         console().print(
@@ -118,6 +119,12 @@ def _strays(folder: Path, labels: Iterable[Label]) -> list[str]:
     return notes + ([f"note: no images in {', '.join(sorted(empty))}"] if empty else [])
 
 
+def _event(labels: Sequence[Label]) -> str:
+    """Say what was learned, in few words."""
+    names = sorted(set(labels))
+    return f"learned {', '.join(map(str, names[:5]))}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+
+
 def _plan(model: Path, learner: IncrementalLearner[Any], labels: Sequence[Label]) -> str:
     """Say what will be learned."""
     counts = Counter(labels)
@@ -150,10 +157,10 @@ def predict(
             check_target(target)
     device_ = options.device(device)
     found = model_file.read(model)
-    paths = [path for given in images for path in _images_in(given)]
+    paths = [path for given in images for path in images_in(given)]
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
-        learner = _load(found, weights, device_)
+        learner = load_learner(found, weights, device_)
         records = _records(paths, learner.predict(paths, workers=workers, progress=bars))
     if json_file is not None:
         write_text(json_file, json.dumps(records, indent=1) + "\n")
@@ -163,7 +170,8 @@ def predict(
         show(_prediction_table(records))
 
 
-def _images_in(given: Path) -> list[Path]:
+def images_in(given: Path) -> list[Path]:
+    """Return the images below a folder, or the one image given."""
     if not given.is_dir():
         return [given]
     found = image_files(given)
@@ -216,7 +224,7 @@ def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _load(found: ModelFile, weights: Path | None, device: Any) -> IncrementalLearner[Any]:
+def load_learner(found: ModelFile, weights: Path | None, device: Any) -> IncrementalLearner[Any]:
     """Load the model; `weights`, where given, are used even if it embeds its backbone, and must be the same."""
     description = dict(found.header["backbone"])
     if weights is not None:

@@ -83,7 +83,7 @@ def test_corrupt_images_are_all_named_before_anything_starts(
     cut, text = folder / "iris" / "1.png", folder / "rose" / "2.png"
     cut.write_bytes(cut.read_bytes()[:100])
     text.write_text("not a picture")
-    monkeypatch.setattr(model_commands, "_load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(model_commands, "load_learner", lambda *_: pytest.fail("the model was loaded"))
     refused(equimos("learn", "-i", folder, "-m", unchanged), "2 of 8", cut, text)
     refused(equimos("predict", folder, "-m", unchanged, "--json", "-"), "2 of 8", cut, text)
 

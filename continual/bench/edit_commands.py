@@ -1,0 +1,120 @@
+"""The commands that change a model without learning: correct, forget, rename; and those on its versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from continual.bench import locks, model_file, options, versions
+from continual.bench.console import add_row, check_target, console, count, new_table, show, size, write_text
+from continual.bench.model_commands import images_in, load_learner
+from continual.bench.progress import ProgressBars
+from continual.data import Label
+from continual.errors import InputError, nearest
+from continual.images import check_readable
+from continual.learner import IncrementalLearner
+
+Learner = IncrementalLearner[Any]
+
+
+def rename(model: Path, old: str, new: str, *, weights: Path | None, device: str) -> None:
+    """Give a class another name."""
+
+    def change(learner: Learner) -> str:
+        label = _label(learner, old)
+        learner.rename(label, int(new) if isinstance(label, int) and new.isdecimal() else new)
+        return f"renamed {old} to {new}"
+
+    _edit(model, change, weights, device)
+
+
+def forget(model: Path, label: str, *, everywhere: bool, weights: Path | None, device: str) -> None:
+    """Remove a class, also from the earlier versions if asked to: those that know it are deleted."""
+    gone: list[Label] = []
+
+    def change(learner: Learner) -> str:
+        gone.append(_label(learner, label))
+        learner.forget(gone[0])
+        return f"forgot {label}"
+
+    _edit(model, change, weights, device)
+    if everywhere:
+        with locks.claimed(model):
+            deleted = versions.purge(model, gone[0])
+        console().print(f"{count(deleted, 'earlier version')} that knew {label} deleted")
+    else:
+        console(stderr=True).print(f"note: earlier versions still know {label}; --everywhere deletes those")
+
+
+def correct(
+    model: Path, images: Sequence[Path], label: str, *, weights: Path | None, device: str, workers: int
+) -> None:
+    """Say that images are of a known class, and show what they are taken for before and after."""
+    paths = [path for given in images for path in images_in(given)]
+    with ProgressBars(console(stderr=True)) as bars:
+        check_readable(paths, bars)
+
+        def change(learner: Learner) -> str:
+            truth = _label(learner, label)
+            before = learner.predict(paths, workers=workers).labels
+            learner.correct(paths, truth, progress=bars, workers=workers)
+            after = learner.predict(paths, workers=workers).labels
+            table = new_table("file", "was", "is")
+            for path, old, new in zip(paths, before, after, strict=True):
+                if old != truth or new != truth:
+                    add_row(table, path, old, new)
+            if table.row_count:
+                show(table)
+            now, then = (sum(answer == truth for answer in answers) for answers in (after, before))
+            console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
+            return f"corrected {count(len(paths), 'image')} of {label}"
+
+        _edit(model, change, weights, device)
+
+
+def history(model: Path, json_file: Path | None) -> None:
+    """Show the versions of a model file, oldest first."""
+    if json_file is not None:
+        check_target(json_file)
+    found = [version.about() for version in versions.versions(model)]
+    if json_file is not None:
+        write_text(json_file, json.dumps(found, indent=1) + "\n")
+        return
+    table = new_table("version", "date", "what was done", "classes", "size", "")
+    for row in found:
+        in_use = "in use" if row["current"] else ""
+        add_row(table, row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"]), in_use)
+    show(table)
+
+
+def rollback(model: Path, number: int | None) -> None:
+    """Make an earlier version the one in use."""
+    check_target(model)
+    with locks.claimed(model):
+        about = versions.rollback(model, number).about()
+    console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
+
+
+def _edit(model: Path, change: Callable[[Learner], str], weights: Path | None, device: str) -> None:
+    """Change a model by a function that says what it did; the old file becomes an earlier version."""
+    check_target(model)
+    device_ = options.device(device)
+    with locks.claimed(model):
+        found = model_file.read(model)
+        learner = load_learner(found, weights, device_)
+        try:
+            event = change(learner)
+            versions.save(learner, model, event, embed_backbone=found.embedded)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{model} is as it was") from None
+    console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")
+
+
+def _label(learner: Learner, text: str) -> Label:
+    """Return the class a user means: labels may be numbers."""
+    names = {str(label): label for label in learner.classes}
+    if text not in names:
+        raise InputError(f"the model has no class {text!r}: {nearest(text, names)}")
+    return names[text]

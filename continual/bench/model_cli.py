@@ -1,0 +1,81 @@
+"""The commands that change a model without learning, and those on its versions: signatures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
+
+
+@app.command()
+def correct(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images that were answered wrong.")],
+    label: Annotated[str, typer.Option("--class", "-c", metavar="CLASS", help="What they are.")],
+    model: Model,
+    weights: Weights = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")] = 0,
+) -> None:
+    """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
+    from continual.bench import edit_commands
+
+    edit_commands.correct(model, images, label, weights=weights, device=device, workers=workers)
+
+
+@app.command()
+def forget(
+    label: Annotated[str, typer.Argument(metavar="CLASS")],
+    model: Model,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="Delete earlier versions that know it.")] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Remove a class from a model: its statistics, prototype and head row; the others stay as they are."""
+    from continual.bench import edit_commands
+
+    edit_commands.forget(model, label, everywhere=everywhere, weights=weights, device=device)
+
+
+@app.command()
+def rename(
+    old: Annotated[str, typer.Argument(metavar="OLD")],
+    new: Annotated[str, typer.Argument(metavar="NEW")],
+    model: Model,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Give a class another name."""
+    from continual.bench import edit_commands
+
+    edit_commands.rename(model, old, new, weights=weights, device=device)
+
+
+@app.command()
+def history(
+    model: Model,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for stdout.")] = None,
+) -> None:
+    """List the versions of a model file: the last ten before the one in use are kept."""
+    from continual.bench import edit_commands
+
+    edit_commands.history(model, json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    number: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
+    ] = None,
+) -> None:
+    """Go back to an earlier version of a model file; the one left is kept among the others."""
+    from continual.bench import edit_commands
+
+    edit_commands.rollback(model, number)

@@ -1,0 +1,158 @@
+"""The versions of a model file: the one in use, and earlier ones beside it. Each is whole at every moment.
+
+Earlier versions of `parts.safetensors` lie in `parts.safetensors.history/`, named by their numbers; the model
+file itself is always the one in use. A new version is written beside it, the old one is kept, and only then does
+the new one take its name: a process that is killed in between leaves the old version in use.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from continual import artefact
+from continual.errors import InputError, ModelFileError
+from continual.learner import IncrementalLearner
+
+#: how many earlier versions are kept
+KEPT = 10
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model file."""
+
+    number: int
+    path: Path
+    current: bool
+
+    def about(self) -> dict[str, Any]:
+        """Return number, date (ISO, UTC), what was done, classes and bytes, as JSON values."""
+        header, there = artefact.read_header(self.path), self.path.stat()
+        notes = header.get("notes") or {}
+        written = datetime.fromtimestamp(there.st_mtime, UTC).isoformat(timespec="seconds")
+        return {
+            "version": self.number,
+            "current": self.current,
+            "date": notes.get("date", written),
+            "event": notes.get("event"),
+            "classes": header["state"]["classes"],
+            "bytes": there.st_size,
+        }
+
+
+def folder_of(model: Path) -> Path:
+    """Return where the earlier versions of a model file lie."""
+    return model.with_name(f"{model.name}.history")
+
+
+def versions(model: Path) -> list[Version]:
+    """Return all versions, oldest first; the one in use may also be an earlier one, after a rollback.
+
+    Raises ModelFileError if there is no such model.
+    """
+    if not model.is_file():
+        raise ModelFileError(f"no model file at {model}: check --model")
+    kept = _kept(model)
+    current = next((n for n in reversed(kept) if _same(kept[n], model)), max(kept, default=0) + 1)
+    paths = {**kept, current: model}
+    return [Version(n, paths[n], n == current) for n in sorted(paths)]
+
+
+def save(learner: IncrementalLearner[Any], model: Path, event: str, *, embed_backbone: bool) -> None:
+    """Make a learner the version in use, and keep the one before; `event` says what was done.
+
+    Raises ModelFileError, and changes nothing, where that cannot be written.
+    """
+    notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes))
+
+
+def rollback(model: Path, number: int | None = None) -> Version:
+    """Make an earlier version, by default the one before, the version in use; return it.
+
+    The version left stays among the others, so that `rollback` to it leads back. Raises InputError for a
+    version that is not there, ModelFileError for one that is damaged.
+    """
+    there = versions(model)
+    (now,) = [version.number for version in there if version.current]
+    earlier = [version.number for version in there if version.number < now]
+    wanted = (earlier or [0])[-1] if number is None else number
+    for version in there:
+        if version.number == wanted and not version.current:
+            source = version.path
+            artefact.read(source)
+            replace(model, partial(_link, source))
+            return Version(wanted, model, True)
+    others = ", ".join(str(version.number) for version in there if not version.current) or "none"
+    said = "no earlier version" if number is None else f"no other version {number}"
+    raise InputError(f"{model} is version {now} and has {said}; there are: {others}")
+
+
+def purge(model: Path, label: str | int) -> int:
+    """Delete the earlier versions that know a class; return how many."""
+    found = [v for v in versions(model) if not v.current and label in artefact.read_header(v.path)["state"]["classes"]]
+    for version in found:
+        version.path.unlink()
+    return len(found)
+
+
+def replace(model: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file, and put it in the model's place; what was there becomes an earlier version.
+
+    To be called by one process at a time. Raises ModelFileError, and changes nothing, if that fails.
+    """
+    staged = model.with_name(f".{model.name}.new")
+    try:
+        # What processes that were killed have left behind.
+        for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
+            litter.unlink(missing_ok=True)
+        write(staged)
+        if model.exists():
+            _keep(model)
+        staged.replace(model)
+        for number in sorted(_kept(model))[:-KEPT]:
+            _kept(model)[number].unlink()
+    except (ModelFileError, OSError) as error:
+        said = str(error).replace(str(staged), str(model))
+        raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _keep(model: Path) -> None:
+    (number,) = [version.number for version in versions(model) if version.current]
+    place = folder_of(model) / f"{number}.safetensors"
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        _link(model, place)
+
+
+def _kept(model: Path) -> dict[int, Path]:
+    folder = folder_of(model)
+    found = [path for path in folder.glob("*.safetensors") if path.stem.isdecimal()] if folder.is_dir() else []
+    return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
+
+
+def _link(source: Path, place: Path) -> None:
+    """Let `place` be the same file as `source`, or a copy where the file system has no links; whole or not at all."""
+    try:
+        os.link(source, place)
+    except OSError:
+        temporary = place.with_name(f".{place.name}.tmp")
+        try:
+            shutil.copy2(source, temporary)
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.samefile(b) or filecmp.cmp(a, b, shallow=False)

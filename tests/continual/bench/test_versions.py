@@ -1,0 +1,204 @@
+"""Versions of a model file and the commands that edit it: what is said, what is kept, and what a crash leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import continual
+from continual import artefact
+from continual.bench import versions
+from continual.errors import ModelFileError
+from tests.conftest import ROOT
+from tests.continual.bench.test_cli_errors import refused
+
+Equimos = Callable[..., Any]
+Pictures = Callable[..., Path]
+
+
+def done(result: Any) -> str:
+    assert result.exit_code == 0, result.stderr
+    return str(result.stdout)
+
+
+def classes(path: Path) -> tuple[str, ...]:
+    return tuple(artefact.read(path)[1]["state"]["classes"])
+
+
+def test_edits_make_versions_and_rollback_goes_both_ways(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    first = model.read_bytes()
+    done(equimos("learn", "-i", pictures("more", ["iris"]), "-m", model))
+    assert "renamed iris to lily; 3 classes" in done(equimos("rename", "iris", "lily", "-m", model))
+    forgetting = equimos("forget", "rose", "-m", model)
+    assert "forgot rose; 2 classes" in done(forgetting)
+    assert "earlier versions still know rose" in forgetting.stderr
+    assert continual.load(model).classes == ("tulip", "lily")
+
+    listed = json.loads(done(equimos("history", "-m", model, "--json", "-")))
+    assert [(row["version"], row["current"], row["event"], len(row["classes"])) for row in listed] == [
+        (1, False, "learned rose, tulip", 2),
+        (2, False, "learned iris", 3),
+        (3, False, "renamed iris to lily", 3),
+        (4, True, "forgot rose", 2),
+    ]
+    assert done(equimos("history", "-m", model)).splitlines()[-1].endswith("in use")
+
+    assert "version 3" in done(equimos("rollback", "-m", model))
+    assert classes(model) == ("rose", "tulip", "lily")
+    assert "version 1" in done(equimos("rollback", "-m", model, 1))
+    assert model.read_bytes() == first
+    assert [version.current for version in versions.versions(model)] == [True, False, False, False]
+    refused(equimos("rollback", "-m", model), "version 1", "no earlier version", "2, 3, 4")
+    refused(equimos("rollback", "-m", model, 9), "no other version 9")
+    assert "version 4" in done(equimos("rollback", "-m", model, 4))
+    done(equimos("rename", "lily", "iris", "-m", model))
+    assert [version.number for version in versions.versions(model) if version.current] == [5]
+
+
+def test_forgetting_everywhere_leaves_no_version_that_knows(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    done(equimos("learn", "-i", pictures("more", ["iris"]), "-m", model))
+    assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
+    assert all("iris" not in classes(version.path) for version in versions.versions(model))
+    assert [version.number for version in versions.versions(model)] == [1, 2]
+
+
+def test_corrections_say_what_they_changed(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    """A third colour is taken for one of the two flowers; it is said to be the other."""
+    iris = pictures("odd", ["iris"]) / "iris"
+    taken = continual.load(model).predict(iris.parent).labels[0]
+    truth = {"rose": "tulip", "tulip": "rose"}[taken]
+    said = done(equimos("correct", iris, "--class", truth, "-m", model))
+    assert f"of 4 images answered {truth} now" in said
+    assert continual.load(model).state.statistics[("rose", "tulip").index(truth)].count == 8
+
+
+def test_mistakes_change_nothing(equimos: Equimos, model: Path, flowers: Path) -> None:
+    before = model.read_bytes()
+    refused(equimos("forget", "roze", "-m", model), "'roze'", "did you mean 'rose'")
+    refused(equimos("rename", "rose", "tulip", "-m", model), "'tulip'", "already")
+    refused(equimos("correct", flowers / "rose", "--class", "tulpi", "-m", model), "did you mean 'tulip'")
+    refused(equimos("history", "-m", model.with_name("gone")), "no model file")
+    refused(equimos("rollback", "-m", model), "no earlier version")
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_the_last_ten_are_kept(model: Path) -> None:
+    learner = continual.load(model)
+    for number in range(12):
+        versions.save(learner, model, f"event {number}", embed_backbone=False)
+    assert [v.number for v in versions.versions(model)] == [*range(3, 14)]
+
+
+@pytest.mark.parametrize("failing", ["link", "replace"])
+def test_a_failure_while_versions_change_places(model: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """Without links there are copies; where nothing can be written, the old version stays in use."""
+    before, learner = model.read_bytes(), continual.load(model)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "link", fail) if failing == "link" else (Path, "replace", fail)))
+    if failing == "link":
+        versions.save(learner, model, "again", embed_backbone=False)
+        assert versions.versions(model)[0].path.read_bytes() == before
+    else:
+        with pytest.raises(ModelFileError, match=f"cannot write {model}.*No space left"):
+            versions.save(learner, model, "again", embed_backbone=False)
+        monkeypatch.undo()
+        assert model.read_bytes() == before
+        assert list(model.parent.iterdir()) == [model]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("action", ["save", "rollback"])
+def test_killed_at_every_step(model: Path, action: str) -> None:
+    """The process kills itself before its n-th step in the folder, for every n: old or new, never anything else."""
+    learner = continual.load(model)
+    learner.forget("rose")
+    if action == "rollback":
+        versions.save(learner, model, "forgot rose", embed_backbone=False)
+    old = classes(model)
+    new = ("rose", "tulip") if action == "rollback" else ("tulip",)
+    for step in range(1, 100):
+        child = os.fork()
+        if child == 0:
+            _die_before(step, str(model.parent))
+            if action == "save":
+                versions.save(learner, model, "forgot rose", embed_backbone=False)
+            else:
+                versions.rollback(model, 1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL)
+        assert classes(model) in (old, new)
+        assert {classes(version.path) for version in versions.versions(model)} <= {old, new}
+        if status == 0:
+            break
+    assert 5 < step < 99
+    assert classes(model) == new
+    assert not list(model.parent.glob(".*"))
+
+
+def _die_before(step: int, folder: str) -> None:
+    left = [step]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod") and folder in str(arguments):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_random_moments_of_the_real_command(model: Path, pictures: Pictures) -> None:
+    """50 SIGKILLs of learn, correct and forget; after each, the file is the old version or the new one."""
+    more = pictures("more", ["iris"])
+    pictures("odd", ["lily"])
+    commands = {
+        "learn": (["learn", "-i", str(more)], ("rose", "tulip", "iris")),
+        "correct": (["correct", str(more.with_name("odd")), "--class", "tulip"], ("rose", "tulip")),
+        "forget": (["forget", "rose"], ("tulip",)),
+    }
+    durations: dict[str, float] = {}
+    original, kills, draw = model.read_bytes(), 0, random.Random(1993)
+    for name in commands:
+        started = time.monotonic()
+        assert _start(model, commands[name][0]).wait() == 0
+        durations[name] = time.monotonic() - started
+        model.unlink()  # not over it: an earlier version may be the same file
+        model.write_bytes(original)
+    while kills < int(os.environ.get("EQUIMOS_KILLS", "50")):
+        name = ("learn", "correct", "forget")[kills % 3]
+        words, after = commands[name]
+        process = _start(model, words)
+        time.sleep(draw.uniform(0.3, 1.0) * durations[name])
+        process.kill()
+        process.wait()
+        kills += 1
+        assert classes(model) in (("rose", "tulip"), after)
+        assert model.read_bytes() == original or continual.load(model).classes == after
+        for version in versions.versions(model):
+            version.about()
+        model.unlink()
+        model.write_bytes(original)
+
+
+def _start(model: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "continual.bench.cli", *words, "--model", str(model), "--device", "cpu"]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

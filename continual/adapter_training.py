@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from continual import distributed
 from continual.adapters import AdapterStack, StackWeights
 from continual.data import ExperienceData
 from continual.learner import IncrementalLearner
@@ -64,7 +65,7 @@ class AdapterTraining(GradientTraining[S]):
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
-        features = self.learner.features(images, self.stack.bind(self.noise))
+        features = self.learner.features(images, self.stack.bind(self.noise, distributed.part()))
         return Output(features, self.head(features))
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from continual.distributed import Rows
+
 #: (block index, tokens h (B, N, D)) -> what to add to the block's output (B, N, D)
 Adapters = Callable[[int, Tensor], Tensor]
 
@@ -33,17 +35,19 @@ def bottleneck(
     scale: float,
     dropout: float = 0.0,
     noise: torch.Generator | None = None,
+    rows: Rows | None = None,
 ) -> Tensor:
     """Return `s * up(dropout(relu(down(h))))`, of shape (B, N, D).
 
     Weights are (r, D), (r,), (D, r), (D,), shared by the batch, or carry a leading axis B: one adapter
     an image. Dropout happens if, and only if, a `noise` generator is given, so there is no training
-    mode to forget to leave.
+    mode to forget to leave. It is drawn for a whole batch; `rows` says which of it the tokens are, if not all.
     """
     z = torch.relu(h @ down_weight.mT + down_bias.unsqueeze(-2))
     if noise is not None and dropout > 0:
-        keep = torch.empty_like(z).bernoulli_(1 - dropout, generator=noise)
-        z = z * keep / (1 - dropout)
+        whole = torch.empty_like(z) if rows is None else z.new_empty(rows.total, *z.shape[1:])
+        keep = whole.bernoulli_(1 - dropout, generator=noise)
+        z = z * (keep if rows is None else keep[rows.slice]) / (1 - dropout)
     return scale * (z @ up_weight.mT + up_bias.unsqueeze(-2))
 
 
@@ -82,22 +86,27 @@ class AdapterStack(nn.Module):
         """Return a copy of the weights that later training cannot reach."""
         return {name: tensor.clone() for name, tensor in self.weights().items()}
 
-    def bind(self, noise: torch.Generator | None = None) -> Adapters:
-        """Return the stack as a function of (block, tokens), with dropout if `noise` is given."""
-        return shared(dict(self.named_parameters()), self.scale, dropout=self.dropout, noise=noise)
+    def bind(self, noise: torch.Generator | None = None, rows: Rows | None = None) -> Adapters:
+        """Return the stack as a function of (block, tokens), with dropout if `noise` is given; see `bottleneck`."""
+        return shared(dict(self.named_parameters()), self.scale, dropout=self.dropout, noise=noise, rows=rows)
 
 
 _NAMES = ("down_weight", "down_bias", "up_weight", "up_bias")
 
 
 def shared(
-    weights: StackWeights, scale: float, *, dropout: float = 0.0, noise: torch.Generator | None = None
+    weights: StackWeights,
+    scale: float,
+    *,
+    dropout: float = 0.0,
+    noise: torch.Generator | None = None,
+    rows: Rows | None = None,
 ) -> Adapters:
     """Serve one stack to every image of the batch."""
     blocks = list(zip(*(weights[name].unbind(0) for name in _NAMES), strict=True))
 
     def adapters(block: int, h: Tensor) -> Tensor:
-        return bottleneck(h, *blocks[block], scale=scale, dropout=dropout, noise=noise)
+        return bottleneck(h, *blocks[block], scale=scale, dropout=dropout, noise=noise, rows=rows)
 
     return adapters
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from continual import artefact
+from continual import artefact, distributed
 
 FORMAT = "equimos-checkpoint"
 
@@ -96,7 +96,9 @@ class CheckpointFolder:
         return None
 
     def keep(self, number: int, value: Any) -> None:
-        """Write a checkpoint, then remove all but it and the one before."""
+        """Write a checkpoint, then remove all but it and the one before; of several processes the first does."""
+        if not distributed.first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write(self.path(number), {"value": value, "seconds": self.seconds()})
         for old in self.numbers()[:-2]:

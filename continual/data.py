@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from continual import distributed
 from continual.errors import InputError
 from continual.images import check_readable, list_folder, open_image
 from continual.preprocessing import Preprocessing
@@ -175,6 +176,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 @dataclass(frozen=True)
+class _OwnRows(Sampler[list[tuple[int, int]]]):
+    """Of every batch, what belongs to this process."""
+
+    sampler: EpochSampler
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.sampler)
+        for start in range(0, len(keys), self.batch_size):
+            batch = keys[start : start + self.batch_size]
+            rows = distributed.rows_of(len(batch))
+            yield batch if rows is None else batch[rows.slice]
+
+
+@dataclass(frozen=True)
 class _SeededItems(Dataset[Any]):
     """Draws each image's augmentation from (seed, epoch, index), in whatever process it is loaded."""
 
@@ -195,20 +214,27 @@ def collate(items: Sequence[Sequence[Any]]) -> tuple[Tensor, list[Label]]:
 
 
 def training_loader(
-    dataset: Any, batch_size: int, seed: int, experience: int, **loader: Any
+    dataset: Any, batch_size: int, seed: int, experience: int, *, own_rows: bool = False, **loader: Any
 ) -> tuple[DataLoader[Any], EpochSampler]:
-    """Return a loader and its sampler; set `sampler.epoch` before each pass."""
+    """Return a loader and its sampler; set `sampler.epoch` before each pass.
+
+    With `own_rows` each of several processes loads its rows of every batch, see `continual.distributed`.
+    """
     sampler = EpochSampler(len(dataset), seed, experience)
     items = _SeededItems(dataset, seed, (experience,))
     # A generator of its own: without one a loader draws its workers' seed from the global state.
     loader = {"collate_fn": collate, "generator": generator(seed, "loader", experience), **loader}
+    if own_rows and distributed.count() > 1:
+        return DataLoader(items, batch_sampler=_OwnRows(sampler, batch_size), **loader), sampler
     return DataLoader(items, batch_size=batch_size, sampler=sampler, **loader), sampler
 
 
 def evaluation_loader(dataset: Any, batch_size: int, **loader: Any) -> DataLoader[Any]:
-    """Return a loader that keeps the order of the data set."""
+    """Return a loader that keeps the order of the data set; of several processes each loads its batches in turn."""
     loader = {"collate_fn": collate, "generator": torch.Generator(), **loader}
-    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **loader)
+    order = range(len(dataset))
+    batches = [list(order[start : start + batch_size]) for start in order[::batch_size]]
+    return DataLoader(dataset, batch_sampler=distributed.turns(batches), **loader)
 
 
 def label_indices(labels: Sequence[Label], classes: Mapping[Label, int]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from continual import distributed
 from continual.data import Label, evaluation_loader
 from continual.errors import LearningError
 
@@ -30,21 +31,22 @@ def extract(
     Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients. Raises
     LearningError if a result is not finite.
     """
-    columns: list[Sequence[Tensor]] = []
-    names: list[Label] = []
+    parts: list[tuple[Sequence[Tensor], Sequence[Label]]] = []
+    done = 0
     with torch.no_grad():
         for images, labels in evaluation_loader(dataset, batch_size, num_workers=workers):
-            columns.append(compute(images.to(device), labels))
-            names.extend(labels)
+            parts.append((list(compute(images.to(device), labels)), labels))
+            done = min(done + distributed.count() * len(labels), len(dataset))
             if progress is not None:
-                progress(stage, len(names), len(dataset), {})
-    joined = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+                progress(stage, done, len(dataset), {})
+    columns, names = zip(*distributed.in_turn(parts), strict=True)
+    joined = [torch.cat([values.to(device) for values in column]) for column in zip(*columns, strict=True)]
     if not all(torch.isfinite(values).all() for values in joined):
         raise LearningError(
             "features of the training images are NaN or infinite: the adapters diverged (lower lr) or the "
             "images hold such values; the learner is as it was before"
         )
-    return joined, names
+    return joined, [label for labels in names for label in labels]
 
 
 def updated_means(

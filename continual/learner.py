@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual import artefact, backbones
+from continual import artefact, backbones, distributed
 from continual.adapters import Adapters
 from continual.backbones import Backbone
 from continual.data import (
@@ -170,10 +170,10 @@ class IncrementalLearner(Edits[S]):
         parts, done = [], 0
         for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
             parts.append(self.score_batch(batch, cache))
-            done += len(batch)
+            done = min(done + distributed.count() * len(batch), len(images))
             if progress is not None:
                 progress("predicting", done, len(images), {})
-        scores = Scores.joined(parts)
+        scores = Scores.joined(distributed.in_turn(parts))
         labels = [self.state.classes[i] for i in scores.values.argmax(-1).tolist()]
         return Prediction(
             labels, scores.values, self.state.classes, scores.stack, scores.first_stack, scores.refinements

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 import torch
 from torch import Tensor, nn
 
+from continual import distributed
 from continual.data import ExperienceData, Label, label_indices, training_loader
+from continual.distributed import Rows
 from continual.errors import LearningError
 from continual.features import extract
 from continual.losses import masked_cross_entropy
@@ -137,7 +139,7 @@ class GradientTraining(Training[S]):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
+        """Return features and logits of prepared images (B, 3, H, W); in several processes, of `distributed.part()`."""
 
     def live_tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training changes, by name: the parameters. A method that changes more adds it."""
@@ -219,6 +221,7 @@ def run(
         settings.batch_size,
         settings.seed,
         training.before.updates,
+        own_rows=True,
         num_workers=workers,
     )
     optimizer = training.make_optimizer()
@@ -227,15 +230,18 @@ def run(
     if checkpoints is not None and (found := checkpoints.latest()) is not None:
         done = found[0]
         go_back(found[1], live, optimizer, scheduler)
+    distributed.agree(done, "checkpoints")
     steps = training.epochs * len(loader)
     for epoch in range(done, training.epochs):
         sampler.epoch = epoch
         training.start_epoch(epoch)
         for step, (images, labels) in enumerate(loader):
-            loss = training.loss(training.forward(images.to(learner.device)), labels)
+            whole = min(settings.batch_size, len(sampler) - step * settings.batch_size)
+            loss = training.loss(*_forward(training, images.to(learner.device), labels, distributed.rows_of(whole)))
             training.check_loss(loss)
             optimizer.zero_grad()
             loss.backward()
+            distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
             training.after_step()
             if progress is not None:
@@ -243,6 +249,19 @@ def run(
         scheduler.step()
         if checkpoints is not None:
             checkpoints.keep(epoch + 1, snapshot(live, optimizer, scheduler))
+
+
+def _forward(
+    training: GradientTraining[Any], images: Tensor, labels: Sequence[Label], rows: Rows | None
+) -> tuple[Output, Sequence[Label]]:
+    """Return the output and the labels of a whole batch, of which this process has the given `rows`."""
+    with distributed.part_of_batch(rows):
+        mine = training.forward(images)
+    if rows is None:
+        return mine, labels
+    targets = distributed.joined(label_indices(labels, training.index), rows)
+    output = Output(distributed.joined(mine.features, rows), distributed.joined(mine.logits, rows))
+    return output, [training.classes[target] for target in targets.tolist()]
 
 
 def _order(label: Label) -> tuple[str, Label]:

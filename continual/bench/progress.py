@@ -29,7 +29,7 @@ class ProgressBars:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}", markup=False),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
             redirect_stdout=False,  # results may go to a file while the bars are on the terminal
             expand=True,
         )

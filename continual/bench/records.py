@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from continual import distributed
 from continual.artefact import versions
 from continual.bench.streams import Stream
 from continual.data import open_image
@@ -35,6 +36,7 @@ def surroundings(device: str) -> dict[str, Any]:
         "time": now(),
         "versions": versions(),
         "device": {"name": device, "model": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()},
+        "processes": distributed.count(),
         "system": platform.platform(),
         "git": git_state(),
     }

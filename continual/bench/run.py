@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from continual import distributed
 from continual.backbones import Backbone, assemble, create, load_backbone
 from continual.bench import locks, report
 from continual.bench.avalanche_learner import AvalancheLearner, find_method
@@ -38,15 +39,24 @@ def run_config(
 
     A cell is one method with one seed. Finished cells are not run again, one in the making goes on where it
     was stopped, with the same bits, and those that another process is running are left to it. `only` names
-    the methods (keys of `methods`) to run now. Raises InputError for a folder of another run; nothing is
-    written before the data and the folder have been checked.
+    the methods (keys of `methods`) to run now. Several processes (see `continual.distributed`) run each cell
+    together; the first writes and returns the cells, the others return nothing. Raises InputError for a folder
+    of another run; nothing is written before the data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
-    run = _Run(config, out, progress, workers)
     wanted = [(seed, label) for seed in config.seeds for label in config.methods if not only or label in only]
+    for _, label in wanted:
+        if distributed.count() > 1 and ":" in config.methods[label].method:
+            raise InputError(
+                f"methods.{label} trains in Avalanche's own loop, in one process: name others with --only, or run it "
+                f"without torchrun"
+            )
+    run = _Run(config, out, progress, workers)
     for seed, label in wanted:
         run.make(label, seed)
+    if out is not None and not distributed.first():
+        return []
     cells = [cell for seed in config.seeds for label in config.methods for cell in run.cells(label, seed)]
     if out is not None and cells:
         with locks.held(out / "report.lock", wait=True):
@@ -73,9 +83,11 @@ class _Run:
         self._cells: dict[tuple[str, int], list[Cell]] = {}
         if self.folder is not None:
             self._check_backbone()
-            self.data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
-            self.folder.check(config, self.data)
-            self.folder.claim(config, self.data, surroundings(config.device))
+            if distributed.first():
+                self.data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
+                self.folder.check(config, self.data)
+                self.folder.claim(config, self.data, surroundings(config.device))
+            self.data = distributed.first_says(self.data)
 
     def cells(self, label: str, seed: int) -> list[Cell]:
         """Return a finished cell and its variants, or nothing."""
@@ -97,15 +109,17 @@ class _Run:
             self._cells[label, seed] = cells
             return
         place = self.folder.cell(label, seed)
-        if place.read() is not None:
+        if distributed.first_says(place.read() is not None):
             return
         place.lock.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(place.lock) as mine:
+        with _held_by_the_first(place.lock) as mine:
             if not mine:
                 self._say(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}")
-            elif place.read() is None:
+            elif distributed.first_says(place.read() is None):
                 learner, cells = self._run(label, seed, place)
-                place.finish(cells, cell_record(learner, self.streams[seed], self.data[str(seed)], self.config.device))
+                if distributed.first():
+                    data = self.data[str(seed)]
+                    place.finish(cells, cell_record(learner, self.streams[seed], data, self.config.device))
 
     def _run(self, label: str, seed: int, place: CellFolder | None) -> tuple[IncrementalLearner[Any], list[Cell]]:
         backbone = self._backbone(seed)
@@ -145,7 +159,7 @@ class _Run:
             place = None if self.folder is None else self.folder.shared(f"backbone-{seed}")
             if place is not None:
                 place.mkdir(parents=True, exist_ok=True)
-            with locks.held(place / "lock", wait=True) if place else nullcontext():
+            with distributed.first_goes_ahead(), locks.held(place / "lock", wait=True) if place else nullcontext():
                 kept = CheckpointFolder(place) if place else None
                 first = self.streams[seed].experiences[0]
                 self._backbones[seed] = pretrained_on(first, wanted, seed, self.progress, kept)
@@ -181,6 +195,7 @@ def run_cell(
         found = place.resume(learner, cache)
         learned, evaluated, seconds, cells = found.learned, found.evaluated, found.seconds, found.cells or cells
         learner.recall(experiences[:learned])
+    distributed.agree((learned, evaluated), "checkpoints")
     for number in range(evaluated, len(experiences)):
         inner = _prefixed(progress, f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ")
         if number == learned:
@@ -215,14 +230,21 @@ def run_cell(
 
 
 def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:
-    """Lay the learner's tensors out in memory as if they came from a file.
+    """Lay the learner's tensors out in memory as if they came from a file, which the first process writes.
 
     How a tensor lies there may decide how sums over it are rounded; so a run that was stopped and one that
     was not have the same bits.
     """
-    tensors, values = learner.export()
+    tensors, values = distributed.first_says(learner.export())
     learner.restore({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values)
     learner.recall(seen)
+
+
+@contextmanager
+def _held_by_the_first(lock: Path) -> Iterator[bool]:
+    """Let the first process hold a lock for all; yield whether it does."""
+    with locks.held(lock) if distributed.first() else nullcontext(False) as mine:
+        yield distributed.first_says(mine)
 
 
 def _prefixed(progress: Progress | None, place: str) -> Progress | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from continual import distributed
 from continual.bench import options, report, tables
 from continual.bench.boards import boards
 from continual.bench.collected import collect
@@ -20,6 +21,7 @@ from continual.bench.run import run_config
 from continual.errors import InputError, nearest
 
 
+@distributed.processes()
 def run(
     path: Path,
     changes: Sequence[str] = (),
@@ -35,8 +37,10 @@ def run(
     """Run a config into a folder, print the table of results and say where the rest is; a sweep, one by one.
 
     With several `jobs`, as many processes share the cells; with the launcher "slurm" they are submitted, and
-    this one ends.
+    this one ends. The processes of torchrun run each cell together, and the first speaks for all.
     """
+    if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
+        raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
     if launcher not in ("local", "slurm"):
         raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
     wanted = options.assignments("--slurm", cluster_options)
@@ -45,9 +49,11 @@ def run(
     out = out or _folder(path, changes)
     if dry_run:
         for name, config in runs.items():
-            console().print("\n".join(plan(config, out / name)))
+            if distributed.first():
+                console().print("\n".join(plan(config, out / name)))
         return
     remarks = console(stderr=True)
+    remarks.quiet = not distributed.first()
     words = ["run", str(path), *changes, "--out", str(out), "--workers", str(workers)]
     words += [word for label in only for word in ("--only", label)]
     if launcher == "slurm":
@@ -58,6 +64,7 @@ def run(
     if jobs > 1:
         on_this_machine(words, jobs, remarks.print)
     for name, config in runs.items():
+        distributed.use(config.device)
         folder = out / name
         known = " (cells that are there are not run again)" if folder.exists() else ""
         remarks.print(f"{config.title}: {', '.join(config.methods)}; results in {folder}{known}")

@@ -10,7 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from continual import checkpoints
+import torch
+
+from continual import checkpoints, distributed
 from continual.bench.config import RunConfig
 from continual.bench.results import Cell
 from continual.checkpoints import CheckpointFolder
@@ -102,7 +104,7 @@ class CellFolder:
 
     In the making it holds, one file each: the learner after the last two experiences, the measurements and
     the newly remembered features after each evaluation, and the training of the experience that is being
-    learned after its last two epochs.
+    learned after its last two epochs. Of several processes all read, and the first writes.
     """
 
     def __init__(self, run: Path, name: str) -> None:
@@ -133,12 +135,20 @@ class CellFolder:
 
     def keep_learned(self, number: int, learner: IncrementalLearner[Any], seconds: float) -> None:
         """Keep the learner after `number` experiences, the last of which took so long."""
+        if not distributed.first():
+            return
         self._learned.keep(number, (learner.export(), seconds))
         shutil.rmtree(self.work / f"experience-{number - 2}", ignore_errors=True)
 
     def keep_evaluated(self, number: int, cells: Sequence[Cell], cache: FeatureCache) -> None:
         """Keep the measurements after `number` experiences, and the features remembered since the last time."""
-        checkpoints.write(self._evaluated(number), ([vars(cell) for cell in cells], cache.newest()))
+        newest: dict[Any, Any] = {}
+        for features in distributed.exchange(cache.newest()):
+            for name, (images, found) in features.items():
+                newest.setdefault(name, []).append((images, found))
+        if distributed.first():
+            joined = {k: tuple(map(torch.cat, zip(*parts, strict=True))) for k, parts in newest.items()}
+            checkpoints.write(self._evaluated(number), ([vars(cell) for cell in cells], joined))
 
     def _evaluated(self, number: int) -> Path:
         return self.work / f"evaluated-{number}.safetensors"

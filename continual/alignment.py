@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from continual.class_statistics import ClassStatistics
 from continual.state import State, without_item, without_row
+from continual.unknowns import Calibration, KnownClasses, calibrate, known_classes
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,18 @@ class AlignedState(State):
 
     head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
     statistics: tuple[ClassStatistics, ...] = ()
+    calibration: Calibration | None = None  #: what is usual of known images
+
+    @cached_property
+    def known(self) -> KnownClasses | None:
+        """What tells known images from others."""
+        return known_classes(self.statistics, self.calibration)
 
     def own_without(self, index: int) -> dict[str, Any]:
         """Leave out head row and statistics."""
-        return {"head": head_without(self.head, index), "statistics": without_item(self.statistics, index)}
+        kept = without_item(self.statistics, index)
+        usual = None if self.calibration is None else calibrate(kept, torch.Generator().manual_seed(index))
+        return {"head": head_without(self.head, index), "statistics": kept, "calibration": usual}
 
 
 def head_without(head: tuple[Tensor, Tensor] | None, index: int) -> tuple[Tensor, Tensor] | None:

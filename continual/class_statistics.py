@@ -43,6 +43,10 @@ class ClassStatistics(ABC):
     def merged(self, other: ClassStatistics) -> ClassStatistics:
         """Return the statistics of both sets of images together."""
 
+    @abstractmethod
+    def covariance_matrix(self) -> Tensor:
+        """Return the covariance that was fitted, (D, D), neither shrunk nor floored."""
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to be stored, by field name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -108,6 +112,9 @@ class Full(ClassStatistics):
     def _covariance(self) -> Tensor:
         return self.covariance.clone()
 
+    def covariance_matrix(self) -> Tensor:
+        return self.covariance
+
     def merged(self, other: ClassStatistics) -> Full:
         assert isinstance(other, Full)
         _, _, mean, gap = _pooled(self, other)
@@ -147,6 +154,9 @@ class Diagonal(ClassStatistics):
     def sampler(self, floor: float) -> Sampler:
         return Sampler(self.mean[None], torch.ones(1), None, (self.variance + floor).sqrt())
 
+    def covariance_matrix(self) -> Tensor:
+        return self.variance.diag()
+
     def merged(self, other: ClassStatistics) -> Diagonal:
         assert isinstance(other, Diagonal)
         _, _, mean, gap = _pooled(self, other)
@@ -171,6 +181,9 @@ class LowRank(ClassStatistics):
 
     def sampler(self, floor: float) -> Sampler:
         return Sampler(self.mean[None], torch.ones(1), self.factor, (self.rest + floor).sqrt())
+
+    def covariance_matrix(self) -> Tensor:
+        return self.factor @ self.factor.mT + self.rest.diag()
 
     def merged(self, other: ClassStatistics) -> LowRank:
         assert isinstance(other, LowRank)
@@ -225,6 +238,10 @@ class Centroids(ClassStatistics):
 
     def sampler(self, floor: float) -> Sampler:
         return Sampler(self.centres, self.shares, None, (self.variance + floor).sqrt())
+
+    def covariance_matrix(self) -> Tensor:
+        gaps = self.centres - self.mean
+        return gaps.mT @ (self.shares[:, None] * gaps) + self.variance.diag()
 
     def merged(self, other: ClassStatistics) -> Centroids:
         assert isinstance(other, Centroids)

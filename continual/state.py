@@ -56,6 +56,9 @@ class Prediction:
     stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
     first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
+    probabilities: Tensor | None = None  #: (B, C), calibrated by class statistics, see `continual.unknowns`
+    familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
+    unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Scores:
     stack: Tensor | None = None
     first_stack: Tensor | None = None
     refinements: Tensor | None = None
+    probabilities: Tensor | None = None
+    familiarity: Tensor | None = None
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""
@@ -82,7 +87,21 @@ class Scores:
         return Scores(*columns)
 
     def _columns(self) -> tuple[Any, ...]:
-        return self.values, self.stack, self.first_stack, self.refinements
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+    def prediction(self, classes: tuple[Label, ...], unknown_rate: float | None) -> Prediction:
+        """Return the answers; raises InputError for an unknown_rate where there is no familiarity to go by."""
+        unknown = None
+        if unknown_rate is not None:
+            if self.familiarity is None:
+                raise InputError(
+                    "this model cannot say what is unknown: that takes a method that keeps class statistics (mos, "
+                    "slca), two classes, and images learned with this version; or leave unknown_rate out"
+                )
+            unknown = self.familiarity <= unknown_rate
+        labels = [classes[i] for i in self.values.argmax(-1).tolist()]
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        return Prediction(labels, self.values, classes, **rest, unknown=unknown)
 
 
 def replace_state(state: State, kind: type[S], **values: Any) -> S:

@@ -158,6 +158,10 @@ def predict(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")
     ] = None,
+    unknown_rate: Annotated[
+        float | None,
+        typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),
+    ] = None,
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -165,7 +169,16 @@ def predict(
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
     from continual.bench import model_commands
 
-    model_commands.predict(model, images, json_file=json, csv_file=csv, weights=weights, device=device, workers=workers)
+    model_commands.predict(
+        model,
+        images,
+        json_file=json,
+        csv_file=csv,
+        unknown_rate=unknown_rate,
+        weights=weights,
+        device=device,
+        workers=workers,
+    )
 
 
 @app.command()

@@ -145,6 +145,7 @@ def predict(
     *,
     json_file: Path | None = None,
     csv_file: Path | None = None,
+    unknown_rate: float | None = None,
     weights: Path | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -161,7 +162,7 @@ def predict(
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
         learner = load_learner(found, weights, device_)
-        records = _records(paths, learner.predict(paths, workers=workers, progress=bars))
+        records = _records(paths, learner.predict(paths, workers=workers, progress=bars, unknown_rate=unknown_rate))
     if json_file is not None:
         write_text(json_file, json.dumps(records, indent=1) + "\n")
     if csv_file is not None:
@@ -185,10 +186,21 @@ def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, An
     best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
     columns = [
         [None] * len(paths) if values is None else values.tolist()
-        for values in (prediction.stack, prediction.first_stack, prediction.refinements)
+        for values in (
+            prediction.stack,
+            prediction.first_stack,
+            prediction.refinements,
+            prediction.familiarity,
+            prediction.unknown,
+        )
     ]
+    if prediction.probabilities is None:
+        columns.append([None] * len(paths))
+    else:
+        answered = [prediction.classes.index(label) for label in prediction.labels]
+        columns.append(prediction.probabilities[range(len(paths)), answered].tolist())
     records = []
-    for path, answer, scores, order, stack, first_stack, refinements in zip(
+    for path, answer, scores, order, stack, first_stack, refinements, familiarity, unknown, probability in zip(
         paths, prediction.labels, best.values.tolist(), best.indices.tolist(), *columns, strict=True
     ):
         records.append(
@@ -201,6 +213,9 @@ def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, An
                 "stack": stack,
                 "first_stack": first_stack,
                 "refinements": refinements,
+                "probability": probability,
+                "familiarity": familiarity,
+                "unknown": unknown,
             }
         )
     return records
@@ -216,10 +231,14 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     retrieves = records[0]["stack"] is not None
-    table = new_table("file", "answer", "score", "runner-up", "score", *(["stack", "refinements"] if retrieves else []))
+    asked = records[0]["unknown"] is not None
+    more = (["stack", "refinements"] if retrieves else []) + (["probability", "unknown"] if asked else [])
+    table = new_table("file", "answer", "score", "runner-up", "score", *more)
     for r in records:
         second = None if r["runner_up"] is None else f"{r['runner_up_score']:.3f}"
         extra = (r["stack"], r["refinements"]) if retrieves else ()
+        if asked:
+            extra += (f"{r['probability']:.3f}", "unknown" if r["unknown"] else "")
         add_row(table, r["file"], r["answer"], f"{r['score']:.3f}", r["runner_up"], second, *extra)
     return table
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual import artefact
+from continual import artefact, unknowns
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, per_image, shared, stacked
 from continual.alignment import AlignedState, align
@@ -34,6 +34,7 @@ from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.state import Scores, State, replace_state, without_row
 from continual.training import Output, Progress
+from continual.unknowns import calibrate, judge
 
 
 class MOSSettings(AdapterSettings):
@@ -152,6 +153,7 @@ class MOSTraining(AdapterTraining[MOSState]):
             statistics=tuple(statistics),
             prototypes=prototypes,
             prototype_counts=counts,
+            calibration=calibrate(statistics, generator(self.settings.seed, "calibration", before.updates)),
         )
 
     def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,6 +221,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         every = torch.arange(len(images), device=images.device)
         first = stack_features(every, torch.zeros_like(every))
         prototype_scores = cosine_scores(first, state.prototypes)
+        last = first.clone()  # under the stack that was run last
 
         def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
             features = first[rows]
@@ -227,6 +230,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             if len(others):
                 found = stack_features(rows[others], stacks[others])
                 features = features.index_copy(0, others, found)
+            last[rows] = features
             return linear(features, *head)
 
         choice = state.experience_of_class[prototype_scores.argmax(-1)]
@@ -235,7 +239,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             values = ensemble(found.logits, prototype_scores, state.experiences) / 2
         else:
             values = found.logits.softmax(-1)
-        return Scores(values, found.stack, choice, found.refinements)
+        return Scores(values, found.stack, choice, found.refinements, *judge(state.known, last))
 
     def _stack_features(self, images: Tensor, cache: FeatureCache | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function (rows (M,), stacks (M,)) -> (M, D), features of those images, each under its stack."""
@@ -268,7 +272,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
             tensors |= artefact.join(f"bank/{k}", stack)
         for c, statistics in enumerate(state.statistics):
             tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
-        return tensors, {"statistics": [[s.kind, s.count] for s in state.statistics]}
+        calibration, temperature = unknowns.pack(state.calibration)
+        kinds = [[s.kind, s.count] for s in state.statistics]
+        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MOSState:
         if not common.classes:
@@ -284,4 +290,5 @@ class MOSLearner(IncrementalLearner[MOSState]):
             ),
             prototypes=tensors["prototypes/mean"],
             prototype_counts=tensors["prototypes/count"],
+            calibration=unknowns.unpack(tensors, values.get("temperature")),
         )

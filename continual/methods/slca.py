@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from continual import artefact
+from continual import artefact, unknowns
 from continual.alignment import AlignedState, align
 from continual.class_statistics import ClassStatistics, Kind, fit, restore
 from continual.data import ExperienceData
@@ -23,6 +23,7 @@ from continual.seeding import generator
 from continual.settings import Settings, TrainingSettings
 from continual.state import Scores, State, replace_state
 from continual.training import GradientTraining, Output, Progress
+from continual.unknowns import calibrate, judge
 
 
 class SLCASettings(TrainingSettings):
@@ -96,8 +97,13 @@ class SLCATraining(GradientTraining[SLCAState]):
                 statistics[target] = statistics[target].merged(found)
             else:
                 statistics.append(found)
-        head = self._aligned(statistics, (features, targets) if self.correcting else None)
-        return SLCAState(**self.progress_counts(), backbone=weights, head=head, statistics=tuple(statistics))
+        return SLCAState(
+            **self.progress_counts(),
+            backbone=weights,
+            head=self._aligned(statistics, (features, targets) if self.correcting else None),
+            statistics=tuple(statistics),
+            calibration=calibrate(statistics, generator(settings.seed, "calibration", before.updates)),
+        )
 
     def _aligned(
         self, statistics: list[ClassStatistics], examples: tuple[Tensor, Tensor] | None
@@ -162,8 +168,10 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         assert self.state.head is not None
-        features = self.features(images, weights=self.state.backbone)
-        return Scores(linear(features, *self.state.head).softmax(-1))
+        state, features = self.state, self.features(images, weights=self.state.backbone)
+        probabilities, familiarity = judge(state.known, features)
+        values = linear(features, *self.state.head).softmax(-1)
+        return Scores(values, probabilities=probabilities, familiarity=familiarity)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state
@@ -173,7 +181,9 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         tensors |= artefact.join("backbone", state.backbone)
         for c, statistics in enumerate(state.statistics):
             tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
-        return tensors, {"statistics": [[s.kind, s.count] for s in state.statistics]}
+        calibration, temperature = unknowns.pack(state.calibration)
+        kinds = [[s.kind, s.count] for s in state.statistics]
+        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> SLCAState:
         if not common.classes:
@@ -187,4 +197,5 @@ class SLCALearner(IncrementalLearner[SLCAState]):
                 restore(kind, count, artefact.part(tensors, f"statistics/{c}"))
                 for c, (kind, count) in enumerate(values["statistics"])
             ),
+            calibration=unknowns.unpack(tensors, values.get("temperature")),
         )

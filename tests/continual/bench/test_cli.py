@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import continual
 from continual.methods import methods
@@ -241,3 +242,21 @@ def test_version_and_help(equimos: Equimos) -> None:
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_device(equimos: Equimos, model: Path, flowers: Path, name: str) -> None:
     assert len(records(equimos, "-m", model, flowers, "--device", name)) == 8
+
+
+def test_unknown_rows_are_marked(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
+    asked = records(equimos, "--model", model, flowers, "--unknown-rate", "0.3")
+    direct = continual.load(model).predict(flowers, unknown_rate=0.3)
+    assert [r["unknown"] for r in asked] == direct.unknown.tolist()
+    assert [r["familiarity"] for r in asked] == direct.familiarity.tolist()
+    assert [r["probability"] for r in asked] == direct.probabilities.amax(-1).tolist()
+    assert {r["unknown"] for r in records(equimos, "--model", model, flowers)} == {None}
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((16, 16), 90).convert("RGB").save(noise)
+    result = equimos("predict", "-m", model, noise, "--unknown-rate", "0.3", "--csv", tmp_path / "p.csv")
+    heading, line = result.stdout.splitlines()
+    assert heading.split()[-2:] == ["probability", "unknown"]
+    (row,) = csv.DictReader((tmp_path / "p.csv").read_text().splitlines())
+    assert line.split()[-1] == "unknown" if row["unknown"] == "True" else line.split()[-1] != "unknown"
+    assert row["unknown"] == "True"
+    assert equimos("predict", "-m", model, flowers, "--unknown-rate", "2").exit_code == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 
-from continual.bench.config import load_config
+from continual.bench.config import load_runs
 from continual.bench.equivariance.config import load_study
 from tests.conftest import ROOT, TINY_ARGS
 
@@ -49,7 +49,7 @@ def test_the_commands_name_configs_that_load() -> None:
     configs = set(re.findall(r"equimos run (configs/\S+\.toml)", README))
     assert "configs/quickstart.toml" in configs
     for config in configs:
-        load_config(ROOT / config)
+        load_runs(ROOT / config)
     studies = set(re.findall(r"equimos equivariance tune (configs/\S+\.toml)", README))
     assert "configs/equivariance/quickstart.toml" in studies
     for config in studies:
@@ -64,7 +64,7 @@ def test_the_test_command_is_the_one_ci_runs() -> None:
 
 @pytest.mark.parametrize("config", BENCHMARKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_config_loads_and_carries_its_command(config: Path) -> None:
-    load_config(config)
+    load_runs(config)
     text = config.read_text()
     assert f"equimos run {config.relative_to(ROOT)}" in text
     assert tomllib.loads(text)["title"]

@@ -207,5 +207,6 @@ def _whitened(means: Tensor, counts: Tensor, scatter: Tensor, freedom: int, devi
     factor = torch.linalg.cholesky(covariance)
     whitening = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=factor.dtype), upper=False)
     centre = means.mean(0)
-    tensors = (centre, whitening, (means - centre) @ whitening.mT, counts)
-    return Gaussians(*(t.to(device, torch.float32) for t in tensors), (1 - SHRINKAGE) / freedom)
+    white = (means - centre) @ whitening.mT
+    own = [tensor.to(device, torch.float32) for tensor in (centre, whitening, white, counts)]
+    return Gaussians(own[0], own[1], own[2], own[3], weight=(1 - SHRINKAGE) / freedom)

@@ -158,7 +158,7 @@ def test_a_process_killed(folder: Path) -> None:
     kills = 0
     while (done := torchrun(folder, *words, "out", KILL_AFTER="4")).returncode:
         kills += 1
-        assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+        assert "Traceback" not in done.stderr.split("elastic")[0], "what follows is torchrun's own"
         assert kills < 4
     assert kills >= 2
     assert results(folder / "out") == results(folder / "plain") != {}

@@ -183,7 +183,8 @@ class Progressed:
 def write_json(path: Path, values: Any) -> None:
     """Write atomically and durably, so that a killed run leaves no half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    # Processes that share a folder may write the same file at once.
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(values, indent=1) + "\n")
         file.flush()

@@ -19,6 +19,7 @@ from continual.merging import mean
 from continual.methods.mos import MOSLearner, MOSTraining
 from continual.retrieval import cosine_scores
 from continual.trunk import Prefix
+from continual.unknowns import LEVELS
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 2}
@@ -176,7 +177,7 @@ def test_memory_grows_as_documented(backbone: Backbone, blobs: Blobs, kind: Kind
         "low_rank": d * (components + 2),
         "centroids": components * (d + 1) + 2 * d,
     }
-    size = 0
+    size = 4 * LEVELS  # the calibration, from the first experience on
     for classes in ([0, 1], [2], [3, 4, 5]):
         learner.learn(*blobs(classes, 4))
         now = sum(learner.memory().values())
@@ -236,10 +237,10 @@ def test_only_the_stacks_that_are_asked_for_are_run(
     trunk = type(learner.backbone.trunk)
     prefix, features = trunk.prefix, trunk.features
 
-    def counted_prefix(self: Any, images: Tensor) -> Prefix:
+    def counted_prefix(self: Any, images: Tensor, prompts: Tensor | None = None) -> Prefix:
         nonlocal begun
         begun += len(images)
-        return prefix(self, images)
+        return prefix(self, images, prompts)
 
     def counted_features(self: Any, start: Prefix, adapters: Any = None) -> Tensor:
         nonlocal ran

@@ -236,9 +236,9 @@ def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     table = new_table("file", "answer", "score", "runner-up", "score", *more)
     for r in records:
         second = None if r["runner_up"] is None else f"{r['runner_up_score']:.3f}"
-        extra = (r["stack"], r["refinements"]) if retrieves else ()
+        extra: list[Any] = [r["stack"], r["refinements"]] if retrieves else []
         if asked:
-            extra += (f"{r['probability']:.3f}", "unknown" if r["unknown"] else "")
+            extra += [f"{r['probability']:.3f}", "unknown" if r["unknown"] else ""]
         add_row(table, r["file"], r["answer"], f"{r['score']:.3f}", r["runner_up"], second, *extra)
     return table
 

@@ -18,11 +18,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual import artefact, unknowns
+from continual import artefact
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, per_image, shared, stacked
-from continual.alignment import AlignedState, align
-from continual.class_statistics import ClassStatistics, Kind, fit, restore
+from continual.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
 from continual.data import ExperienceData, Label
 from continual.feature_cache import FeatureCache
 from continual.features import updated_means
@@ -30,14 +29,13 @@ from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
 from continual.merging import consolidate_mean, effective_alpha, mean, merge_
 from continual.retrieval import cosine_scores, ensemble, refine
-from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.state import Scores, State, replace_state, without_row
 from continual.training import Output, Progress
-from continual.unknowns import calibrate, judge
+from continual.unknowns import judge
 
 
-class MOSSettings(AdapterSettings):
+class MOSSettings(AdapterSettings, AlignmentSettings):
     """Numbers of MOS; the fields not listed in a preset keep the defaults shown here."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -56,11 +54,6 @@ class MOSSettings(AdapterSettings):
         0.0, ge=0, description="weight of the term that pushes features apart; the published code has 0.1"
     )
     contrast_temperature: float = Field(0.8, gt=0)
-    statistics: Kind = Field("full", description="what is remembered of a class")
-    statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
-    covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
-    alignment_epochs: int = Field(30, ge=0)
-    alignment_lr: float = Field(0.005, gt=0)
     retrieval_rounds: int = Field(4, ge=1, description="most stacks tried for one image")
     ensemble: bool = Field(True, description="add stage one's scores to the head's")
 
@@ -136,24 +129,15 @@ class MOSTraining(AdapterTraining[MOSState]):
         before: MOSState = self.before
         bank = (*before.bank, self.stack.frozen()) if self.new_classes else before.bank
         own, first, targets = self._features(bank, progress)
-        statistics = list(before.statistics)
-        for target in targets.unique().tolist():
-            found = fit(own[targets == target], self.settings.statistics, self.settings.statistics_components)
-            if target < len(before.classes):
-                statistics[target] = statistics[target].merged(found)
-            else:
-                statistics.append(found)
         prototypes, counts = updated_means(
             before.prototypes, before.prototype_counts, first, targets, len(self.classes)
         )
         return MOSState(
             **self.progress_counts(),
+            **aligned_fields(self, own, targets),
             bank=bank,
-            head=self._aligned(statistics, (own, targets) if self.correcting else None),
-            statistics=tuple(statistics),
             prototypes=prototypes,
             prototype_counts=counts,
-            calibration=calibrate(statistics, generator(self.settings.seed, "calibration", before.updates)),
         )
 
     def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,25 +157,6 @@ class MOSTraining(AdapterTraining[MOSState]):
 
         (own, first), targets = self.extract(compute, progress)
         return own, first, targets
-
-    def _aligned(
-        self, statistics: Sequence[ClassStatistics], examples: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        if self.before.updates == 0 or self.settings.alignment_epochs == 0:
-            return self.head_tensors()
-        settings = self.settings
-        return align(
-            *self.head_tensors(),
-            statistics,
-            generator=generator(settings.seed, "alignment", self.before.updates, device=self.learner.device),
-            epochs=settings.alignment_epochs,
-            batch_size=settings.batch_size,
-            lr=settings.alignment_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            floor=settings.covariance_floor,
-            examples=examples,
-        )
 
 
 class MOSLearner(IncrementalLearner[MOSState]):
@@ -264,17 +229,12 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state
-        if state.head is None or state.prototypes is None or state.prototype_counts is None:
-            return {}, {"statistics": []}
-        tensors = {"head/weight": state.head[0], "head/bias": state.head[1]}
-        tensors |= {"prototypes/mean": state.prototypes, "prototypes/count": state.prototype_counts}
+        tensors, values = state.pack_aligned()
+        if state.prototypes is not None and state.prototype_counts is not None:
+            tensors |= {"prototypes/mean": state.prototypes, "prototypes/count": state.prototype_counts}
         for k, stack in enumerate(state.bank):
             tensors |= artefact.join(f"bank/{k}", stack)
-        for c, statistics in enumerate(state.statistics):
-            tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
-        calibration, temperature = unknowns.pack(state.calibration)
-        kinds = [[s.kind, s.count] for s in state.statistics]
-        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
+        return tensors, values
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MOSState:
         if not common.classes:
@@ -283,12 +243,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             common,
             MOSState,
             bank=tuple(artefact.part(tensors, f"bank/{k}") for k in range(common.experiences)),
-            head=(tensors["head/weight"], tensors["head/bias"]),
-            statistics=tuple(
-                restore(kind, count, artefact.part(tensors, f"statistics/{c}"))
-                for c, (kind, count) in enumerate(values["statistics"])
-            ),
+            **unpack_aligned(tensors, values),
             prototypes=tensors["prototypes/mean"],
             prototype_counts=tensors["prototypes/count"],
-            calibration=unknowns.unpack(tensors, values.get("temperature")),
         )

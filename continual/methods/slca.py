@@ -12,21 +12,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from continual import artefact, unknowns
-from continual.alignment import AlignedState, align
-from continual.class_statistics import ClassStatistics, Kind, fit, restore
+from continual import artefact
+from continual.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.losses import normalised_logits
-from continual.seeding import generator
-from continual.settings import Settings, TrainingSettings
+from continual.settings import Settings
 from continual.state import Scores, State, replace_state
 from continual.training import GradientTraining, Output, Progress
-from continual.unknowns import calibrate, judge
+from continual.unknowns import judge
 
 
-class SLCASettings(TrainingSettings):
+class SLCASettings(AlignmentSettings):
     """Numbers of SLCA."""
 
     batch_size: int = Field(64, ge=1)
@@ -35,9 +33,6 @@ class SLCASettings(TrainingSettings):
     decay_after: float = Field(0.9, ge=0, le=1, description="share of the epochs after which rates fall to a tenth")
     part: Literal["all", "last_blocks", "norms"] = Field("all", description="what of the backbone learns")
     last_blocks: int = Field(2, ge=1, description="how many blocks learn with part='last_blocks'")
-    statistics: Kind = Field("full", description="what is remembered of a class")
-    statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
-    covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
     alignment_epochs: int = Field(5, ge=0)
     alignment_lr: float = Field(0.01, gt=0)
     temperature: float = Field(0.1, gt=0, description="tau, what normalised logits are divided by in alignment")
@@ -84,47 +79,13 @@ class SLCATraining(GradientTraining[SLCAState]):
 
     def finish(self, progress: Progress | None = None) -> SLCAState:
         """Remember the new classes as the backbone sees them now, and align the head."""
-        before: SLCAState = self.before
-        settings = self.settings
         weights = {name: w.detach().clone() for name, w in self.weights().items()}
         (features,), targets = self.extract(
             lambda images, _: [self.learner.features(images, weights=weights)], progress
         )
-        statistics = list(before.statistics)
-        for target in targets.unique().tolist():
-            found = fit(features[targets == target], settings.statistics, settings.statistics_components)
-            if target < len(before.classes):
-                statistics[target] = statistics[target].merged(found)
-            else:
-                statistics.append(found)
-        return SLCAState(
-            **self.progress_counts(),
-            backbone=weights,
-            head=self._aligned(statistics, (features, targets) if self.correcting else None),
-            statistics=tuple(statistics),
-            calibration=calibrate(statistics, generator(settings.seed, "calibration", before.updates)),
-        )
-
-    def _aligned(
-        self, statistics: list[ClassStatistics], examples: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        settings, device = self.settings, self.learner.device
-        if self.before.updates == 0 or settings.alignment_epochs == 0:
-            return self.head_tensors()
-        experience = torch.tensor(self.class_experience(), device=device)
-        return align(
-            *self.head_tensors(),
-            statistics,
-            generator=generator(settings.seed, "alignment", self.before.updates, device=device),
-            epochs=settings.alignment_epochs,
-            batch_size=settings.batch_size,
-            lr=settings.alignment_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            floor=settings.covariance_floor,
-            examples=examples,
-            rescale=partial(normalised_logits, class_experience=experience, temperature=settings.temperature),
-        )
+        experience = torch.tensor(self.class_experience(), device=self.learner.device)
+        rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
+        return SLCAState(**self.progress_counts(), **aligned_fields(self, features, targets, rescale), backbone=weights)
 
 
 class SLCALearner(IncrementalLearner[SLCAState]):
@@ -174,16 +135,8 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         return Scores(values, probabilities=probabilities, familiarity=familiarity)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        state = self.state
-        if state.backbone is None or state.head is None:
-            return {}, {"statistics": []}
-        tensors = {"head/weight": state.head[0], "head/bias": state.head[1]}
-        tensors |= artefact.join("backbone", state.backbone)
-        for c, statistics in enumerate(state.statistics):
-            tensors |= artefact.join(f"statistics/{c}", statistics.tensors())
-        calibration, temperature = unknowns.pack(state.calibration)
-        kinds = [[s.kind, s.count] for s in state.statistics]
-        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
+        tensors, values = self.state.pack_aligned()
+        return tensors | artefact.join("backbone", self.state.backbone or {}), values
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> SLCAState:
         if not common.classes:
@@ -192,10 +145,5 @@ class SLCALearner(IncrementalLearner[SLCAState]):
             common,
             SLCAState,
             backbone=artefact.part(tensors, "backbone"),
-            head=(tensors["head/weight"], tensors["head/bias"]),
-            statistics=tuple(
-                restore(kind, count, artefact.part(tensors, f"statistics/{c}"))
-                for c, (kind, count) in enumerate(values["statistics"])
-            ),
-            calibration=unknowns.unpack(tensors, values.get("temperature")),
+            **unpack_aligned(tensors, values),
         )

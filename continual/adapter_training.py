@@ -65,7 +65,16 @@ class AdapterTraining(GradientTraining[S]):
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
-        features = self.learner.features(images, self.stack.bind(self.noise, distributed.part()))
+        prefix = self.learner.prefix(images)
+        masks = None
+        if self.noise is not None:
+            masks = self.stack.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
+        features = self.learner.features(
+            prefix,
+            self.stack.bind(masks),
+            checkpoint=self.settings.checkpoint_activations,
+            compiled=self.settings.compile,
+        )
         return Output(features, self.head(features))
 
 

@@ -34,20 +34,17 @@ def bottleneck(
     *,
     scale: float,
     dropout: float = 0.0,
-    noise: torch.Generator | None = None,
-    rows: Rows | None = None,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Return `s * up(dropout(relu(down(h))))`, of shape (B, N, D).
 
     Weights are (r, D), (r,), (D, r), (D,), shared by the batch, or carry a leading axis B: one adapter
-    an image. Dropout happens if, and only if, a `noise` generator is given, so there is no training
-    mode to forget to leave. It is drawn for a whole batch; `rows` says which of it the tokens are, if not all.
+    an image. Dropout happens if, and only if, its mask is given, `keep` (B, N, r) of zeros and ones, so there is
+    no training mode to forget to leave.
     """
     z = torch.relu(h @ down_weight.mT + down_bias.unsqueeze(-2))
-    if noise is not None and dropout > 0:
-        whole = torch.empty_like(z) if rows is None else z.new_empty(rows.total, *z.shape[1:])
-        keep = whole.bernoulli_(1 - dropout, generator=noise)
-        z = z * (keep if rows is None else keep[rows.slice]) / (1 - dropout)
+    if keep is not None:
+        z = z * keep / (1 - dropout)
     return scale * (z @ up_weight.mT + up_bias.unsqueeze(-2))
 
 
@@ -86,9 +83,21 @@ class AdapterStack(nn.Module):
         """Return a copy of the weights that later training cannot reach."""
         return {name: tensor.clone() for name, tensor in self.weights().items()}
 
-    def bind(self, noise: torch.Generator | None = None, rows: Rows | None = None) -> Adapters:
-        """Return the stack as a function of (block, tokens), with dropout if `noise` is given; see `bottleneck`."""
-        return shared(dict(self.named_parameters()), self.scale, dropout=self.dropout, noise=noise, rows=rows)
+    def masks(self, images: int, tokens: int, noise: torch.Generator, rows: Rows | None = None) -> list[Tensor] | None:
+        """Draw the dropout of a batch of images (B, N, D): a mask (B, N, r) for each block; None without dropout.
+
+        It is drawn for a whole batch; `rows` says which of it the `images` are, if not all. Drawn before the
+        forward pass, so that this can be compiled and its blocks run again.
+        """
+        if self.dropout == 0:
+            return None
+        shape = (images if rows is None else rows.total, tokens, self.down_bias.shape[1])
+        whole = [self.down_bias.new_empty(shape).bernoulli_(1 - self.dropout, generator=noise) for _ in self.down_bias]
+        return whole if rows is None else [mask[rows.slice] for mask in whole]
+
+    def bind(self, masks: Sequence[Tensor] | None = None) -> Adapters:
+        """Return the stack as a function of (block, tokens), with dropout if its `masks` are given."""
+        return shared(dict(self.named_parameters()), self.scale, dropout=self.dropout, masks=masks)
 
 
 _NAMES = ("down_weight", "down_bias", "up_weight", "up_bias")
@@ -99,14 +108,14 @@ def shared(
     scale: float,
     *,
     dropout: float = 0.0,
-    noise: torch.Generator | None = None,
-    rows: Rows | None = None,
+    masks: Sequence[Tensor] | None = None,
 ) -> Adapters:
-    """Serve one stack to every image of the batch."""
+    """Serve one stack to every image of the batch, with dropout if its `masks` are given, one a block."""
     blocks = list(zip(*(weights[name].unbind(0) for name in _NAMES), strict=True))
 
     def adapters(block: int, h: Tensor) -> Tensor:
-        return bottleneck(h, *blocks[block], scale=scale, dropout=dropout, noise=noise, rows=rows)
+        keep = None if masks is None else masks[block]
+        return bottleneck(h, *blocks[block], scale=scale, dropout=dropout, keep=keep)
 
     return adapters
 

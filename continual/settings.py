@@ -42,6 +42,12 @@ class AdapterSettings(TrainingSettings):
     bottleneck: int = Field(16, ge=1, description="r, the width of an adapter")
     adapter_scale: float = Field(0.1, description="s, the factor of an adapter's output")
     adapter_dropout: float = Field(0.1, ge=0, lt=1)
+    checkpoint_activations: bool = Field(
+        False, description="in training, keep only the tokens between blocks' halves: less memory, more time, same bits"
+    )
+    compile: Literal["inductor", "aot_eager", "eager"] | None = Field(
+        None, description="backend of torch.compile for the blocks in training; inductor is the fast one"
+    )
 
 
 def make(kind: type[T], preset: str | None = None, **values: Any) -> T:

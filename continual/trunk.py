@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import checkpoint as checkpoints
 
 from continual.adapters import Adapters
 from continual.errors import BackboneError
@@ -135,26 +137,34 @@ class FrozenViT(nn.Module):
         adapters: Adapters | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        checkpoint: bool = False,
+        compiled: str | None = None,
     ) -> Tensor:
         """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
 
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
         its attention and its MLP (MOS section 3.1). With prompts in the prefix, the features are the mean of
         what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
-        stay as they are.
+        stay as they are. With `checkpoint`, what a block's halves need for gradients is computed again when it is
+        needed. `compiled` is a backend of torch.compile, which then runs everything after the prefix.
         """
-        if weights is None:
-            return self.forward(images, adapters)
-        return functional_call(self, {f"vit.{name}": value for name, value in weights.items()}, (images, adapters))
+        if weights is not None:
+            own = {f"vit.{name}": value for name, value in weights.items()}
+            return functional_call(self, own, (images, adapters, checkpoint))
+        if compiled is None:
+            return self.forward(images, adapters, checkpoint)
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        return _compiled(compiled)(self, prefix, adapters, checkpoint)
 
-    def forward(self, images: Tensor | Prefix, adapters: Adapters | None = None) -> Tensor:
+    def forward(self, images: Tensor | Prefix, adapters: Adapters | None = None, checkpoint: bool = False) -> Tensor:
         """Return the features under the ViT's own weights."""
         vit = self.vit
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        run = _run_again if checkpoint and torch.is_grad_enabled() else _run
         tokens = prefix.h
         for index, block in enumerate(vit.blocks):
-            h = self._attend(index, tokens, prefix.rope) if index else prefix.h
-            tokens = _HALVES[type(block)][1](block, h)
+            h = run(self._attend, index, tokens, prefix.rope) if index else prefix.h
+            tokens = run(_HALVES[type(block)][1], block, h)
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         tokens = vit.norm(tokens)
@@ -170,3 +180,18 @@ class FrozenViT(nn.Module):
         block = self.vit.blocks[index]
         own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
         return _HALVES[type(block)][0](block, tokens, own)
+
+
+def _run(half: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return half(*arguments)
+
+
+def _run_again(half: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Run half a block, and again when gradients pass; it draws no random numbers."""
+    return checkpoints.checkpoint(half, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+@cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """Return `FrozenViT.forward`, compiled: once for all experiences, as their stacks have the same shapes."""
+    return torch.compile(FrozenViT.forward, backend=backend, fullgraph=True)

@@ -23,8 +23,8 @@ def random_stack(seed: int, depth: int = 2, width: int = 6, r: int = 3) -> dict[
 def test_a_fresh_stack_adds_nothing(depth: int, width: int, r: int, seed: int) -> None:
     stack = AdapterStack(depth, width, r, generator=generator(seed))
     h = torch.randn(2, 3, width, generator=generator(seed, "h"))
-    for noise in (None, generator(seed, "noise")):
-        adapters = stack.bind(noise)
+    for masks in (None, stack.masks(2, 3, generator(seed, "noise"))):
+        adapters = stack.bind(masks)
         assert all(torch.equal(adapters(block, h), torch.zeros_like(h)) for block in range(depth))
 
 
@@ -64,24 +64,27 @@ def test_a_stack_of_its_own_for_each_image_equals_one_image_at_a_time(
         torch.testing.assert_close(together(block, h), torch.cat(alone))
 
 
-def test_dropout_happens_with_noise_only_and_keeps_the_mean() -> None:
-    weights = random_stack(0, r=8)
+def test_dropout_happens_with_masks_only_and_keeps_the_mean() -> None:
+    stack = AdapterStack(2, 6, 8, scale=1.0, dropout=0.4)
+    stack.load_state_dict(random_stack(0, r=8))
     h = torch.randn(1, 1, 6, generator=generator(0)).expand(20_000, 1, 6)
-    still = shared(weights, 1.0, dropout=0.4)(0, h)
-    noisy = shared(weights, 1.0, dropout=0.4, noise=generator(0, "noise"))(0, h)
-    again = shared(weights, 1.0, dropout=0.4, noise=generator(0, "noise"))(0, h)
-    assert torch.equal(still, shared(weights, 1.0)(0, h))
+    with torch.no_grad():
+        still = stack.bind()(0, h)
+        noisy = stack.bind(stack.masks(20_000, 1, generator(0, "noise")))(0, h)
+        again = stack.bind(stack.masks(20_000, 1, generator(0, "noise")))(0, h)
+    assert torch.equal(still, shared(stack.frozen(), 1.0)(0, h))
     assert torch.equal(noisy, again)
     assert noisy.std(0).max() > 0.1
     torch.testing.assert_close(noisy.mean(0), still.mean(0), atol=0.05, rtol=0.05)
-    assert torch.equal(shared(weights, 1.0, dropout=0.0, noise=generator(0))(0, h), still)
+    assert AdapterStack(2, 6, 8, dropout=0.0).masks(4, 1, generator(0)) is None
 
 
 def test_dropout_acts_on_the_bottleneck() -> None:
     ones = torch.ones(1, 4, 4)
     eye, zero = torch.eye(4), torch.zeros(4)
-    out = bottleneck(ones, eye, zero, eye, zero, scale=1.0, dropout=0.5, noise=generator(3))
-    assert set(out.unique().tolist()) == {0.0, 2.0}
+    keep = torch.eye(4)[None]
+    out = bottleneck(ones, eye, zero, eye, zero, scale=1.0, dropout=0.5, keep=keep)
+    assert torch.equal(out, 2 * keep)
 
 
 def test_later_training_does_not_reach_a_frozen_copy() -> None:

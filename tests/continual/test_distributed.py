@@ -69,9 +69,12 @@ def test_different_files_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropout_of_some_rows_is_that_of_the_batch() -> None:
     stack, h = AdapterStack(1, 8, 4, dropout=0.5, generator=generator(0)), torch.randn(5, 3, 8, generator=generator(1))
     torch.nn.init.normal_(stack.up_weight, generator=generator(2))
-    whole = stack.bind(generator(7))(0, h)
+    whole = stack.bind(stack.masks(5, 3, generator(7)))(0, h)
     for rows in (Rows(0, 2, 5), Rows(2, 5, 5)):
-        torch.testing.assert_close(stack.bind(generator(7), rows)(0, h[rows.slice]), whole[rows.slice])
+        mine = h[rows.slice]
+        torch.testing.assert_close(
+            stack.bind(stack.masks(len(mine), 3, generator(7), rows))(0, mine), whole[rows.slice]
+        )
 
 
 @pytest.mark.parametrize("set_up", [{}, {"MASTER_ADDR": "127.0.0.1"}])

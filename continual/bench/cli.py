@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from continual import __version__
 from continual.bench import data_cli, model_cli
 from continual.bench.equivariance import cli as equivariance_cli
+from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Workers
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
@@ -76,15 +77,11 @@ app.add_typer(model_cli.app)
 app.add_typer(data_cli.app, name="data", cls=Commands)
 app.add_typer(equivariance_cli.app, name="equivariance", cls=Commands)
 
-Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Weights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth. For a model that exists, "
                  "where they are now; they must be the same."),
 ]  # fmt: skip
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
 Changes = Annotated[
     list[str] | None,
@@ -107,16 +104,13 @@ def start(
 
 @app.command()
 def learn(
-    images: Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")],
+    images: Images,
     model: Model,
     backbone: Annotated[
         str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
     ] = None,
     weights: Weights = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An argument of the timm model or its preprocessing: img_size=98."),
-    ] = None,
+    model_arg: ModelArg = None,
     method: Annotated[str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="mos")] = None,
     preset: Annotated[str | None, typer.Option(help="A named set of the method's settings.")] = None,
     set_: Annotated[
@@ -155,9 +149,7 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
     json: Json = None,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")
-    ] = None,
+    csv: Csv = None,
     unknown_rate: Annotated[
         float | None,
         typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),

@@ -91,6 +91,15 @@ def check_target(path: Path) -> None:
         raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
 
 
+def check_outputs(json_file: Path | None, csv_file: Path | None) -> None:
+    """Raise InputError unless the files that are asked for can be written, at most one to standard output."""
+    if json_file == csv_file == STDOUT:
+        raise InputError("--json - and --csv - both ask for standard output: give one of them a file")
+    for target in (json_file, csv_file):
+        if target is not None:
+            check_target(target)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to a file atomically, or to standard output for `-`.
 

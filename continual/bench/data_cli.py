@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from continual.bench.shared_options import Json
+
 app = typer.Typer(help="List, prepare and check data sets.", no_args_is_help=True)
 
 Name = Annotated[
@@ -22,7 +24,6 @@ Root = Annotated[
 Domains = Annotated[bool, typer.Option("--domains", help="Class folders lie in folders of domains: DOMAIN/CLASS.")]
 Share = Annotated[float, typer.Option(help="Share of each class for testing, where the source has no split.")]
 Seed = Annotated[int, typer.Option(help="Which images those are.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
 
 
 @app.command("list")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from continual.bench.shared_options import Device, Json, Model, Workers
+
 app = typer.Typer()
 
-Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
 
 
 @app.command()
@@ -21,7 +21,7 @@ def correct(
     model: Model,
     weights: Weights = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")] = 0,
+    workers: Workers = 0,
 ) -> None:
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
     from continual.bench import edit_commands
@@ -58,10 +58,7 @@ def rename(
 
 
 @app.command()
-def history(
-    model: Model,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for stdout.")] = None,
-) -> None:
+def history(model: Model, json: Json = None) -> None:
     """List the versions of a model file: the last ten before the one in use are kept."""
     from continual.bench import edit_commands
 

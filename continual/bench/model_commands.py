@@ -15,7 +15,18 @@ from rich.table import Table
 
 from continual import backbones
 from continual.bench import locks, model_file, options, versions
-from continual.bench.console import STDOUT, add_row, check_target, console, count, new_table, show, size, write_text
+from continual.bench.console import (
+    STDOUT,
+    add_row,
+    check_outputs,
+    check_target,
+    console,
+    count,
+    new_table,
+    show,
+    size,
+    write_text,
+)
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
 from continual.data import Label
@@ -151,11 +162,7 @@ def predict(
     workers: int = 0,
 ) -> None:
     """Answer for images and folders of images, as a table, JSON or CSV."""
-    if json_file == csv_file == STDOUT:
-        raise InputError("--json - and --csv - both ask for standard output: give one of them a file")
-    for target in (json_file, csv_file):
-        if target is not None:
-            check_target(target)
+    check_outputs(json_file, csv_file)
     device_ = options.device(device)
     found = model_file.read(model)
     paths = [path for given in images for path in images_in(given)]

@@ -156,6 +156,10 @@ class Whole(eq.Staged):
         return self.model(state)
 
 
+#: Groups that move square images exactly.
+GROUPS = ["C1", "C2", "C4", "D1", "D2", "D4", "mirror_h", "mirror_v"]
+GROUPS += ["channels3", "channel_cycle3", "C4 x channel_cycle3"]
+
 #: Every wrapper, made around a model.
 WRAPPERS: dict[str, Callable[..., eq.OrbitWrapper]] = {
     "equitune": eq.Equitune,

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from conftest import GROUPS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,19 +18,7 @@ from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group, from_generators
 from equivariant.motions import Motion
 
-EXACT = [
-    "C1",
-    "C2",
-    "C4",
-    "D1",
-    "D2",
-    "D4",
-    "mirror_h",
-    "mirror_v",
-    "channels3",
-    "C4 x channel_cycle3",
-    "C2 x channels3",
-]
+EXACT = [*GROUPS, "C2 x channels3"]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

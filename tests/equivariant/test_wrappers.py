@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WRAPPERS, ZOO, Micro
+from conftest import GROUPS, WRAPPERS, ZOO, Micro
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,20 +16,6 @@ from torch import Tensor, nn
 import equivariant as eq
 from equivariant.outputs import leaves
 from equivariant.testing import TOLERANCE, relative_error
-
-GROUPS = [
-    "C1",
-    "C2",
-    "C4",
-    "D1",
-    "D2",
-    "D4",
-    "mirror_h",
-    "mirror_v",
-    "channels3",
-    "channel_cycle3",
-    "C4 x channel_cycle3",
-]
 
 
 def worst_error(wrapper: nn.Module, group: str, x: Tensor, output: Any = None, input: eq.Action | None = None) -> float:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from continual.bench.shared_options import Csv, Device, Images, Json, ModelArg
+
 app = typer.Typer(
     help="Check, tune and evaluate models on turned and mirrored images.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,13 +33,7 @@ Group = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Local weights for the model.")]
-ModelArg = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
-]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the input, for networks that take any.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -120,7 +116,7 @@ def tune(
 @app.command()
 def evaluate(
     model: Model,
-    images: Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")],
+    images: Images,
     group: Group = None,
     wrapper: Annotated[
         list[str] | None,
@@ -145,9 +141,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Write results.json, .csv, .md and .png here.")
     ] = None,
     json: Json = None,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")
-    ] = None,
+    csv: Csv = None,
     device: Device = "auto",
 ) -> None:
     """Measure accuracy upright and turned, and how stable the answers are over the orbit, for several wrappers."""

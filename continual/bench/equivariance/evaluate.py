@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from continual.bench import options
-from continual.bench.console import STDOUT, check_target, console, count, show, write_text
+from continual.bench.console import STDOUT, check_outputs, console, count, show, write_text
 from continual.bench.equivariance import report
 from continual.bench.equivariance.check import open_model, parse_wrapper
 from continual.bench.equivariance.config import WrapperConfig
@@ -41,11 +41,7 @@ def evaluate(
     device: str = "auto",
 ) -> None:
     """Measure a classifier on a folder of classes, plain and in wrappers, upright and turned."""
-    if json_file == csv_file == STDOUT:
-        raise InputError("--json - and --csv - both ask for standard output: give one of them a file")
-    for target in (json_file, csv_file):
-        if target is not None:
-            check_target(target)
+    check_outputs(json_file, csv_file)
     device_ = options.device(device)
     configs = {text: parse_wrapper(text) for text in wrappers or ("plain", "equitune", "equizero", "max")}
     with refusals():

@@ -17,6 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from continual.bench.cli import app
+from continual.bench.config import RunConfig, load_config
+from tests.continual.bench.small_runs import PRETRAINED, config_text
 
 NAME = "vit_tiny_patch16_224"
 ARGUMENTS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -105,6 +107,23 @@ def config(tmp_path: Path, weights: Path) -> Path:
     text += f"[backbone]\nweights = {json.dumps(str(weights))}\n[methods.simple_cil]\n"
     (tmp_path / "tiny.toml").write_text(text)
     return tmp_path / "tiny.toml"
+
+
+@pytest.fixture
+def blob_run(tmp_path: Path, blobs: Any) -> Callable[..., RunConfig]:
+    """Return make(rest, classes, seeds): a config on blobs, their folders and the file `c.toml` beside them."""
+
+    def make(rest: str, classes: int, seeds: Sequence[int] = (1,)) -> RunConfig:
+        for split, seed in (("train", 0), ("test", 1)):
+            for label in range(classes):
+                (tmp_path / split / f"class{label}").mkdir(parents=True)
+                for number, image in enumerate(blobs([label], 4, seed)[0]):
+                    path = tmp_path / split / f"class{label}" / f"{number}.png"
+                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        (tmp_path / "c.toml").write_text(config_text(PRETRAINED + rest, seeds))
+        return load_config(tmp_path / "c.toml")
+
+    return make
 
 
 @pytest.fixture

@@ -18,21 +18,10 @@ import torch
 import continual
 from continual.bench import model_commands
 from continual.bench.progress import ProgressBars
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]
-
-
-def refused(result: Any, *words: object) -> str:
-    """Check that a command failed as it should, saying all of `words`; return its one line."""
-    line = result.stderr.splitlines()[-1]
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert [text for text in result.stderr.splitlines() if text.startswith("error: ")] == [line]
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert str(word) in line
-    return line
 
 
 @pytest.fixture

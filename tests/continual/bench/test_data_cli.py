@@ -17,6 +17,7 @@ import pytest
 from continual.bench.data_config import DataConfig
 from continual.bench.datasets.catalogue import catalogue
 from continual.bench.sources import load_collection
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 
@@ -24,18 +25,6 @@ Equimos = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EQUIMOS_DATA", str(tmp_path / "home"))
-
-
-def refused(result: Any, *words: object) -> str:
-    """Check that a command failed with one line of error, saying all of `words`."""
-    line: str = result.stderr.splitlines()[-1]
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert [text for text in result.stderr.splitlines() if text.startswith("error: ")] == [line]
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert str(word) in line
-    return line
 
 
 def files(folder: Path) -> dict[str, str]:

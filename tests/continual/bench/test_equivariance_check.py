@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 
-from tests.continual.bench.test_cli_errors import refused
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 

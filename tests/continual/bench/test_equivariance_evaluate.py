@@ -16,7 +16,7 @@ import torch
 
 from continual.bench.equivariance.clip import load_clip
 from tests.continual.bench.conftest import write_pictures
-from tests.continual.bench.test_cli_errors import refused
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 

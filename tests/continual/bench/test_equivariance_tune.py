@@ -21,7 +21,7 @@ from equivariant.groups import as_group
 from equivariant.recipes import RECIPES, Recipe, Stage
 from tests.conftest import ROOT
 from tests.continual.bench.conftest import ARGUMENTS, NAME, write_pictures
-from tests.continual.bench.test_cli_errors import refused
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 CONFIGS = sorted((ROOT / "configs" / "equivariance").glob("*.toml"))

@@ -15,19 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.continual.bench.test_resume import results
+from tests.continual.bench.small_runs import config_text, results
 
 ROOT = Path(__file__).resolve().parents[3]
 KILLS = 12
-CONFIG = """
-title = "To be killed"
-seeds = [1, 2]
-[data]
-source = "folder"
-train = "train"
-test = "test"
-[stream]
-classes = 2
+REST = """
 [backbone]
 name = "vit_tiny_patch16_224"
 args = { img_size = 16, patch_size = 8, embed_dim = 64, depth = 4, num_heads = 2 }
@@ -69,7 +61,7 @@ def kept(out: Path) -> set[tuple[str, int]]:
 def test_killed_at_random_moments(tmp_path: Path, pictures: Callable[..., Path]) -> None:
     pictures("train", [f"class{n}" for n in range(6)], 12)
     pictures("test", [f"class{n}" for n in range(6)], 6)
-    (tmp_path / "c.toml").write_text(CONFIG)
+    (tmp_path / "c.toml").write_text(config_text(REST, seeds=[1, 2]))
     plain = start(tmp_path, "plain")
     _, said = plain.communicate()
     assert plain.returncode == 0, said

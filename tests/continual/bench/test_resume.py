@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,12 @@ import pytest
 from PIL import Image
 
 from continual import checkpoints
-from continual.bench.config import RunConfig, load_config
+from continual.bench.config import RunConfig
 from continual.bench.run import run_config
 from continual.errors import InputError, ModelFileError
+from tests.continual.bench.small_runs import results
 
-CONFIG = """
-title = "Blobs"
-seeds = [1]
-[data]
-source = "folder"
-train = "train"
-test = "test"
-[stream]
-classes = 2
-[backbone]
-name = "vit_tiny_patch16_224"
-args = { img_size = 16, patch_size = 8, embed_dim = 32, depth = 2, num_heads = 2 }
-[backbone.pretrain]
-epochs = 2
+REST = """
 [settings]
 epochs = 2
 batch_size = 8
@@ -43,27 +32,8 @@ consolidated = { consolidate = "mean" }
 
 
 @pytest.fixture
-def config(tmp_path: Path, blobs: Any) -> RunConfig:
-    for split, seed in (("train", 0), ("test", 1)):
-        for label in range(6):
-            (tmp_path / split / f"class{label}").mkdir(parents=True)
-            for number, image in enumerate(blobs([label], 4, seed)[0]):
-                path = tmp_path / split / f"class{label}" / f"{number}.png"
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    (tmp_path / "c.toml").write_text(CONFIG)
-    return load_config(tmp_path / "c.toml")
-
-
-def results(out: Path) -> dict[str, Any]:
-    """Everything in a run folder's cells and records but times and circumstances."""
-    found: dict[str, Any] = {}
-    for path in sorted(out.glob("cells/*.json")):
-        cells = json.loads(path.read_text())
-        found[path.name] = [{k: v for k, v in cell.items() if not k.endswith("seconds")} for cell in cells]
-    for path in sorted(out.glob("records/*.json")):
-        record = json.loads(path.read_text())
-        found[f"record of {path.name}"] = {k: v for k, v in record.items() if k != "circumstances"}
-    return found
+def config(blob_run: Callable[..., RunConfig]) -> RunConfig:
+    return blob_run(REST, classes=6)
 
 
 class Stopped(BaseException):

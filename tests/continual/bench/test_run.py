@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from continual.bench.config import RunConfig, load_config
+from continual.bench.config import RunConfig
 from continual.bench.results import rows
 from continual.bench.run import run_config
 from continual.bench.tables import results_table
 from continual.errors import InputError
 
-CONFIG = """
-title = "Blobs"
-seeds = [1, 2]
-[data]
-source = "folder"
-train = "train"
-test = "test"
-[stream]
-classes = 2
-[backbone]
-name = "vit_tiny_patch16_224"
-args = { img_size = 16, patch_size = 8, embed_dim = 32, depth = 2, num_heads = 2 }
-[backbone.pretrain]
-epochs = 2
+REST = """
 [settings]
 epochs = 1
 batch_size = 8
@@ -41,15 +29,8 @@ alone = { ensemble = false }
 
 
 @pytest.fixture
-def config(tmp_path: Path, blobs: Any) -> RunConfig:
-    for split, seed in (("train", 0), ("test", 1)):
-        for label in range(4):
-            (tmp_path / split / f"class{label}").mkdir(parents=True)
-            for number, image in enumerate(blobs([label], 4, seed)[0]):
-                path = tmp_path / split / f"class{label}" / f"{number}.png"
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    (tmp_path / "c.toml").write_text(CONFIG)
-    return load_config(tmp_path / "c.toml")
+def config(blob_run: Callable[..., RunConfig]) -> RunConfig:
+    return blob_run(REST, classes=4, seeds=[1, 2])
 
 
 def measured(cells: Any) -> list[Any]:
@@ -105,7 +86,7 @@ def test_a_folder_of_another_run_is_refused(config: RunConfig, tmp_path: Path) -
     with pytest.raises(InputError, match=r"other settings: seeds is \[1, 2\] there, \[3\] now"):
         run_config(other, tmp_path / "out")
     other = config.model_copy(update={"title": "Other", "stream": config.stream.model_copy(update={"per_class": 3})})
-    with pytest.raises(InputError, match=r"title is Blobs there, Other now; stream.per_class is None there, 3 now"):
+    with pytest.raises(InputError, match=r"title is Small there, Other now; stream.per_class is None there, 3 now"):
         run_config(other, tmp_path / "out")
     with pytest.raises(InputError, match="not empty"):
         run_config(config, tmp_path / "train")

@@ -16,7 +16,7 @@ import torch
 
 from continual import artefact, distributed
 from continual.bench import run
-from tests.continual.bench.test_resume import results
+from tests.continual.bench.small_runs import config_text, results
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,15 +41,7 @@ main()
 """
 
 # Batches of 6 and 7 images a process, and one of a single image; evaluation in batches that do not divide evenly.
-CONFIG = """
-title = "Two processes"
-seeds = [1]
-[data]
-source = "folder"
-train = "train"
-test = "test"
-[stream]
-classes = 2
+REST = """
 [settings]
 epochs = 2
 batch_size = 13
@@ -67,8 +59,8 @@ lr = 0.1
 def folder(tmp_path: Path, pictures: Callable[..., Path], weights: Path) -> Path:
     for name, images in (("train", 7), ("test", 4)):
         pictures(name, ["rose", "iris", "tulip", "daisy"], images)
-    text = f"{CONFIG}[backbone]\nweights = {json.dumps(str(weights))}\npreprocessing = {{ crop_scale = [0.5, 1.0] }}\n"
-    (tmp_path / "c.toml").write_text(text)
+    backbone = f"[backbone]\nweights = {json.dumps(str(weights))}\npreprocessing = {{ crop_scale = [0.5, 1.0] }}\n"
+    (tmp_path / "c.toml").write_text(config_text(backbone + REST))
     (tmp_path / "program.py").write_text(PROGRAM)
     return tmp_path
 
@@ -94,7 +86,7 @@ def measured(out: Path) -> list[dict[str, Any]]:
 def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:
     done = torchrun(folder, "run", "c.toml", "--out", "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Two processes") == done.stderr.count("results in two") == 1, "one speaks for all"
+    assert done.stdout.count("Small") == done.stderr.count("results in two") == 1, "one speaks for all"
     learners, record = {}, run.cell_record
 
     def keep(learner: Any, *rest: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from continual import artefact
 from continual.bench import versions
 from continual.errors import ModelFileError
 from tests.conftest import ROOT
-from tests.continual.bench.test_cli_errors import refused
+from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]

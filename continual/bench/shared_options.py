@@ -1,0 +1,19 @@
+"""Options that several commands have, as typer reads them: nothing is loaded for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
+Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
+]

@@ -1,19 +1,52 @@
-"""Collecting features of a whole data set, and the running class means built from them."""
+"""Features of images under a learner's backbone, of a whole data set, and the running class means built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from continual import distributed
+from continual.adapters import Adapters
+from continual.backbones import Backbone
 from continual.data import Label, evaluation_loader
 from continual.errors import LearningError
+from continual.feature_cache import FeatureCache
+from continual.trunk import Prefix
 
 if TYPE_CHECKING:
     from continual.training import Progress
+
+
+class FeatureMaker:
+    """What gives a learner features of images; the precision is that of its settings."""
+
+    backbone: Backbone
+    settings: Any
+    device: torch.device
+
+    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
+        with self._autocast():
+            return self.backbone.trunk.prefix(images, prompts)
+
+    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
+        """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
+        with self._autocast():
+            return self.backbone.trunk.features(images, adapters, **options)
+
+    def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Return features (B, D) without adapters, from `cache` where it has them."""
+        if cache is None:
+            return self.features(images)
+        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        lower = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext()
 
 
 def extract(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual import artefact, backbones, distributed
-from continual.adapters import Adapters
 from continual.backbones import Backbone
 from continual.data import (
     ExperienceData,
@@ -28,14 +26,14 @@ from continual.data import (
 from continual.edits import Edits
 from continual.errors import InputError, LearningError, ModelFileError
 from continual.feature_cache import FeatureCache
+from continual.features import FeatureMaker
 from continual.images import list_folder
 from continual.settings import Settings, make
 from continual.state import Prediction, S, Scores, State
 from continual.training import Checkpoints, Progress, Training, run
-from continual.trunk import Prefix
 
 
-class IncrementalLearner(Edits[S]):
+class IncrementalLearner(Edits[S], FeatureMaker):
     """Learns new classes for ever on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings by name, e.g. `MOSLearner(backbone, epochs=5, seed=7)` or
@@ -198,35 +196,21 @@ class IncrementalLearner(Edits[S]):
         other.state = self.state
         return other
 
-    # Features ------------------------------------------------------------------------------------------
-
-    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
-        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
-        with self._autocast():
-            return self.backbone.trunk.prefix(images, prompts)
-
-    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
-        """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
-        with self._autocast():
-            return self.backbone.trunk.features(images, adapters, **options)
-
-    def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        """Return features (B, D) without adapters, from `cache` where it has them."""
-        if cache is None:
-            return self.features(images)
-        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        lower = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext()
-
     # Files ---------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, embed_backbone: bool = False, notes: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        embed_backbone: bool = False,
+        notes: Mapping[str, Any] | None = None,
+        seen: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write the learner to one safetensors file, atomically.
 
         The frozen backbone is referenced by name, local file and SHA-256, or embedded on request. No image
-        is stored. `notes` are JSON values about this version. Raises ModelFileError if it cannot be written.
+        is stored. `notes` are JSON values about this version, `seen` what the command `equimos` keeps to know
+        images again; a learner that was loaded has neither. Raises ModelFileError if it cannot be written.
         """
         tensors, values = self.export()
         header = {
@@ -238,7 +222,7 @@ class IncrementalLearner(Edits[S]):
             "versions": artefact.versions(),
             "notes": dict(notes or {}),
         }
-        tensors = artefact.join("state", tensors)
+        tensors = artefact.join("state", tensors) | artefact.join("seen", seen or {})
         if embed_backbone:
             tensors |= artefact.join("backbone", self.backbone.trunk.vit.state_dict())
         artefact.write(path, tensors, header)
@@ -284,6 +268,13 @@ class IncrementalLearner(Edits[S]):
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["state"].items()}
         own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         self.state = self.unpack(State(**known), own, values["method_state"])
+
+    def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor | None:
+        """Return answers, class indices (count,), for features drawn from what is remembered of one class.
+
+        None for methods that remember no distribution of features that stays true.
+        """
+        return None
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
         """Hand the images learned so far to a restored learner; methods that keep images take them."""

@@ -227,7 +227,7 @@ class AvalancheLearner(IncrementalLearner[State]):
             return {}, {}
         return dict(_tensors({"model": self.strategy.model, "plugins": self.strategy.plugins}, "", set())), {}
 
-    def save(self, path: str | Path, *, embed_backbone: bool = False, notes: Mapping[str, Any] | None = None) -> None:
+    def save(self, path: str | Path, **rest: Any) -> None:
         """Raise InputError: a strategy cannot be saved."""
         raise InputError(f"{self.method} cannot be saved: its cells and their measurements are all that is kept")
 

@@ -106,6 +106,20 @@ def start(
 def learn(
     images: Images,
     model: Model,
+    only: Annotated[
+        list[str] | None, typer.Option("--class", "-c", metavar="NAME", help="Look at these class folders alone.")
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a class's new images to evaluate on, not to learn.")
+    ] = 0.2,
+    max_flips: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Keep nothing if more than this share of held-out images was right and is not now."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Learn and keep without being asked.")] = False,
     backbone: Annotated[
         str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
     ] = None,
@@ -122,16 +136,22 @@ def learn(
     device: Device = "auto",
     workers: Workers = 0,
 ) -> None:
-    """Learn the classes of an image folder: make a model, or add an experience to one.
+    """Learn what is new in an image folder: make a model, or add an experience to one.
 
+    Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
     The model file changes only when everything has succeeded. A model that exists keeps its method, settings
-    and backbone.
+    and backbone. Exit code 1: the answer was no, or --max-flips was passed.
     """
-    from continual.bench import model_commands
+    from continual.bench import learning
 
-    model_commands.learn(
+    kept = learning.learn(
         model,
         images,
+        only=only or (),
+        hold_out=hold_out,
+        max_flips=max_flips,
+        dry_run=dry_run,
+        yes=yes,
         backbone=backbone,
         weights=weights,
         model_args=model_arg or (),
@@ -142,6 +162,8 @@ def learn(
         device=device,
         workers=workers,
     )
+    if not kept:
+        raise typer.Exit(1)
 
 
 @app.command()

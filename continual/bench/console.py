@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def show(table: Table) -> None:
-    """Print a table on standard output, without trailing blanks where it is not a terminal."""
-    out = console()
+def show(table: Table, *, stderr: bool = False) -> None:
+    """Print a table, on standard output or error, without trailing blanks where that is not a terminal."""
+    out = console(stderr=stderr)
     if out.is_terminal:
         out.print(table)
         return
@@ -72,6 +73,17 @@ def size(n: int) -> str:
     return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
 
 
+def can_ask() -> bool:
+    """Whether there is someone to answer: questions are put on standard error."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Ask for a yes; anything else, also the end of input, is a no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def check_target(path: Path) -> None:
     """Raise InputError unless a file can be written at `path`; standard output always can.
 
@@ -79,6 +91,8 @@ def check_target(path: Path) -> None:
     """
     if path == STDOUT:
         return
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it, e.g. {path / ('result' + path.suffix)}")
     if not path.parent.is_dir():

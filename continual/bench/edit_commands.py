@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from continual.bench import locks, model_file, options, versions
 from continual.bench.console import add_row, check_target, console, count, new_table, show, size, write_text
+from continual.bench.ledger import Ledger, meet
 from continual.bench.model_commands import images_in, load_learner
 from continual.bench.progress import ProgressBars
 from continual.data import Label
@@ -22,10 +24,11 @@ Learner = IncrementalLearner[Any]
 def rename(model: Path, old: str, new: str, *, weights: Path | None, device: str) -> None:
     """Give a class another name."""
 
-    def change(learner: Learner) -> str:
+    def change(learner: Learner, ledger: Ledger) -> tuple[str, Ledger]:
         label = _label(learner, old)
-        learner.rename(label, int(new) if isinstance(label, int) and new.isdecimal() else new)
-        return f"renamed {old} to {new}"
+        name = int(new) if isinstance(label, int) and new.isdecimal() else new
+        learner.rename(label, name)
+        return f"renamed {old} to {new}", ledger.renamed(label, name)
 
     _edit(model, change, weights, device)
 
@@ -34,10 +37,10 @@ def forget(model: Path, label: str, *, everywhere: bool, weights: Path | None, d
     """Remove a class, also from the earlier versions if asked to: those that know it are deleted."""
     gone: list[Label] = []
 
-    def change(learner: Learner) -> str:
+    def change(learner: Learner, ledger: Ledger) -> tuple[str, Ledger]:
         gone.append(_label(learner, label))
         learner.forget(gone[0])
-        return f"forgot {label}"
+        return f"forgot {label}", ledger.without(gone[0], remember=not everywhere)
 
     _edit(model, change, weights, device)
     if everywhere:
@@ -56,7 +59,7 @@ def correct(
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
 
-        def change(learner: Learner) -> str:
+        def change(learner: Learner, ledger: Ledger) -> tuple[str, Ledger]:
             truth = _label(learner, label)
             before = learner.predict(paths, workers=workers).labels
             learner.correct(paths, truth, progress=bars, workers=workers)
@@ -69,7 +72,8 @@ def correct(
                 show(table)
             now, then = (sum(answer == truth for answer in answers) for answers in (after, before))
             console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
-            return f"corrected {count(len(paths), 'image')} of {label}"
+            met = [replace(meet(path, truth, ledger), label=truth, held_out=False) for path in paths]
+            return f"corrected {count(len(paths), 'image')} of {label}", ledger.with_images(met)
 
         _edit(model, change, weights, device)
 
@@ -82,10 +86,12 @@ def history(model: Path, json_file: Path | None) -> None:
     if json_file is not None:
         write_text(json_file, json.dumps(found, indent=1) + "\n")
         return
-    table = new_table("version", "date", "what was done", "classes", "size", "")
+    table = new_table("version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
     for row in found:
-        in_use = "in use" if row["current"] else ""
-        add_row(table, row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"]), in_use)
+        in_use, held = "in use" if row["current"] else "", row["held_out"]
+        figures = (None, None) if held is None else (f"{held['accuracy']:.1%}", held["negative_flips"])
+        about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
+        add_row(table, *about, *figures, in_use)
     show(table)
 
 
@@ -97,16 +103,18 @@ def rollback(model: Path, number: int | None) -> None:
     console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
 
 
-def _edit(model: Path, change: Callable[[Learner], str], weights: Path | None, device: str) -> None:
-    """Change a model by a function that says what it did; the old file becomes an earlier version."""
+def _edit(
+    model: Path, change: Callable[[Learner, Ledger], tuple[str, Ledger]], weights: Path | None, device: str
+) -> None:
+    """Change a model by a function that says what it did and what was met; the old file becomes an earlier version."""
     check_target(model)
     device_ = options.device(device)
     with locks.claimed(model):
         found = model_file.read(model)
         learner = load_learner(found, weights, device_)
         try:
-            event = change(learner)
-            versions.save(learner, model, event, embed_backbone=found.embedded)
+            event, ledger = change(learner, found.ledger)
+            versions.save(learner, model, event, embed_backbone=found.embedded, ledger=ledger)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{model} is as it was") from None
     console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")

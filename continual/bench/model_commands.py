@@ -1,153 +1,26 @@
-"""The commands that use a model: learn an experience, predict."""
+"""The command that uses a model: predict; and what the commands on models share."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from continual import backbones
-from continual.bench import locks, model_file, options, versions
-from continual.bench.console import (
-    STDOUT,
-    add_row,
-    check_outputs,
-    check_target,
-    console,
-    count,
-    new_table,
-    show,
-    size,
-    write_text,
-)
+from continual.bench import model_file, options
+from continual.bench.console import STDOUT, add_row, check_outputs, console, new_table, show, write_text
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
-from continual.data import Label
 from continual.errors import InputError
-from continual.images import check_readable, image_files, list_folder
+from continual.images import check_readable, image_files
 from continual.learner import IncrementalLearner
-from continual.methods import load, method
-from continual.preprocessing import Preprocessing
-from continual.settings import make
+from continual.methods import load
 from continual.state import Prediction
-
-
-def learn(
-    model: Path,
-    images: Path,
-    *,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    model_args: Sequence[str] = (),
-    method_name: str | None = None,
-    preset: str | None = None,
-    settings: Sequence[str] = (),
-    embed_backbone: bool = False,
-    device: str = "auto",
-    workers: int = 0,
-) -> None:
-    """Create the model, or add an experience to it; the file changes when everything has succeeded."""
-    check_target(model)
-    device_ = options.device(device)
-    arguments = options.assignments("--model-arg", model_args)
-    wanted = options.assignments("--set", settings)
-    with locks.claimed(model):
-        found = model_file.read(model) if model.exists() else None
-        if found:
-            _refuse_changes(found, backbone, arguments, method_name, preset, wanted)
-        else:
-            make(method(method_name or "mos").settings_type, preset, **wanted)
-            if backbone is None and weights is None:
-                raise InputError(
-                    f"{model} is a new model and needs a backbone: --backbone TAG, e.g. "
-                    f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
-                )
-        paths, labels = list_folder(images)
-        remarks, started = console(stderr=True), time.perf_counter()
-        with ProgressBars(remarks) as bars:
-            check_readable(paths, bars)
-            for note in _strays(images, labels):
-                remarks.print(note)
-            learner: IncrementalLearner[Any]
-            if found:
-                learner = load_learner(found, weights, device_)
-            else:
-                made = backbones.load_backbone(backbone, weights=weights, **arguments)
-                learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
-            remarks.print(_plan(model, learner, labels))
-            try:
-                learner.learn(paths, labels, progress=bars, workers=workers)
-                embed = embed_backbone or (found is not None and found.embedded)
-                versions.save(learner, model, _event(labels), embed_backbone=embed)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"{model} is {'as it was' if found else 'not made'}") from None
-        console().print(
-            f"{model}: {count(len(learner.classes), 'class')} in {count(learner.state.experiences, 'experience')}, "
-            f"{size(model.stat().st_size)}, {time.perf_counter() - started:.0f} s"
-        )
-
-
-def _refuse_changes(
-    found: ModelFile,
-    backbone: str | None,
-    arguments: dict[str, Any],
-    method_name: str | None,
-    preset: str | None,
-    settings: dict[str, Any],
-) -> None:
-    """Raise InputError if options say something else than the model that is to go on."""
-    description, kept = found.header["backbone"], found.header["settings"]
-    there = {**description["model_args"], **{k: description["preprocessing"][k] for k in Preprocessing.changeable()}}
-    problems = []
-    if method_name not in (None, found.method):
-        problems.append(f"--method {method_name} (it is {found.method})")
-    if backbone not in (None, description["name"]):
-        problems.append(f"--backbone {backbone} (it is {description['name']})")
-    problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in arguments.items() if there.get(k) != v]
-    kind = method(found.method).settings_type
-    named = {*settings, *kind.presets.get(preset or "", ())}
-    asked = make(kind, preset, **settings).model_dump(include=named)
-    problems += [f"{k}={v} (it is {kept.get(k)})" for k, v in asked.items() if kept.get(k) != v]
-    if problems:
-        raise InputError(
-            f"{found.path} exists and goes on as it was begun, which conflicts with {', '.join(problems)}: leave "
-            f"that out, or name a new file with --model"
-        )
-
-
-def _strays(folder: Path, labels: Iterable[Label]) -> list[str]:
-    """Remark on images outside class folders, and on class folders without images."""
-    loose = sum(len(path.relative_to(folder).parts) == 1 for path in image_files(folder))
-    empty = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")} - set(labels)
-    notes = [f"note: {count(loose, 'image')} outside class folders, not used"] if loose else []
-    return notes + ([f"note: no images in {', '.join(sorted(empty))}"] if empty else [])
-
-
-def _event(labels: Sequence[Label]) -> str:
-    """Say what was learned, in few words."""
-    names = sorted(set(labels))
-    return f"learned {', '.join(map(str, names[:5]))}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-
-
-def _plan(model: Path, learner: IncrementalLearner[Any], labels: Sequence[Label]) -> str:
-    """Say what will be learned."""
-    counts = Counter(labels)
-    new = [f"{name} ({n})" for name, n in sorted(counts.items()) if name not in learner.classes]
-    known = [f"{name} ({n})" for name, n in sorted(counts.items()) if name in learner.classes]
-    so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
-    lines = [f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {count(len(labels), 'image')} to learn"]
-    if new:
-        lines.append(f"{count(len(new), 'new class')}: {', '.join(new)}")
-    if known:
-        lines.append(f"{count(len(known), 'known class')} with new images: {', '.join(known)}")
-    return "\n".join(lines)
 
 
 def predict(

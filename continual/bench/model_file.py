@@ -10,10 +10,15 @@ from typing import Any
 import torch
 
 from continual import artefact
+from continual.bench.ledger import Ledger
 from continual.errors import ModelFileError
 
 #: the tensor, (C,) int64, in which methods with prototypes store how many images they saw of each class
 IMAGE_COUNTS = "state/prototypes/count"
+
+
+#: what lies in a model file beside what was learned
+PARTS = {"backbone": "backbone (frozen)", "seen": "images met (digests)"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class ModelFile:
     header: Mapping[str, Any]
     memory: Mapping[str, int]  #: bytes by part, an embedded backbone included
     image_counts: list[int] | None  #: by class, where the method stores them
+    ledger: Ledger  #: which images it has met
 
     @property
     def method(self) -> str:
@@ -72,12 +78,13 @@ def read(path: Path) -> ModelFile:
     memory: dict[str, int] = {}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition("/")
-        part = rest.split("/")[0] if owner == "state" else f"{owner} (frozen)"
+        part = rest.split("/")[0] if owner == "state" else PARTS.get(owner, owner)
         memory[part] = memory.get(part, 0) + tensor.numel() * tensor.element_size()
     counts = tensors.get(IMAGE_COUNTS, torch.empty(0)).tolist() or None
-    found = ModelFile(path, header, memory, counts)
     try:
+        ledger = Ledger.unpack(artefact.part(tensors, "seen"), (header.get("notes") or {}).get("seen"))
+        found = ModelFile(path, header, memory, counts, ledger)
         found.describe()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from continual import artefact
+from continual.bench.ledger import Ledger
 from continual.errors import InputError, ModelFileError
 from continual.learner import IncrementalLearner
 
@@ -43,13 +44,15 @@ class Version:
             "current": self.current,
             "date": notes.get("date", written),
             "event": notes.get("event"),
+            "held_out": notes.get("held_out"),
             "classes": header["state"]["classes"],
             "bytes": there.st_size,
         }
 
 
 def folder_of(model: Path) -> Path:
-    """Return where the earlier versions of a model file lie."""
+    """Return where the earlier versions of a model file lie: beside the file itself, wherever a link to it is."""
+    model = _itself(model)
     return model.with_name(f"{model.name}.history")
 
 
@@ -66,13 +69,25 @@ def versions(model: Path) -> list[Version]:
     return [Version(n, paths[n], n == current) for n in sorted(paths)]
 
 
-def save(learner: IncrementalLearner[Any], model: Path, event: str, *, embed_backbone: bool) -> None:
+def save(
+    learner: IncrementalLearner[Any],
+    model: Path,
+    event: str,
+    *,
+    embed_backbone: bool,
+    ledger: Ledger | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
     """Make a learner the version in use, and keep the one before; `event` says what was done.
 
-    Raises ModelFileError, and changes nothing, where that cannot be written.
+    `ledger` says which images it has met, `figures` how it did on those held out. Raises ModelFileError, and changes
+    nothing, where that cannot be written.
     """
-    notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes))
+    seen, about = (ledger or Ledger()).pack()
+    notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seen": about}
+    if figures:
+        notes["held_out"] = dict(figures)
+    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=seen))
 
 
 def rollback(model: Path, number: int | None = None) -> Version:
@@ -109,6 +124,7 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
 
     To be called by one process at a time. Raises ModelFileError, and changes nothing, if that fails.
     """
+    model = _itself(model)
     staged = model.with_name(f".{model.name}.new")
     try:
         # What processes that were killed have left behind.
@@ -125,6 +141,11 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
         raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _itself(model: Path) -> Path:
+    """Return the file that a link leads to, so that the link stays when the file is replaced."""
+    return Path(os.path.realpath(model))
 
 
 def _keep(model: Path) -> None:

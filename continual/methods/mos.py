@@ -206,6 +206,12 @@ class MOSLearner(IncrementalLearner[MOSState]):
             values = found.logits.softmax(-1)
         return Scores(values, found.stack, choice, found.refinements, *judge(state.known, last))
 
+    def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor:
+        """Ask the head about a class as remembered under its own stack, which retrieval is trusted to find."""
+        assert self.state.head is not None
+        sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
+        return linear(sampler.draw(count, draw), *self.state.head).argmax(-1)
+
     def _stack_features(self, images: Tensor, cache: FeatureCache | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function (rows (M,), stacks (M,)) -> (M, D), features of those images, each under its stack."""
         consolidate, scale = self.settings.consolidate, self.settings.adapter_scale

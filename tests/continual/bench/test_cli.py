@@ -39,20 +39,21 @@ def test_learning_makes_a_model_that_the_library_loads(trained: Path, flowers: P
 
 
 def test_learning_again_adds_an_experience(equimos: Equimos, model: Path, pictures: Pictures) -> None:
-    more = pictures("more", ["iris", "rose"], 3)
-    result = equimos("learn", "--images", more, "--model", model)
+    more = pictures("more", ["iris", "rose"], 6)
+    result = equimos("learn", "--yes", "--images", more, "--model", model, "--hold-out", 0)
     assert result.exit_code == 0, result.stderr
-    assert "2 classes so far; 6 images to learn" in result.stderr
-    assert "1 new class: iris (3)" in result.stderr
-    assert "1 known class with new images: rose (3)" in result.stderr
+    assert "2 classes so far; 8 images to learn" in result.stderr
+    assert "1 new class: iris (6)" in result.stderr
+    assert "1 known class with new images: rose (2)" in result.stderr
+    assert "learned before, left out: 4 images" in result.stderr
     assert "3 classes in 2 experiences" in result.stdout
     state = continual.load(model).state
     assert state.classes == ("rose", "tulip", "iris")
     assert state.class_experience == (0, 0, 1)
 
 
-def test_only_known_classes_are_an_update(equimos: Equimos, model: Path, flowers: Path) -> None:
-    result = equimos("learn", "--images", flowers, "--model", model)
+def test_only_known_classes_are_an_update(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    result = equimos("learn", "--yes", "--images", pictures("more", ["rose", "tulip"], 6), "--model", model)
     assert result.exit_code == 0, result.stderr
     assert "2 classes in 1 experience" in result.stdout
     assert continual.load(model).state.updates == 2
@@ -69,7 +70,7 @@ def test_options_that_agree_with_the_model_are_welcome(equimos: Equimos, model: 
         "--backbone",
         "vit_tiny_patch16_224",
     )
-    assert equimos("learn", "-i", flowers, "-m", model, *words).exit_code == 0
+    assert equimos("learn", "--yes", "-i", flowers, "-m", model, *words).exit_code == 0
 
 
 def test_the_command_learns_what_the_library_learns(
@@ -88,7 +89,7 @@ def test_the_command_learns_what_the_library_learns(
         "--device",
         "cpu",
     ]
-    result = equimos("learn", "-i", flowers, "-m", model, "--weights", weights, "--device", "cpu", *words)
+    result = equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights, "--device", "cpu", *words)
     assert result.exit_code == 0, result.stderr
     direct = continual.MOSLearner(
         continual.load_backbone(weights=weights, crop_pct=1.0), preset="reference", epochs=1, merge="step"
@@ -132,7 +133,7 @@ def test_csv_on_standard_output_is_alone_there(equimos: Equimos, model: Path, fl
 
 def test_one_class_and_no_stacks(equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path) -> None:
     one, model = pictures("one", ["rose"], 1), tmp_path / "m.safetensors"
-    assert equimos("learn", "-i", one, "-m", model, "--weights", weights, *FAST).exit_code == 0
+    assert equimos("learn", "--yes", "-i", one, "-m", model, "--weights", weights, *FAST).exit_code == 0
     (only,) = records(equimos, "-m", model, one)
     assert (only["answer"], only["score"], only["runner_up"], only["stack"]) == ("rose", 1, None, None)
     heading, line = equimos("predict", "-m", model, one).stdout.splitlines()
@@ -142,7 +143,7 @@ def test_one_class_and_no_stacks(equimos: Equimos, tmp_path: Path, pictures: Pic
 
 def test_names_are_shown_as_they_are(equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path) -> None:
     odd, model = pictures("odd", ["[red]é :cat:", "a b"]), tmp_path / "m.safetensors"
-    assert "[red]é :cat: (4)" in equimos("learn", "-i", odd, "-m", model, "--weights", weights, *FAST).stderr
+    assert "[red]é :cat: (4)" in equimos("learn", "--yes", "-i", odd, "-m", model, "--weights", weights, *FAST).stderr
     assert "[red]é :cat:/3.png" in equimos("predict", "-m", model, odd).stdout
     assert "[red]é :cat: (4)" in equimos("info", "-m", model).stdout
 
@@ -153,7 +154,7 @@ def test_hidden_and_stray_files_are_not_learned(
     folder, model = pictures("images", ["rose", ".cache", "rose/.thumbnails"], 2), tmp_path / "m.safetensors"
     (folder / "empty").mkdir()
     shutil.copy(folder / "rose" / "0.png", folder / "loose.png")
-    result = equimos("learn", "-i", folder, "-m", model, "--weights", weights, *FAST)
+    result = equimos("learn", "--yes", "-i", folder, "-m", model, "--weights", weights, *FAST)
     assert "2 images to learn" in result.stderr
     assert "note: 1 image outside class folders" in result.stderr
     assert "note: no images in empty" in result.stderr
@@ -162,26 +163,26 @@ def test_hidden_and_stray_files_are_not_learned(
 
 def test_info_needs_no_backbone(equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path) -> None:
     moved, model = Path(shutil.copy(weights, tmp_path / "w.safetensors")), tmp_path / "m.safetensors"
-    first, second = pictures("first", ["rose"], 2), pictures("second", ["iris", "rose"], 2)
-    assert equimos("learn", "-i", first, "-m", model, "--weights", moved, *FAST).exit_code == 0
-    assert equimos("learn", "-i", second, "-m", model).exit_code == 0
+    first, second = pictures("first", ["rose"], 2), pictures("second", ["iris", "rose"], 3)
+    assert equimos("learn", "--yes", "-i", first, "-m", model, "--weights", moved, *FAST).exit_code == 0
+    assert equimos("learn", "--yes", "-i", second, "-m", model).exit_code == 0
     sha256 = continual.load(model).backbone.sha256
     moved.unlink()
     about = json.loads(equimos("info", "-m", model, "--json", "-").stdout)
     assert about["method"] == "simple_cil"
     assert about["classes"] == [
-        {"name": "rose", "experience": 0, "images": 4},
-        {"name": "iris", "experience": 1, "images": 2},
+        {"name": "rose", "experience": 0, "images": 3},
+        {"name": "iris", "experience": 1, "images": 3},
     ]
     assert (about["experiences"], about["updates"]) == (2, 2)
     assert about["backbone"]["sha256"] == sha256
     assert about["backbone"]["preprocessing"]["size"] == [16, 16]
-    assert about["memory_bytes"] == {"prototypes": 2 * 32 * 4 + 2 * 8}
+    assert about["memory_bytes"] == {"prototypes": 2 * 32 * 4 + 2 * 8, "images met (digests)": 6 * 21}
     assert about["versions"]["torch"] == metadata.version("torch")
     text = equimos("info", "-m", model).stdout
     assert [line.split()[2:] for line in text.splitlines() if line.startswith("  experience")] == [
-        ["rose", "(4)"],
-        ["iris", "(2)"],
+        ["rose", "(3)"],
+        ["iris", "(3)"],
     ]
     for shown in (sha256, "2 classes in 2 experiences", "size=[16, 16]", "prototypes 0.3 KiB"):
         assert shown in text
@@ -190,31 +191,33 @@ def test_info_needs_no_backbone(equimos: Equimos, tmp_path: Path, pictures: Pict
 def test_info_without_counts_and_with_a_table(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
     model, target = tmp_path / "m.safetensors", tmp_path / "about.json"
     words = ("--method", "finetune", "--set", "epochs=0")
-    assert equimos("learn", "-i", flowers, "-m", model, "--weights", weights, *words).exit_code == 0
+    assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights, *words).exit_code == 0
     assert "rose, tulip" in equimos("info", "-m", model, "--json", target).stdout
     assert [c["images"] for c in json.loads(target.read_text())["classes"]] == [None, None]
 
 
-def test_embedded_backbone_stays_embedded(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
+def test_embedded_backbone_stays_embedded(
+    equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path, pictures: Pictures
+) -> None:
     moved, model = Path(shutil.copy(weights, tmp_path / "w.safetensors")), tmp_path / "m.safetensors"
-    result = equimos("learn", "-i", flowers, "-m", model, "--weights", moved, "--embed-backbone", *FAST)
+    result = equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", moved, "--embed-backbone", *FAST)
     assert result.exit_code == 0, result.stderr
     moved.unlink()
-    assert equimos("learn", "-i", flowers, "-m", model).exit_code == 0
+    assert equimos("learn", "--yes", "-i", pictures("more", ["rose"], 5), "-m", model).exit_code == 0
     assert {r["answer"] for r in records(equimos, "-m", model, flowers / "rose")} == {"rose"}
     assert "backbone (frozen)" in json.loads(equimos("info", "-m", model, "--json", "-").stdout)["memory_bytes"]
     assert len(records(equimos, "-m", model, flowers, "--weights", weights)) == 8
 
 
-def test_weights_may_move(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
+def test_weights_may_move(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path, pictures: Pictures) -> None:
     before, model = Path(shutil.copy(weights, tmp_path / "before.safetensors")), tmp_path / "m.safetensors"
-    assert equimos("learn", "-i", flowers, "-m", model, "--weights", before, *FAST).exit_code == 0
+    assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", before, *FAST).exit_code == 0
     now = before.rename(tmp_path / "now.safetensors")
     refused = equimos("predict", "-m", model, flowers)
     assert refused.exit_code == 2
     assert str(before) in refused.stderr
     assert "--weights" in refused.stderr
-    assert equimos("learn", "-i", flowers, "-m", model, "--weights", now).exit_code == 0
+    assert equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model, "--weights", now).exit_code == 0
     assert len(records(equimos, "-m", model, flowers)) == 8
 
 

@@ -43,13 +43,13 @@ def test_unknown_command(equimos: Equimos) -> None:
 def test_unknown_and_missing_options(equimos: Equimos, flowers: Path) -> None:
     refused(equimos("--nope"), "--nope")
     refused(equimos("predict", "--modle", "x"), "--modle", "--model")
-    refused(equimos("learn", "--images", flowers), "--model")
+    refused(equimos("learn", "--yes", "--images", flowers), "--model")
     refused(equimos("predict", "--model", "x"), "IMAGE|DIR")
-    refused(equimos("learn", "-i", flowers, "-m", "x", "--workers", "-1"), "--workers", "0")
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", "x", "--workers", "-1"), "--workers", "0")
 
 
 def test_unknown_device(equimos: Equimos, unchanged: Path, flowers: Path) -> None:
-    for command in (("learn", "-i", flowers), ("predict", flowers)):
+    for command in (("learn", "--yes", "-i", flowers), ("predict", flowers)):
         refused(equimos(*command, "-m", unchanged, "--device", "gpu"), "'gpu'", "cpu", "auto")
 
 
@@ -57,15 +57,15 @@ def test_unknown_device(equimos: Equimos, unchanged: Path, flowers: Path) -> Non
 
 
 def test_missing_and_empty_folders(equimos: Equimos, unchanged: Path, tmp_path: Path) -> None:
-    refused(equimos("learn", "-i", tmp_path / "nowhere", "-m", unchanged), tmp_path / "nowhere")
+    refused(equimos("learn", "--yes", "-i", tmp_path / "nowhere", "-m", unchanged), tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(equimos("learn", "-i", empty, "-m", unchanged), empty, "one sub-folder of images a class")
+    refused(equimos("learn", "--yes", "-i", empty, "-m", unchanged), empty, "one sub-folder of images a class")
     refused(equimos("predict", empty, "-m", unchanged), empty, "no images")
     refused(equimos("predict", empty / "x.png", "-m", unchanged), "no image at", empty / "x.png")
 
 
-def test_corrupt_images_are_all_named_before_anything_starts(
+def test_corrupt_images_are_all_named_before_anything_is_answered(
     equimos: Equimos, unchanged: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = pictures("images", ["rose", "iris"])
@@ -73,7 +73,6 @@ def test_corrupt_images_are_all_named_before_anything_starts(
     cut.write_bytes(cut.read_bytes()[:100])
     text.write_text("not a picture")
     monkeypatch.setattr(model_commands, "load_learner", lambda *_: pytest.fail("the model was loaded"))
-    refused(equimos("learn", "-i", folder, "-m", unchanged), "2 of 8", cut, text)
     refused(equimos("predict", folder, "-m", unchanged, "--json", "-"), "2 of 8", cut, text)
 
 
@@ -99,7 +98,7 @@ def test_wrong_settings(
     equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path, words: tuple[str, ...], said: tuple[str, ...]
 ) -> None:
     model = tmp_path / "m.safetensors"
-    refused(equimos("learn", "-i", flowers, "-m", model, "--weights", weights, *words), *said)
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights, *words), *said)
     assert not model.exists()
 
 
@@ -108,7 +107,7 @@ def test_wrong_backbones(equimos: Equimos, tmp_path: Path, flowers: Path, weight
     text.write_text("no weights")
 
     def learn(*words: object) -> Any:
-        return equimos("learn", "-i", flowers, "-m", model, *words)
+        return equimos("learn", "--yes", "-i", flowers, "-m", model, *words)
 
     refused(learn(), "--backbone TAG", "--weights FILE")
     refused(learn("--backbone", "vit_base_patch16_224"), "vit_base_patch16_224.augreg_in21k")
@@ -120,17 +119,17 @@ def test_wrong_backbones(equimos: Equimos, tmp_path: Path, flowers: Path, weight
 
 
 def test_other_weights_are_refused_with_both_hashes(
-    equimos: Equimos, unchanged: Path, flowers: Path, other_weights: Path
+    equimos: Equimos, unchanged: Path, flowers: Path, other_weights: Path, pictures: Pictures
 ) -> None:
     own = continual.load(unchanged).backbone.sha256
     other = continual.load_backbone(weights=other_weights).sha256
-    for command in (("learn", "-i", flowers), ("predict", flowers)):
+    for command in (("learn", "--yes", "-i", pictures("more", ["iris"])), ("predict", flowers)):
         refused(equimos(*command, "-m", unchanged, "--weights", other_weights), own, other)
 
 
 def test_a_model_goes_on_as_it_was_begun(equimos: Equimos, unchanged: Path, flowers: Path) -> None:
     def learn(*words: object) -> Any:
-        return equimos("learn", "-i", flowers, "-m", unchanged, *words)
+        return equimos("learn", "--yes", "-i", flowers, "-m", unchanged, *words)
 
     conflicts = ("--method", "simple_cil", "--backbone", "vit_small_patch16_224", "--model-arg", "img_size=32")
     refused(learn(*conflicts), "--method simple_cil (it is mos)", "vit_small_patch16_224", "img_size=32 (it is 16)")
@@ -142,14 +141,16 @@ def test_a_model_goes_on_as_it_was_begun(equimos: Equimos, unchanged: Path, flow
 
 def test_a_diverging_loss(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
     words = ("--weights", weights, "--set", "lr=1e30", "--set", "batch_size=2")
-    refused(equimos("learn", "-i", flowers, "-m", tmp_path / "m.safetensors", *words), "lower", "lr")
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", tmp_path / "m.safetensors", *words), "lower", "lr")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_joint_model_cannot_go_on(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
-    words = ("learn", "-i", flowers, "-m", tmp_path / "m.safetensors")
-    assert equimos(*words, "--weights", weights, "--method", "joint", "--set", "epochs=0").exit_code == 0
-    refused(equimos(*words), "images are not in the file")
+def test_a_joint_model_cannot_go_on(
+    equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path, pictures: Pictures
+) -> None:
+    words = ("learn", "--yes", "-m", tmp_path / "m.safetensors", "-i")
+    assert equimos(*words, flowers, "--weights", weights, "--method", "joint", "--set", "epochs=0").exit_code == 0
+    refused(equimos(*words, pictures("more", ["iris"])), "images are not in the file")
 
 
 # Model files
@@ -167,7 +168,7 @@ def test_truncated_model(equimos: Equimos, model: Path, flowers: Path, share: fl
     whole = model.read_bytes()
     model.write_bytes(whole[: int(share * len(whole))])
     left = model.read_bytes()
-    for command in (("learn", "-i", flowers), ("predict", flowers), ("info",)):
+    for command in (("learn", "--yes", "-i", flowers), ("predict", flowers), ("info",)):
         refused(equimos(*command, "-m", model), model, "restore a copy")
     assert model.read_bytes() == left
 
@@ -175,7 +176,7 @@ def test_truncated_model(equimos: Equimos, model: Path, flowers: Path, share: fl
 def test_files_that_are_no_models(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
     for strange in (weights, flowers / "rose" / "0.png"):
         before = strange.read_bytes()
-        for command in (("learn", "-i", flowers), ("predict", flowers), ("info",)):
+        for command in (("learn", "--yes", "-i", flowers), ("predict", flowers), ("info",)):
             refused(equimos(*command, "-m", strange), strange)
         assert strange.read_bytes() == before
 
@@ -188,7 +189,7 @@ def test_header_without_its_parts(equimos: Equimos, tmp_path: Path, flowers: Pat
     model = tmp_path / "m.safetensors"
     header = {"format": "equimos-model", "version": "1", "equimos": broken}
     safetensors.torch.save_file({"state/x": torch.zeros(1)}, model, metadata=header)
-    for command in (("learn", "-i", flowers), ("predict", flowers), ("info",)):
+    for command in (("learn", "--yes", "-i", flowers), ("predict", flowers), ("info",)):
         refused(equimos(*command, "-m", model), model, "restore a copy")
 
 
@@ -200,8 +201,8 @@ def test_places_that_cannot_be_written_are_found_at_once(
 ) -> None:
     monkeypatch.setattr(model_commands, "check_readable", lambda *_: pytest.fail("work had begun"))
     nowhere = tmp_path / "no" / "folder"
-    refused(equimos("learn", "-i", flowers, "-m", nowhere / "m.safetensors"), nowhere, "make it first")
-    refused(equimos("learn", "-i", flowers, "-m", tmp_path), tmp_path, "is a folder")
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", nowhere / "m.safetensors"), nowhere, "make it first")
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", tmp_path), tmp_path, "is a folder")
     for option in ("--json", "--csv"):
         refused(equimos("predict", flowers, "-m", unchanged, option, nowhere / "x"), nowhere, "make it first")
     refused(equimos("predict", flowers, "-m", unchanged, "--json", "-", "--csv", "-"), "standard output")
@@ -210,13 +211,16 @@ def test_places_that_cannot_be_written_are_found_at_once(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
-    refused(equimos("learn", "-i", flowers, "-m", unchanged), unchanged.parent, "Read-only file system")
+    refused(equimos("learn", "--yes", "-i", flowers, "-m", unchanged), unchanged.parent, "Read-only file system")
     refused(equimos("info", "-m", unchanged, "--json", tmp_path / "x.json"), tmp_path, "Read-only file system")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even root cannot write in")
 def test_a_folder_that_is_really_read_only(equimos: Equimos, flowers: Path, weights: Path) -> None:
-    refused(equimos("learn", "-i", flowers, "-m", "/proc/m.safetensors", "--weights", weights), "cannot write in /proc")
+    refused(
+        equimos("learn", "--yes", "-i", flowers, "-m", "/proc/m.safetensors", "--weights", weights),
+        "cannot write in /proc",
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
@@ -227,7 +231,7 @@ def test_full_disk(equimos: Equimos, unchanged: Path, tmp_path: Path, pictures: 
 
     images, old = pictures("more", ["iris"] if target == "model" else [f"{n:050}" for n in range(9)], 4), "old"
     words: dict[str, tuple[object, ...]] = {
-        "model": ("learn", "-i", images, "-m", unchanged),
+        "model": ("learn", "--yes", "-i", images, "-m", unchanged),
         "json": ("predict", images, "-m", unchanged, "--json", tmp_path / "out"),
         "csv": ("predict", images, "-m", unchanged, "--csv", tmp_path / "out"),
     }
@@ -251,7 +255,7 @@ def test_an_interrupt_says_so_in_one_line(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(ProgressBars, "__call__", interrupt)
-    learning = equimos("learn", "-i", pictures("more", ["iris"]), "-m", unchanged)
+    learning = equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", unchanged)
     assert learning.exit_code == 130
     assert learning.stderr.splitlines()[-1] == f"interrupted: {unchanged} is as it was"
     predicting = equimos("predict", flowers, "-m", unchanged)

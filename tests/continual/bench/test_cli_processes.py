@@ -66,7 +66,7 @@ def test_killed_while_training(tmp_path: Path, flowers: Path, model: Path, train
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
     safetensors.torch.save_file(tensors, endless, metadata=header)
     before = digest(endless)
-    words: list[Any] = [*EQUIMOS, "learn", "--images", pictures("more", ["iris"]), "--model", endless]
+    words: list[Any] = [*EQUIMOS, "learn", "--yes", "--images", pictures("more", ["iris"]), "--model", endless]
     with subprocess.Popen([str(w) for w in words], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -82,7 +82,7 @@ def test_killed_while_training(tmp_path: Path, flowers: Path, model: Path, train
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_while_writing(model: Path, flowers: Path) -> None:
+def test_killed_while_writing(model: Path, pictures: Pictures) -> None:
     """The process dies with half of the new model written."""
     before = digest(model)
     code = (
@@ -95,7 +95,9 @@ def test_killed_while_writing(model: Path, flowers: Path) -> None:
         "st.save_file = half\n"
         "from continual.bench.cli import main; main()"
     )
-    done = finished(sys.executable, "-c", code, "learn", "--images", flowers, "--model", model)
+    done = finished(
+        sys.executable, "-c", code, "learn", "--yes", "--images", pictures("more", ["iris"]), "--model", model
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert digest(model) == before
     assert continual.load(model).classes == ("rose", "tulip")

@@ -73,7 +73,7 @@ def test_a_cell_another_process_is_at_is_left_to_it(
 def test_two_learners_of_one_file(model: Path, flowers: Path) -> None:
     before, link = model.read_bytes(), model.with_name("link")
     link.symlink_to(model)
-    words = [*launching.COMMAND, "learn", "--images", str(flowers), "--model", str(link)]
+    words = [*launching.COMMAND, "learn", "--yes", "--images", str(flowers), "--model", str(link)]
     with locks.claimed(model):
         result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.stderr.startswith(f"error: {link} is being written by process {os.getpid()} on ")

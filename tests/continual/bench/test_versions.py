@@ -37,7 +37,7 @@ def classes(path: Path) -> tuple[str, ...]:
 
 def test_edits_make_versions_and_rollback_goes_both_ways(equimos: Equimos, model: Path, pictures: Pictures) -> None:
     first = model.read_bytes()
-    done(equimos("learn", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
     assert "renamed iris to lily; 3 classes" in done(equimos("rename", "iris", "lily", "-m", model))
     forgetting = equimos("forget", "rose", "-m", model)
     assert "forgot rose; 2 classes" in done(forgetting)
@@ -66,7 +66,7 @@ def test_edits_make_versions_and_rollback_goes_both_ways(equimos: Equimos, model
 
 
 def test_forgetting_everywhere_leaves_no_version_that_knows(equimos: Equimos, model: Path, pictures: Pictures) -> None:
-    done(equimos("learn", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
     assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
     assert all("iris" not in classes(version.path) for version in versions.versions(model))
     assert [version.number for version in versions.versions(model)] == [1, 2]
@@ -170,7 +170,7 @@ def test_killed_at_random_moments_of_the_real_command(model: Path, pictures: Pic
     more = pictures("more", ["iris"])
     pictures("odd", ["lily"])
     commands = {
-        "learn": (["learn", "-i", str(more)], ("rose", "tulip", "iris")),
+        "learn": (["learn", "--yes", "-i", str(more)], ("rose", "tulip", "iris")),
         "correct": (["correct", str(more.with_name("odd")), "--class", "tulip"], ("rose", "tulip")),
         "forget": (["forget", "rose"], ("tulip",)),
     }

@@ -87,14 +87,15 @@ class RememberedStages(eq.Staged):
 
 
 class HalfPrecision(nn.Module):
-    """A network run under bfloat16 autocast, to be fine-tuned in a third of the time."""
+    """A network to be fine-tuned: a ViT under bfloat16 autocast, in a third of the time."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.half = isinstance(module, timm.models.VisionTransformer)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             return self.module(x).float()
 
 
@@ -107,6 +108,7 @@ def network(kind: str, weights: Path, size: int) -> tuple[nn.Module, Preprocessi
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
     features, _ = eq.take_off_head(model)
     half = (0.5, 0.5, 0.5)
+    features.to(memory_format=torch.channels_last)  # a third of the time
     return features.requires_grad_(False).eval(), Preprocessing((size, size), half, half, "bicubic", 1.0)
 
 

@@ -46,6 +46,8 @@ class Recipe:
       no difference, to a plain one it is augmentation.
     - `cache`: while the backbone is frozen, run it once over the orbit of every image and train on its
       features: the same answers, in a small part of the time, for N·|G| features in memory.
+    - `batch_statistics`: let batch norm use, and learn, the statistics of each batch. Off, it keeps those of
+      pretraining and only its scale and shift train: a few small batches of other images would spoil them.
     """
 
     stages: tuple[Stage, ...]
@@ -54,6 +56,7 @@ class Recipe:
     patience: int = 8
     turn: bool = True
     cache: bool = True
+    batch_statistics: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from equivariant.actions import Images
 from equivariant.caching import cache_views, can_cache, on_caches
@@ -71,7 +72,7 @@ def tune(
         while run.stage < len(recipe.stages):
             stage = recipe.stages[run.stage]
             trained = trained_by(stage, parts, model)
-            _freeze_all_but(model, trained)
+            _freeze_all_but(model, trained, recipe.batch_statistics)
             with _cached(model, wrapper, recipe, train, validation) as (training, held_out, images):
                 run.train(trained, training, held_out, random_turns(group, action) if images and recipe.turn else None)
     return TuningResult(group.name, run.history, before, score(test) if test is not None else None)
@@ -122,15 +123,16 @@ def _restoring(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _freeze_all_but(model: nn.Module, chosen: list[nn.Parameter]) -> None:
-    """Let the chosen parameters train, and put modules that hold only others in evaluation mode."""
+def _freeze_all_but(model: nn.Module, chosen: list[nn.Parameter], batch_statistics: bool) -> None:
+    """Let the chosen parameters train; put modules that hold only others, and batch norm, in evaluation mode."""
     numbers = {id(parameter) for parameter in chosen}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in numbers)
     model.train()
     for module in model.modules():
         own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
+        frozen = own and not any(parameter.requires_grad for parameter in own)
+        if frozen or (isinstance(module, _BatchNorm) and not batch_statistics):
             module.eval()
 
 

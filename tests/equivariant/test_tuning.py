@@ -42,7 +42,7 @@ def trained() -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(0)
         features = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2))
         head = nn.Linear(12, 2)
-        recipe = eq.Recipe((eq.Stage("everything", steps=80, learning_rate=0.02),), turn=False)
+        recipe = eq.Recipe((eq.Stage("everything", steps=80, learning_rate=0.02),), turn=False, batch_statistics=True)
         eq.tune(nn.Sequential(features, head), TRAIN, VALIDATION, recipe, group="C4")
     return features.eval(), head
 
@@ -117,6 +117,17 @@ def test_lambda_then_everything(wrapper: eq.LambdaEquitune) -> None:
     assert modes == {"weights": {False}, "everything": {True}}
     assert {record.stage for record in result.history} == {0, 1}
     assert changed(wrapper, before) >= {"network", "model", "head"}
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_batch_norm_keeps_its_statistics_unless_asked(wrapper: eq.LambdaEquitune, batch_statistics: bool) -> None:
+    norm = next(module for module in wrapper.modules() if isinstance(module, nn.BatchNorm1d))
+    mean = norm.running_mean.clone()
+    recipe = eq.Recipe((eq.Stage("everything", 5),), validate_every=5, batch_statistics=batch_statistics)
+    states: list[Tensor] = []
+    eq.tune(wrapper, TRAIN, VALIDATION, recipe, progress=lambda *_: states.append(norm.running_mean.clone()))
+    assert torch.equal(states[-1], mean) is not batch_statistics
+    assert norm.training is False
 
 
 @pytest.mark.parametrize("kind", [eq.Equitune, eq.Equizero, eq.OrbitMax])

@@ -116,6 +116,7 @@ class RecipeConfig(Strict):
     patience: int = Field(8, ge=1)
     turn: bool = True
     cache: bool = True
+    batch_statistics: bool = False
 
 
 class StudyConfig(Strict):

@@ -161,19 +161,31 @@ class FrozenViT(nn.Module):
         vit = self.vit
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
+        read = self._read(prefix)
         tokens = prefix.h
         for index, block in enumerate(vit.blocks):
             h = run(self._attend, index, tokens, prefix.rope) if index else prefix.h
+            if index == self.depth - 1 and not torch.is_grad_enabled():
+                h = h[:, read]  # after the last attention a token's feature is its own affair
             tokens = run(_HALVES[type(block)][1], block, h)
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         tokens = vit.norm(tokens)
+        if torch.is_grad_enabled():
+            tokens = tokens[:, read]
         if prefix.prompts:
-            place = vit.num_prefix_tokens
-            pooled = vit.fc_norm(tokens[:, place : place + prefix.prompts].mean(1))
+            pooled = vit.fc_norm(tokens.mean(1))
         else:
             pooled = vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def _read(self, prefix: Prefix) -> slice:
+        """Return which tokens the features are made of."""
+        vit = self.vit
+        if prefix.prompts:
+            return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + prefix.prompts)
+        plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
+        return slice(0, 1) if plain and vit.global_pool == "token" else slice(None)
 
     def _attend(self, index: int, tokens: Tensor, rope: Any) -> Tensor:
         """Run one block's attention half."""

@@ -95,6 +95,19 @@ def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor
         torch.testing.assert_close(parts, trunk.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
 
 
+def test_tokens_that_nobody_reads_skip_the_last_mlp(images: Tensor, weights: dict[str, Tensor]) -> None:
+    """Without gradients; what is read stays as it is with them, where all tokens go through."""
+    for name, prompts, read in (("vit_base_patch16_224", 0, 1), ("vit_base_patch16_224", 2, 2)):
+        trunk, seen = FrozenViT(tiny(name)), []
+        trunk.vit.blocks[-1].mlp.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[1]))
+        tokens = torch.randn(3, prompts, 24, generator=generator(1)) if prompts else None
+        prefix = trunk.prefix(images, tokens)
+        with torch.no_grad():
+            cut = trunk.features(prefix, shared(weights, 0.1))
+        torch.testing.assert_close(cut, trunk.features(prefix, shared(weights, 0.1)), rtol=1e-5, atol=1e-6)
+        assert seen == [read, prefix.h.shape[1]]
+
+
 def test_it_is_frozen_and_stays_in_evaluation_mode(images: Tensor, weights: dict[str, Tensor]) -> None:
     trunk = FrozenViT(tiny("vit_base_patch16_224", proj_drop_rate=0.5, drop_path_rate=0.5))
     assert not any(p.requires_grad for p in trunk.parameters())

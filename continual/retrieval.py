@@ -28,6 +28,14 @@ class Retrieval:
         """How often each image's stack was changed after stage one: (B,) int64."""
         return (self.path >= 0).sum(-1) - 1
 
+    def with_rows(self, rows: Tensor, other: Retrieval) -> Retrieval:
+        """Return the same with some images' (M,) results taken from `other`."""
+        return Retrieval(
+            self.logits.index_copy(0, rows, other.logits),
+            self.stack.index_copy(0, rows, other.stack),
+            self.path.index_copy(0, rows, other.path),
+        )
+
 
 def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
     """Return the cosine of every feature (B, D) with every prototype (C, D): (B, C)."""
@@ -66,3 +74,40 @@ def refine(
 def ensemble(logits: Tensor, prototype_scores: Tensor, experiences: int) -> Tensor:
     """Return `softmax(logits) + softmax(p0 * T)`, T the number of experiences learned (MOS, eq. 12)."""
     return logits.softmax(-1) + (prototype_scores * experiences).softmax(-1)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What decides an answer once features are known."""
+
+    head: tuple[Tensor, Tensor]  #: weight (C, D), bias (C,)
+    prototypes: Tensor  #: (C, D)
+    class_experience: Tensor  #: (C,) int64
+    rounds: int
+    combine: Callable[[Tensor, Tensor], Tensor]  #: logits (B, C) and prototype scores (B, C) to scores (B, C)
+
+    def retrieve(self, first: Tensor, features_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Retrieval]:
+        """Return scores (B, C) and what was retrieved for features (B, D) under the first stack.
+
+        `features_of(rows (M,), stacks (M,))` gives features (M, D) of some images, each under its stack.
+        """
+        cosines = cosine_scores(first, self.prototypes)
+        choice = self.class_experience[cosines.argmax(-1)]
+
+        def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
+            return F.linear(features_of(rows, stacks), *self.head)
+
+        found = refine(choice, logits_of, self.class_experience, self.rounds)
+        return self.combine(found.logits, cosines), found
+
+    def foretold(self, first: Tensor, shifts: Tensor) -> tuple[Tensor, Retrieval]:
+        """Return what `retrieve` would, by shifts (T, D) alone."""
+        return self.retrieve(first, lambda rows, stacks: first[rows] + shifts[stacks])
+
+
+def margins(scores: Tensor) -> Tensor:
+    """Return by how much the answer leads, (B,), in scores (B, C)."""
+    if scores.shape[1] == 1:
+        return torch.full_like(scores[:, 0], torch.inf)
+    best = scores.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]

@@ -173,10 +173,7 @@ class FrozenViT(nn.Module):
         tokens = vit.norm(tokens)
         if torch.is_grad_enabled():
             tokens = tokens[:, read]
-        if prefix.prompts:
-            pooled = vit.fc_norm(tokens.mean(1))
-        else:
-            pooled = vit.forward_head(tokens, pre_logits=True)
+        pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def _read(self, prefix: Prefix) -> slice:

@@ -8,29 +8,31 @@ stack is found by self-refined retrieval.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache as once
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual import artefact
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, per_image, shared, stacked
-from continual.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
+from continual.alignment import AlignmentSettings, aligned_fields
+from continual.class_statistics import ClassStatistics, fit
 from continual.data import ExperienceData, Label
+from continual.early_exit import least_margin
+from continual.errors import InputError
 from continual.feature_cache import FeatureCache
 from continual.features import updated_means
 from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
-from continual.merging import consolidate_mean, effective_alpha, mean, merge_
-from continual.retrieval import cosine_scores, ensemble, refine
+from continual.merging import effective_alpha, mean, merge_
+from continual.mos_state import MOSState
+from continual.retrieval import Answering, ensemble, margins
+from continual.seeding import generator
 from continual.settings import AdapterSettings
-from continual.state import Scores, State, replace_state, without_row
+from continual.state import Scores, State
 from continual.training import Output, Progress
 from continual.unknowns import judge
 
@@ -56,43 +58,16 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     contrast_temperature: float = Field(0.8, gt=0)
     retrieval_rounds: int = Field(4, ge=1, description="most stacks tried for one image")
     ensemble: bool = Field(True, description="add stage one's scores to the head's")
+    early_exit: float | None = Field(
+        None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
+        "that may be answered otherwise decides what is sure (0.002, say)"
+    )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class MOSState(AlignedState):
-    """Finished stacks, head, class statistics (each under its class's own stack), prototypes (under A_1).
-
-    A stack stays when the classes of its experience are forgotten: later ones were merged towards it.
-    """
-
-    bank: tuple[StackWeights, ...] = ()
-    prototypes: Tensor | None = None  #: (C, D)
-    prototype_counts: Tensor | None = None  #: (C,) int64
-
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out head row, statistics and prototype."""
-        assert self.prototypes is not None
-        assert self.prototype_counts is not None
-        return super().own_without(index) | {
-            "prototypes": without_row(self.prototypes, index),
-            "prototype_counts": without_row(self.prototype_counts, index),
-        }
-
-    @cached_property
-    def experience_of_class(self) -> Tensor:
-        """`class_experience` as a tensor, (C,) int64, on the device of the prototypes."""
-        device = self.prototypes.device if self.prototypes is not None else "cpu"
-        return torch.tensor(self.class_experience, dtype=torch.int64, device=device)
-
-    @cached_property
-    def stacked_bank(self) -> dict[str, Tensor]:
-        """All finished stacks along a leading axis."""
-        return stacked(self.bank)
-
-    @cached_property
-    def consolidated_bank(self) -> dict[str, Tensor]:
-        """`stacked_bank` with every stack k >= 2 replaced by the mean of those before it."""
-        return stacked(consolidate_mean(self.bank))
+    @model_validator(mode="after")
+    def _one_shortcut(self) -> MOSSettings:
+        if self.early_exit is not None and self.consolidate is not None:
+            raise ValueError("early_exit foretells the stacks as they were finished: leave consolidate out, or it")
+        return self
 
 
 class MOSTraining(AdapterTraining[MOSState]):
@@ -138,7 +113,15 @@ class MOSTraining(AdapterTraining[MOSState]):
             bank=bank,
             prototypes=prototypes,
             prototype_counts=counts,
+            shifts=self._shifts((own - first)[targets >= len(before.classes)]),
         )
+
+    def _shifts(self, found: Tensor) -> tuple[ClassStatistics, ...]:
+        """Return all stacks' shifts, the new one's from the features (n, D) of its own images."""
+        before: MOSState = self.before
+        if not self.new_classes or len(before.shifts) < before.experiences:
+            return before.shifts
+        return (*before.shifts, fit(found, "low_rank"))
 
     def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return features under each image's own class's stack, under A_1, and class indices."""
@@ -162,8 +145,8 @@ class MOSTraining(AdapterTraining[MOSState]):
 class MOSLearner(IncrementalLearner[MOSState]):
     """Model surgery: adapter merging and self-refined adapter retrieval.
 
-    Memory grows by one stack, L (2 r D + r + D) numbers, an experience, and by head row, statistics and
-    prototype, 2 D + 1 numbers and the statistics' own, a class.
+    Memory grows by one stack and its shift, L (2 r D + r + D) + 10 D numbers, an experience, and by head row,
+    statistics and prototype, 2 D + 1 numbers and the statistics' own, a class.
     """
 
     method = "mos"
@@ -178,17 +161,12 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve a stack for each image and return the ensemble's scores (MOS section 3.3)."""
-        state, settings = self.state, self.settings
-        assert state.head is not None
-        assert state.prototypes is not None
-        head = state.head
-        stack_features = self._stack_features(images, cache)
+        answering, stack_features = self._answering(), self._stack_features(images, cache)
         every = torch.arange(len(images), device=images.device)
         first = stack_features(every, torch.zeros_like(every))
-        prototype_scores = cosine_scores(first, state.prototypes)
         last = first.clone()  # under the stack that was run last
 
-        def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
+        def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
             features = first[rows]
             # Stage one has already run the first stack on every image.
             others = stacks.nonzero().squeeze(-1)
@@ -196,15 +174,46 @@ class MOSLearner(IncrementalLearner[MOSState]):
                 found = stack_features(rows[others], stacks[others])
                 features = features.index_copy(0, others, found)
             last[rows] = features
-            return linear(features, *head)
+            return features
 
-        choice = state.experience_of_class[prototype_scores.argmax(-1)]
-        found = refine(choice, logits_of, state.experience_of_class, settings.retrieval_rounds)
-        if settings.ensemble:
-            values = ensemble(found.logits, prototype_scores, state.experiences) / 2
+        if self.settings.early_exit is None:
+            values, found = answering.retrieve(first, features_of)
         else:
-            values = found.logits.softmax(-1)
-        return Scores(values, found.stack, choice, found.refinements, *judge(state.known, last))
+            shifts = self._shifts()
+            values, found = answering.foretold(first, shifts)
+            last += shifts[found.stack]
+            unsure = (margins(values) < self._least_margin(answering)).nonzero().squeeze(-1)
+            if len(unsure):
+                exact = answering.retrieve(first[unsure], lambda rows, stacks: features_of(unsure[rows], stacks))
+                values[unsure], found = exact[0], found.with_rows(unsure, exact[1])
+        return Scores(values, found.stack, found.path[:, 0], found.refinements, *judge(self.state.known, last))
+
+    def _answering(self) -> Answering:
+        state, settings = self.state, self.settings
+        assert state.head is not None
+        assert state.prototypes is not None
+
+        def combine(logits: Tensor, cosines: Tensor) -> Tensor:
+            return ensemble(logits, cosines, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
+
+        return Answering(state.head, state.prototypes, state.experience_of_class, settings.retrieval_rounds, combine)
+
+    def _shifts(self) -> Tensor:
+        """Return every stack's mean shift (T, D)."""
+        if len(self.state.shifts) < self.state.experiences:
+            raise InputError("this model was learned before early_exit was known: leave it out, or learn anew")
+        return torch.stack([shift.mean for shift in self.state.shifts])
+
+    def _least_margin(self, answering: Answering) -> float:
+        state, settings = self.state, self.settings
+        assert settings.early_exit is not None
+        key = settings.early_exit, settings.retrieval_rounds, settings.ensemble
+        if key not in state.least_margins:
+            draw = generator(settings.seed, "early exit", state.updates, device=self.device)
+            state.least_margins[key] = least_margin(
+                answering, state.statistics, state.shifts, settings.early_exit, draw, settings.covariance_floor
+            )
+        return state.least_margins[key]
 
     def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor:
         """Ask the head about a class as remembered under its own stack, which retrieval is trusted to find."""
@@ -234,22 +243,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return remembered
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        state = self.state
-        tensors, values = state.pack_aligned()
-        if state.prototypes is not None and state.prototype_counts is not None:
-            tensors |= {"prototypes/mean": state.prototypes, "prototypes/count": state.prototype_counts}
-        for k, stack in enumerate(state.bank):
-            tensors |= artefact.join(f"bank/{k}", stack)
-        return tensors, values
+        return self.state.pack()
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MOSState:
-        if not common.classes:
-            return replace_state(common, MOSState)
-        return replace_state(
-            common,
-            MOSState,
-            bank=tuple(artefact.part(tensors, f"bank/{k}") for k in range(common.experiences)),
-            **unpack_aligned(tensors, values),
-            prototypes=tensors["prototypes/mean"],
-            prototype_counts=tensors["prototypes/count"],
-        )
+        return MOSState.unpack(common, tensors, values)

@@ -181,7 +181,7 @@ def test_memory_grows_as_documented(backbone: Backbone, blobs: Blobs, kind: Kind
     for classes in ([0, 1], [2], [3, 4, 5]):
         learner.learn(*blobs(classes, 4))
         now = sum(learner.memory().values())
-        numbers = depth * (2 * r * d + r + d) + len(classes) * (2 * d + 1 + own[kind])
+        numbers = depth * (2 * r * d + r + d) + 10 * d + len(classes) * (2 * d + 1 + own[kind])
         assert now - size == 4 * numbers + 8 * len(classes)  # float32, and an int64 count a class
         size = now
 

@@ -51,11 +51,12 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    shown = []
+    shown: list[dict[str, Any]] = []
+    classes: dict[str, str] = {}
     for number, board in enumerate(boards):
         drawn = [
-            {"svg": Markup(pictures.inline(p.figure, f"b{number}-{p.name}", p.caption)), "caption": p.caption}
-            for p in gallery(board.cells)
+            {"svg": Markup(pictures.inline(p.figure, f"b{number}p{place}", p.caption, classes)), "caption": p.caption}
+            for place, p in enumerate(gallery(board.cells))
         ]
         shown.append(
             {
@@ -73,7 +74,7 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
         )
     title = boards[0].title if len(boards) == 1 else f"{len(boards)} benchmarks"
     return environment.get_template("page.html").render(
-        title=title, boards=shown, meanings=MEANINGS, runs=[_provenance(run) for run in runs]
+        title=title, boards=shown, classes=classes, meanings=MEANINGS, runs=[_provenance(run) for run in runs]
     )
 
 

@@ -7,17 +7,16 @@ it a piece of a page, with transparent ground and the page's own text colour and
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from continual import transfer
+from continual.bench import svg
 from continual.bench.results import Cell
 from continual.calibration import expected_calibration_error
 
@@ -194,24 +193,15 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=150, facecolor="white")
 
 
-def inline(figure: Figure, name: str, description: str) -> str:
-    """Return an SVG element for a page; `name` sets its ids apart from those of other pictures."""
+def inline(figure: Figure, name: str, description: str, classes: dict[str, str]) -> str:
+    """Return an SVG element for a page; `name` and `classes` are as in `svg.piece`."""
     import matplotlib
 
     text = io.StringIO()
     with _quiet(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    # In the shapes, not the text, a hundredth of a point is fine enough.
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
-    svg = re.sub(r' font-family: [^;"]*;', "", svg)
-    used = set(re.findall(r'(?:href="|url\()#([^")]*)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", svg)
-    size = re.compile(r'width="[^"]*" height="[^"]*"')
-    return size.sub(f'role="img" aria-label="{escape(description, quote=True)}"', svg, count=1)
+    return svg.piece(text.getvalue(), name, description, INK, classes)
 
 
 @contextmanager

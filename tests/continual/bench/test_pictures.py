@@ -38,26 +38,30 @@ def test_inline_pictures_take_the_pages_colours_and_share_no_ids() -> None:
         pictures.retrieval(cells[:2]),
     ]
     ids: list[str] = []
+    classes: dict[str, str] = {}
     for number, figure in enumerate(drawn):
-        svg = pictures.inline(figure, f"p{number}", 'what "it" shows')
+        svg = pictures.inline(figure, f"p{number}", 'what "it" shows', classes)
         tree = ET.fromstring(svg)
         found = [element.attrib["id"] for element in tree.iter() if "id" in element.attrib]
         ids += found
         for element in tree.iter():
+            assert "style" not in element.attrib
+            assert element.attrib.get("class") in (None, *classes.values())
             for key, value in element.attrib.items():
                 if "url(" in value or (key.endswith("href") and not value.startswith("data:image/png;")):
                     assert value.split("#")[1].rstrip(")") in found
         assert tree.attrib["aria-label"] == 'what "it" shows'
         assert "width" not in tree.attrib
         assert pictures.INK not in svg
-        assert "currentColor" in svg
         assert "script" not in svg
     assert len(ids) == len(set(ids))
+    assert any("fill:currentColor" in style for style in classes)
+    assert not any(pictures.INK in style or "font-family" in style for style in classes)
 
 
 def test_labels_are_text(tmp_path: Path) -> None:
     cells = [made_up(label, 1) for label in ("a$b^", "_hidden", "<b>&", "名前")]
-    svg = pictures.inline(pictures.accuracy(cells, "50 $ & more $"), "p", "x")
+    svg = pictures.inline(pictures.accuracy(cells, "50 $ & more $"), "p", "x", {})
     shown = ["".join(t.itertext()).strip() for t in ET.fromstring(svg).iter() if t.tag.endswith("text")]
     for text in ("a$b^", "_hidden", "<b>&", "名前", "50 $ & more $"):
         assert text in shown
@@ -69,4 +73,4 @@ def test_labels_are_text(tmp_path: Path) -> None:
 def test_one_experience_and_many_methods_can_be_drawn() -> None:
     cells = [made_up(f"method {n}", n, experiences=1, stacks=False) for n in range(14)]
     for figure in (pictures.accuracy(cells), pictures.forgetting(cells), pictures.accuracy_matrix(cells[:1])):
-        assert pictures.inline(figure, "p", "x")
+        assert pictures.inline(figure, "p", "x", {})

@@ -1,0 +1,45 @@
+"""A picture as matplotlib writes it in SVG, made a piece of a page: small, and in the page's own colour and font."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+
+TAG = re.compile(r"<[^>]*>")
+STEP = re.compile(r"\s*\b([A-Za-z])\s+")  #: a letter of a path, with the space around it
+
+
+def piece(svg: str, name: str, description: str, ink: str, classes: dict[str, str]) -> str:
+    """Return the SVG element of a file's text.
+
+    `name` sets its ids apart from those of other pictures on the page. Styles are in `classes`, style to class, which
+    all pictures share and the page writes down; what is drawn in `ink` takes the page's text colour. Coordinates are
+    rounded to a hundredth of a point. Groups without attributes, names nothing refers to and white space are left out.
+    """
+    svg = re.sub(r">\s+<", "><", svg[svg.index("<svg") :])
+    svg = re.sub(r"<defs><style.*?</style></defs>", "", svg, count=1, flags=re.DOTALL)  # the page's own
+    ids = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]*)', svg))
+    short = {long: f"{name}-{number}" for number, long in enumerate(ids)}
+    groups: list[bool] = []  # of those open, whether they are kept
+
+    def letter(match: re.Match[str]) -> str:
+        return match[1]
+
+    def styled(match: re.Match[str]) -> str:
+        style = re.sub(r" ?font-family: [^;]*;| (?=\S+:)|(?<=:) ", "", match[1].replace(ink, "currentColor"))
+        return f' class="{classes.setdefault(style, f"s{len(classes)}")}"'
+
+    def smaller(match: re.Match[str]) -> str:
+        tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", match[0])
+        if tag.startswith("<g") and not tag.endswith("/>"):
+            groups.append(tag != "<g>")
+        if tag in ("<g>", "<g/>") or (tag == "</g>" and not groups.pop()):
+            return ""
+        tag = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), tag)
+        tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
+        tag = re.sub(r' d="([^"]*)"', lambda m: f' d="{STEP.sub(letter, m[1]).strip()}"', tag)
+        tag = re.sub(r' style="([^"]*)"', styled, tag)
+        return re.sub(r'(href="|url\()#([^")]*)', lambda m: f"{m[1]}#{short[m[2]]}", tag)
+
+    said = f'role="img" aria-label="{escape(description, quote=True)}"'
+    return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: said, TAG.sub(smaller, svg), count=1)

@@ -170,6 +170,15 @@ def test_a_file_is_a_room_not_a_hall() -> None:
     assert not halls, "take a noun out of them"
 
 
+def test_the_page_on_architecture_names_every_module_and_no_other() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    stems = {path.stem for path in files()} - {"__init__"}
+    unnamed = stems - set(re.findall(r"\w+", page))
+    gone = set(re.findall(r"\b(\w+)\.py\b", page)) - stems - {Path(__file__).stem}
+    assert (unnamed, gone) == (set(), set())
+    assert [line for line in page.splitlines() if len(line) > 120] == []
+
+
 def test_nothing_is_pickled_or_run_from_text() -> None:
     banned = {"torch.save", "torch.load", "eval", "exec", "np.save", "numpy.save"}
     wrong = [

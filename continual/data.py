@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continual import distributed
+from continual.decoded import DecodedOnce
 from continual.errors import InputError
 from continual.images import check_readable, list_folder, open_image
 from continual.preprocessing import Preprocessing
@@ -77,11 +78,12 @@ def plain_labels(labels: Any) -> list[Label]:
     return values
 
 
-def as_experience(images: Any, labels: Any, preprocessing: Preprocessing) -> ExperienceData:
+def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, decoded: int = 0) -> ExperienceData:
     """Turn what `learn` was given into an experience.
 
     `images` is a folder of class folders (labels None), a torch data set of (image, label) pairs (labels
-    None), or a sequence, array or tensor of images with as many labels.
+    None), or a sequence, array or tensor of images with as many labels. At most `decoded` bytes of opened image files
+    are kept in memory.
     """
     if isinstance(images, ExperienceData):
         return images
@@ -98,6 +100,8 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing) -> Exp
     if not labels:
         raise InputError("an experience needs at least one image")
     _check_floats(images, preprocessing)
+    if decoded:
+        images = DecodedOnce(images, decoded)
     return ExperienceData(
         PreparedImages(images, labels, preprocessing, augment=True),
         PreparedImages(images, labels, preprocessing, augment=False),
@@ -224,6 +228,7 @@ def training_loader(
     items = _SeededItems(dataset, seed, (experience,))
     # A generator of its own: without one a loader draws its workers' seed from the global state.
     loader = {"collate_fn": collate, "generator": generator(seed, "loader", experience), **loader}
+    loader["persistent_workers"] = loader.get("num_workers", 0) > 0  # they keep what they have decoded
     if own_rows and distributed.count() > 1:
         return DataLoader(items, batch_sampler=_OwnRows(sampler, batch_size), **loader), sampler
     return DataLoader(items, batch_size=batch_size, sampler=sampler, **loader), sampler

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual import artefact, backbones, distributed
+from continual import artefact, backbones, decoded, distributed
 from continual.backbones import Backbone
 from continual.data import (
     ExperienceData,
@@ -102,6 +102,7 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         progress: Progress | None = None,
         workers: int = 0,
         checkpoints: Checkpoints | None = None,
+        decoded: int = decoded.LIMIT,
     ) -> None:
         """Learn one experience: any number of classes, also one, with any number of images, also one.
 
@@ -111,12 +112,12 @@ class IncrementalLearner(Edits[S], FeatureMaker):
 
         With `checkpoints` (a `continual.checkpoints.CheckpointFolder`, say) the training is kept after every
         epoch, and goes on from there if it was stopped: called again with the same images, `learn` ends with
-        the same bits. They serve this one call.
+        the same bits. They serve this one call. `decoded` bytes of opened image files are kept for later epochs.
 
         Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
         in either case, and when interrupted, the learner stays as it was.
         """
-        data = as_experience(images, labels, self.backbone.preprocessing)
+        data = as_experience(images, labels, self.backbone.preprocessing, decoded=decoded)
         if self.state.classes and type(self.state.classes[0]) is not type(data.labels[0]):
             raise InputError(
                 f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "

@@ -6,8 +6,9 @@ A training owns everything that changes while it runs. The learner's state is re
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
@@ -231,11 +232,11 @@ def run(
         done = found[0]
         go_back(found[1], live, optimizer, scheduler)
     distributed.agree(done, "checkpoints")
-    steps = training.epochs * len(loader)
+    steps, waiting = training.epochs * len(loader), Waiting()
     for epoch in range(done, training.epochs):
         sampler.epoch = epoch
         training.start_epoch(epoch)
-        for step, (images, labels) in enumerate(loader):
+        for step, (images, labels) in enumerate(waiting.over(loader)):
             whole = min(settings.batch_size, len(sampler) - step * settings.batch_size)
             loss = training.loss(*_forward(training, images.to(learner.device), labels, distributed.rows_of(whole)))
             training.check_loss(loss)
@@ -245,10 +246,33 @@ def run(
             optimizer.step()
             training.after_step()
             if progress is not None:
-                progress("training", epoch * len(loader) + step + 1, steps, {"loss": float(loss.detach())})
+                figures = {"loss": float(loss.detach()), "waiting": waiting.share()}
+                progress("training", epoch * len(loader) + step + 1, steps, figures)
         scheduler.step()
         if checkpoints is not None:
             checkpoints.keep(epoch + 1, snapshot(live, optimizer, scheduler))
+
+
+class Waiting:
+    """Notes which share of a training's time goes by while it waits for images."""
+
+    def __init__(self) -> None:
+        self._began, self._waited = time.perf_counter(), 0.0
+
+    def over(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yield what the loader yields."""
+        batches = iter(loader)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def share(self) -> float:
+        """Return the share so far; of a GPU, which works on meanwhile, at most so much was idle."""
+        return self._waited / max(time.perf_counter() - self._began, 1e-9)
 
 
 def _forward(

@@ -21,7 +21,9 @@ PACKAGES = ("continual", "equivariant")
 FLOORS = {
     **dict.fromkeys(("adapters", "class_statistics", "errors", "losses", "merging", "retrieval"), 0),
     **dict.fromkeys(("calibration", "confusion", "distributed", "flips", "transfer", "unknowns"), 0),
-    **dict.fromkeys(("backbones", "data", "images", "preprocessing", "seeding", "settings", "state", "trunk"), 1),
+    **dict.fromkeys(
+        ("backbones", "data", "decoded", "images", "preprocessing", "seeding", "settings", "state", "trunk"), 1
+    ),
     "methods": 3,
     "testing": 3,
     "avalanche_metrics": 4,

@@ -116,7 +116,7 @@ def test_the_loop_steps_every_batch_of_every_epoch_and_says_so(begin: Callable[.
     training.start_epoch = lambda epoch: events.append(f"epoch {epoch}")  # type: ignore[method-assign]
     training.after_step = lambda: events.append("step")  # type: ignore[method-assign]
     run(training, lambda stage, done, total, figures: events.append((stage, done, total, *figures)))
-    steps = [("training", n, 4, "loss") for n in (1, 2, 3, 4)]
+    steps = [("training", n, 4, "loss", "waiting") for n in (1, 2, 3, 4)]
     assert events == ["epoch 0", "step", steps[0], "step", steps[1], "epoch 1", "step", steps[2], "step", steps[3]]
 
 

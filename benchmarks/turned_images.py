@@ -16,58 +16,29 @@ from __future__ import annotations
 
 import copy
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
 import typer
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from safetensors.torch import load_file
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+from turned_measures import Images, Remembered, measure, time_ratio
+from turned_report import report
 
 import equivariant as eq
 from continual.backbones import load_backbone
 from continual.bench.config import DataConfig
+from continual.bench.equivariance.study import linear_head
 from continual.bench.sources import load_data
 from continual.bench.streams import split_classes
 from continual.data import open_image
-from continual.feature_cache import FeatureCache
 from continual.preprocessing import Preprocessing
-
-Images = tuple[Tensor, Tensor]  #: inputs (N, 3, H, W) and labels (N,)
-Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, a seed each
-
-
-class Remembered(nn.Module):
-    """A frozen module that is run once on each input, unless `cache` is None."""
-
-    def __init__(self, module: Callable[[Tensor], Tensor], share: float = 1.0) -> None:
-        super().__init__()
-        self.module, self.share = module, share
-        self.cache: FeatureCache | None = FeatureCache()
-        self.asked = 0  #: inputs asked for
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.asked += len(x)
-        if self.cache is None:
-            return self.module(x)
-        with torch.no_grad():
-            return self.cache.features(x, [None] * len(x), lambda rows: self._batches(x[rows]))
-
-    def _batches(self, x: Tensor) -> Tensor:
-        return torch.cat([self.module(part) for part in x.split(32)])
 
 
 class RememberedStages(eq.Staged):
@@ -135,17 +106,6 @@ def sets(folder: Path, seed: int, classes: int, per_class: int, preparation: Pre
     fifth = torch.arange(len(targets)) % 5 == 4
     held_out = inputs[fifth], targets[fifth]
     return Study((inputs[~fifth], targets[~fifth]), held_out, prepared(e.test_images, e.test_labels))
-
-
-def linear_head(features: Tensor, labels: Tensor) -> nn.Linear:
-    """Fit a logistic regression on standardised features, and fold the scaling into it."""
-    scaler = StandardScaler().fit(features.numpy())
-    fitted = LogisticRegression(C=0.01, max_iter=2000).fit(scaler.transform(features.numpy()), labels.numpy())
-    head = nn.Linear(features.shape[1], len(fitted.classes_)).requires_grad_(False)
-    weight = fitted.coef_ / scaler.scale_
-    head.weight.copy_(torch.from_numpy(weight))
-    head.bias.copy_(torch.from_numpy(fitted.intercept_ - weight @ scaler.mean_))
-    return head
 
 
 def find_upright(score: nn.Module, views: Tensor, identity: int, seed: int) -> None:
@@ -235,66 +195,6 @@ def pruned(
         yield f"pruned orbit, k={stages.blocks}, m={keep}", model, [stages.first, stages.second]
 
 
-@contextmanager
-def without_memory(places: list[Remembered]) -> Iterator[None]:
-    """Run the network on every input, as if nothing were remembered."""
-    caches = [place.cache for place in places]
-    for place in places:
-        place.cache = None
-    try:
-        yield
-    finally:
-        for place, cache in zip(places, caches, strict=True):
-            place.cache = cache
-
-
-def finds_upright(wrapper: eq.WeightedWrapper, images: Tensor) -> Tensor:
-    """Return for which upright images (B,) the heaviest view is upright: as it is, or mirrored left to right."""
-    with torch.no_grad():
-        heaviest = wrapper.orbit_weights(images).argmax(0)
-    upright = [k for k, name in enumerate(wrapper.group.names) if name in ("e", "mirror_h")]
-    return torch.isin(heaviest, torch.tensor(upright))
-
-
-def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float | None]:
-    """Return accuracy upright and turned, consistency, flip rate, invariance error and passes an image."""
-    images, labels = test
-    model.eval()
-    for place in places:
-        place.asked = 0
-    answers = eq.orbit_answers(model, g, images.split(100))
-    passes = sum(place.asked * place.share for place in places) / (g.order * len(labels))
-    right = (answers == labels).double().mean(1)
-    choosing = (m for m in model.modules() if isinstance(m, eq.WeightedWrapper) and not isinstance(m, eq.Equitune))
-    wrapper = next(choosing, None)
-    found = None if wrapper is None else [finds_upright(wrapper, x) for x in images.split(100)]
-    with without_memory(places):  # it would hide any error
-        error = eq.equivariance_error(model, g, images[:4]).largest
-    return {
-        "upright": float(right[g.identity]),
-        "turned": float(right.mean()),
-        "consistency": eq.orbit_consistency(answers),
-        "flips": eq.orbit_flip_rate(answers, labels, g.identity),
-        "found": None if found is None else float(torch.cat(found).double().mean()),
-        "error": error,
-        "passes": passes,
-    }
-
-
-def time_ratio(model: nn.Module, plain: nn.Module, images: Tensor, places: list[Remembered], repeats: int = 3) -> float:
-    """Return the median over interleaved pairs of the model's time for `images`, over plain's."""
-
-    def seconds(m: nn.Module) -> float:
-        started = time.perf_counter()
-        with torch.no_grad():
-            m(images)
-        return time.perf_counter() - started
-
-    with without_memory(places):
-        seconds(plain)
-        return statistics.median(seconds(model) / seconds(plain) for _ in range(repeats))
-
-
 def main(
     images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
     weights: Annotated[Path, typer.Option(help="The network's weights.")],
@@ -310,7 +210,6 @@ def main(
 ) -> None:
     """Run the study; write a file a group and seed (never run again), results.md and upright_turned.png."""
     groups, seeds = group or ["C4", "D4"], seed or [1993, 1994, 1995]
-    found: dict[str, Rows] = {name: {} for name in groups}
     out.mkdir(parents=True, exist_ok=True)
     for s in seeds:
         missing = [name for name in groups if not (out / f"{name}-{s}.json").exists()]
@@ -319,7 +218,7 @@ def main(
             data = sets(images, s, classes, per_class, preparation)
             features = Remembered(model)
             stages = [RememberedStages(eq.StagedViT(model, k)) for k in (2, 3, 4)] if kind == "vit" else []
-            head = linear_head(features(data.train[0]), data.train[1])
+            head = linear_head(features(data.train[0]).numpy(), data.train[1].numpy(), classes)
             plain = nn.Sequential(features, head)
         for name in missing:
             g, figures = eq.as_group(name), {}
@@ -331,80 +230,7 @@ def main(
                 if s == seeds[0]:
                     figures[row]["time"] = time_ratio(wrapped, plain, data.test[0][:8], [features, *places])
             (out / f"{name}-{s}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-        for name in groups:
-            for row, figures in json.loads((out / f"{name}-{s}.json").read_text()).items():
-                found[name].setdefault(row, []).append(figures)
-    text = "\n".join(f"## {name}\n\n{markdown(rows)}" for name, rows in found.items())
-    (out / "results.md").write_text(text, encoding="utf-8")
-    picture(found, out / "upright_turned.png")
-    for name, rows in found.items():
-        Console().print(terminal(name, rows))
-
-
-HEADINGS = [
-    "",
-    "upright [%]",
-    "turned [%]",
-    "same answer over the orbit [%]",
-    "orbit flips [%]",
-    "upright view found [%]",
-    "invariance error",
-    "passes",
-    "time",
-]
-
-
-def lines(rows: Rows) -> list[list[str]]:
-    """Return the table's lines: mean ± standard deviation over seeds, the largest error, mean passes, time."""
-    body = []
-    for row, runs in rows.items():
-        cells = [row]
-        for key in ("upright", "turned", "consistency", "flips", "found"):
-            if runs[0][key] is None:
-                cells.append("–")
-                continue
-            values = 100 * np.array([run[key] for run in runs])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}")
-        cells.append(f"{max(run['error'] for run in runs):.0e}")
-        cells += [
-            f"{np.mean([run['passes'] for run in runs]):.2f}",
-            f"{np.median([run['time'] for run in runs if 'time' in run]):.2f}",
-        ]
-        body.append(cells)
-    return body
-
-
-def markdown(rows: Rows) -> str:
-    rule = ["---", *["---:"] * (len(HEADINGS) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (HEADINGS, rule, *lines(rows))) + "\n"
-
-
-def terminal(title: str, rows: Rows) -> Table:
-    table = Table(*HEADINGS, title=title)
-    for line in lines(rows):
-        table.add_row(*line)
-    return table
-
-
-def picture(found: dict[str, Rows], path: Path) -> None:
-    """Draw accuracy upright and turned, mean and deviation over seeds, a panel a group; plain's as dashed lines."""
-    from matplotlib.figure import Figure
-
-    most = max(map(len, found.values()))
-    figure = Figure(figsize=(3 + 3.2 * len(found), 1.2 + 0.27 * most), layout="constrained")
-    panels = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
-    for axes, (name, rows) in zip(panels, found.items(), strict=True):
-        for key, marker, colour in (("upright", "o", "#4477aa"), ("turned", "x", "#cc6677")):
-            values = 100 * np.array([[run[key] for run in runs] for runs in rows.values()])
-            spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-            axes.errorbar(values.mean(1), range(len(rows)), xerr=spread, fmt=marker, color=colour, label=key, lw=0.8)
-            axes.axvline(values[0].mean(), color=colour, linestyle="--", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), list(rows) if axes is panels[0] else [""] * len(rows))
-        axes.set(title=name, xlabel="accuracy [%]", ylim=(most - 0.5, -0.5))
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    report(out, groups, seeds)
 
 
 if __name__ == "__main__":

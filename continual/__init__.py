@@ -19,6 +19,7 @@ _WHERE = {
     "EquimosError": "continual.errors",
     "load": "continual.methods",
     "method": "continual.methods",
+    "export_onnx": "continual.export.writing",
     "MOSLearner": "continual.methods.mos",
     "SimpleCILLearner": "continual.methods.simple_cil",
     "FinetuneLearner": "continual.methods.finetune",

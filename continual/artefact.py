@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,27 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
 
 def store(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write a safetensors file with any metadata, as `write` does."""
-    path = Path(path)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+    with written(path) as temporary:
         safetensors.torch.save_file(plain, temporary, metadata=dict(header))
-        with Path(temporary).open("rb+") as file:
+
+
+@contextmanager
+def written(path: str | Path) -> Iterator[Path]:
+    """Give a file to be filled, which takes the place of `path` once it is: whole, or not at all.
+
+    Raises ModelFileError if that cannot be done (folder missing or read-only, disk full).
+    """
+    path, temporary = Path(path), None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(
             f"cannot write {path}: {error}. Free space or choose another path; a file that was there before is "
@@ -51,7 +62,7 @@ def store(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def fetch(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -75,10 +74,7 @@ class FirstStackLearner(IncrementalLearner[F]):
 
     def adapted_features(self, images: Tensor, stack: StackWeights, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) under the first stack, from `cache` where it has them."""
-
-        def compute(rows: Tensor) -> Tensor:
-            return self.features(images[rows], shared(stack, self.settings.adapter_scale))
-
+        adapters = shared(stack, self.settings.adapter_scale)
         if cache is None:
-            return compute(torch.arange(len(images), device=images.device))
-        return cache.features(images, ["first stack"] * len(images), compute)
+            return self.features(images, adapters)
+        return cache.features(images, ["first stack"] * len(images), lambda rows: self.features(images[rows], adapters))

@@ -29,6 +29,7 @@ FLOORS = {
     "avalanche_metrics": 4,
     "avalanche_model": 4,
     "avalanche_plugin": 4,
+    "export": 4,
     "bench": 5,
 }
 
@@ -41,6 +42,7 @@ SEAMS = {
     "continual": ("continual",),
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), ("continual.export.",)),
     "datasets": ("continual.bench.datasets.hub",),
     **dict.fromkeys(("jinja2", "platformdirs", "rich", "sklearn", "typer"), ("continual.bench.",)),
     "pickle": (),

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.bench import data_cli, model_cli
+from continual.bench import data_cli, deploy_cli, model_cli
 from continual.bench.equivariance import cli as equivariance_cli
 from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Workers
 from continual.errors import EquimosError, nearest
@@ -74,6 +74,7 @@ app = typer.Typer(
 )
 
 app.add_typer(model_cli.app)
+app.add_typer(deploy_cli.app)
 app.add_typer(data_cli.app, name="data", cls=Commands)
 app.add_typer(equivariance_cli.app, name="equivariance", cls=Commands)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,11 +77,15 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
     def begin(self, data: ExperienceData) -> RanPACTraining:
         return RanPACTraining(self, data)
 
-    def project(self, features: Tensor) -> Tensor:
-        """Return `relu(z W)` (B, M) of features z (B, D), W ~ N(0, 1)."""
+    @cached_property
+    def projection(self) -> Tensor:
+        """W (D, M), entries from N(0, 1)."""
         draw = generator(self.settings.seed, "projection")
-        matrix = torch.randn(features.shape[1], self.settings.projection, generator=draw)
-        return torch.relu(features @ matrix.to(features))
+        return torch.randn(self.backbone.width, self.settings.projection, generator=draw)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return `relu(z W)` (B, M) of features z (B, D)."""
+        return torch.relu(features @ self.projection.to(features))
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the regression's values."""

@@ -1,0 +1,139 @@
+"""Write a learner as an ONNX file, once it has been seen to answer as PyTorch does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from PIL import Image
+
+from continual import artefact
+from continual.errors import InputError
+from continual.export.graphs import exact, graph
+from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
+from continual.learner import IncrementalLearner
+from continual.training import Progress
+
+TOLERANCE = 1e-3  #: largest difference of a score
+SHARE = 0.999  #: of the images must be within it, and be given the same class
+
+Learner = IncrementalLearner[Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the answers of an exported model compare with those of PyTorch in float32."""
+
+    images: int
+    same_answers: int
+    same_stacks: int | None  #: None for methods without stacks
+    within: int  #: images all of whose scores differ by at most TOLERANCE
+    largest: float  #: the largest difference of any score
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is the same model."""
+        return min(self.same_answers, self.within) >= SHARE * self.images
+
+
+def export_onnx(
+    learner: Learner,
+    path: str | Path,
+    *,
+    images: Sequence[Any] | None = None,
+    unknown_rate: float = 0.05,
+    progress: Progress | None = None,
+) -> Agreement:
+    """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `unknown_rate` inside.
+
+    The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
+    `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
+    `predict` takes them; by default a few made-up ones) are compared with the learner's.
+
+    Raises InputError, and writes nothing, for a method or preprocessing that cannot be exported and where the
+    answers differ; ModelFileError if `path` cannot be written.
+    """
+    path = Path(path)
+    if not learner.classes:
+        raise InputError("nothing has been learned yet: call learn first")
+    if learner.device.type != "cpu":
+        raise InputError(f"export works on the CPU, but the learner is on {learner.device}: load it with device='cpu'")
+    if not 0 < unknown_rate < 1:
+        raise InputError(f"unknown_rate is a share of images above 0 and below 1, got {unknown_rate}")
+    prepared = learner.backbone.preprocessing
+    if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
+        raise InputError(
+            f"cannot export preprocessing with interpolation={prepared.interpolation} and crop_pct={prepared.crop_pct}:"
+            f" the runner knows {' and '.join(FILTERS)}, and crops of at most the image"
+        )
+    plain = exact(learner)
+    try:
+        model = graph(plain)
+    except InputError as error:
+        raise InputError(f"a model of method {learner.method!r} {error}") from error
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "equimos", json.dumps(_about(learner, unknown_rate))
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
+    onnx.checker.check_model(model, full_check=True)
+    given = list(made_up(max(prepared.size))) if images is None else images
+    with artefact.written(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+        found = compare(plain, Runner(temporary), given, progress)
+        if not found.holds:
+            raise InputError(
+                f"the exported graph does not answer as the model does: {found.same_answers} of {found.images} answers "
+                f"are the same, and scores differ by up to {found.largest:.1g}; it was not written"
+            )
+    return found
+
+
+def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: Progress | None = None) -> Agreement:
+    """Ask both for the same images (paths, PIL images)."""
+    ours = learner.predict(images, progress=progress)
+    theirs = runner.outputs(images)
+    differences = np.abs(ours.scores.numpy() - theirs["scores"]).max(1)
+    return Agreement(
+        images=len(images),
+        same_answers=int((ours.scores.argmax(1).numpy() == theirs["scores"].argmax(1)).sum()),
+        same_stacks=None
+        if ours.stack is None or "stack" not in theirs
+        else int((ours.stack.numpy() == theirs["stack"]).sum()),
+        within=int((differences <= TOLERANCE).sum()),
+        largest=float(differences.max()),
+    )
+
+
+def made_up(side: int, count: int = 8) -> list[Image.Image]:
+    """Return images of soft random colours, wide, tall and square, always the same."""
+    draw = np.random.default_rng(0)
+    shapes = [(side, side), (2 * side, side), (side, side + 7), (side // 2 + 1, side)]
+    return [
+        Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+            shapes[n % len(shapes)], Image.Resampling.BICUBIC
+        )
+        for n in range(count)
+    ]
+
+
+def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
+    """What the runner has to know, and where the model comes from."""
+    state = learner.export()[1]
+    backbone = learner.backbone.describe()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": learner.method,
+        "classes": list(learner.classes),
+        "class_experience": list(learner.state.class_experience),
+        "unknown_rate": unknown_rate,
+        "temperature": state["method_state"].get("temperature"),
+        "preprocessing": asdict(learner.backbone.preprocessing),
+        "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},
+        "versions": artefact.versions(),
+    }

@@ -1,0 +1,49 @@
+"""The commands that take a model to where it is used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Equimos = Callable[..., Any]
+
+
+def test_export_into_a_folder_with_the_runner(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
+    result = equimos("export", "--model", model, "--onnx", tmp_path / "box", "--images", flowers)
+    assert result.exit_code == 0, result.stderr
+    assert "8 images: 8 answers the same" in result.stdout
+    assert {path.name for path in (tmp_path / "box").iterdir()} == {"model.onnx", "onnx_runner.py"}
+    words = [sys.executable, "onnx_runner.py", "model.onnx", flowers / "rose" / "0.png"]
+    done = subprocess.run(words, cwd=tmp_path / "box", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads(equimos("predict", "--model", model, flowers / "rose" / "0.png", "--json", "-").stdout)[0]
+    answer = json.loads(done.stdout)
+    assert answer["answer"] == expected["answer"]
+    assert answer["score"] == pytest.approx(expected["score"], abs=1e-5)
+    assert answer["probability"] == pytest.approx(expected["probability"], abs=1e-4)
+
+
+def test_export_refuses_in_one_line(
+    equimos: Equimos, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, said in (
+        (["--onnx", tmp_path / "no" / "x.onnx"], "no folder"),
+        (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "unknown_rate"),
+        (["--onnx", tmp_path / "x.onnx", "--images", tmp_path / "none.png"], "none.png"),
+    ):
+        result = equimos("export", "--model", model, *words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+    for name in [name for name in sys.modules if name.startswith("continual.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = equimos("export", "--model", model, "--onnx", tmp_path / "x.onnx")
+    assert result.exit_code == 2
+    assert "pip install 'equimos[export]'" in result.stderr
+    assert not (tmp_path / "x.onnx").exists()

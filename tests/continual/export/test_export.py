@@ -1,0 +1,285 @@
+"""ONNX files: they answer as PyTorch does, for every number of images, on a box without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import continual
+from continual.backbones import Backbone, load_backbone
+from continual.errors import InputError
+from continual.export import onnx_runner, writing
+from continual.export.onnx_runner import Runner
+from continual.images import list_folder
+from continual.learner import IncrementalLearner
+from continual.methods import method, methods
+from continual.state import Scores
+from continual.testing import coloured_squares, tiny_backbone
+
+Blobs = Callable[..., tuple[Tensor, list[int]]]
+Learner = IncrementalLearner[Any]
+COLUMNS = ("probabilities", "familiarity", "stack", "first_stack", "refinements")
+
+
+def learned(name: str, backbone: Backbone | None = None, **settings: Any) -> Learner:
+    """A method that has learned three experiences, trained hard so that stacks differ."""
+    known = method(name).settings_type.model_fields
+    quick = {"epochs": 2, "batch_size": 4, "lr": 0.3, "bottleneck": 4, "alignment_epochs": 1, "projection": 64}
+    quick = {key: value for key, value in quick.items() if key in known}
+    learner = method(name)(backbone or tiny_backbone(), **{**quick, **settings})
+    for classes in ([0, 1], [2, 3], [4, 5, 6]):
+        learner.learn(*coloured_squares(classes, 4))
+    return learner
+
+
+def differences(learner: Learner, runner: Runner, images: Tensor) -> dict[str, float]:
+    """The largest difference in every column that either has."""
+    ours, theirs = learner.score_batch(images), runner.run(images.numpy())
+    columns = {"scores": ours.values, **{name: getattr(ours, name) for name in COLUMNS}}
+    columns = {name: value for name, value in columns.items() if value is not None}
+    assert columns.keys() == theirs.keys()
+    return {name: float(np.abs(value.numpy() - theirs[name]).max()) for name, value in columns.items()}
+
+
+def noise(count: int, side: int = 16) -> Tensor:
+    return 2 * torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.fixture(scope="module")
+def mos() -> Learner:
+    """Its stacks and head are random ones, so that images wander from stack to stack."""
+    torch.set_num_threads(1)
+    learner = learned("mos")
+    draw = torch.Generator().manual_seed(2)
+    bank = tuple(
+        {k: 0.3 * torch.randn(v.shape, generator=draw) for k, v in stack.items()} for stack in learner.state.bank
+    )
+    head = torch.randn(7, 32, generator=draw), torch.zeros(7)
+    learner.state = replace(learner.state, bank=bank, head=head)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def exported(mos: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "mos.onnx"
+    agreed = writing.export_onnx(mos, path, unknown_rate=0.2)
+    assert agreed.images == agreed.same_answers == agreed.same_stacks == agreed.within == 8
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Wide, tall and square pictures, in colour and grey."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, image in enumerate([*writing.made_up(40, 12), Image.new("L", (9, 21), 77)]):
+        image.save(folder / f"{number:02}.png")
+    return sorted(folder.iterdir())
+
+
+def test_retrieval_inside_the_graph_is_the_learner_s(mos: Learner, exported: Path) -> None:
+    runner = Runner(exported)
+    rounds = mos.score_batch(noise(40)).refinements
+    assert rounds is not None
+    assert len(rounds.unique()) > 2, "images of these learners must need different numbers of rounds"
+    for count in (1, 2, 7, 40):
+        found = differences(mos, runner, noise(count))
+        assert max(found[name] for name in ("stack", "first_stack", "refinements")) == 0
+        assert max(found.values()) < 1e-4
+
+
+def test_an_image_s_answer_does_not_depend_on_the_others(exported: Path) -> None:
+    runner, images = Runner(exported), noise(9).numpy()
+    whole = runner.run(images)
+    single = [runner.run(images[i : i + 1]) for i in range(9)]
+    for name, values in whole.items():
+        np.testing.assert_allclose(values, np.concatenate([one[name] for one in single]), atol=1e-5)
+
+
+def test_the_runner_answers_as_predict_does(mos: Learner, exported: Path, photos: list[Path]) -> None:
+    answers = Runner(exported).predict(photos, batch_size=5)
+    expected = mos.predict(photos, unknown_rate=0.2)
+    assert expected.probabilities is not None
+    assert expected.stack is not None
+    assert expected.unknown is not None
+    assert [a["answer"] for a in answers] == expected.labels
+    assert [a["stack"] for a in answers] == expected.stack.tolist()
+    assert [a["unknown"] for a in answers] == expected.unknown.tolist()
+    np.testing.assert_allclose([a["score"] for a in answers], expected.scores.amax(1), atol=1e-5)
+    best = expected.probabilities[range(len(photos)), expected.scores.argmax(1)]
+    np.testing.assert_allclose([a["probability"] for a in answers], best, atol=1e-4)
+    assert Runner(exported).predict([]) == []
+
+
+def test_labels_temperature_and_rate_travel_in_the_file(mos: Learner, exported: Path) -> None:
+    about = Runner(exported).about
+    assert about["classes"] == list(mos.classes)
+    assert about["class_experience"] == [0, 0, 1, 1, 2, 2, 2]
+    assert about["unknown_rate"] == 0.2
+    assert about["temperature"] == mos.state.calibration.temperature
+    assert about["backbone"]["sha256"] == mos.backbone.sha256
+
+
+def test_the_box_needs_no_torch(exported: Path, photos: list[Path]) -> None:
+    program = (
+        "import sys, onnx_runner; onnx_runner.main(sys.argv[1:]); assert not {'torch', 'onnx'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, exported, *photos[:2]],
+        cwd=Path(onnx_runner.__file__).parent,
+        env={"PYTHONPATH": str(Path(onnx_runner.__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in photos[:2]]
+    for line, here in zip(lines, Runner(exported).predict(photos[:2]), strict=True):
+        assert {name: line[name] for name in here} == pytest.approx(here, rel=1e-3)
+
+
+def test_frames_are_resized_as_pillow_does(photos: list[Path]) -> None:
+    draw = np.random.default_rng(0)
+    for have, want in (((50, 60), (20, 24)), ((64, 64), (112, 112)), ((30, 90), (30, 41)), ((33, 20), (70, 20))):
+        pixels = draw.integers(0, 256, (*have, 3), dtype=np.uint8)
+        for name, filter_ in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
+            theirs = np.asarray(Image.fromarray(pixels).resize(want[::-1], filter_))
+            np.testing.assert_array_equal(onnx_runner.resize(pixels, *want, name), theirs)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+def test_images_are_prepared_as_for_the_learner(
+    photos: list[Path], backbone: Backbone, size: tuple[int, int], interpolation: str
+) -> None:
+    preprocessing = replace(
+        backbone.preprocessing, size=size, interpolation=interpolation, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    )
+    for path in photos:
+        with Image.open(path) as image:
+            expected = preprocessing.evaluation()(image.convert("RGB")).numpy()
+        np.testing.assert_allclose(onnx_runner.prepare(path, asdict(preprocessing)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_the_runner_names_what_it_takes(exported: Path, bad: Any) -> None:
+    with pytest.raises(ValueError, match="uint8 array"):
+        Runner(exported).predict([bad])
+
+
+def test_the_runner_refuses_other_files(tmp_path: Path, exported: Path) -> None:
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="equimos export"):
+        Runner(tmp_path / "other.onnx")
+
+
+def test_a_graph_that_answers_otherwise_is_not_written(
+    mos: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path
+) -> None:
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    for tensor in model.graph.initializer:
+        if 7 in tensor.dims and tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(values), tensor.name))
+    monkeypatch.setattr(writing, "graph", lambda learner: model)
+    (tmp_path / "old.onnx").write_text("old")
+    with pytest.raises(InputError, match="not written"):
+        continual.export_onnx(mos, tmp_path / "old.onnx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = replace(mos.backbone, preprocessing=replace(mos.backbone.preprocessing, interpolation="nearest"))
+    other = type(mos)(odd)
+    with pytest.raises(InputError, match="nothing has been learned"):
+        writing.export_onnx(other, tmp_path / "x.onnx")
+    other.state = mos.state
+    with pytest.raises(InputError, match="nearest"):
+        writing.export_onnx(other, tmp_path / "x.onnx")
+    with pytest.raises(InputError, match="unknown_rate"):
+        writing.export_onnx(mos, tmp_path / "x.onnx", unknown_rate=1)
+
+    simple = learned("simple_cil")
+
+    def depends(images: Tensor, cache: None = None) -> Scores:
+        return Scores(torch.full((len(images), 7), 1 / 7) if images.sum() > 0 else torch.eye(7)[: len(images)])
+
+    monkeypatch.setattr(type(simple), "scores", lambda self, images, cache=None: depends(images))
+    with pytest.raises(InputError, match="'simple_cil' cannot be written as an ONNX graph"):
+        writing.export_onnx(simple, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_of_one_pass(tmp_path: Path) -> None:
+    learner = learned("ridge")
+    writing.export_onnx(learner, tmp_path / "ridge.onnx")
+    assert max(differences(learner, Runner(tmp_path / "ridge.onnx"), noise(5)).values()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in methods() if name not in ("mos", "ridge")])
+def test_every_method(name: str, tmp_path: Path) -> None:
+    learner = learned(name)
+    writing.export_onnx(learner, tmp_path / "model.onnx")
+    assert max(differences(learner, Runner(tmp_path / "model.onnx"), noise(5)).values()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"retrieval_rounds": 1},
+        {"retrieval_rounds": 2, "ensemble": False},
+        {"consolidate": "mean"},
+        {"precision": "bfloat16", "early_exit": 0.1},
+    ],
+    ids=str,
+)
+def test_every_kind_of_retrieval(mos: Learner, settings: dict[str, Any], tmp_path: Path) -> None:
+    learner = mos.variant(**settings)
+    writing.export_onnx(learner, tmp_path / "model.onnx")
+    plain = learner.variant(precision="float32", early_exit=None)
+    assert max(differences(plain, Runner(tmp_path / "model.onnx"), noise(20)).values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_single_stack_needs_no_loop(tmp_path: Path) -> None:
+    learner = method("mos")(tiny_backbone(), epochs=1)
+    learner.learn(*coloured_squares([0, 1, 2], 4))
+    writing.export_onnx(learner, tmp_path / "model.onnx")
+    assert "Loop" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    theirs = Runner(tmp_path / "model.onnx").run(noise(5).numpy())
+    np.testing.assert_allclose(theirs["scores"], learner.score_batch(noise(5)).values, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_real_images(shared: Path, tmp_path: Path) -> None:
+    """2,500 test images of Tiny-ImageNet, most of classes the model does not know: the harder for retrieval."""
+    data = shared / "data" / "tiny_imagenet_100"
+    weights = shared / "weights" / "vit_small_patch14_dinov2_depth11_fp16.safetensors"
+    learner = method("mos")(load_backbone(weights=weights, img_size=98), epochs=1, batch_size=16, statistics="diagonal")
+    paths, labels = list_folder(data / "train")
+    names = sorted(set(labels))
+    for classes in (names[:4], names[4:8], names[8:12]):
+        chosen = [[p for p, label in zip(paths, labels, strict=True) if label == name][:8] for name in classes]
+        learner.learn([p for own in chosen for p in own], [name for name in classes for _ in range(8)])
+    images, _ = list_folder(data / "test")
+    agreed = writing.export_onnx(learner, tmp_path / "model.onnx", images=images[:2500])
+    assert agreed.images == agreed.within == 2500
+    assert agreed.same_answers >= 2498

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,10 +244,8 @@ def evaluation_loader(dataset: Any, batch_size: int, **loader: Any) -> DataLoade
 
 def label_indices(labels: Sequence[Label], classes: Mapping[Label, int]) -> Tensor:
     """Return the index (B,) int64 of each label; raise InputError for one that was never learned."""
-    try:
-        return torch.tensor([classes[label] for label in labels], dtype=torch.int64)
-    except KeyError as error:
+    strange = [label for label in labels if not (isinstance(label, Hashable) and label in classes)]
+    if strange:
         known = ", ".join(map(str, list(classes)[:8])) or "none yet"
-        raise InputError(
-            f"class {error.args[0]!r} was never learned; known: {known}{', …' if len(classes) > 8 else ''}"
-        ) from None
+        raise InputError(f"class {strange[0]!r} was never learned; known: {known}{', …' if len(classes) > 8 else ''}")
+    return torch.tensor([classes[label] for label in labels], dtype=torch.int64)

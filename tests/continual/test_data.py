@@ -186,6 +186,8 @@ def test_label_indices_follow_the_classes() -> None:
     assert label_indices(["b", "a"], {"a": 0, "b": 1}).tolist() == [1, 0]
     with pytest.raises(InputError, match="class 9 was never learned; known: 0, 1, 2, 3, 4, 5, 6, 7, …"):
         label_indices([0, 9], {i: i for i in range(9)})
+    with pytest.raises(InputError, match=r"class \[0\] was never learned; known: 0"):
+        label_indices([[0]], {0: 0})  # type: ignore[list-item]
 
 
 # Experiences -------------------------------------------------------------------------------------------

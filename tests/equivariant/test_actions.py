@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import GROUPS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from zoo import GROUPS
 
 from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
 from equivariant.coordinates import Boxes, Keypoints

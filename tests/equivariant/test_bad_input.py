@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WRAPPERS, Anything, Micro, TinyUNet, Whole
 from torch import Tensor, nn
+from zoo import WRAPPERS, Anything, Micro, TinyUNet, Whole
 
 import equivariant as eq
 

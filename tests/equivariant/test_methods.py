@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import Anything, Micro, TinyUNet, Whole, convnext, mobilenet, vit
 from torch import Tensor, nn
+from zoo import Anything, Micro, TinyUNet, Whole, convnext, mobilenet, vit
 
 import equivariant as eq
 from equivariant.selection import best, top

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Micro, TinyUNet, vit
 from torch import Tensor, nn
+from zoo import Micro, TinyUNet, vit
 
 import equivariant as eq
 from equivariant.actions import Action

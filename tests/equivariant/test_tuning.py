@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyUNet
 from torch import Tensor, nn
+from zoo import TinyUNet
 
 import equivariant as eq
 from equivariant.caching import CachedOrbit, cache_views

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import GROUPS, WRAPPERS, ZOO, Micro
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from zoo import GROUPS, WRAPPERS, ZOO, Micro
 
 import equivariant as eq
 from equivariant.outputs import leaves

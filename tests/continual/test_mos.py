@@ -122,7 +122,7 @@ def test_the_loss_is_cross_entropy_and_the_weighted_contrast(
 def test_statistics_are_of_the_classes_own_stack_and_prototypes_of_the_first(
     learned: Callable[..., MOSLearner], blobs: Blobs
 ) -> None:
-    learner = learned(2)
+    learner = learned(2, statistics="full")
     assert learner.state.prototypes is not None
     for label in range(4):
         images, _ = blobs([label], 4)
@@ -135,7 +135,7 @@ def test_statistics_are_of_the_classes_own_stack_and_prototypes_of_the_first(
 
 def test_a_class_seen_again_is_remembered_by_all_its_images(learned: Callable[..., MOSLearner], blobs: Blobs) -> None:
     """Alone, and beside new classes; of the first experience, and of a later one."""
-    learner = learned(2)
+    learner = learned(2, statistics="full")
     again = {label: blobs([label], 3, seed=9)[0] for label in (1, 2)}
     bank = learner.state.bank
     learner.learn(again[1], [1] * 3)
@@ -184,6 +184,14 @@ def test_memory_grows_as_documented(backbone: Backbone, blobs: Blobs, kind: Kind
         numbers = depth * (2 * r * d + r + d) + 10 * d + len(classes) * (2 * d + 1 + own[kind])
         assert now - size == 4 * numbers + 8 * len(classes)  # float32, and an int64 count a class
         size = now
+
+
+def test_by_default_a_class_of_a_vit_base_leaves_120_kb_and_the_paper_s_presets_keep_all(backbone: Backbone) -> None:
+    default = MOSLearner(backbone).settings
+    remembered = fit(torch.randn(50, 768), default.statistics, default.statistics_components).tensors().values()
+    assert sum(4 * tensor.numel() for tensor in remembered) + 4 * (2 * 768 + 1) < 120_000
+    for preset in ("paper", "reference"):
+        assert MOSLearner(backbone, preset=preset).settings.statistics == "full"
 
 
 # Inference ---------------------------------------------------------------------------------------------

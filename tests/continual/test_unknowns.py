@@ -160,7 +160,7 @@ def test_other_methods_say_that_they_cannot(backbone: Backbone, blobs: Blobs) ->
 
 
 def test_what_is_strange_is_of_the_stack_that_answered(backbone: Backbone, blobs: Blobs) -> None:
-    learner = MOSLearner(backbone, **QUICK)
+    learner = MOSLearner(backbone, **QUICK, statistics="full")
     for classes in ([0, 1], [2, 3]):
         learner.learn(*blobs(classes, 6))
     images = blobs([2, 3], 4, seed=3)[0]

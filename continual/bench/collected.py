@@ -47,10 +47,11 @@ def collect(path: Path) -> Run:
         for position, cell in enumerate(_cells(cell_file)):
             if not cell.complete:
                 continue
-            # A variant's label begins with that of the method whose training it shares.
-            owner = next((m for m in methods if f"{cell.label}, ".startswith(f"{m}, ")), None)
-            if owner is None:
+            # A variant's label begins with that of the method whose training it shares; so may another method's.
+            owners = [m for m in methods if f"{cell.label}, ".startswith(f"{m}, ")]
+            if not owners:
                 raise InputError(f"{cell_file} holds {cell.label!r}, which {file} does not name: take it out")
+            owner = max(owners, key=len)
             found.append(((methods.index(owner), position, cell.seed), cell))
             done.add((owner, cell.seed))
     missing = tuple(f"{m} with seed {seed}" for m in methods for seed in seeds if (m, seed) not in done)

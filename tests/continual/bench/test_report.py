@@ -276,3 +276,10 @@ def test_short_streams_have_no_figures_that_need_more(equimos: Equimos, tmp_path
     assert ("forgetting" in text) == (experiences > 1)
     assert "nan" not in text
     assert not re.search(r"\b(nan|None)\b", (run / "report" / "report.html").read_text())
+
+
+def test_a_method_is_not_taken_for_a_variant_of_another(tmp_path: Path) -> None:
+    cells = [made_up(label, seed, stacks=False) for label in ("slca", "slca, slower") for seed in (1, 2)]
+    run = collect(run_folder(tmp_path / "run", cells))
+    assert run.missing == ()
+    assert [cell.label for cell in run.cells] == ["slca", "slca", "slca, slower", "slca, slower"]

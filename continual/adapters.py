@@ -132,6 +132,21 @@ def per_image(bank: StackWeights, chosen: Tensor, scale: float) -> Adapters:
     return adapters
 
 
+def grouped(bank: StackWeights, chosen: Tensor, scale: float) -> Adapters:
+    """Do what `per_image` does for images in the order of their stacks: `chosen` (B,) int64 ascends.
+
+    One product for all images of a stack, where `per_image` has one for each.
+    """
+    stacks, sizes = chosen.unique_consecutive(return_counts=True)
+    own = [shared({name: bank[name][stack] for name in _NAMES}, scale) for stack in stacks.tolist()]
+    parts = sizes.tolist()
+
+    def adapters(block: int, h: Tensor) -> Tensor:
+        return torch.cat([serve(block, part) for serve, part in zip(own, h.split(parts), strict=True)])
+
+    return adapters
+
+
 def stacked(stacks: Sequence[StackWeights]) -> dict[str, Tensor]:
     """Stack T finished stacks along a new leading axis: each tensor becomes (T, L, ...)."""
     return {name: torch.stack([stack[name] for stack in stacks]) for name in _NAMES}

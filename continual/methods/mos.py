@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as once
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from continual.adapter_training import AdapterTraining, new_stack
-from continual.adapters import StackWeights, per_image, shared, stacked
+from continual.adapters import StackWeights, grouped, per_image, shared, stacked
 from continual.alignment import AlignmentSettings, aligned_fields
 from continual.class_statistics import ClassStatistics, Kind, fit
 from continual.data import ExperienceData, Label
@@ -34,6 +34,7 @@ from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.state import Scores, State
 from continual.training import Output, Progress
+from continual.trunk import Prefix
 from continual.unknowns import judge
 
 
@@ -131,7 +132,7 @@ class MOSTraining(AdapterTraining[MOSState]):
 
     def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return features under each image's own class's stack, under A_1, and class indices."""
-        learner, settings = self.learner, self.settings
+        learner, settings = cast(MOSLearner, self.learner), self.settings
         experience = torch.tensor(self.class_experience(), device=learner.device)
         first_stack = shared(bank[0], settings.adapter_scale)
         every_stack = stacked(bank)
@@ -142,7 +143,7 @@ class MOSTraining(AdapterTraining[MOSState]):
             chosen = experience[[self.index[label] for label in labels]]
             if not chosen.any():
                 return first, first
-            return learner.features(prefix, per_image(every_stack, chosen, settings.adapter_scale)), first
+            return learner.served(prefix, every_stack, chosen), first
 
         (own, first), targets = self.extract(compute, progress)
         return own, first, targets
@@ -227,16 +228,26 @@ class MOSLearner(IncrementalLearner[MOSState]):
         sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
         return linear(sampler.draw(count, draw), *self.state.head).argmax(-1)
 
+    def served(self, prefix: Prefix, bank: StackWeights, stacks: Tensor) -> Tensor:
+        """Return features (B, D) of images, each under its stack (B,) int64 of a bank."""
+        scale = self.settings.adapter_scale
+        if (stacks == stacks[0]).all():
+            return self.features(prefix, shared({name: tensor[stacks[0]] for name, tensor in bank.items()}, scale))
+        # Measured on a CPU (benchmarks/mos_adapters.py); a GPU would wait for many small products.
+        if len(stacks) < 16 or stacks.device.type != "cpu":
+            return self.features(prefix, per_image(bank, stacks, scale))
+        order = stacks.argsort(stable=True)
+        found = self.features(prefix[order], grouped(bank, stacks[order], scale))
+        return torch.empty_like(found).index_copy_(0, order, found)
+
     def _stack_features(self, images: Tensor, cache: FeatureCache | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function (rows (M,), stacks (M,)) -> (M, D), features of those images, each under its stack."""
-        consolidate, scale = self.settings.consolidate, self.settings.adapter_scale
+        consolidate = self.settings.consolidate
         bank = self.state.stacked_bank if consolidate is None else self.state.consolidated_bank
         prefix = once(lambda: self.prefix(images))
 
         def run(rows: Tensor, stacks: Tensor) -> Tensor:
-            if (stacks == stacks[0]).all():
-                return self.features(prefix()[rows], shared({k: v[stacks[0]] for k, v in bank.items()}, scale))
-            return self.features(prefix()[rows], per_image(bank, stacks, scale))
+            return self.served(prefix()[rows], bank, stacks)
 
         if cache is None:
             return run

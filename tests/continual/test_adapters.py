@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from continual.adapters import AdapterStack, bottleneck, per_image, shared, stacked
+from continual.adapters import AdapterStack, bottleneck, grouped, per_image, shared, stacked
 from continual.seeding import generator
 
 sizes = st.integers(1, 5)
@@ -59,7 +59,10 @@ def test_a_stack_of_its_own_for_each_image_equals_one_image_at_a_time(
     chosen = data.draw(st.lists(st.integers(0, stacks - 1), min_size=batch, max_size=batch))
     h = torch.randn(batch, 4, 6, generator=generator(seed, "h"))
     together = per_image(stacked(bank), torch.tensor(chosen), 0.1)
+    order = torch.tensor(chosen).argsort(stable=True)
+    in_groups = grouped(stacked(bank), torch.tensor(chosen)[order], 0.1)
     for block in (0, 1):
+        torch.testing.assert_close(in_groups(block, h[order]), together(block, h)[order])
         alone = [shared(bank[k], 0.1)(block, h[i : i + 1]) for i, k in enumerate(chosen)]
         torch.testing.assert_close(together(block, h), torch.cat(alone))
 

@@ -16,6 +16,7 @@ _WHERE = {
     "Backbone": "continual.backbones",
     "IncrementalLearner": "continual.learner",
     "Prediction": "continual.learner",
+    "ContinualClassifier": "continual.classifier",
     "EquimosError": "continual.errors",
     "load": "continual.methods",
     "method": "continual.methods",

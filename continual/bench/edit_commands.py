@@ -56,6 +56,7 @@ def correct(
 ) -> None:
     """Say that images are of a known class, and show what they are taken for before and after."""
     paths = [path for given in images for path in images_in(given)]
+    said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
 
@@ -64,18 +65,19 @@ def correct(
             before = learner.predict(paths, workers=workers).labels
             learner.correct(paths, truth, progress=bars, workers=workers)
             after = learner.predict(paths, workers=workers).labels
-            table = new_table("file", "was", "is")
-            for path, old, new in zip(paths, before, after, strict=True):
-                if old != truth or new != truth:
-                    add_row(table, path, old, new)
-            if table.row_count:
-                show(table)
-            now, then = (sum(answer == truth for answer in answers) for answers in (after, before))
-            console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
+            said.extend((truth, old, new) for old, new in zip(before, after, strict=True))
             met = [replace(meet(path, truth, ledger), label=truth, held_out=False) for path in paths]
             return f"corrected {count(len(paths), 'image')} of {label}", ledger.with_images(met)
 
         _edit(model, change, weights, device)
+    table = new_table("file", "was", "is")
+    for path, (truth, old, new) in zip(paths, said, strict=True):
+        if old != truth or new != truth:
+            add_row(table, path, old, new)
+    if table.row_count:
+        show(table)
+    now, then = (sum(answers[place] == answers[0] for answers in said) for place in (2, 1))
+    console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
 
 
 def history(model: Path, json_file: Path | None) -> None:

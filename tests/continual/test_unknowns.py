@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from continual import artefact, unknowns
+from continual.alignment import AlignedState
 from continual.backbones import Backbone
 from continual.class_statistics import ClassStatistics, Kind, fit
 from continual.errors import InputError
@@ -173,3 +174,29 @@ def test_what_is_strange_is_of_the_stack_that_answered(backbone: Backbone, blobs
     served = got.stack == 1
     assert other.probabilities is not None
     assert not torch.allclose(other.probabilities[served], got.probabilities[served], atol=1e-5)
+
+
+def test_what_was_forgotten_is_unknown_and_the_rest_as_usual() -> None:
+    """Calibrated anew on what is left: as if the class had never been there, with as many false alarms as asked for."""
+    found, own = features(5, 60)
+    known = tuple(statistics(found, own))
+    state = AlignedState(
+        classes=tuple("abcde"),
+        class_experience=(0,) * 5,
+        statistics=known,
+        calibration=unknowns.calibrate(known, draws()),
+    )
+    left, fresh = state.without(2), features(5, 60, seed=1)
+    never = unknowns.calibrate([*known[:2], *known[3:]], torch.Generator().manual_seed(2))
+    assert left.calibration is not None
+    assert never is not None
+    assert left.calibration.temperature == never.temperature
+    assert torch.equal(left.calibration.strangeness, never.strangeness)
+    forgotten, others = fresh[0][fresh[1] == 2], fresh[0][fresh[1] != 2]
+    assert state.known is not None
+    assert left.known is not None
+    assert (state.known.familiarity(forgotten) <= 0.05).float().mean() < 0.15
+    assert (left.known.familiarity(forgotten) <= 0.05).float().mean() > 0.8
+    assert abs((left.known.familiarity(others) <= 0.05).float().mean() - 0.05) < 0.04
+    assert left.known.probabilities(others).shape == (240, 4)
+    torch.testing.assert_close(left.known.probabilities(others).sum(1), torch.ones(240))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ import continual
 from continual import artefact
 from continual.bench import versions
 from continual.errors import ModelFileError
-from tests.conftest import ROOT
 from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -161,44 +157,3 @@ def _die_before(step: int, folder: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_at_random_moments_of_the_real_command(model: Path, pictures: Pictures) -> None:
-    """50 SIGKILLs of learn, correct and forget; after each, the file is the old version or the new one."""
-    more = pictures("more", ["iris"])
-    pictures("odd", ["lily"])
-    commands = {
-        "learn": (["learn", "--yes", "-i", str(more)], ("rose", "tulip", "iris")),
-        "correct": (["correct", str(more.with_name("odd")), "--class", "tulip"], ("rose", "tulip")),
-        "forget": (["forget", "rose"], ("tulip",)),
-    }
-    durations: dict[str, float] = {}
-    original, kills, draw = model.read_bytes(), 0, random.Random(1993)
-    for name in commands:
-        started = time.monotonic()
-        assert _start(model, commands[name][0]).wait() == 0
-        durations[name] = time.monotonic() - started
-        model.unlink()  # not over it: an earlier version may be the same file
-        model.write_bytes(original)
-    while kills < int(os.environ.get("EQUIMOS_KILLS", "50")):
-        name = ("learn", "correct", "forget")[kills % 3]
-        words, after = commands[name]
-        process = _start(model, words)
-        time.sleep(draw.uniform(0.3, 1.0) * durations[name])
-        process.kill()
-        process.wait()
-        kills += 1
-        assert classes(model) in (("rose", "tulip"), after)
-        assert model.read_bytes() == original or continual.load(model).classes == after
-        for version in versions.versions(model):
-            version.about()
-        model.unlink()
-        model.write_bytes(original)
-
-
-def _start(model: Path, words: list[str]) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "continual.bench.cli", *words, "--model", str(model), "--device", "cpu"]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -176,6 +176,26 @@ class FrozenViT(nn.Module):
         pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
+    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
+        """Return what each of the last `blocks` blocks says of images (B, 3, H, W): (B, blocks, 2, D), in float32.
+
+        That is its class token and the mean of its patch tokens, each token first brought to mean 0 and deviation 1.
+        There is one of the two, (B, blocks, 1, D), without `patches` and for a ViT that has no class token. All blocks
+        are read if there are fewer.
+        """
+        prefix = self.prefix(images)
+        place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
+        for index, block in enumerate(self.vit.blocks):
+            h = self._attend(index, tokens, prefix.rope) if index else prefix.h
+            tokens = _HALVES[type(block)][1](block, h)
+            if index >= self.depth - blocks:
+                level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
+                read = [level[:, 0]] if place else []
+                if patches or not place:
+                    read.append(level[:, place:].mean(1))
+                found.append(torch.stack(read, 1))
+        return torch.stack(found, 1)
+
     def _read(self, prefix: Prefix) -> slice:
         """Return which tokens the features are made of."""
         vit = self.vit

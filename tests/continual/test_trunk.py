@@ -69,6 +69,26 @@ def test_features_are_the_models_own(vit: Any, images: Tensor) -> None:
         torch.testing.assert_close(trunk.features(images), vit(images), rtol=1e-4, atol=1e-5)
 
 
+def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tensor) -> None:
+    trunk, found = FrozenViT(vit), []
+    hooks = [block.register_forward_hook(lambda *given: found.append(given[2])) for block in vit.blocks]
+    with torch.no_grad():
+        vit(images)
+        for hook in hooks:
+            hook.remove()
+        ours, both = trunk.block_tokens(images, 1), trunk.block_tokens(images, 5)
+    place = vit.num_prefix_tokens
+    for block, tokens in enumerate(found):
+        level = nn.functional.layer_norm(tokens, tokens.shape[-1:])
+        mean = level[:, place:].mean(1)
+        torch.testing.assert_close(both[:, block, -1], mean, rtol=1e-4, atol=1e-5)
+        if place:
+            torch.testing.assert_close(both[:, block, 0], level[:, 0], rtol=1e-4, atol=1e-5)
+    assert both.shape == (3, 2, 1 + bool(place), 24)
+    assert torch.equal(ours[:, 0], both[:, 1])
+    assert torch.equal(trunk.block_tokens(images, 2, patches=False)[:, :, 0], both[:, :, 0])
+
+
 def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
     vit: Any, images: Tensor, weights: dict[str, Tensor]
 ) -> None:

@@ -1,0 +1,165 @@
+"""What each part of `strata` is worth on real images: one extraction of tokens, many closed forms, many streams.
+
+    python benchmarks/strata.py --images DIR --weights FILE --half report --out results.json
+
+`DIR` holds train/CLASS and test/CLASS. Classes are permuted with seed 0 and cut in two: what `strata` is was chosen on
+the half `tune`; the half `report` is for figures. The regressions are the library's own, or their duals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import continual
+from continual.data import PreparedImages, evaluation_loader
+from continual.methods.strata import StrataLearner
+from continual.ridge import Sums, choose_strength, solve
+from continual.seeding import generator
+
+RIDGE, PROJECTION = "ridge", "ridge on a random projection of 2000"
+RIVALS = (RIDGE, PROJECTION)
+#: tokens (n, 2 views, L blocks, 2 kinds, D) -> regressors (n, D')
+ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    RIDGE: lambda t: t[:, 0, -1:, :1],
+    PROJECTION: lambda t: t[:, 0, -1:, :1],
+    "strength by width": lambda t: t[:, 0, -1:, :1],
+    "+ four blocks": lambda t: t[:, 0, -4:, :1],
+    "+ patch tokens (one pass)": lambda t: t[:, 0, -4:],
+    "+ mirror image (strata)": lambda t: t[:, :, -4:].mean(1),
+    "strata without patch tokens": lambda t: t[:, :, -4:, :1].mean(1),
+    "strata of one block": lambda t: t[:, :, -1:].mean(1),
+    "strata of two blocks": lambda t: t[:, :, -2:].mean(1),
+    "strata of six blocks": lambda t: t[:, :, -6:].mean(1),
+}
+
+
+def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
+    """Return what all blocks say of images and of their mirror images, (n, 2, L, 2, D)."""
+    trunk, images = (
+        learner.backbone.trunk,
+        PreparedImages(paths, [0] * len(paths), learner.backbone.preprocessing, augment=False),
+    )
+    found = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for batch, _ in evaluation_loader(images, 50):
+            found.append(torch.stack([trunk.block_tokens(view, 6) for view in (batch, batch.flip(-1))], 1))
+    return torch.cat(found).half()
+
+
+def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float) -> Tensor:
+    """Return the values for z (m, C): `continual.ridge.solve` with standardised features, in its dual form.
+
+    That is less work where there are fewer images than features.
+    """
+    y = torch.nn.functional.one_hot(labels, classes).double()
+    mean, centre, deviation = y.mean(0), x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
+    x, z = ((rows - centre) / deviation for rows in (x, z))
+    gram = (x @ x.mT).double()
+    gram.diagonal().add_(strength)
+    return (z @ x.mT).double() @ torch.linalg.solve(gram, y - mean) + mean
+
+
+def rivals(x: Tensor, labels: Tensor, newest: Tensor, z: Tensor, classes: int, step: int, standardise: bool) -> Tensor:
+    """Return the values of `ridge` (or of RanPAC's head: not standardised), whose strength the newest images choose."""
+    old = Sums.of(x[~newest], labels[~newest], classes) if standardise and not newest.all() else None
+    draw = generator(1993, "ridge", step)
+    strength = choose_strength(old, x[newest], labels[newest], classes, standardise=standardise, generator=draw)
+    return solve(Sums.of(x, labels, classes), strength, standardise=standardise)(z.double())
+
+
+def accuracies(
+    row: str, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, size: int, count: int
+) -> tuple[list[float], float]:
+    """Return the accuracy after each experience, and the last one's where the right experience is told."""
+    found: list[float] = []
+    told = 0.0
+    for step in range(count):
+        classes = (step + 1) * size
+        x, y = train[labels < classes], labels[labels < classes]
+        z, right = test[truth < classes], truth[truth < classes]
+        if row in RIVALS:
+            values = rivals(x, y, y >= classes - size, z, classes, step, row != PROJECTION)
+        else:
+            values = answers(x, y, z, classes, train.shape[1] / 3)
+        found.append(float((values.argmax(1) == right).float().mean()))
+        away = torch.arange(classes)[None] // size != right[:, None] // size
+        told = float((values.masked_fill(away, -torch.inf).argmax(1) == right).float().mean())
+    return found, told
+
+
+def main() -> None:
+    """Extract, solve, and write one record a row, stream and seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
+    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
+    parser.add_argument("--size", type=int, default=98, help="pixels")
+    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10], help="classes an experience; several streams")
+    parser.add_argument(
+        "--per-class", type=int, nargs="+", default=[40], help="training images a class; several streams"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
+    parser.add_argument("--rows", nargs="+", default=[*ROWS])
+    parser.add_argument("--tokens", type=Path, help="keeps the tokens for the next call with the same images")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+
+    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
+    order = np.random.RandomState(0).permutation(len(names))
+    middle = len(names) // 2
+    chosen = [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[asked.half]]
+    learner = StrataLearner(continual.load_backbone(weights=asked.weights, img_size=asked.size))
+    most = max(asked.per_class)
+    paths = {s: [sorted((asked.images / s / c).iterdir()) for c in chosen] for s in ("train", "test")}
+    paths["train"] = [own[:most] for own in paths["train"]]
+    if asked.tokens is not None and asked.tokens.is_file():
+        found = load_file(asked.tokens)
+    else:
+        found = {s: tokens(learner, [p for own in groups for p in own]) for s, groups in paths.items()}
+        if asked.tokens is not None:
+            save_file(found, asked.tokens)
+    rank = {s: torch.tensor([i for own in g for i in range(len(own))]) for s, g in paths.items()}
+    label = {s: torch.tensor([c for c, own in enumerate(g) for _ in own]) for s, g in paths.items()}
+
+    records = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    for seed in asked.seeds:
+        position = torch.from_numpy(np.random.RandomState(seed).permutation(len(chosen))).argsort()
+        for size in asked.sizes:
+            for per_class in asked.per_class:
+                for row in asked.rows:
+                    keep = rank["train"] < per_class
+                    x, z = (ROWS[row](found[s].float()).flatten(1) for s in ("train", "test"))
+                    if row == PROJECTION:
+                        matrix = torch.randn(x.shape[1], 2000, generator=generator(seed, "projection"))
+                        x, z = torch.relu(x @ matrix), torch.relu(z @ matrix)
+                    curve, told = accuracies(
+                        row,
+                        x[keep],
+                        position[label["train"][keep]],
+                        z,
+                        position[label["test"]],
+                        size,
+                        len(chosen) // size,
+                    )
+                    records.append(
+                        {"row": row, "seed": seed, "size": size, "per_class": per_class, "half": asked.half}
+                        | {"curve": curve, "experience told": told, "width": x.shape[1]}
+                    )
+                    print(
+                        f"{row}, seed {seed}, {size} classes, {per_class} images: "
+                        f"{100 * np.mean(curve):.1f} / {100 * curve[-1]:.1f}, told {100 * told:.1f}",
+                        flush=True,
+                    )
+                    asked.out.write_text(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main()

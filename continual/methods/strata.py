@@ -1,0 +1,56 @@
+"""Strata: ridge regression on what several blocks say of an image and of its mirror image. Nothing is trained."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from continual.feature_cache import FeatureCache
+from continual.regression import RegressionLearner
+from continual.settings import Settings
+
+
+class StrataSettings(Settings):
+    """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
+
+    blocks: int = Field(4, ge=1, description="how many of the last blocks are read; all, if there are fewer")
+    patches: bool = Field(True, description="read the mean of a block's patch tokens beside its class token")
+    strength: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
+    mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
+
+
+class StrataLearner(RegressionLearner):
+    """Ridge regression on the tokens of the last blocks, averaged over an image and its mirror image.
+
+    For each of the last K blocks: the class token and the mean of the patch tokens, each token brought to mean 0 and
+    deviation 1 first. A block's tokens come with the pass that is run anyway; the mirror image takes a second one.
+    As the features are frozen and nothing is chosen on an experience, the answers are those of one regression on all
+    images so far, in whatever order and experiences they came. D' is 2 K D, and half of it without patches.
+    """
+
+    method = "strata"
+    paper = "this library; after multi-block linear probes of DINOv2, Oquab et al., TMLR 2024, arXiv 2304.07193"
+    summary = "ridge regression on tokens of several frozen blocks, of an image and its mirror image"
+    settings_type = StrataSettings
+    settings: StrataSettings
+
+    def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Return the tokens that are read, side by side (B, D')."""
+        if cache is None:
+            return self._read(images)
+        name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
+        return cache.features(images, [name] * len(images), lambda rows: self._read(images[rows]))
+
+    def strength(self, features: Tensor, labels: Tensor, classes: int) -> float:
+        """Return the strength of the settings, times D'."""
+        return self.settings.strength * features.shape[1]
+
+    def _read(self, images: Tensor) -> Tensor:
+        views = [images, images.flip(-1)] if self.settings.mirror else [images]
+        return torch.stack([self._tokens(view) for view in views]).mean(0)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        with self._autocast():
+            found = self.backbone.trunk.block_tokens(images, self.settings.blocks, patches=self.settings.patches)
+        return found.flatten(1)

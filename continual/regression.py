@@ -1,0 +1,83 @@
+"""Methods that answer by ridge regression on features of a backbone that never changes, from running sums."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from continual import artefact
+from continual.data import ExperienceData
+from continual.feature_cache import FeatureCache
+from continual.learner import IncrementalLearner
+from continual.ridge import Readout, Sums, solve
+from continual.state import Scores, State, replace_state
+from continual.training import Progress, Training
+
+
+@dataclass(frozen=True)
+class RegressionState(State):
+    """Running sums of the features, and the map solved from them."""
+
+    sums: Sums | None = None
+    readout: Readout | None = None
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out the class's score and its part of the sums, see `Sums.without`; the others' scores stay."""
+        assert self.sums is not None
+        assert self.readout is not None
+        return {"sums": self.sums.without(index), "readout": self.readout.without(index)}
+
+
+class RegressionUpdate(Training[RegressionState]):
+    """Adds an experience's images to the sums and solves anew."""
+
+    def finish(self, progress: Progress | None = None) -> RegressionState:
+        learner, before = self.learner, self.before.sums
+        assert isinstance(learner, RegressionLearner)
+        (features,), labels = self.extract(lambda images, _: [learner.regressors(images)], progress)
+        strength = learner.strength(features, labels, len(self.classes))
+        sums = Sums.of(features, labels, len(self.classes))
+        sums = sums if before is None else sums.plus(before)
+        return RegressionState(**self.progress_counts(), sums=sums, readout=solve(sums, strength, standardise=True))
+
+
+class RegressionLearner(IncrementalLearner[RegressionState]):
+    """Ridge regression on standardised features that a method defines; D' numbers an image.
+
+    Memory is D'^2 + D' numbers, and 2 D' + 2 a class, in double precision.
+    """
+
+    state_type = RegressionState
+    probabilities = False
+
+    @abstractmethod
+    def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Return the features (B, D') of prepared images, from `cache` where it has them."""
+
+    @abstractmethod
+    def strength(self, features: Tensor, labels: Tensor, classes: int) -> float:
+        """Return how strongly the weights are held back, given the newest (n, D') with class indices (n,)."""
+
+    def begin(self, data: ExperienceData) -> RegressionUpdate:
+        return RegressionUpdate(self, data)
+
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Return the softmax of the regression's values."""
+        assert self.state.readout is not None
+        return Scores(self.state.readout(self.regressors(images, cache)).softmax(-1))
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if self.state.sums is None or self.state.readout is None:
+            return {}, {}
+        readout = artefact.join("readout", vars(self.state.readout))
+        return artefact.join("sums", self.state.sums.tensors()) | readout, {}
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> RegressionState:
+        if not common.classes:
+            return replace_state(common, RegressionState)
+        sums = Sums(**artefact.part(tensors, "sums"))
+        return replace_state(common, RegressionState, sums=sums, readout=Readout(**artefact.part(tensors, "readout")))

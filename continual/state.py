@@ -58,6 +58,7 @@ class Prediction:
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
     probabilities: Tensor | None = None  #: (B, C), calibrated by class statistics, see `continual.unknowns`
     familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
+    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: under the first stack)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
 
 
@@ -71,6 +72,7 @@ class Scores:
     refinements: Tensor | None = None
     probabilities: Tensor | None = None
     familiarity: Tensor | None = None
+    similarity: Tensor | None = None
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""

@@ -31,6 +31,7 @@ FLOORS = {
     "avalanche_model": 4,
     "avalanche_plugin": 4,
     "export": 4,
+    "serving": 4,
     "bench": 5,
 }
 
@@ -44,6 +45,9 @@ SEAMS = {
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), ("continual.export.",)),
+    **dict.fromkeys(
+        ("fastapi", "starlette", "uvicorn", "prometheus_client"), ("continual.serving.", "continual.bench.")
+    ),
     "datasets": ("continual.bench.datasets.hub",),
     **dict.fromkeys(("jinja2", "platformdirs", "rich", "typer"), ("continual.bench.",)),
     "sklearn": ("continual.bench.", "continual.classifier"),

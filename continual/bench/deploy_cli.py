@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from continual.bench.shared_options import Model
+from continual.bench.shared_options import Device, Model
 
 app = typer.Typer()
 
@@ -33,3 +33,43 @@ def export(
     from continual.bench import deploy_commands
 
     deploy_commands.export(model, onnx, images=images or (), unknown_rate=unknown_rate, weights=weights)
+
+
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all, and then with a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EQUIMOS_API_KEY",
+            help="Answer only who sends it. Other users can read a command line: better set the variable.",
+        ),
+    ] = None,
+    unknown_rate: Annotated[float, typer.Option(help="The share of known images that may be called unknown.")] = 0.05,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of an image at most.")] = 10 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image at most.")] = 25_000_000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Answer over HTTP, with a page to drop images on; a changed model file is taken up without a stop."""
+    from continual.bench import deploy_commands
+
+    deploy_commands.serve(
+        model,
+        host=host,
+        port=port,
+        api_key=api_key,
+        unknown_rate=unknown_rate,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        timeout=timeout,
+        batch=batch,
+        weights=weights,
+        device=device,
+    )

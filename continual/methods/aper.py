@@ -69,7 +69,8 @@ class APERLearner(FirstStackLearner[APERState]):
         """Return the softmax of the cosines."""
         assert self.state.stack is not None
         assert self.state.prototypes is not None
-        return Scores(cosine_scores(self.both(images, self.state.stack, cache), self.state.prototypes).softmax(-1))
+        cosines = cosine_scores(self.both(images, self.state.stack, cache), self.state.prototypes)
+        return Scores(cosines.softmax(-1), similarity=cosines)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state

@@ -29,7 +29,7 @@ from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
 from continual.merging import effective_alpha, mean, merge_
 from continual.mos_state import MOSState
-from continual.retrieval import Answering, ensemble, margins
+from continual.retrieval import Answering, cosine_scores, ensemble, margins
 from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.state import Scores, State
@@ -193,7 +193,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
             if len(unsure):
                 exact = answering.retrieve(first[unsure], lambda rows, stacks: features_of(unsure[rows], stacks))
                 values[unsure], found = exact[0], found.with_rows(unsure, exact[1])
-        return Scores(values, found.stack, found.path[:, 0], found.refinements, *judge(self.state.known, last))
+        known = judge(self.state.known, last)
+        cosines = cosine_scores(first, answering.prototypes)
+        return Scores(values, found.stack, found.path[:, 0], found.refinements, *known, cosines)
 
     def _answering(self) -> Answering:
         state, settings = self.state, self.settings

@@ -56,7 +56,8 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
         assert self.state.prototypes is not None
-        return Scores(cosine_scores(self.frozen_features(images, cache), self.state.prototypes).softmax(-1))
+        cosines = cosine_scores(self.frozen_features(images, cache), self.state.prototypes)
+        return Scores(cosines.softmax(-1), similarity=cosines)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if self.state.prototypes is None or self.state.counts is None:

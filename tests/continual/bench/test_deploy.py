@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,3 +48,41 @@ def test_export_refuses_in_one_line(
     assert result.exit_code == 2
     assert "pip install 'equimos[export]'" in result.stderr
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_serve_says_where_and_refuses_in_one_line(
+    equimos: Equimos, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+
+    started: list[str] = []
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        for one in sockets:
+            started.append(one.getsockname()[0])
+            one.close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    result = equimos("serve", "--model", model, "--port", "0")
+    assert result.exit_code == 0, result.stderr
+    assert "mos, 2 classes, at http://127.0.0.1:" in result.stderr
+    assert started == ["127.0.0.1"]
+    assert "anyone" in equimos("serve", "--model", model, "--port", "0", "--host", "0.0.0.0").stderr
+    for words, said in (
+        (["--unknown-rate", "0"], "--unknown-rate"),
+        (["--api-key", " "], "empty"),
+        (["--model", model.with_name("no")], "no model file"),
+        (["--port", "70000"], "--port"),
+    ):
+        result = equimos("serve", "--model", model, "--port", "0", *words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'equimos[serve]'" in equimos("serve", "--model", model).stderr
+
+
+def test_serve_takes_a_port_that_is_not_free_as_a_mistake(equimos: Equimos, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = equimos("serve", "--model", model, "--port", taken.getsockname()[1])
+    assert result.exit_code == 2
+    assert "port" in result.stderr

@@ -1,0 +1,191 @@
+"""The server: `/predict`, `/classes`, `/health`, `/metrics`, and a page at `/`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from torch import Tensor
+
+from continual import __version__
+from continual.serving.answers import answer, described
+from continual.serving.batching import Batcher, OverloadedError
+from continual.serving.forms import images_of
+from continual.serving.metrics import Metrics
+from continual.serving.model import ModelInUse, Served
+from continual.serving.outer import Outer
+from continual.serving.uploads import Limits, RefusedError, picture
+
+LOG = logging.getLogger(__name__)
+PAGE = Path(__file__).with_name("page.html")
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """How a server behaves."""
+
+    api_key: str | None = None  #: asked for by /predict, /classes and /metrics
+    unknown_rate: float = 0.05
+    limits: Limits = field(default_factory=Limits)
+    timeout: float = 30.0  #: seconds for an upload to arrive, and again for its answer
+    batch: int = 32  #: images at most
+    wait: float = 0.005  #: seconds a lone image waits for others
+    queue: int = 1024  #: images that may wait
+    decoders: int = 2  #: images decoded at a time
+    uploads: int = 64  #: requests whose bodies are received at a time
+    reload_every: float = 1.0  #: seconds between looks at the model file
+    hosts: tuple[str, ...] = ("*",)  #: names the server answers to; a page elsewhere cannot borrow another
+
+
+def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
+    """Return the server of a model as an ASGI application."""
+    served = _Server(model, options)
+    app = FastAPI(title="equimos", version=__version__, lifespan=served.running, docs_url=None, redoc_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts))
+    app.add_middleware(Outer, count=served.counted, most=4 * options.limits.request_bytes)
+    page, policy = _page()
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse({"error": error.reason}, error.status)
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def show() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "model": described(model.now), "reload_problem": model.problem}
+
+    @app.get("/classes", dependencies=[Depends(served.allowed)])
+    async def classes() -> dict[str, Any]:
+        learner = model.now.learner
+        pairs = zip(learner.classes, learner.state.class_experience, strict=True)
+        return {"classes": [{"name": name, "experience": experience} for name, experience in pairs]}
+
+    @app.get("/metrics", dependencies=[Depends(served.allowed)])
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.post("/predict", dependencies=[Depends(served.allowed)])
+    async def predict(request: Request) -> dict[str, Any]:
+        return await served.predict(request)
+
+    return app
+
+
+def _page() -> tuple[str, str]:
+    """Return the page, and a policy under which it runs its own style and script, and no other."""
+    text = PAGE.read_text(encoding="utf-8")
+    hashes = {}
+    for kind in ("style", "script"):
+        inside = re.search(rf"<{kind}>(.*?)</{kind}>", text, flags=re.DOTALL)
+        assert inside is not None
+        hashes[kind] = base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()
+    return text, (
+        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
+        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class _Server:
+    """What the routes share."""
+
+    def __init__(self, model: ModelInUse, options: ServingOptions) -> None:
+        self.model, self.options = model, options
+        self.batcher = Batcher(
+            options.batch, options.wait, options.queue, lambda size: self.metrics.batches.observe(size)
+        )
+        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
+        self.decoders = asyncio.Semaphore(options.decoders)
+        self.uploads = asyncio.Semaphore(options.uploads)
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        """Answer and watch the model file for as long as the application lives."""
+        self.batcher.start()
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await self.batcher.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.options.reload_every)
+            before = self.model.problem
+            if await asyncio.to_thread(self.model.refresh):
+                self.metrics.reloads.labels("loaded").inc()
+            elif self.model.problem not in (None, before):
+                self.metrics.reloads.labels("failed").inc()
+
+    def counted(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self.metrics.requests.labels(path, status).inc()
+        if path == "/predict":
+            self.metrics.seconds.observe(seconds)
+
+    async def allowed(self, request: Request) -> None:
+        """Let pass who knows the key, in `X-API-Key` or as `Authorization: Bearer`; raises RefusedError."""
+        if self.options.api_key is None:
+            return
+        bearer = request.headers.get("authorization", "")
+        given = request.headers.get("x-api-key") or (bearer[7:] if bearer[:7].lower() == "bearer " else "")
+        if not hmac.compare_digest(given.encode(), self.options.api_key.encode()):
+            raise RefusedError(401, "give the API key in the header X-API-Key, or as Authorization: Bearer")
+
+    async def predict(self, request: Request) -> dict[str, Any]:
+        """Answer for all images of a request, by the model that is in use when it has arrived, or for none."""
+        options = self.options
+        async with self.uploads:
+            files = await images_of(request, options.limits, options.timeout)
+        model = self.model.now
+        try:
+            async with asyncio.timeout(options.timeout):
+                images = [await self._prepared(model, name, file) for name, file in files]
+                found = await asyncio.gather(*(self.batcher.ask(model, image) for image in images))
+        except RefusedError:
+            raise
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {options.timeout:g} s: send fewer images, or later") from None
+        except OverloadedError as error:
+            raise HTTPException(503, f"{error}: send it again", {"Retry-After": "1"}) from None
+        except Exception as error:
+            LOG.exception("the model failed")
+            raise HTTPException(500, f"the model failed ({type(error).__name__})") from error
+        finally:
+            for _, file in files:
+                await file.close()
+        answers = [
+            {"file": name, **answer(model, scores, row, options.unknown_rate)}
+            for (name, _), (scores, row) in zip(files, found, strict=True)
+        ]
+        self.metrics.images.inc(len(answers))
+        self.metrics.unknown.inc(sum(bool(found["unknown"]) for found in answers))
+        return {"answers": answers, "model": described(model)}
+
+    async def _prepared(self, model: Served, name: str, file: UploadFile) -> Tensor:
+        async with self.decoders:
+            data = await file.read(self.options.limits.image_bytes + 1)
+            return await run_in_threadpool(lambda: model.prepare(picture(data, name, self.options.limits)))

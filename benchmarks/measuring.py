@@ -1,0 +1,106 @@
+"""What the timings have in common: a clock, sides that alternate, the machine's ceilings, tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from continual.artefact import versions
+
+Call = Callable[[], Any]
+
+
+def seconds(call: Call) -> float:
+    """Time one call: by the clock on a GPU; on a CPU in processor time, which other programs lengthen less."""
+    if not torch.cuda.is_available():
+        started = time.process_time()
+        call()
+        return time.process_time() - started
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def interleaved(sides: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every side in every round, after a round that is not counted."""
+    for call in sides.values():
+        call()
+    taken = [{name: seconds(call) for name, call in sides.items()} for _ in range(rounds)]
+    return {name: [one[name] for one in taken] for name in sides}
+
+
+def ratio(taken: Mapping[str, Sequence[float]], side: str, to: str) -> float:
+    """Return the median over the rounds of one side's time in another's of the same round."""
+    return statistics.median(a / b for a, b in zip(taken[side], taken[to], strict=True))
+
+
+def ceilings(size: int = 1536) -> dict[str, float]:
+    """Measure the rates nothing can exceed: products of square matrices, and copying 256 MiB."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = torch.randn(2, size, size, device=device).to(dtype)
+        best = min(interleaved({"product": lambda a=a, b=b: a @ b}, 5)["product"])
+        found[f"{name} [GFLOP/s]"] = 2 * size**3 / best / 1e9
+    source = torch.ones(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    best = min(interleaved({"copy": lambda: target.copy_(source)}, 5)["copy"])
+    return found | {"copy [GB/s]": 2 * source.numel() * 4 / best / 1e9}
+
+
+def surroundings() -> dict[str, Any]:
+    """Say what it ran on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        **versions(),
+    }
+
+
+def forward_flops(vit: Any, adapters: int = 0) -> float:
+    """Return the operations of one image's forward pass: products alone, with adapters of that width if asked.
+
+    A multiplication with its addition counts as two.
+    """
+    patch, width, depth = vit.patch_embed.patch_size, vit.embed_dim, len(vit.blocks)
+    patches = vit.patch_embed.num_patches
+    tokens, hidden = patches + vit.num_prefix_tokens, vit.blocks[0].mlp.fc1.out_features
+    block = 4 * width**2 + 2 * width * hidden + 2 * tokens * width + 2 * width * adapters
+    return 2.0 * (patches * 3 * patch[0] * patch[1] * width + depth * tokens * block)
+
+
+def profile(call: Call, rows: int = 8) -> list[tuple[str, float, int]]:
+    """Return what takes most of a call: operation, its own share of the processor time, number of calls."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        call()
+    events = sorted(profiler.key_averages(), key=lambda e: e.self_cpu_time_total, reverse=True)
+    whole = sum(event.self_cpu_time_total for event in events)
+    return [(event.key, event.self_cpu_time_total / whole, event.count) for event in events[:rows]]
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; all but the first column are aligned to the right."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *rows)) + "\n"
+
+
+def write(out: Path, name: str, record: Mapping[str, Any], text: str) -> None:
+    """Write NAME.json and NAME.md, and print the latter."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)

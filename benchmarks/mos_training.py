@@ -1,0 +1,206 @@
+"""What learning costs: a training step of MOS, its merge and the alignment, ours and the published procedure's.
+
+    OMP_NUM_THREADS=1 python benchmarks/mos_training.py --weights FILE --out DIR
+
+A step is forward, loss (with the feature contrast), backward, optimizer and merge, on random images: what they show
+does not matter for the time. All sides alternate in one process; on a CPU times are processor time. The reference's
+alignment is measured for one epoch, which it repeats, and counted as many times.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from measuring import ceilings, forward_flops, interleaved, profile, ratio, surroundings, table, write
+from reference_mos import ReferenceMOS
+from reference_mos import align as reference_align
+from torch import Tensor
+
+from continual.alignment import align
+from continual.backbones import Backbone, load_backbone
+from continual.class_statistics import LowRank, fit
+from continual.data import as_experience
+from continual.losses import feature_contrast, masked_cross_entropy
+from continual.methods.mos import MOSLearner, MOSTraining
+
+CLASSES = 5  #: new ones
+
+
+def training_of(backbone: Backbone, images: Tensor, **settings: Any) -> MOSTraining:
+    """Return a training of a third experience: two finished stacks to merge towards, ten classes of before."""
+    values = {"feature_contrast": 0.1, "statistics": "diagonal", "alignment_epochs": 0, **settings}
+    learner = MOSLearner(backbone, epochs=0, **values)
+    for first in (0, CLASSES):
+        learner.learn(torch.randn(CLASSES, *images.shape[1:]), list(range(first, first + CLASSES)))
+    labels = [2 * CLASSES + i % CLASSES for i in range(len(images))]
+    training = learner.begin(as_experience(images, labels, backbone.preprocessing))
+    training.start_epoch(0)
+    return training
+
+
+def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
+    """Return one step, as `continual.training.run` does it."""
+    optimizer, labels = training.make_optimizer(), list(training.data.labels)
+
+    def step() -> None:
+        loss = training.loss(training.forward(images), labels)
+        training.check_loss(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        training.after_step()
+
+    return step
+
+
+def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], None], ReferenceMOS]:
+    """Return the published procedure's step on the same problem, and its network."""
+    mos = ReferenceMOS(copy.deepcopy(training.learner.backbone.trunk.vit), training.settings.bottleneck).train()
+    mos.vit.eval()
+    for _ in training.before.bank:
+        mos.keep(mos.new_stack())
+    head = copy.deepcopy(training.head)
+    groups = [{"params": list(mos.working.parameters())}, {"params": list(head.parameters()), "lr": 0.003}]
+    optimizer = torch.optim.SGD(groups, lr=0.03, momentum=0.9, weight_decay=5e-4)
+    targets = torch.tensor([training.index[label] for label in training.data.labels])
+
+    def step() -> None:
+        features = mos.features(images, mos.working, merging=True)
+        loss = masked_cross_entropy(head(features), targets, training.active)
+        loss = loss + 0.1 * feature_contrast(features, training.means)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        mos.merge()
+
+    return step, mos
+
+
+def steps(backbone: Backbone, batch: int, rounds: int, compiled: bool) -> tuple[dict[str, Any], str]:
+    """Measure the step's variants beside the reference; return the record and a table."""
+    side = backbone.trunk.image_size[0]
+    images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    variants: dict[str, dict[str, Any]] = {
+        "float32": {},
+        "float32, activations again": {"checkpoint_activations": True},
+        "bfloat16": {"precision": "bfloat16"},
+    }
+    if compiled:
+        variants |= {
+            "float32, compiled": {"compile": "inductor"},
+            "bfloat16, compiled": {"precision": "bfloat16", "compile": "inductor"},
+        }
+    trainings = {name: training_of(backbone, images, **settings) for name, settings in variants.items()}
+    reference, mos = reference_step(trainings["float32"], images)
+    sides = {"reference": reference} | {name: our_step(one, images) for name, one in trainings.items()}
+    taken = interleaved(sides, rounds)
+
+    def merges() -> None:
+        for _ in range(backbone.depth + 1):
+            mos.merge()
+
+    merging = {"reference": merges, "ours": lambda: [trainings["float32"].after_step() for _ in range(20)]}
+    merged = interleaved(merging, rounds)
+    merge = {"reference": statistics.median(merged["reference"]), "ours": statistics.median(merged["ours"]) / 20}
+    flops = 2 * batch * forward_flops(backbone.trunk.vit, trainings["float32"].settings.bottleneck)
+    record = {
+        "batch": batch,
+        "size": side,
+        "seconds": {name: statistics.median(values) for name, values in taken.items()},
+        "ratio to the reference": {name: ratio(taken, name, "reference") for name in variants},
+        "merge [s]": merge,
+        "operations on paper": flops,
+        "top entries": {name: profile(sides[name]) for name in ("reference", "float32", "bfloat16")},
+    }
+    rows = [
+        [name, f"{1e3 * record['seconds'][name]:.0f}", f"{ratio(taken, name, 'reference'):.2f}",
+         f"{flops / record['seconds'][name] / 1e9:.0f}"]
+        for name in sides
+    ]  # fmt: skip
+    text = table(["step", "ms", "ratio to the reference", "GFLOP/s"], rows)
+    shares = {"ours": merge["ours"] / record["seconds"]["float32"]}
+    shares["reference"] = merge["reference"] / record["seconds"]["reference"]
+    text += (
+        f"\nMerging: {1e3 * merge['ours']:.3f} ms, {shares['ours']:.3%} of our step; the reference's "
+        f"{backbone.depth + 1} merges {1e3 * merge['reference']:.1f} ms, {shares['reference']:.1%} of its step.\n"
+    )
+    for name, entries in record["top entries"].items():
+        lines = [[key, f"{part:.1%}", str(count)] for key, part, count in entries]
+        text += f"\n{table([f'{name}: operation', 'share of the time', 'calls'], lines)}"
+    return record, text
+
+
+def alignments(classes: int, width: int, batch_size: int, epochs: int, rounds: int) -> tuple[dict[str, Any], str]:
+    """Measure the alignment beside the reference's, on full covariances of made-up features."""
+    draw = torch.Generator().manual_seed(0)
+    mixing = torch.randn(width, width, generator=draw) / width**0.5
+    known = [fit(torch.randn(2 * width, width, generator=draw) @ mixing) for _ in range(classes)]
+    directions = torch.randn(width, 32, generator=draw)
+    few = [LowRank(s.count, s.mean, directions, torch.ones(width)) for s in known]
+    covariances = [s.covariance_matrix() + 1e-4 * torch.eye(width) for s in known]
+    weight, bias = torch.zeros(classes, width), torch.zeros(classes)
+    taken = interleaved(
+        {
+            "reference, one epoch": lambda: reference_align(
+                weight.clone(), bias.clone(), [s.mean for s in known], covariances, 1, batch_size
+            ),
+            "ours": lambda: align(weight, bias, known, generator=draw, epochs=epochs, batch_size=batch_size),
+            "default": lambda: align(weight, bias, few, generator=draw, epochs=epochs, batch_size=batch_size),
+        },
+        rounds,
+    )
+    ours, default = statistics.median(taken["ours"]), statistics.median(taken["default"])
+    theirs = epochs * statistics.median(taken["reference, one epoch"])
+    drawn = 5 * batch_size * classes * epochs
+    flops = 2 * drawn * (width**2 + 3 * width * classes) + classes * width**3 / 3
+    record = {
+        "classes": classes, "width": width, "batch_size": batch_size, "epochs": epochs, "reference [s]": theirs,
+        "ours [s]": ours, "times faster": theirs / ours, "low rank [s]": default, "operations on paper": flops,
+    }  # fmt: skip
+    text = (
+        f"\nAlignment, {classes} classes, D = {width}, {epochs} epochs, batch {batch_size}: reference {theirs:.0f} s, "
+        f"ours {ours:.1f} s on the same full covariances, {theirs / ours:.0f} times faster, at "
+        f"{flops / ours / 1e9:.0f} GFLOP/s. On the default statistics (32 directions) it takes {default:.1f} s.\n"
+    )
+    return record, text
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Where the results go.")],
+    weights: Annotated[Path | None, typer.Option(help="The ViT's weights; random ones without.")] = None,
+    model: Annotated[str, typer.Option(help="Without weights: a timm model.")] = "vit_base_patch16_224.augreg_in21k",
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 98,
+    batch: int = 16,
+    rounds: int = 5,
+    compiled: Annotated[bool, typer.Option(help="Also the compiled step.")] = True,
+    alignment: Annotated[bool, typer.Option(help="Also the alignment.")] = True,
+    name: Annotated[str, typer.Option(help="Of the files written.")] = "mos_training",
+) -> None:
+    """Measure, and write NAME.json and NAME.md."""
+    if weights is None:
+        import timm
+
+        from continual.backbones import assemble
+
+        args = {"img_size": size}
+        backbone = assemble(timm.create_model(model, num_classes=0, **args), model, args)
+    else:
+        backbone = load_backbone(weights=weights, img_size=size)
+    limits = ceilings()
+    record, text = steps(backbone, batch, rounds, compiled)
+    result: dict[str, Any] = {"ran on": surroundings(), "ceilings": limits, "step": record}
+    if alignment:
+        result["alignment"], more = alignments(100, 768, 48, 30, 1)
+        text += more
+    header = ", ".join(f"{name} {value:.0f}" for name, value in limits.items())
+    write(out, name, result, f"Measured ceilings: {header}.\n\n{text}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

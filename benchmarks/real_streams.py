@@ -1,0 +1,139 @@
+"""MOS on a real stream, kept after every experience: what the other benchmarks ask and align anew.
+
+    python benchmarks/real_streams.py --images DIR --weights FILE --out DIR [--experiences 20] [--seed 1993]
+
+DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README). Learners are trained
+without alignment, which no stack depends on: old classes take no part in the training of new ones. `aligned` does it
+afterwards, for any kind of class statistics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from continual.alignment import align
+from continual.backbones import Backbone, load_backbone
+from continual.bench.config import DataConfig
+from continual.bench.sources import load_data
+from continual.bench.streams import Stream, split_classes
+from continual.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
+from continual.methods.mos import MOSLearner
+from continual.seeding import generator
+
+SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 0.03, "precision": "bfloat16", "alignment_epochs": 0}
+
+
+def backbone_of(weights: Path, size: int = 98) -> Backbone:
+    """Return the frozen ViT with the crops that small images bear."""
+    return load_backbone(weights=weights, img_size=size, crop_scale=(0.4, 1.0))
+
+
+def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per_class: int = 20) -> Stream:
+    """Return classes of a folder in `experiences` equal parts, in the order of the seed."""
+    train, test = load_data(DataConfig(source="folder", train=images / "train", test=images / "test"))
+    sizes = classes // experiences
+    return split_classes("stream", train, test, sizes=sizes, seed=seed, per_class=per_class, max_classes=classes)
+
+
+def path_of(out: Path, experiences: int, seed: int, done: int) -> Path:
+    """Return where the learner is kept that has learned `done` of its experiences."""
+    return out / f"stream-{experiences}-{seed}" / f"{done}.safetensors"
+
+
+def train(backbone: Backbone, stream: Stream, out: Path, seed: int, until: int | None = None) -> None:
+    """Learn the stream from where it was left up to an experience, and keep the learner after every one."""
+    count = len(stream.experiences)
+    learner = MOSLearner(backbone, seed=seed, **SETTINGS)
+    for number, experience in enumerate(stream.experiences[:until], 1):
+        path, started = path_of(out, count, seed, number), time.perf_counter()
+        if path.exists():
+            learner = MOSLearner.load(path, backbone=backbone)
+            continue
+        learner.learn(experience.train_images, experience.train_labels)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        learner.save(path)
+        print(f"{path}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+_known: dict[bytes, tuple[Tensor, Tensor]] = {}
+
+
+def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    key = covariance.diagonal().numpy().tobytes()
+    if key not in _known:
+        _known[key] = torch.linalg.eigh(covariance.double())
+    return _known[key]
+
+
+def remembered_as(full: ClassStatistics, kind: str, components: int = 8) -> ClassStatistics:
+    """Return what would have been remembered of the same features in less memory."""
+    assert isinstance(full, Full)
+    covariance = full.covariance
+    if kind == "full":
+        return full
+    if kind == "shrunk":
+        return Shrunk(full.count, full.mean, covariance)
+    if kind == "diagonal":
+        return Diagonal(full.count, full.mean, covariance.diagonal().clone())
+    assert kind == "low_rank", f"{kind} cannot be made of a covariance"
+    values, directions = _spectrum(covariance)
+    factor = (directions[:, -components:] * values[-components:].clamp(min=0).sqrt()).to(covariance.dtype)
+    rest = (covariance.diagonal() - factor.square().sum(1)).clamp(min=0)
+    return LowRank(full.count, full.mean, factor, rest)
+
+
+def aligned(
+    backbone: Backbone,
+    out: Path,
+    experiences: int,
+    seed: int,
+    kind: str = "full",
+    components: int = 8,
+    until: int | None = None,
+) -> Iterator[MOSLearner]:
+    """Yield the learner after every experience (or up to one), its head aligned on statistics of a kind."""
+    head, trained = None, None
+    for number in range(1, (until or experiences) + 1):
+        learner = MOSLearner.load(path_of(out, experiences, seed, number), backbone=backbone)
+        own = learner.state.head
+        assert own is not None
+        statistics = tuple(remembered_as(s, kind, components) for s in learner.state.statistics)
+        if head is None or trained is None:
+            head = own
+        else:
+            # Of the rows of old classes training changes nothing but their length, by weight decay.
+            old, kept = len(trained[0]), float(own[0][: len(trained[0])].norm() / trained[0].norm())
+            weight, bias = (torch.cat([kept * mine, new[old:]]) for mine, new in zip(head, own, strict=True))
+            settings, draw = learner.settings, generator(seed, "alignment", number - 1)
+            head = align(weight, bias, statistics, generator=draw, batch_size=settings.batch_size)
+        trained = own
+        learner.state = replace(learner.state, head=head, statistics=statistics)
+        yield learner
+
+
+def main(
+    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
+    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
+    out: Annotated[Path, typer.Option(help="Where learners are kept.")],
+    experiences: int = 20,
+    until: Annotated[int | None, typer.Option(help="How many of them are learned; all without.")] = None,
+    classes: Annotated[int, typer.Option(help="In all experiences.")] = 100,
+    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
+    seed: int = 1993,
+    threads: int = 1,
+) -> None:
+    """Train, or go on."""
+    torch.set_num_threads(threads)
+    train(backbone_of(weights), stream_of(images, experiences, seed, classes, per_class), out, seed, until)
+
+
+if __name__ == "__main__":
+    typer.run(main)

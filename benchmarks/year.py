@@ -5,7 +5,7 @@
 `DIR` holds train/CLASS and test/CLASS. Every month the command `equimos learn` sees a folder with that month's classes
 alone: no earlier picture is there. Afterwards the model file is asked about the test images of all classes it knows,
 and about those of the next month, which it should call unknown. OUT gets year.json, year.md and year.png, and is
-written anew after every month; the model file stays there, too.
+written anew after every month; the model file stays there, too. Times are the processor's.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ def correction(diary: Diary, label: str, month: int, coming: list[str]) -> None:
     wrong = [path for path, answer in zip(paths, answers, strict=True) if answer != label][: asked.corrected]
     if not wrong:
         return
-    started = time.perf_counter()
+    started = time.process_time()
     edit_commands.correct(diary.model, wrong, label, weights=asked.weights, device="cpu", workers=0)
-    diary.write(month, f"correct {len(wrong)}", coming, time.perf_counter() - started)
+    diary.write(month, f"correct {len(wrong)}", coming, time.process_time() - started)
 
 
 def main() -> None:
@@ -193,19 +193,19 @@ def main() -> None:
     diary, forgotten = Diary(asked, model, by_month[0]), ""
     for month, classes in enumerate(by_month, 1):
         folder = month_folder(asked.out / "month", *pictures(asked.images / "train", classes, 0, asked.per_class))
-        started = time.perf_counter()
+        started = time.process_time()
         options: dict[str, Any] = {**new, "settings": [*settings, f"seed={asked.seed}"]} if month == 1 else {}
         learning.learn(model, folder, hold_out=0.0, yes=True, device="cpu", **options)
         shutil.rmtree(folder)
         coming = by_month[month] if month < asked.months else []
         coming = [*coming, forgotten] if forgotten else coming
-        print(diary.write(month, "learn", coming, time.perf_counter() - started), flush=True)
+        print(diary.write(month, "learn", coming, time.process_time() - started), flush=True)
         if month == max(1, asked.months * 2 // 5):
             correction(diary, by_month[month // 2][0], month, coming)
         if month == max(2, asked.months * 3 // 5):
-            forgotten, started = by_month[1][0], time.perf_counter()
+            forgotten, started = by_month[1][0], time.process_time()
             edit_commands.forget(model, forgotten, everywhere=True, weights=None, device="cpu")
-            diary.write(month, "forget one", [*coming, forgotten], time.perf_counter() - started)
+            diary.write(month, "forget one", [*coming, forgotten], time.process_time() - started)
     print((asked.out / "year.md").read_text())
 
 

@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--corrected", type=int, default=5, help="most images in the correction, after 2/5 of the time")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of MOS")
     parser.add_argument("--seed", type=int, default=1993)
     asked = parser.parse_args()
 
@@ -188,7 +189,7 @@ def main() -> None:
     shutil.rmtree(asked.out, ignore_errors=True)
     asked.out.mkdir(parents=True)
     model = asked.out / "model.safetensors"
-    settings = [f"epochs={asked.epochs}", "batch_size=16", "lr=0.03", f"precision={asked.precision}"]
+    settings = [f"epochs={asked.epochs}", "batch_size=16", "lr=0.03", f"precision={asked.precision}", *asked.set]
     new = {"weights": asked.weights, "model_args": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"]}
     diary, forgotten = Diary(asked, model, by_month[0]), ""
     for month, classes in enumerate(by_month, 1):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from continual.class_statistics import ClassStatistics
 from continual.retrieval import Answering, margins
@@ -35,16 +36,25 @@ def least_margin(
 
     `statistics` are the classes' under their own stacks, `shifts` each stack's. `generator` decides every draw.
     """
-    device = answering.prototypes.device
+    samplers = [s.sampler(floor) for s in shifts]
+
+    def drawn(stacks: Tensor) -> Tensor:
+        """Draw a shift (M, D) for each of M stacks, only where it is asked for; the first has none."""
+        found = torch.zeros(len(stacks), answering.prototypes.shape[1], device=stacks.device)
+        for stack in stacks[stacks > 0].unique().tolist():
+            rows = stacks == stack
+            found[rows] = samplers[stack].draw(int(rows.sum()), generator)
+        return found
+
     own = answering.class_experience.repeat_interleave(DRAWS)
     mine = torch.cat([s.mean + WIDER * (s.sampler(floor).draw(DRAWS, generator) - s.mean) for s in statistics])
-    # A shift for every draw and stack; the first stack has none.
-    shifted = torch.stack([s.sampler(floor).draw(len(mine), generator) for s in shifts])
-    shifted[0] = 0
-    row = torch.arange(len(mine), device=device)
-    first = mine - shifted[own, row]
+    first = mine - drawn(own)
 
-    truth, _ = answering.retrieve(first, lambda rows, stacks: first[rows] + shifted[stacks, rows])
+    def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
+        at_home = (stacks == own[rows]).unsqueeze(-1)
+        return torch.where(at_home, mine[rows], first[rows] + drawn(stacks))
+
+    truth, _ = answering.retrieve(first, features_of)
     guess, _ = answering.foretold(first, torch.stack([s.mean for s in shifts]))
     lead, order = margins(guess).sort(descending=True)
     wrong = (truth.argmax(-1) != guess.argmax(-1))[order].cumsum(0)

@@ -117,8 +117,9 @@ def test_the_wider_shifts_spread_the_wider_the_lead_must_be() -> None:
         shifts = [Diagonal(9, torch.full((6,), 0.1 * k), torch.full((6,), spread)) for k in range(3)]
         return least_margin(answering, statistics, shifts, tolerance, generator(1), floor=1e-9)
 
-    assert least(0.0, 0.0) < least(0.1, 0.0) < least(0.5, 0.0) < least(2.0, 0.0)
-    assert least(2.0, 0.05) < least(2.0, 0.01) < least(2.0, 0.0)
+    assert least(0.0, 0.0) < least(0.1, 0.0) < least(8.0, 0.0)
+    assert least(0.5, 0.01) < least(2.0, 0.01) < least(8.0, 0.01)
+    assert least(8.0, 0.05) < least(8.0, 0.02) < least(8.0, 0.01)
     assert least(2.0, 0.01) == least(2.0, 0.01)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from continual.bench.console import count
 from continual.bench.holding_out import divided
-from continual.bench.ledger import Ledger, Met, meet
+from continual.bench.ledger import Ledger, Met, meet, recall
 from continual.data import Label
 from continual.errors import InputError, nearest
 from continual.images import image_files, list_folder
@@ -85,47 +85,10 @@ def plan(
     made = Plan()
     label_of = {name: _label(name, known, made) for name in dict.fromkeys(names)}
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, ledger, known, only, made)
-    new: dict[int, Picture] = {}
-    copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
-    for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
-        if name in wanted:
-            try:
-                picture = Picture(path, meet(path, label_of[name], ledger))
-            except InputError as error:
-                corrupt.append(str(error))
-                continue
-            met = picture.met
-            if met.digest in ledger.by_digest:
-                if met.held_out:
-                    made.held_out.append(picture)
-                made.learned += not met.held_out
-                elsewhere[name, met.label] += met.label != label_of[name]
-            elif met.digest not in new:
-                new[met.digest] = picture
-            elif new[met.digest].met.label == met.label:
-                copies += 1
-            else:
-                made.problems.append(f"{path} and {new[met.digest].path} are the same image in two classes: remove one")
-        if progress is not None:
-            progress("looking at images", done, len(paths), {})
-    if corrupt:
-        made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
-    if copies:
-        made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
-    pictures = list(new.values())
+    pictures, elsewhere = _look(paths, names, label_of, wanted, ledger, made, progress)
     _check_folders(folder, pictures, elsewhere, label_of, known, made)
     _check_names([name for name in label_of if name in wanted], known, made)
-    held, alike = divided([picture.met for picture in pictures], ledger.images, hold_out)
-    for picture, out in zip(pictures, held, strict=True):
-        if out:
-            made.hold_out.append(replace(picture, met=replace(picture.met, held_out=True)))
-        else:
-            made.learn.append(picture)
-    if alike.number:
-        shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in alike.examples]
-        more = alike.number - len(shown)
-        rest = f", and {more} more" if more else ""
-        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{rest}")
+    _divide(pictures, ledger, hold_out, made)
     made.notes += _strays(folder, set(names))
     return made
 
@@ -147,6 +110,62 @@ def _label(name: str, known: Sequence[Label], made: Plan) -> Label:
         made.problems.append(f"the classes of the model are numbers, but there is a folder {name!r}: rename it")
         return name
     return int(name)
+
+
+def _look(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    label_of: dict[str, Label],
+    wanted: set[str],
+    ledger: Ledger,
+    made: Plan,
+    progress: Progress | None,
+) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
+    """Return new images, and how many of a folder were met as another class; from other folders, the held-out alone."""
+    new: dict[int, Picture] = {}
+    copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
+    for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
+        if progress is not None:
+            progress("looking at images", done, len(paths), {})
+        try:
+            met = meet(path, label_of[name], ledger) if name in wanted else recall(path, ledger)
+        except InputError as error:
+            corrupt += [str(error)] if name in wanted else []
+            continue
+        if isinstance(met, int):
+            continue
+        if met.digest in ledger.by_digest:
+            if met.held_out:
+                made.held_out.append(Picture(path, met))
+            elif name in wanted:
+                made.learned += 1
+            elsewhere[name, met.label] += met.label != label_of[name]
+        elif met.digest not in new:
+            new[met.digest] = Picture(path, met)
+        elif new[met.digest].met.label == met.label:
+            copies += 1
+        else:
+            made.problems.append(f"{path} and {new[met.digest].path} are the same image in two classes: remove one")
+    if corrupt:
+        made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
+    if copies:
+        made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
+    return list(new.values()), elsewhere
+
+
+def _divide(pictures: Sequence[Picture], ledger: Ledger, hold_out: float, made: Plan) -> None:
+    """Deal new images out to learning and holding out, and remark on near-duplicates."""
+    held, alike = divided([picture.met for picture in pictures], ledger.images, hold_out)
+    for picture, out in zip(pictures, held, strict=True):
+        if out:
+            made.hold_out.append(replace(picture, met=replace(picture.met, held_out=True)))
+        else:
+            made.learn.append(picture)
+    if alike.number:
+        shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in alike.examples]
+        more = alike.number - len(shown)
+        rest = f", and {more} more" if more else ""
+        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{rest}")
 
 
 def _left_out(

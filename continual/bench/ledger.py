@@ -87,13 +87,18 @@ class Ledger:
 
 def meet(path: Path, label: Label, ledger: Ledger) -> Met:
     """Return an image's entry: that of the ledger, if it is there; raises InputError if it cannot be read."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    mark = digest(content)
-    if mark in ledger.by_digest:
-        return ledger.by_digest[mark]
+    found = recall(path, ledger)
+    if isinstance(found, Met):
+        return found
     image = open_image(path)
     assert not isinstance(image, Tensor)
-    return Met(mark, fingerprint(image), label)
+    return Met(found, fingerprint(image), label)
+
+
+def recall(path: Path, ledger: Ledger) -> Met | int:
+    """Return an image's entry if it was met, else its digest; raises InputError if it cannot be read."""
+    try:
+        mark = digest(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    return ledger.by_digest.get(mark, mark)

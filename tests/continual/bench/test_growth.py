@@ -168,6 +168,10 @@ def test_the_same_images_are_held_out_whatever_they_are_called(pictures: Picture
     again = plan(folder, ledger, ["rose", "tulip"], hold_out=0.5)
     assert {picture.met.digest for picture in again.held_out} == held
     assert again.learn == again.hold_out == []
+    pictures("all", ["iris"])
+    named = plan(folder, ledger, ["rose", "tulip"], only=["iris"])
+    assert {picture.met.digest for picture in named.held_out} == held, "also where a single class is asked for"
+    assert (named.learned, list(names(named))) == (0, ["iris"])
 
 
 @pytest.mark.parametrize(("images", "held"), [(1, 0), (4, 0), (5, 1), (9, 1), (10, 2)])

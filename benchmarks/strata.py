@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -130,35 +131,25 @@ def main() -> None:
     label = {s: torch.tensor([c for c, own in enumerate(g) for _ in own]) for s, g in paths.items()}
 
     records = json.loads(asked.out.read_text()) if asked.out.is_file() else []
-    for seed in asked.seeds:
+    for per_class, size, seed, row in product(asked.per_class, asked.sizes, asked.seeds, asked.rows):
         position = torch.from_numpy(np.random.RandomState(seed).permutation(len(chosen))).argsort()
-        for size in asked.sizes:
-            for per_class in asked.per_class:
-                for row in asked.rows:
-                    keep = rank["train"] < per_class
-                    x, z = (ROWS[row](found[s].float()).flatten(1) for s in ("train", "test"))
-                    if row == PROJECTION:
-                        matrix = torch.randn(x.shape[1], 2000, generator=generator(seed, "projection"))
-                        x, z = torch.relu(x @ matrix), torch.relu(z @ matrix)
-                    curve, told = accuracies(
-                        row,
-                        x[keep],
-                        position[label["train"][keep]],
-                        z,
-                        position[label["test"]],
-                        size,
-                        len(chosen) // size,
-                    )
-                    records.append(
-                        {"row": row, "seed": seed, "size": size, "per_class": per_class, "half": asked.half}
-                        | {"curve": curve, "experience told": told, "width": x.shape[1]}
-                    )
-                    print(
-                        f"{row}, seed {seed}, {size} classes, {per_class} images: "
-                        f"{100 * np.mean(curve):.1f} / {100 * curve[-1]:.1f}, told {100 * told:.1f}",
-                        flush=True,
-                    )
-                    asked.out.write_text(json.dumps(records))
+        keep = rank["train"] < per_class
+        x, z = (ROWS[row](found[s].float()).flatten(1) for s in ("train", "test"))
+        if row == PROJECTION:
+            matrix = torch.randn(x.shape[1], 2000, generator=generator(seed, "projection"))
+            x, z = torch.relu(x @ matrix), torch.relu(z @ matrix)
+        labels, truth = position[label["train"][keep]], position[label["test"]]
+        curve, told = accuracies(row, x[keep], labels, z, truth, size, len(chosen) // size)
+        records.append(
+            {"row": row, "seed": seed, "size": size, "per_class": per_class, "half": asked.half}
+            | {"curve": curve, "experience told": told, "width": x.shape[1]}
+        )
+        print(
+            f"{row}, seed {seed}, {size} classes, {per_class} images: "
+            f"{100 * np.mean(curve):.1f} / {100 * curve[-1]:.1f}, told {100 * told:.1f}",
+            flush=True,
+        )
+        asked.out.write_text(json.dumps(records))
 
 
 if __name__ == "__main__":

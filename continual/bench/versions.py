@@ -128,7 +128,7 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
     staged = model.with_name(f".{model.name}.new")
     try:
         # What processes that were killed have left behind.
-        for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp"), *model.parent.glob(f".{model.name}.*.tmp")]:
+        for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
             litter.unlink(missing_ok=True)
         write(staged)
         if model.exists():

@@ -30,7 +30,7 @@ class StrataLearner(RegressionLearner):
     """
 
     method = "strata"
-    paper = "this library; after multi-block linear probes of DINOv2, Oquab et al., TMLR 2024, arXiv 2304.07193"
+    paper = "none: this library; after the linear probes of DINOv2 (Oquab et al., TMLR 2024, arXiv 2304.07193)"
     summary = "ridge regression on tokens of several frozen blocks, of an image and its mirror image"
     settings_type = StrataSettings
     settings: StrataSettings

@@ -100,8 +100,11 @@ def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monke
         found, _ = artefact.read(folder / f"{method}.safetensors")
         # Nothing is trained by ridge, and its features are computed in the same batches.
         near = 0 if method == "ridge" else 1e-4
-        for name, tensor in learners[method].export()[0].items():
-            most = near * float(tensor.abs().max())
+        tensors = learners[method].export()[0]
+        for name, tensor in tensors.items():
+            # What a low-rank covariance leaves may be rounding alone: it is measured by the covariance.
+            whole = tensors[name.removesuffix("rest") + "factor"].square() if name.endswith("/rest") else tensor
+            most = near * float(whole.abs().max())
             torch.testing.assert_close(found[f"state/{name}"], tensor, rtol=near, atol=most, msg=f"{method}: {name}")
     for out in ("one", "two"):
         assert {path.name for path in (folder / out).iterdir()} >= {"cells", "records", "results.json", "run.json"}

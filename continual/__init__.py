@@ -20,6 +20,7 @@ _WHERE = {
     "EquimosError": "continual.errors",
     "load": "continual.methods",
     "method": "continual.methods",
+    "consolidated": "continual.consolidation",
     "export_onnx": "continual.export.writing",
     "MOSLearner": "continual.methods.mos",
     "SimpleCILLearner": "continual.methods.simple_cil",

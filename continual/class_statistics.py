@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +46,10 @@ class ClassStatistics(ABC):
     @abstractmethod
     def covariance_matrix(self) -> Tensor:
         """Return the covariance that was fitted, (D, D), neither shrunk nor floored."""
+
+    def moved(self, by: Tensor) -> Self:
+        """Return the distribution of the same features plus `by` (D,)."""
+        return replace(self, mean=self.mean + by)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to be stored, by field name."""
@@ -238,6 +242,9 @@ class Centroids(ClassStatistics):
 
     def sampler(self, floor: float) -> Sampler:
         return Sampler(self.centres, self.shares, None, (self.variance + floor).sqrt())
+
+    def moved(self, by: Tensor) -> Centroids:
+        return replace(super().moved(by), centres=self.centres + by)
 
     def covariance_matrix(self) -> Tensor:
         gaps = self.centres - self.mean

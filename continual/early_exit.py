@@ -11,7 +11,7 @@ statistics, and each shift, with its spread, from those of the shifts; both ways
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,17 +36,38 @@ def least_margin(
 
     `statistics` are the classes' under their own stacks, `shifts` each stack's. `generator` decides every draw.
     """
+    first, features_of = imagined(answering.class_experience, statistics, shifts, generator, floor)
+    truth, _ = answering.retrieve(first, features_of)
+    guess, _ = answering.foretold(first, torch.stack([s.mean for s in shifts]))
+    lead, order = margins(guess).sort(descending=True)
+    wrong = (truth.argmax(-1) != guess.argmax(-1))[order].cumsum(0)
+    enough = lead[wrong <= tolerance * len(first)]
+    return float(enough[-1]) if len(enough) else float("inf")
+
+
+def imagined(
+    class_experience: Tensor,
+    statistics: Sequence[ClassStatistics],
+    shifts: Sequence[ClassStatistics],
+    generator: torch.Generator,
+    floor: float = 1e-4,
+) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """Return features (n, D) under the first stack, DRAWS of each class in turn, and those under other stacks.
+
+    The latter as a function of rows (M,) and stacks (M,), see `Answering.retrieve`. `class_experience` is (C,); the
+    others are as in `least_margin`.
+    """
     samplers = [s.sampler(floor) for s in shifts]
 
     def drawn(stacks: Tensor) -> Tensor:
         """Draw a shift (M, D) for each of M stacks, only where it is asked for; the first has none."""
-        found = torch.zeros(len(stacks), answering.prototypes.shape[1], device=stacks.device)
+        found = torch.zeros(len(stacks), len(statistics[0].mean), device=stacks.device)
         for stack in stacks[stacks > 0].unique().tolist():
             rows = stacks == stack
             found[rows] = samplers[stack].draw(int(rows.sum()), generator)
         return found
 
-    own = answering.class_experience.repeat_interleave(DRAWS)
+    own = class_experience.repeat_interleave(DRAWS)
     mine = torch.cat([s.mean + WIDER * (s.sampler(floor).draw(DRAWS, generator) - s.mean) for s in statistics])
     first = mine - drawn(own)
 
@@ -54,9 +75,4 @@ def least_margin(
         at_home = (stacks == own[rows]).unsqueeze(-1)
         return torch.where(at_home, mine[rows], first[rows] + drawn(stacks))
 
-    truth, _ = answering.retrieve(first, features_of)
-    guess, _ = answering.foretold(first, torch.stack([s.mean for s in shifts]))
-    lead, order = margins(guess).sort(descending=True)
-    wrong = (truth.argmax(-1) != guess.argmax(-1))[order].cumsum(0)
-    enough = lead[wrong <= tolerance * len(mine)]
-    return float(enough[-1]) if len(enough) else float("inf")
+    return first, features_of

@@ -25,6 +25,7 @@ FLOORS = {
         ("backbones", "data", "decoded", "images", "preprocessing", "seeding", "settings", "state", "trunk"), 1
     ),
     "methods": 3,
+    "consolidation": 3,
     "testing": 3,
     "classifier": 4,
     "avalanche_metrics": 4,

@@ -27,12 +27,15 @@ def export(
     unknown_rate: Annotated[
         float, typer.Option(help="The share of known images that the runner may call unknown by default.")
     ] = 0.05,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
+    ] = False,
     weights: Weights = None,
 ) -> None:
     """Write a model as one ONNX file, compared with PyTorch before it is done."""
     from continual.bench import deploy_commands
 
-    deploy_commands.export(model, onnx, images=images or (), unknown_rate=unknown_rate, weights=weights)
+    deploy_commands.export(model, onnx, images=images or (), unknown_rate=unknown_rate, int8=int8, weights=weights)
 
 
 @app.command()
@@ -73,3 +76,21 @@ def serve(
         weights=weights,
         device=device,
     )
+
+
+@app.command()
+def consolidate(
+    model: Model,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The new model file.")],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", "-i", metavar="DIR", help="Measure the cost on these: one folder a class, or none."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write it without asking.")] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
+    from continual.bench import deploy_commands
+
+    deploy_commands.consolidate(model, out, images=images, yes=yes, weights=weights, device=device)

@@ -10,17 +10,21 @@ from typing import Any
 
 import torch
 
-from continual import methods
+from continual import consolidation, methods
 from continual.bench import model_file, options
-from continual.bench.console import check_target, console, count, size
+from continual.bench.console import can_ask, check_target, confirmed, console, count, size
 from continual.bench.model_commands import images_in, load_learner
 from continual.bench.progress import ProgressBars
+from continual.data import Label
 from continual.errors import InputError
 from continual.images import check_readable
 from continual.learner import IncrementalLearner
+from continual.methods.mos import MOSLearner
 
 
-def export(model: Path, target: Path, *, images: Sequence[Path], unknown_rate: float, weights: Path | None) -> None:
+def export(
+    model: Path, target: Path, *, images: Sequence[Path], unknown_rate: float, int8: bool, weights: Path | None
+) -> None:
     """Write a model as an ONNX file, or into a folder with the runner beside it."""
     try:
         from continual.export import onnx_runner, writing
@@ -37,7 +41,9 @@ def export(model: Path, target: Path, *, images: Sequence[Path], unknown_rate: f
         paths = [path for given in images for path in images_in(given)]
         check_readable(paths, bars)
         learner = load_learner(found, weights, torch.device("cpu"))
-        agreed = writing.export_onnx(learner, file, images=paths or None, unknown_rate=unknown_rate, progress=bars)
+        agreed = writing.export_onnx(
+            learner, file, images=paths or None, unknown_rate=unknown_rate, int8=int8, progress=bars
+        )
     if folder:
         shutil.copyfile(onnx_runner.__file__, target / "onnx_runner.py")
     out = console()
@@ -46,6 +52,70 @@ def export(model: Path, target: Path, *, images: Sequence[Path], unknown_rate: f
         f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'made-up image')}: "
         f"{agreed.same_answers} answers the same, scores within {agreed.largest:.1g}"
     )
+    if agreed.int8 is not None:
+        small = agreed.int8
+        out.print(
+            f"in 8 bits: {small.same_answers} of {agreed.images} answers the same, scores within {small.largest:.1g}; "
+            f"{size(small.float_bytes)} -> {size(small.bytes)}, "
+            f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms an image here"
+        )
+        _say_right(images, learner, agreed.answers, small.answers)
+
+
+def consolidate(model: Path, out: Path, *, images: Path | None, yes: bool, weights: Path | None, device: str) -> None:
+    """Say what a single stack costs, ask, and write the model with it to another file."""
+    if not yes and not can_ask():
+        raise InputError("there is no terminal to ask on: --yes writes the model without asking")
+    check_target(out)
+    if out.exists():
+        raise InputError(f"{out} is there already: name a new file with --out")
+    found = model_file.read(model)
+    learner = load_learner(found, weights, options.device(device))
+    if not isinstance(learner, MOSLearner):
+        raise InputError(
+            f"consolidate is for models of method mos; one of {learner.method} answers in one pass already"
+        )
+    single = consolidation.consolidated(learner)
+    guess = consolidation.estimate(learner, single)
+    say = console().print
+    say(f"{learner.state.experiences} stacks -> 1, one pass an image")
+    say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")
+    if images is not None:
+        _say_cost(learner, single, images)
+    if not (yes or confirmed(f"Write {out}?")):
+        say("nothing written")
+        return
+    single.save(out, embed_backbone=found.embedded, notes={"event": f"consolidated from {model.name}"})
+    say(f"{out}: {count(len(single.classes), 'class')}, {size(model.stat().st_size)} -> {size(out.stat().st_size)}")
+
+
+def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
+    """Print what changes for real images: which are right, where their folders say, and which are answered alike."""
+    paths = images_in(folder)
+    with ProgressBars(console(stderr=True)) as bars:
+        check_readable(paths, bars)
+        before, after = (one.predict(paths, progress=bars) for one in (learner, single))
+    rows = _say_right([folder], learner, before.labels, after.labels)
+    say = console().print
+    same = sum(a == b for a, b in zip(before.labels, after.labels, strict=True))
+    say(f"{same} of {count(len(paths), 'image')} answered as before")
+    alarms = [found.familiarity[rows] <= 0.05 for found in (before, after) if found.familiarity is not None]
+    if rows and len(alarms) == 2:
+        shares = [float(found.float().mean()) for found in alarms]
+        say(f"of the known, called unknown at a rate of 5 %: {shares[0]:.1%} -> {shares[1]:.1%}")
+
+
+def _say_right(
+    given: Sequence[Path], learner: IncrementalLearner[Any], before: Sequence[Label], after: Sequence[Label]
+) -> list[int]:
+    """Print how many images are answered right by both, and return their rows: those in the folder of a class."""
+    names = [path.relative_to(place).parts[0] if place.is_dir() else "" for place in given for path in images_in(place)]
+    known = {str(label) for label in learner.classes}
+    rows = [row for row, name in enumerate(names) if name in known]
+    if rows:
+        right = [sum(str(answers[row]) == names[row] for row in rows) / len(rows) for answers in (before, after)]
+        console().print(f"{count(len(rows), 'image')} answered right: {right[0]:.1%} -> {right[1]:.1%}")
+    return rows
 
 
 def serve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import onnx
 from PIL import Image
 
 from continual import artefact
+from continual.data import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
+from continual.export.int8 import milliseconds, quantised
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
 from continual.learner import IncrementalLearner
 from continual.training import Progress
@@ -26,6 +28,19 @@ Learner = IncrementalLearner[Any]
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What a backbone in 8 bits costs and saves, beside the same model in float32."""
+
+    answers: tuple[Label, ...]  #: for the images that the model in float32 was compared on
+    same_answers: int  #: of these, as PyTorch's
+    largest: float  #: the largest difference of any score
+    float_bytes: int
+    bytes: int
+    float_milliseconds: float  #: the median of one image, here
+    milliseconds: float
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How the answers of an exported model compare with those of PyTorch in float32."""
 
@@ -34,6 +49,8 @@ class Agreement:
     same_stacks: int | None  #: None for methods without stacks
     within: int  #: images all of whose scores differ by at most TOLERANCE
     largest: float  #: the largest difference of any score
+    answers: tuple[Label, ...]  #: the exported model's
+    int8: Int8 | None = None
 
     @property
     def holds(self) -> bool:
@@ -47,6 +64,7 @@ def export_onnx(
     *,
     images: Sequence[Any] | None = None,
     unknown_rate: float = 0.05,
+    int8: bool = False,
     progress: Progress | None = None,
 ) -> Agreement:
     """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `unknown_rate` inside.
@@ -54,6 +72,9 @@ def export_onnx(
     The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
     `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
     `predict` takes them; by default a few made-up ones) are compared with the learner's.
+
+    With `int8`, that comparison is made first, and what is then written has the backbone's weights in 8 bits (see
+    `continual.export.int8`); the `Int8` in the result says what that cost.
 
     Raises InputError, and writes nothing, for a method or preprocessing that cannot be exported and where the
     answers differ; ModelFileError if `path` cannot be written.
@@ -90,7 +111,20 @@ def export_onnx(
                 f"the exported graph does not answer as the model does: {found.same_answers} of {found.images} answers "
                 f"are the same, and scores differ by up to {found.largest:.1g}; it was not written"
             )
+        if int8:
+            return replace(found, int8=_shrink(model, temporary, plain, given, progress))
     return found
+
+
+def _shrink(model: Any, path: Path, learner: Learner, images: Sequence[Any], progress: Progress | None) -> Int8:
+    """Put the model in 8 bits in the place of the one at `path`."""
+    before, size = Runner(path), path.stat().st_size
+    small = quantised(model)
+    path.write_bytes(small.SerializeToString())
+    after = Runner(path)
+    times = milliseconds(before, after)
+    found = compare(learner, after, images, progress)
+    return Int8(found.answers, found.same_answers, found.largest, size, path.stat().st_size, *times)
 
 
 def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: Progress | None = None) -> Agreement:
@@ -106,6 +140,7 @@ def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: P
         else int((ours.stack.numpy() == theirs["stack"]).sum()),
         within=int((differences <= TOLERANCE).sum()),
         largest=float(differences.max()),
+        answers=tuple(learner.classes[best] for best in theirs["scores"].argmax(1)),
     )
 
 

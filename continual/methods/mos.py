@@ -168,7 +168,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve a stack for each image and return the ensemble's scores (MOS section 3.3)."""
-        answering, stack_features = self._answering(), self._stack_features(images, cache)
+        answering, stack_features = self.answering(), self._stack_features(images, cache)
         every = torch.arange(len(images), device=images.device)
         first = stack_features(every, torch.zeros_like(every))
         last = first.clone()  # under the stack that was run last
@@ -197,7 +197,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
         cosines = cosine_scores(first, answering.prototypes)
         return Scores(values, found.stack, found.path[:, 0], found.refinements, *known, cosines)
 
-    def _answering(self) -> Answering:
+    def answering(self) -> Answering:
+        """Return what decides an answer once features are known."""
         state, settings = self.state, self.settings
         assert state.head is not None
         assert state.prototypes is not None

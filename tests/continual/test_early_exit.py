@@ -50,7 +50,7 @@ def passes(learner: MOSLearner, images: Tensor) -> tuple[Any, int]:
 def test_sure_images_take_one_pass_and_the_others_the_whole_way(learner: MOSLearner, images: Tensor) -> None:
     exact, all_of_them = passes(learner, images)
     early = learner.variant(early_exit=0.1)
-    answering = early._answering()
+    answering = early.answering()
     with torch.no_grad():
         zeros = torch.zeros(len(images), dtype=torch.int64)
         first = early._stack_features(images, None)(torch.arange(len(images)), zeros)

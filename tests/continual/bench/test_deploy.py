@@ -50,6 +50,15 @@ def test_export_refuses_in_one_line(
     assert not (tmp_path / "x.onnx").exists()
 
 
+@pytest.mark.slow
+def test_export_in_8_bits_says_what_it_costs(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
+    result = equimos("export", "--model", model, "--onnx", tmp_path / "x.onnx", "--images", flowers, "--int8")
+    assert result.exit_code == 0, result.stderr
+    assert "in 8 bits: " in result.stdout
+    assert " ms an image" in result.stdout
+    assert "8 images answered right: " in result.stdout
+
+
 def test_serve_says_where_and_refuses_in_one_line(
     equimos: Equimos, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,3 +95,29 @@ def test_serve_takes_a_port_that_is_not_free_as_a_mistake(equimos: Equimos, mode
         result = equimos("serve", "--model", model, "--port", taken.getsockname()[1])
     assert result.exit_code == 2
     assert "port" in result.stderr
+
+
+def test_consolidate_says_the_cost_and_leaves_the_model(
+    equimos: Equimos, model: Path, pictures: Any, tmp_path: Path
+) -> None:
+    more = equimos("learn", "--yes", "--images", pictures("more", ["iris", "aster"]), "--model", model)
+    assert more.exit_code == 0, more.stderr
+    before, out = model.read_bytes(), tmp_path / "single.safetensors"
+    result = equimos("consolidate", "--model", model, "--out", out, "--images", tmp_path / "more", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert "2 stacks -> 1" in result.stdout
+    assert "answered right: " in result.stdout
+    assert "of 8 images answered as before" in result.stdout
+    answers = json.loads(equimos("predict", "--model", out, tmp_path / "more", "--json", "-").stdout)
+    assert {answer["stack"] for answer in answers} == {0}
+    assert model.read_bytes() == before
+    for words, said in (
+        (["--out", out, "--yes"], "there already"),
+        (["--out", tmp_path / "other.safetensors"], "--yes"),
+    ):
+        result = equimos("consolidate", "--model", model, *words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+    result = equimos("consolidate", "--model", out, "--out", tmp_path / "x.safetensors", "--yes")
+    assert result.exit_code == 2
+    assert "single stack already" in result.stderr

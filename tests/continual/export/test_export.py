@@ -20,7 +20,7 @@ from torch import Tensor
 import continual
 from continual.backbones import Backbone, load_backbone
 from continual.errors import InputError
-from continual.export import onnx_runner, writing
+from continual.export import int8, onnx_runner, writing
 from continual.export.onnx_runner import Runner
 from continual.images import list_folder
 from continual.learner import IncrementalLearner
@@ -223,6 +223,20 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="'simple_cil' cannot be written as an ONNX graph"):
         writing.export_onnx(simple, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_in_8_bits_is_smaller_and_says_what_it_costs(mos: Learner, tmp_path: Path, exported: Path) -> None:
+    plain = onnx.load(exported)
+    small = int8.quantised(plain)
+    onnx.save(small, tmp_path / "small.onnx")
+    kinds = [node.op_type for node in int8._nodes(small.graph)]
+    assert kinds.count("MatMulInteger") == 8  # qkv, projection and two of the MLP, in two blocks
+    assert (tmp_path / "small.onnx").stat().st_size < exported.stat().st_size
+    found = writing.compare(writing.exact(mos), Runner(tmp_path / "small.onnx"), writing.made_up(16))
+    assert 0 < found.largest < 0.5
+    assert all(value > 0 for value in int8.milliseconds(Runner(exported), Runner(tmp_path / "small.onnx"), rounds=3))
+    with pytest.raises(InputError, match="no linear layer"):
+        int8.quantised(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])))
 
 
 def test_a_method_of_one_pass(tmp_path: Path) -> None:

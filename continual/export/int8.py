@@ -33,7 +33,11 @@ def quantised(model: Any) -> Any:
         raise InputError("has no linear layer of a frozen backbone to be written in 8 bits")
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
-        onnx.save(model, plain)
+        bare = onnx.ModelProto()
+        bare.CopyFrom(model)
+        # What the exporter noted of shapes inside does not always agree with what onnx infers, and need not be known.
+        del bare.graph.value_info[:]
+        onnx.save(bare, plain)
         chatty = logging.getLogger()
         before = chatty.level
         chatty.setLevel(logging.ERROR)

@@ -72,7 +72,7 @@ def picture(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def main() -> None:
-    """Print a table for every stream, and draw the waterfall of the one with most images a class."""
+    """Print a table for every stream, and draw the waterfall of the one with most images a class that has all steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--size", type=int, default=10, help="classes an experience")
@@ -82,8 +82,8 @@ def main() -> None:
     for per_class in sorted({r["per_class"] for r in records}):
         own = [r for r in records if r["per_class"] == per_class]
         print(f"\n{asked.size} classes an experience, {per_class} images a class, {own[0]['half']}\n\n{table(own)}")
-    if asked.picture is not None:
-        picture(own, asked.picture, f"{asked.size} classes an experience, {per_class} training images a class")
+        if asked.picture is not None and {r["row"] for r in own}.issuperset(STEPS):
+            picture(own, asked.picture, f"{asked.size} classes an experience, {per_class} training images a class")
 
 
 if __name__ == "__main__":

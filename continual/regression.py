@@ -1,4 +1,4 @@
-"""Methods that answer by ridge regression on features of a backbone that never changes, from running sums."""
+"""Methods that answer by ridge regression from running sums: their state, and those on features that never change."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ class RegressionState(State):
         assert self.sums is not None
         assert self.readout is not None
         return {"sums": self.sums.without(index), "readout": self.readout.without(index)}
+
+    def pack_sums(self) -> dict[str, Tensor]:
+        """Return sums and map as tensors for a file, see `unpack_sums`; none before anything is learned."""
+        if self.sums is None or self.readout is None:
+            return {}
+        return artefact.join("sums", self.sums.tensors()) | artefact.join("readout", vars(self.readout))
+
+
+def unpack_sums(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the state's fields that `pack_sums` took apart."""
+    return {"sums": Sums(**artefact.part(tensors, "sums")), "readout": Readout(**artefact.part(tensors, "readout"))}
 
 
 class RegressionUpdate(Training[RegressionState]):
@@ -71,13 +82,7 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         return Scores(self.state.readout(self.regressors(images, cache)).softmax(-1))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        if self.state.sums is None or self.state.readout is None:
-            return {}, {}
-        readout = artefact.join("readout", vars(self.state.readout))
-        return artefact.join("sums", self.state.sums.tensors()) | readout, {}
+        return self.state.pack_sums(), {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> RegressionState:
-        if not common.classes:
-            return replace_state(common, RegressionState)
-        sums = Sums(**artefact.part(tensors, "sums"))
-        return replace_state(common, RegressionState, sums=sums, readout=Readout(**artefact.part(tensors, "readout")))
+        return replace_state(common, RegressionState, **(unpack_sums(tensors) if common.classes else {}))

@@ -15,7 +15,8 @@ from continual import artefact
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.first_stack import FirstStackLearner, FirstStackSettings, FirstStackState, FirstStackTraining
-from continual.ridge import Readout, Sums, choose_strength, solve
+from continual.regression import RegressionState, unpack_sums
+from continual.ridge import Sums, choose_strength, solve
 from continual.seeding import generator
 from continual.state import Scores, State, replace_state
 from continual.training import Progress
@@ -28,17 +29,8 @@ class RanPACSettings(FirstStackSettings):
 
 
 @dataclass(frozen=True)
-class RanPACState(FirstStackState):
+class RanPACState(FirstStackState, RegressionState):
     """The stack, running sums of the projected features, and the map solved from them."""
-
-    sums: Sums | None = None
-    readout: Readout | None = None
-
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out the class's score and its part of the sums, see `Sums.without`; the others' scores stay."""
-        assert self.sums is not None
-        assert self.readout is not None
-        return {"sums": self.sums.without(index), "readout": self.readout.without(index)}
 
 
 class RanPACTraining(FirstStackTraining[RanPACState]):
@@ -96,18 +88,9 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state
-        if state.stack is None or state.sums is None or state.readout is None:
-            return {}, {}
-        parts = (("stack", state.stack), ("sums", state.sums.tensors()), ("readout", vars(state.readout)))
-        return {k: v for name, tensors in parts for k, v in artefact.join(name, tensors).items()}, {}
+        return (artefact.join("stack", state.stack) | state.pack_sums() if state.stack is not None else {}), {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> RanPACState:
         if not common.classes:
             return replace_state(common, RanPACState)
-        return replace_state(
-            common,
-            RanPACState,
-            stack=artefact.part(tensors, "stack"),
-            sums=Sums(**artefact.part(tensors, "sums")),
-            readout=Readout(**artefact.part(tensors, "readout")),
-        )
+        return replace_state(common, RanPACState, stack=artefact.part(tensors, "stack"), **unpack_sums(tensors))

@@ -19,7 +19,7 @@ import torch
 import typer
 from torch import Tensor
 
-from continual.alignment import align
+from continual.alignment import Head, align
 from continual.backbones import Backbone, load_backbone
 from continual.bench.config import DataConfig
 from continual.bench.sources import load_data
@@ -90,6 +90,16 @@ def remembered_as(full: ClassStatistics, kind: str, components: int = 8) -> Clas
     return LowRank(full.count, full.mean, factor, rest)
 
 
+def carried(head: Head, trained: Head, own: Head) -> Head:
+    """Return the head that training would have given, had it begun with `head`; it began with `trained`, gave `own`.
+
+    Of the rows of old classes training changes nothing but their length, by weight decay.
+    """
+    old, kept = len(trained[0]), float(own[0][: len(trained[0])].norm() / trained[0].norm())
+    weight, bias = (torch.cat([kept * mine, new[old:]]) for mine, new in zip(head, own, strict=True))
+    return weight, bias
+
+
 def aligned(
     backbone: Backbone,
     out: Path,
@@ -109,11 +119,8 @@ def aligned(
         if head is None or trained is None:
             head = own
         else:
-            # Of the rows of old classes training changes nothing but their length, by weight decay.
-            old, kept = len(trained[0]), float(own[0][: len(trained[0])].norm() / trained[0].norm())
-            weight, bias = (torch.cat([kept * mine, new[old:]]) for mine, new in zip(head, own, strict=True))
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)
-            head = align(weight, bias, statistics, generator=draw, batch_size=settings.batch_size)
+            head = align(*carried(head, trained, own), statistics, generator=draw, batch_size=settings.batch_size)
         trained = own
         learner.state = replace(learner.state, head=head, statistics=statistics)
         yield learner

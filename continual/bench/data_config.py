@@ -66,6 +66,7 @@ class StreamConfig(Strict):
     order: Literal["seed", "sorted"] | list[str] = Field(
         "seed", description="of classes, or of domains: the published permutation of the run's seed, or by name"
     )
+    only: list[str] | None = Field(None, min_length=1, description="use only these classes; `order` is among them")
     max_classes: int | None = Field(None, ge=1, description="use only the first classes of the order")
     per_class: int | None = Field(None, ge=1, description="use only so many training images a class, of each domain")
 
@@ -80,6 +81,6 @@ class StreamConfig(Strict):
             )
         if self.base is not None and not isinstance(self.classes, int):
             raise ValueError("base goes with one number of classes for all later experiences")
-        if named and (self.order != "seed" or self.max_classes is not None):
-            raise ValueError("classes given by name are in order already: leave order and max_classes out")
+        if named and (self.order != "seed" or self.max_classes is not None or self.only is not None):
+            raise ValueError("classes given by name are in order already: leave order, only and max_classes out")
         return self

@@ -41,6 +41,8 @@ def make_stream(name: str, train: Images, test: Images, config: StreamConfig, se
     """Cut a data set into the experiences that a config asks for."""
     drawn = None if config.order == "sorted" else seed
     order: list[Any] | None = config.order if isinstance(config.order, list) else None
+    if config.only is not None:
+        train, test = _only(name, train, config.only), _only(name, test, config.only)
     if config.by == "domains":
         return split_domains(name, train, test, seed=drawn, order=order, per_class=config.per_class)
     sizes: Any = config.classes

@@ -75,13 +75,23 @@ def test_classes_by_name_leave_the_others_out() -> None:
         stream(classes=[["c01"], ["c01"]])
 
 
+def test_only_some_classes_in_the_order_of_the_seed() -> None:
+    names = [f"c{c:02}" for c in (11, 3, 1, 7)]
+    made = stream(classes=2, only=names)
+    assert made.class_order == tuple(sorted(names)[i] for i in torch_free_permutation(4))
+    assert len(made.experiences[0].train_labels) == 4
+    assert stream(by="domains", only=names).class_order == tuple(sorted(names))
+    with pytest.raises(InputError, match="no class 'c3': did you mean"):
+        stream(classes=1, only=["c3"])
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({}, "give classes"),
         ({"by": "domains", "classes": 3}, "leave classes, base, max_classes out"),
         ({"classes": [3, 9], "base": 2}, "base goes with one number"),
-        ({"classes": [["a"]], "order": "sorted"}, "leave order and max_classes out"),
+        ({"classes": [["a"]], "order": "sorted"}, "leave order, only and max_classes out"),
         ({"classes": 3, "order": "random"}, "order"),
         ({"classes": 3, "base": "third"}, "base"),
     ],

@@ -1,0 +1,261 @@
+"""Where MOS loses its points: what each of its parts costs, from one pass over the features under every stack.
+
+    python benchmarks/mos_diagnosis.py --images DIR --weights FILE --out DIR
+
+DIR holds train/CLASS and test/CLASS. Classes are those of the half that things are chosen on (see `strata.py`). MOS
+is trained without alignment, which no stack depends on; every kind of head is then made from the features of the same
+stacks. After each experience, what is measured is the accuracy on the test images of all classes so far.
+`mos_diagnosis_report.py` makes tables and the picture.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from real_streams import backbone_of, carried
+from torch import Tensor
+from torch.nn.functional import linear
+
+from continual.adapters import shared
+from continual.alignment import Head, align
+from continual.bench.config import DataConfig
+from continual.bench.data_config import StreamConfig
+from continual.bench.sources import load_data
+from continual.bench.streams import Stream, make_stream
+from continual.data import PreparedImages
+from continual.features import extract
+from continual.methods.mos import MOSLearner
+from continual.mos_state import MOSState
+from continual.retrieval import Answering, cosine_scores, ensemble
+from continual.ridge import Readout, Sums, choose_strength, solve
+from continual.seeding import generator
+
+SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}
+#: what is trained -> settings that differ; "joint" learns all classes as one experience
+RUNS: dict[str, dict[str, Any]] = {
+    "mos": {},
+    "no merging": {"alpha": 0.0},
+    "2 epochs": {"epochs": 2},
+    "20 epochs": {"epochs": 20},
+    "joint": {"epochs": 20},
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Images of the classes learned so far, as features under T stacks; class c came with experience[c]."""
+
+    frozen: Tensor  #: (n, D), training images without a stack
+    frozen_test: Tensor  #: (m, D)
+    train: Tensor  #: (T, n, D)
+    labels: Tensor  #: (n,)
+    test: Tensor  #: (T, m, D)
+    truth: Tensor  #: (m,)
+    experience: Tensor  #: (C,)
+
+    def until(self, count: int) -> Known:
+        """Return what is known after the first `count` experiences."""
+        classes = int((self.experience < count).sum())
+        old, seen = self.labels < classes, self.truth < classes
+        return Known(
+            self.frozen[old],
+            self.frozen_test[seen],
+            self.train[:count, old],
+            self.labels[old],
+            self.test[:count, seen],
+            self.truth[seen],
+            self.experience[:classes],
+        )
+
+    def own(self) -> tuple[Tensor, Tensor]:
+        """Return training and test images (n, D), (m, D), each under the stack of its own class."""
+        return (
+            self.train[self.experience[self.labels], torch.arange(len(self.labels))],
+            self.test[self.experience[self.truth], torch.arange(len(self.truth))],
+        )
+
+    def right(self, scores: Tensor) -> float:
+        """Return the share of test images that scores (m, C) answer right."""
+        return share(scores.argmax(-1) == self.truth)
+
+
+@dataclass(frozen=True)
+class Features:
+    """True features (n, D) of a class, where alignment would draw from their Gaussian."""
+
+    values: Tensor
+
+    def sampler(self, floor: float) -> Features:
+        """Return itself: there is nothing to factor."""
+        return self
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return `count` of them, drawn with replacement."""
+        return self.values[torch.randint(len(self.values), (count,), generator=generator)]
+
+
+def share(hits: Tensor) -> float:
+    """Return the share of True."""
+    return float(hits.float().mean())
+
+
+def features(learner: MOSLearner, images: Sequence[Any], labels: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return features (1 + T, n, D), the first without a stack, and class indices (n,)."""
+    scale = learner.settings.adapter_scale
+    stacks = [None, *[shared(stack, scale) for stack in learner.state.bank]]
+    data = PreparedImages(images, list(labels), learner.backbone.preprocessing, augment=False)
+
+    def compute(batch: Tensor, _: Sequence[Any]) -> list[Tensor]:
+        prefix = learner.prefix(batch)
+        return [learner.features(prefix, stack) for stack in stacks]
+
+    found, names = extract(data, compute, batch_size=125, device=learner.device)
+    return torch.stack(found), learner.indices(names)
+
+
+def known_of(learner: MOSLearner, stream: Stream) -> Known:
+    """Return all that the measures ask of a stream that was learned whole."""
+    parts = [
+        features(learner, [i for e in stream.experiences for i in getattr(e, f"{side}_images")],
+                 [y for e in stream.experiences for y in getattr(e, f"{side}_labels")])
+        for side in ("train", "test")
+    ]  # fmt: skip
+    (train, labels), (test, truth) = parts
+    return Known(train[0], test[0], train[1:], labels, test[1:], truth, learner.state.experience_of_class)
+
+
+def heads(states: Sequence[MOSState], known: Known, settings: Any, kind: str, first: bool = False) -> list[Head]:
+    """Return the head after every experience, aligned on "gaussians" or "true features" as MOS would have.
+
+    `states` are those of a learner that did not align. With `first`, the first experience's head is aligned as well.
+    """
+    found: list[Head] = []
+    for number, state in enumerate(states):
+        assert state.head is not None
+        now = known.until(number + 1)
+        own, _ = now.own()
+        sources: Any = state.statistics
+        if kind == "true features":
+            sources = [Features(own[now.labels == c]) for c in range(len(now.experience))]
+        head, before = state.head, states[number - 1].head if number else None
+        if before is not None:
+            head = carried(found[-1], before, head)
+        if number or first:
+            draw = generator(settings.seed, "alignment", state.updates - 1)
+            head = align(*head, sources, generator=draw, batch_size=settings.batch_size)
+        found.append(head)
+    return found
+
+
+def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Readout:
+    """Return the ridge regression on features (n, D); a fifth of them, drawn at random, chooses its strength."""
+    draw = generator(seed, "diagnosis")
+    strength = choose_strength(None, train, labels, classes, standardise=True, generator=draw)
+    return solve(Sums.of(train, labels, classes), strength, standardise=True)
+
+
+def retrieved(known: Known, state: MOSState, head: Head, rounds: int = 4) -> dict[str, float]:
+    """Return what MOS's retrieval makes of a head: accuracy without and with the ensemble, and right stacks."""
+    assert state.prototypes is not None
+    answering = Answering(
+        head, state.prototypes, known.experience, rounds, lambda z, cosines: ensemble(z, cosines, state.experiences)
+    )
+    scores, found = answering.retrieve(known.test[0], lambda rows, stacks: known.test[stacks, rows])
+    own = known.experience[known.truth]
+    return {
+        "without ensemble": known.right(found.logits),
+        "as it is": known.right(scores),
+        "right stack at first": share(found.path[:, 0] == own),
+        "right stack": share(found.stack == own),
+    }
+
+
+def measures(known: Known, state: MOSState, made: dict[str, Head]) -> dict[str, float]:
+    """Return every measure after an experience; `made` are the heads by their kind."""
+    assert state.prototypes is not None
+    classes, own = len(known.experience), known.own()
+    other = known.experience[None] != known.experience[known.truth][:, None]
+    found = {"prototypes": known.right(cosine_scores(known.test[0], state.prototypes))}
+    readout = ridge(own[0], known.labels, classes)
+    everything = {**made, "ridge": (readout.weight.mT.float(), readout.bias.float())}
+    for kind, head in everything.items():
+        told = linear(own[1], *head)
+        found[f"{kind}: stack told"] = known.right(told)
+        found[f"{kind}: experience told"] = known.right(told.masked_fill(other, -torch.inf))
+        found |= {f"{kind}: {name}": value for name, value in retrieved(known, state, head).items()}
+    sides = [(known.frozen, known.frozen_test), *zip(known.train, known.test, strict=True)]
+    for number, (train, test) in enumerate(sides):
+        name = f"ridge on stack {number}" if number else "ridge on frozen features"
+        found[name] = known.right(ridge(train, known.labels, classes)(test))
+    return found
+
+
+def diagnosis(backbone: Any, stream: Stream, **settings: Any) -> list[dict[str, float]]:
+    """Learn a stream and return the measures after every experience."""
+    learner, states = MOSLearner(backbone, **{**SETTINGS, **settings}), []
+    started = time.perf_counter()
+    for experience in stream.experiences:
+        learner.learn(experience.train_images, experience.train_labels)
+        states.append(learner.state)
+    seconds = time.perf_counter() - started
+    known = known_of(learner, stream)
+    kinds = {
+        "aligned": heads(states, known, learner.settings, "gaussians"),
+        "aligned from the first": heads(states, known, learner.settings, "gaussians", first=True),
+        "true features": heads(states, known, learner.settings, "true features"),
+        "true features from the first": heads(states, known, learner.settings, "true features", first=True),
+        "not aligned": [state.head for state in states],
+    }
+    found = []
+    for number, state in enumerate(states):
+        made: Any = {kind: several[number] for kind, several in kinds.items()}
+        found.append(measures(known.until(number + 1), state, made) | {"learning [s]": seconds})
+    return found
+
+
+def tuning_stream(images: Path, seed: int, classes: int, experiences: int, per_class: int) -> Stream:
+    """Return classes of the half that things are chosen on, drawn and ordered by the seed."""
+    train, test = load_data(DataConfig(source=f"{images}/"))
+    names = sorted(set(train.labels))
+    half = [names[i] for i in np.random.RandomState(0).permutation(len(names))[: len(names) // 2]]
+    config = StreamConfig(classes=classes // experiences, only=half, max_classes=classes, per_class=per_class)
+    return make_stream("diagnosis", train, test, config, seed)
+
+
+def main(
+    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
+    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
+    out: Annotated[Path, typer.Option(help="The file of figures; what it holds is not measured again.")],
+    size: Annotated[int, typer.Option(help="Pixels.")] = 70,
+    classes: int = 25,
+    experiences: int = 5,
+    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
+    seeds: Annotated[list[int], typer.Option()] = [1993, 1994, 1995],  # noqa: B006
+) -> None:
+    """Measure what is not in the file yet."""
+    torch.set_num_threads(1)
+    backbone = backbone_of(weights, size)
+    records = json.loads(out.read_text()) if out.is_file() else []
+    for seed in seeds:
+        for run, changes in RUNS.items():
+            if any((r["seed"], r["run"]) == (seed, run) for r in records):
+                continue
+            count = 1 if run == "joint" else experiences
+            stream = tuning_stream(images, seed, classes, count, per_class)
+            found = diagnosis(backbone, stream, seed=seed, **changes)
+            records += [{"seed": seed, "run": run, "experience": n + 1, **f} for n, f in enumerate(found)]
+            out.write_text(json.dumps(records, indent=1))
+            final = {k: round(100 * v, 1) for k, v in found[-1].items() if k.startswith("aligned:")}
+            print(f"seed {seed}, {run}: {found[-1]['learning [s]']:.0f} s, {final}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

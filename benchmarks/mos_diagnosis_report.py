@@ -1,0 +1,154 @@
+"""The tables and the waterfall of what `mos_diagnosis.py` measured.
+
+python benchmarks/mos_diagnosis_report.py figures.json --picture waterfall.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import table
+
+Records = list[dict[str, Any]]
+Place = tuple[str, str]  #: what was trained, and what of it was measured
+
+MOS: Place = ("mos", "aligned: as it is")
+
+#: what is shown after every experience
+BY_EXPERIENCE: dict[str, Place] = {
+    "MOS": MOS,
+    "right stack at first": ("mos", "aligned: right stack at first"),
+    "right stack after refinement": ("mos", "aligned: right stack"),
+    "right stack told": ("mos", "aligned: stack told"),
+    "right experience told": ("mos", "aligned: experience told"),
+    "prototypes under stack 1": ("mos", "prototypes"),
+    "ridge on frozen features": ("mos", "ridge on frozen features"),
+    **{f"ridge on stack {k}, all classes": ("mos", f"ridge on stack {k}") for k in range(1, 6)},
+    "ridge on each class's own stack, told": ("mos", "ridge: stack told"),
+}
+
+#: what is compared with MOS
+CHANGES: dict[str, Place] = {
+    "head on true features instead of Gaussians": ("mos", "true features: as it is"),
+    "ridge as the head": ("mos", "ridge: as it is"),
+    "aligned from the first experience on": ("mos", "aligned from the first: as it is"),
+    "the same, on true features": ("mos", "true features from the first: as it is"),
+    "not aligned": ("mos", "not aligned: as it is"),
+    "without the ensemble": ("mos", "aligned: without ensemble"),
+    "right stack told": ("mos", "aligned: stack told"),
+    "right experience told": ("mos", "aligned: experience told"),
+    "no merging": ("no merging", "aligned: as it is"),
+    "no merging, right stack told": ("no merging", "aligned: stack told"),
+    "2 epochs": ("2 epochs", "aligned: as it is"),
+    "20 epochs": ("20 epochs", "aligned: as it is"),
+    "20 epochs, aligned from the first": ("20 epochs", "aligned from the first: as it is"),
+    "20 epochs, ridge as the head": ("20 epochs", "ridge: as it is"),
+    "prototypes under stack 1": ("mos", "prototypes"),
+    "ridge on frozen features": ("mos", "ridge on frozen features"),
+    "ridge on stack 1": ("mos", "ridge on stack 1"),
+    "ridge on the last stack": ("mos", "ridge on stack 5"),
+    "joint stack, its own head": ("joint", "not aligned: stack told"),
+    "joint stack, aligned head": ("joint", "aligned from the first: stack told"),
+    "joint stack, ridge": ("joint", "ridge: stack told"),
+}
+
+#: from the bound down to MOS, each changing one thing
+STEPS: dict[str, Place] = {
+    "one stack trained on all classes, ridge": ("joint", "ridge: stack told"),
+    "a stack an experience, told which": ("mos", "ridge: stack told"),
+    "head by gradient steps, not ridge": ("mos", "true features: stack told"),
+    "on Gaussians, not on true features": ("mos", "aligned: stack told"),
+    "stack retrieved, not told": ("mos", "aligned: without ensemble"),
+    "ensemble (MOS)": MOS,
+}
+
+
+def values(records: Records, place: Place) -> np.ndarray:
+    """Return a measure in percent, (seeds, experiences); nan where a stack was not there yet."""
+    run, measure = place
+    own = [r for r in records if r["run"] == run]
+    seeds, count = sorted({r["seed"] for r in own}), max((r["experience"] for r in own), default=0)
+    found = np.full((len(seeds), count), np.nan)
+    for r in own:
+        found[seeds.index(r["seed"]), r["experience"] - 1] = 100 * r.get(measure, np.nan)
+    return found
+
+
+def by_experience(records: Records) -> str:
+    """Return a Markdown table of means over the seeds, a column an experience."""
+    count = values(records, MOS).shape[1]
+    body = []
+    for name, place in BY_EXPERIENCE.items():
+        means = values(records, place).mean(0)
+        body.append([name, *["–" if np.isnan(v) else f"{v:.1f}" for v in means]])
+    return table(["accuracy [%] after experience", *map(str, range(1, count + 1))], body)
+
+
+def changes(records: Records) -> str:
+    """Return a Markdown table: mean and deviation over the seeds, and the difference to MOS, paired."""
+    mos = values(records, MOS)
+    body = [["MOS", f"{mos.mean():.1f} ± {mos.mean(1).std(ddof=1):.1f}", "", _spread(mos[:, -1]), ""]]
+    for name, place in CHANGES.items():
+        found = values(records, place)
+        if not len(found):
+            continue
+        # What learned everything at once has no way there, and no average over it.
+        whole = found.shape == mos.shape and not np.isnan(found).any()
+        average = [_spread(found.mean(1)), _spread((found - mos).mean(1), "+")] if whole else ["–", ""]
+        body.append([name, *average, _spread(found[:, -1]), _spread(found[:, -1] - mos[:, -1], "+")])
+    return table(["", "Ā [%]", "against MOS", "final [%]", "against MOS"], body)
+
+
+def _spread(found: np.ndarray, sign: str = "") -> str:
+    return f"{found.mean():{sign}.1f} ± {found.std(ddof=1):.1f}"
+
+
+def waterfall(records: Records) -> dict[str, float]:
+    """Return the mean final accuracy of each step."""
+    return {name: float(values(records, place)[:, -1].mean()) for name, place in STEPS.items()}
+
+
+def picture(steps: dict[str, float], path: Path, title: str) -> None:
+    """Draw the steps from the bound down to MOS."""
+    from matplotlib.figure import Figure
+
+    names, heights = list(steps), list(steps.values())
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    axes = figure.subplots()
+    least = min(heights) - 5
+    for place, height in enumerate(heights):
+        whole = place in (0, len(heights) - 1)
+        before = least if place == 0 else heights[place - 1]
+        if whole:
+            axes.barh(place, height - least, left=least, color="lightgray" if place == 0 else "tab:gray")
+        if place:
+            axes.barh(place, height - before, left=before, color="tab:red" if height < before else "tab:blue")
+        change = f"{height:.1f}" + ("" if place == 0 else f" ({height - before:+.1f})")
+        axes.text(max(height, before if place else height) + 0.4, place, change, va="center")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlim=(least, max(heights) + 9), xlabel="final accuracy [%]")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Print both tables, and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("--picture", type=Path)
+    asked = parser.parse_args()
+    records = json.loads(asked.figures.read_text())
+    print(f"{by_experience(records)}\n{changes(records)}")
+    if asked.picture is not None:
+        count = len({r["seed"] for r in records})
+        picture(waterfall(records), asked.picture, f"From the joint bound down to MOS, mean of {count} seeds")
+
+
+if __name__ == "__main__":
+    main()

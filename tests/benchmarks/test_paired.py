@@ -1,0 +1,76 @@
+"""A method against its best rival, paired over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paired import accuracies, best_rival, interval, lines
+
+from continual.bench.config import load_runs
+from continual.bench.results import Cell
+from tests.conftest import ROOT
+
+
+def cell(label: str, seed: int, accuracy: list[list[float]]) -> Cell:
+    """A cell of two experiences."""
+    made = Cell(label, label, seed, {}, "", [10, 10], [2, 2], accuracy)
+    made.flips, made.reliability, made.inference_seconds = [None, None], [[[1.0, 1.0, 1.0]]] * 2, [None, None]
+    made.learning_seconds, made.evaluation_seconds, made.memory, made.parameters = (
+        [1.0] * 2,
+        [1.0] * 2,
+        [1] * 2,
+        [1] * 2,
+    )
+    return made
+
+
+CELLS = [
+    cell("ours", 1, [[0.9], [0.7, 0.9]]),
+    cell("ours", 2, [[0.9], [0.8, 0.8]]),
+    cell("steady", 1, [[0.8], [0.7, 0.7]]),
+    cell("steady", 2, [[0.8], [0.7, 0.7]]),
+    cell("early", 1, [[1.0], [0.6, 0.6]]),
+    cell("early", 2, [[1.0], [0.6, 0.6]]),
+]
+
+
+def test_figures_are_in_percent_by_seed() -> None:
+    assert accuracies(CELLS, "average")["ours"] == pytest.approx({1: 85, 2: 85})
+    assert accuracies(CELLS, "final")["early"] == pytest.approx({1: 60, 2: 60})
+
+
+def test_the_best_rival_is_the_figure_s_own() -> None:
+    # "early" is ahead on the way, "steady" at the end
+    for figure, name, theirs in (("average", "early", 80), ("final", "steady", 70)):
+        best, values, mine = best_rival(accuracies(CELLS, figure), "ours", ["steady", "early"])
+        assert best == name
+        assert values == pytest.approx([theirs] * 2)
+        assert mine == pytest.approx([85, 85] if figure == "average" else [80, 80])
+
+
+def test_a_missing_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"early has the seeds \[1\], ours has \[1, 2\]"):
+        best_rival(accuracies(CELLS[:-1], "final"), "ours", ["steady", "early"])
+
+
+def test_an_interval_is_student_s() -> None:
+    # t(0.975, 2) = 4.3027, standard error 1 / sqrt(3)
+    assert interval(np.array([3.0, 4.0, 5.0])) == "+4.0 (+1.5 to +6.5)"
+
+
+def test_all_pairs_together() -> None:
+    one, both, together = lines({"one": CELLS, "both": CELLS}, "ours", ["steady", "early"])
+    assert one[1:] == both[1:]
+    assert one[:4] == ["one", "early", "80.0", "85.0"]
+    assert together == ["all", "", "", "", "+5.0 (+5.0 to +5.0)", "", "", "", "+10.0 (+10.0 to +10.0)"]
+
+
+@pytest.mark.shared
+def test_the_config_is_of_the_classes_that_nothing_was_chosen_on(shared: Path) -> None:
+    names = sorted(p.name for p in (shared / "data" / "tiny_imagenet_100" / "train").iterdir())
+    half = [names[i] for i in np.random.RandomState(0).permutation(100)[50:]]
+    runs = load_runs(ROOT / "configs" / "against_rivals.toml")
+    streams = [run.stream.only for name, run in runs.items() if name.startswith("tiny")]
+    assert streams == [sorted(half)] * 3

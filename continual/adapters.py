@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from continual.distributed import Rows
 
@@ -42,10 +43,17 @@ def bottleneck(
     an image. Dropout happens if, and only if, its mask is given, `keep` (B, N, r) of zeros and ones, so there is
     no training mode to forget to leave.
     """
-    z = torch.relu(h @ down_weight.mT + down_bias.unsqueeze(-2))
+    z = torch.relu(_affine(h, down_weight, down_bias))
     if keep is not None:
         z = z * keep / (1 - dropout)
-    return scale * (z @ up_weight.mT + up_bias.unsqueeze(-2))
+    return _affine(scale * z, up_weight, scale * up_bias)  # z is D / r times smaller than what it becomes
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return `x @ weight.T + bias` in one operation, the weights shared by the batch or one for each image."""
+    if weight.dim() == 2:
+        return linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 class AdapterStack(nn.Module):

@@ -58,15 +58,16 @@ _SUPPORTED = (
 
 @dataclass(frozen=True)
 class Prefix:
-    """What all stacks have in common for a batch: all that is computed before the first adapter."""
+    """What all stacks have in common for a batch: all that does not depend on the first adapter."""
 
     h: Tensor  #: (B, N, D), the tokens after the first block's attention
     rope: Any  #: rotary positions, the same for all images, or None
     prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
+    first: Tensor | None = None  #: (B, N, D), the first block's output without adapter, if it was computed already
 
     def __getitem__(self, rows: Tensor) -> Prefix:
         """Return the prefix of some of the images."""
-        return Prefix(self.h[rows], self.rope, self.prompts)
+        return Prefix(self.h[rows], self.rope, self.prompts, None if self.first is None else self.first[rows])
 
 
 class FrozenViT(nn.Module):
@@ -112,10 +113,11 @@ class FrozenViT(nn.Module):
             )
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
-        """Run images (B, 3, H, W) as far as the first adapter: embedding, and the first block's attention.
+        """Run images (B, 3, H, W) as far as no adapter matters: embedding, the first block's attention and its MLP.
 
-        `prompts` (B, P, D) are tokens that enter the first block before those of the patches. Raises
-        BackboneError for prompts in a ViT with rotary positions, which belong to the places of its tokens.
+        With gradients the MLP is left to `features`, which knows what to keep of it. `prompts` (B, P, D) are tokens
+        that enter the first block before those of the patches. Raises BackboneError for prompts in a ViT with rotary
+        positions, which belong to the places of its tokens.
         """
         vit = self.vit
         tokens, rope = vit.patch_embed(images), None
@@ -123,13 +125,17 @@ class FrozenViT(nn.Module):
             tokens, rope = vit._pos_embed(tokens)
         else:
             tokens = vit._pos_embed(tokens)
-        if prompts is None:
-            return Prefix(self._attend(0, vit.norm_pre(tokens), rope), rope)
-        if rope is not None:
-            raise BackboneError(f"a {type(vit).__name__} with rotary positions takes no prompts: use a vit_* model")
-        place = vit.num_prefix_tokens
-        tokens = torch.cat([tokens[:, :place], prompts.to(tokens.dtype), tokens[:, place:]], dim=1)
-        return Prefix(self._attend(0, vit.norm_pre(tokens), None), None, prompts.shape[1])
+        count = 0
+        if prompts is not None:
+            if rope is not None:
+                raise BackboneError(f"a {type(vit).__name__} with rotary positions takes no prompts: use a vit_* model")
+            place, count = vit.num_prefix_tokens, prompts.shape[1]
+            tokens = torch.cat([tokens[:, :place], prompts.to(tokens.dtype), tokens[:, place:]], dim=1)
+        h = self._attend(0, vit.norm_pre(tokens), rope)
+        # Of a last block, `features` runs the MLP for few tokens only.
+        if torch.is_grad_enabled() or self.depth == 1:
+            return Prefix(h, rope, count)
+        return Prefix(h, rope, count, self._mlp(0, h))
 
     def features(
         self,
@@ -163,11 +169,12 @@ class FrozenViT(nn.Module):
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
         read = self._read(prefix)
         tokens = prefix.h
-        for index, block in enumerate(vit.blocks):
+        for index in range(self.depth):
             h = run(self._attend, index, tokens, prefix.rope) if index else prefix.h
             if index == self.depth - 1 and not torch.is_grad_enabled():
                 h = h[:, read]  # after the last attention a token's feature is its own affair
-            tokens = run(_HALVES[type(block)][1], block, h)
+            known = prefix.first if index == 0 else None
+            tokens = run(self._mlp, index, h) if known is None else known
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         tokens = vit.norm(tokens)
@@ -185,9 +192,9 @@ class FrozenViT(nn.Module):
         """
         prefix = self.prefix(images)
         place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
-        for index, block in enumerate(self.vit.blocks):
+        for index in range(self.depth):
             h = self._attend(index, tokens, prefix.rope) if index else prefix.h
-            tokens = _HALVES[type(block)][1](block, h)
+            tokens = self._mlp(index, h)
             if index >= self.depth - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
                 read = [level[:, 0]] if place else []
@@ -209,6 +216,11 @@ class FrozenViT(nn.Module):
         block = self.vit.blocks[index]
         own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
         return _HALVES[type(block)][0](block, tokens, own)
+
+    def _mlp(self, index: int, h: Tensor) -> Tensor:
+        """Run one block's MLP half."""
+        block = self.vit.blocks[index]
+        return _HALVES[type(block)][1](block, h)
 
 
 def _run(half: Callable[..., Tensor], *arguments: Any) -> Tensor:

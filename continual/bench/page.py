@@ -35,6 +35,8 @@ MEANINGS = {
     "new, and then not shown",
     "learning, evaluation": "seconds in all; evaluation remembers the features of frozen weights from one experience "
     "to the next, inference times one batch with nothing remembered",
+    "waiting for images": "the share of the training loop's time; of a GPU, which works on meanwhile, at most so much "
+    "was idle",
     "memory": "bytes stored after the last experience beside the frozen backbone",
     "±": "the standard deviation over the seeds (n - 1)",
 }

@@ -57,6 +57,8 @@ class Cell:
     answers: list[list[int]] = field(default_factory=list)
     """the newest model's answers, experience by experience, as positions in the class order"""
     learning_seconds: list[float] = field(default_factory=list)
+    waiting: list[float | None] = field(default_factory=list)
+    """share of the training loop's time in which it waited for images; None where none was trained"""
     evaluation_seconds: list[float] = field(default_factory=list)
     """of all images so far; what is frozen is remembered from one evaluation to the next"""
     inference_seconds: list[float | None] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Cell:
         *,
         inference_seconds: float | None = None,
         parameters: int | None = None,
+        waiting: float | None = None,
     ) -> None:
         """Record the predictions on each experience's test images after one more was learned.
 
@@ -116,6 +119,7 @@ class Cell:
         )
         self.answers = [a.tolist() for a in answers]
         self.learning_seconds.append(learning_seconds)
+        self.waiting.append(waiting)
         self.evaluation_seconds.append(evaluation_seconds)
         self.inference_seconds.append(inference_seconds)
         self.memory.append(sum(memory.values()))
@@ -155,6 +159,7 @@ class Cell:
             "refinements": [*self.refinements] or absent,
             "calibration_error": [expected_calibration_error(table) for table in self.reliability],
             "learning_seconds": [*self.learning_seconds],
+            "waiting": [*absent[len(self.waiting) :], *self.waiting],  # older runs did not note it
             "evaluation_seconds": [*self.evaluation_seconds],
             "inference_seconds": self.inference_seconds,
             "memory": [*self.memory],
@@ -165,7 +170,7 @@ class Cell:
         """Return the cell's figures for the table: shares, seconds, bytes; None where there is no such figure.
 
         Of what is measured after each experience it is the last; of flips, which are between two models, the
-        mean; of times, the sum.
+        mean; of times, the sum; of waiting, the mean of the experiences that were trained.
         """
         series, matrix = self.series(), self.matrix()
         of_models = {name: _mean(series[name][1:]) for name in FLIPS}
@@ -177,6 +182,7 @@ class Cell:
             "forward_transfer": transfer.forward_transfer(matrix),
             **of_models,
             "learning_seconds": float(np.sum(self.learning_seconds)),
+            "waiting": _mean([share for share in self.waiting if share is not None]),
             "evaluation_seconds": float(np.sum(self.evaluation_seconds)),
         }
 

@@ -190,17 +190,17 @@ def run_cell(
     cells = [Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
     learned = evaluated = 0
-    seconds = 0.0
+    seconds, waited = 0.0, _Waited(progress)
     if place is not None:
         found = place.resume(learner, cache)
         learned, evaluated, seconds, cells = found.learned, found.evaluated, found.seconds, found.cells or cells
         learner.recall(experiences[:learned])
     distributed.agree((learned, evaluated), "checkpoints")
     for number in range(evaluated, len(experiences)):
-        inner = _prefixed(progress, f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ")
+        waited.place, waited.share = f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ", None
         if number == learned:
             started, epochs = time.perf_counter(), None if place is None else place.training(number)
-            learner.learn(experiences[number], progress=inner, workers=workers, checkpoints=epochs)
+            learner.learn(experiences[number], progress=waited, workers=workers, checkpoints=epochs)
             seconds = time.perf_counter() - started if epochs is None else epochs.seconds()
             if resumable:
                 _settle(learner, experiences[: number + 1])
@@ -210,7 +210,7 @@ def run_cell(
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
             known = stream.experiences[: number + 1]
-            predictions = [judged.predict(e.test_images, cache=cache, workers=workers, progress=inner) for e in known]
+            predictions = [judged.predict(e.test_images, cache=cache, workers=workers, progress=waited) for e in known]
             cell.add(
                 predictions,
                 stream,
@@ -219,6 +219,7 @@ def run_cell(
                 judged.memory(),
                 inference_seconds=inference_seconds(judged, known),
                 parameters=numbers_stored(judged),
+                waiting=waited.share,
             )
         learned = number + 1
         if place is not None:
@@ -247,7 +248,14 @@ def _held_by_the_first(lock: Path) -> Iterator[bool]:
         yield distributed.first_says(mine)
 
 
-def _prefixed(progress: Progress | None, place: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda stage, done, total, figures: progress(place + stage, done, total, figures)
+class _Waited:
+    """Passes an experience's progress on, and notes the share of the training that waited for images."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.place = progress, ""
+        self.share: float | None = None
+
+    def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        self.share = figures.get("waiting", self.share)
+        if self.progress is not None:
+            self.progress(self.place + stage, done, total, figures)

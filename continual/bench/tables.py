@@ -50,6 +50,7 @@ FURTHER = {
     "relative_negative_flips": Column("relative negative flips", 1, 2),
     "right_stack_at_first": Column("right stack at first [%]"),
     "refinements": Column("refinements an image", 1, 2),
+    "waiting": Column("waiting for images [%]"),
     "evaluation_seconds": Column("evaluation [s]", 1, 0),
     "parameters": Column("numbers stored [10³]", 1e-3, 1),
 }

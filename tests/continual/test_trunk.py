@@ -115,6 +115,21 @@ def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor
         torch.testing.assert_close(parts, trunk.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
 
 
+def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
+    """Without gradients; with them it belongs to `features`, and what comes out has the same bits."""
+    trunk, ran = FrozenViT(vit), []
+    trunk.vit.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
+    stacks = [shared({name: k * tensor for name, tensor in weights.items()}, 1.0) for k in (1.0, 2.0)]
+    apart = trunk.prefix(images)
+    with torch.no_grad():
+        assert ran == []
+        expected = [trunk.features(apart, stack) for stack in stacks]
+        assert ran == [3, 3]
+        prefix = trunk.prefix(images)
+        assert all(torch.equal(trunk.features(prefix, a), b) for a, b in zip(stacks, expected, strict=True))
+    assert ran == [3, 3, 3]
+
+
 def test_tokens_that_nobody_reads_skip_the_last_mlp(images: Tensor, weights: dict[str, Tensor]) -> None:
     """Without gradients; what is read stays as it is with them, where all tokens go through."""
     for name, prompts, read in (("vit_base_patch16_224", 0, 1), ("vit_base_patch16_224", 2, 2)):

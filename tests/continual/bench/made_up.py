@@ -24,6 +24,7 @@ def made_up(label: str, seed: int, experiences: int = 3, stacks: bool = True) ->
         cell.flips.append(None if n == 1 else {name: float(draw.uniform(0, 0.2)) for name in names})
         cell.answers = [[0] * 10] * n
         cell.learning_seconds.append(1.0 + n)
+        cell.waiting.append(0.1 * n)
         cell.evaluation_seconds.append(0.5 * n)
         cell.inference_seconds.append(0.01 * n)
         cell.memory.append(1000 * n)

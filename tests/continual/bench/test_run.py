@@ -45,6 +45,8 @@ def test_a_run_writes_table_picture_and_cells(config: RunConfig, tmp_path: Path)
         (label, seed) for seed in (1, 2) for label in ("mos", "mos, alone", "simple_cil")
     ]
     assert all(len(row) == number + 1 for c in cells for number, row in enumerate(c.accuracy))
+    for cell in cells:
+        assert [share is not None and 0 < share < 1 for share in cell.waiting] == 2 * [cell.method == "mos"]
     assert {p.name for p in out.iterdir()} == {
         "run.json", "cells", "records", "results.json", "results.csv", "results.md", "accuracy.png",
     }  # fmt: skip

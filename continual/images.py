@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from continual.errors import InputError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+#: what is read, by Pillow's names, and how such files are called; every further one is a decoder that strangers may try
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+IMAGE_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+#: pictures of kinds that are not read; people who have them wonder
+UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".svg"}
 
 
 @dataclass(frozen=True)
@@ -34,20 +47,20 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
     """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
     if isinstance(raw, str | Path | EncodedImage):
         try:
-            with Image.open(io.BytesIO(raw.read()) if isinstance(raw, EncodedImage) else raw) as image:
-                return image.convert("RGB")
+            file = io.BytesIO(raw.read()) if isinstance(raw, EncodedImage) else raw
+            with Image.open(file, formats=list(FORMATS)) as image:
+                return upright(image)
         except FileNotFoundError:
             raise InputError(f"no image at {raw}") from None
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
+        except UnidentifiedImageError:
+            raise InputError(f"{raw} is not a readable image ({', '.join(FORMATS)}): remove or convert it") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
     if isinstance(raw, Image.Image):
-        return raw.convert("RGB")
+        try:
+            return upright(raw)
+        except ValueError as error:
+            raise InputError(f"image {index} cannot be used: {error}") from None
     if isinstance(raw, np.ndarray) and raw.dtype == np.uint8:
         if raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (3, 4)):
             return Image.fromarray(raw).convert("RGB")
@@ -60,6 +73,27 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
         f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
         f"arrays (H, W, 3), or finished float inputs (3, H, W)"
     )
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image as people see it: turned as its EXIF says, in RGB, and of 16 bits a channel the upper 8.
+
+    Raises ValueError for pixels of which nobody can say how bright they are: floats, or whole numbers beyond 16 bits.
+    """
+    image.load()  # first, so that what is wrong with the picture itself is not taken for its EXIF's
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # every format has its own for EXIF that is damaged
+        turned = False
+    if turned:
+        image = ImageOps.exif_transpose(image)
+    if image.mode[0] == "I":
+        pixels = np.asarray(image)
+        if 0 <= pixels.min() <= pixels.max() < 2**16:
+            return Image.fromarray((pixels // 256).astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}): save it with 8 or 16 bits a channel")
+    return image.convert("RGB")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -88,6 +122,15 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
+def unread(folder: Path) -> str:
+    """Say how many pictures below a folder are of kinds that are not read; nothing if there are none."""
+    found = Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in UNREAD_SUFFIXES)
+    if not found:
+        return ""
+    counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.items()))
+    return f"pictures of kinds that are not read ({counts}): convert them, to JPEG or PNG say"
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -107,7 +150,11 @@ def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [(path, kind.name) for kind in classes for path in image_files(kind)]
     if not found:
-        raise InputError(f"{folder} holds no images: it needs one sub-folder of images a class")
+        others = unread(folder)
+        raise InputError(
+            f"{folder} holds no images"
+            + (f" but {others}" if others else ": it needs one sub-folder of images a class")
+        )
     return [path for path, _ in found], [name for _, name in found]
 
 

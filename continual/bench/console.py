@@ -80,8 +80,14 @@ def can_ask() -> bool:
 
 def confirmed(question: str) -> bool:
     """Ask for a yes; anything else, also the end of input, is a no."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    typed = ""
+    try:
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        typed = sys.stdin.readline()
+    finally:
+        if not typed.endswith("\n"):  # Ctrl-C or Ctrl-D: what is said next has a line of its own
+            print(file=sys.stderr)
+    return typed.strip().lower() in ("y", "yes")
 
 
 def check_target(path: Path) -> None:

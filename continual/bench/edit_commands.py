@@ -34,18 +34,28 @@ def rename(model: Path, old: str, new: str, *, weights: Path | None, device: str
 
 
 def forget(model: Path, label: str, *, everywhere: bool, weights: Path | None, device: str) -> None:
-    """Remove a class, also from the earlier versions if asked to: those that know it are deleted."""
-    gone: list[Label] = []
+    """Remove a class, also from the earlier versions if asked to: those that know it are deleted.
+
+    A class that only earlier versions still know can go everywhere, too, unless it was renamed.
+    """
+    deleted = 0
 
     def change(learner: Learner, ledger: Ledger) -> tuple[str, Ledger]:
-        gone.append(_label(learner, label))
-        learner.forget(gone[0])
-        return f"forgot {label}", ledger.without(gone[0], remember=not everywhere)
+        known, images = versions.knowing(model, label) if everywhere else ([], set())
+        if label in map(str, learner.classes) or not known:
+            gone = _label(learner, label)
+            learner.forget(gone)
+            return f"forgot {label}", ledger.without(gone, remember=not everywhere)
+        if now := ledger.named(images) & set(learner.classes):
+            raise InputError(f"{label!r} is called {', '.join(map(repr, now))} now: forget that")
+        return f"forgot {label} in earlier versions", ledger.without(type(learner.classes[0])(label), remember=False)
 
-    _edit(model, change, weights, device)
+    def clean() -> None:
+        nonlocal deleted
+        deleted = versions.purge(model, label)
+
+    _edit(model, change, weights, device, clean if everywhere else None)
     if everywhere:
-        with locks.claimed(model):
-            deleted = versions.purge(model, gone[0])
         console().print(f"{count(deleted, 'earlier version')} that knew {label} deleted")
     else:
         console(stderr=True).print(f"note: earlier versions still know {label}; --everywhere deletes those")
@@ -106,9 +116,16 @@ def rollback(model: Path, number: int | None) -> None:
 
 
 def _edit(
-    model: Path, change: Callable[[Learner, Ledger], tuple[str, Ledger]], weights: Path | None, device: str
+    model: Path,
+    change: Callable[[Learner, Ledger], tuple[str, Ledger]],
+    weights: Path | None,
+    device: str,
+    clean: Callable[[], None] | None = None,
 ) -> None:
-    """Change a model by a function that says what it did and what was met; the old file becomes an earlier version."""
+    """Change a model by a function that says what it did and what was met; the old file becomes an earlier version.
+
+    `clean` is called when that is done, before other processes may write.
+    """
     check_target(model)
     device_ = options.device(device)
     with locks.claimed(model):
@@ -119,6 +136,8 @@ def _edit(
             versions.save(learner, model, event, embed_backbone=found.embedded, ledger=ledger)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{model} is as it was") from None
+        if clean is not None:
+            clean()
     console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")
 
 

@@ -13,7 +13,7 @@ from continual.bench.holding_out import divided
 from continual.bench.ledger import Ledger, Met, meet, recall
 from continual.data import Label
 from continual.errors import InputError, nearest
-from continual.images import image_files, list_folder
+from continual.images import image_files, list_folder, unread
 from continual.training import Progress
 
 #: classes with fewer images are remarked on
@@ -223,6 +223,8 @@ def _strays(folder: Path, used: set[str]) -> list[str]:
     loose = sum(len(path.relative_to(folder).parts) == 1 for path in image_files(folder))
     empty = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")} - used
     notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
+    others = unread(folder)
+    notes += [f"left out: {others}"] if others else []
     return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])
 
 

@@ -6,7 +6,8 @@ whether a given picture was there; they hold no picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,16 @@ class Ledger:
         images = tuple(met for met in self.images if met.label != label)
         others = tuple(name for name in self.forgotten if name != label)
         return Ledger(images, (*others, label) if remember else others)
+
+    def named(self, images: Collection[int]) -> set[Label]:
+        """Return what a class is called here whose images have these digests: the classes most of whose are among them.
+
+        >>> Ledger((Met(1, 0, "nut"), Met(2, 0, "nut"), Met(3, 0, "bolt"))).named({1, 2, 9})
+        {'nut'}
+        """
+        every = Counter(met.label for met in self.images)
+        own = Counter(met.label for met in self.images if met.digest in images)
+        return {label for label, n in own.items() if 2 * n > every[label]}
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values for the model file."""

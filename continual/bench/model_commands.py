@@ -17,7 +17,7 @@ from continual.bench.console import STDOUT, add_row, check_outputs, console, new
 from continual.bench.model_file import ModelFile
 from continual.bench.progress import ProgressBars
 from continual.errors import InputError
-from continual.images import check_readable, image_files
+from continual.images import check_readable, image_files, unread
 from continual.learner import IncrementalLearner
 from continual.methods import load
 from continual.state import Prediction
@@ -57,7 +57,8 @@ def images_in(given: Path) -> list[Path]:
         return [given]
     found = image_files(given)
     if not found:
-        raise InputError(f"{given} holds no images")
+        others = unread(given)
+        raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
     return found
 
 

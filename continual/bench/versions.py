@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from continual import artefact
+from continual.bench import model_file
 from continual.bench.ledger import Ledger
 from continual.errors import InputError, ModelFileError
 from continual.learner import IncrementalLearner
@@ -111,12 +112,26 @@ def rollback(model: Path, number: int | None = None) -> Version:
     raise InputError(f"{model} is version {now} and has {said}; there are: {others}")
 
 
-def purge(model: Path, label: str | int) -> int:
-    """Delete the earlier versions that know a class; return how many."""
-    found = [v for v in versions(model) if not v.current and label in artefact.read_header(v.path)["state"]["classes"]]
-    for version in found:
+def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
+    """Return the versions not in use that know a class, by its name or another, and the digests of its images.
+
+    Another name it has where most of a class's images are those that were met under the name asked for.
+    """
+    found = [(version, model_file.read(version.path)) for version in versions(model) if not version.current]
+    images = {met.digest for _, file in found for met in file.ledger.images if str(met.label) == label}
+    return [
+        version
+        for version, file in found
+        if label in map(str, file.classes) or not file.ledger.named(images).isdisjoint(file.classes)
+    ], images
+
+
+def purge(model: Path, label: str) -> int:
+    """Delete the versions not in use that know a class, see `knowing`; return how many."""
+    known, _ = knowing(model, label)
+    for version in known:
         version.path.unlink()
-    return len(found)
+    return len(known)
 
 
 def replace(model: Path, write: Callable[[Path], None]) -> None:

@@ -102,15 +102,26 @@ def _resized(image: Any, sides: list[int], preprocessing: dict[str, Any]) -> np.
         from PIL import Image
 
         with Image.open(image) as opened:
-            image = opened.convert("RGB")
+            image = _upright(opened)
     if not isinstance(image, np.ndarray):
+        image = _upright(image)
         height, width = _sides((image.height, image.width), sides)
-        return np.asarray(image.convert("RGB").resize((width, height), {"bilinear": 2, "bicubic": 3}[name]))
+        return np.asarray(image.resize((width, height), {"bilinear": 2, "bicubic": 3}[name]))
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"an image is a path, a PIL image or a uint8 array (H, W, 3); got {image.dtype} {image.shape}")
     return resize(image, *_sides(image.shape[:2], sides), name)
+
+
+def _upright(image: Any) -> Any:
+    """Return a PIL image as the model was taught: turned as its EXIF says, in RGB, and of 16 bits the upper 8."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] == "I":
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _sides(have: Sequence[int], wanted: list[int]) -> tuple[int, int]:

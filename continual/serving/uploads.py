@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-#: what is opened; every further format is one more decoder that strangers may try
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+from continual.images import FORMATS, upright
 
 
 class RefusedError(Exception):
@@ -34,21 +33,23 @@ class Limits:
 
 
 def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Decode an image (of several frames the first) as RGB; raises RefusedError, which names it by `name`."""
+    """Decode an image (of several frames the first), see `upright`; raises RefusedError, which names it by `name`."""
     if not data:
         raise RefusedError(400, f"{name} is empty")
     if len(data) > limits.image_bytes:
         raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
             _check_pixels(image.width, image.height, name, limits)
-            return image.convert("RGB")
+            return upright(image)
     except RefusedError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RefusedError(413, f"{name} has too many pixels: at most {limits.pixels} are taken") from None
     except UnidentifiedImageError:
         raise RefusedError(415, f"{name} is not an image of a kind that is taken: {', '.join(FORMATS)}") from None
+    except ValueError as error:
+        raise RefusedError(422, f"{name} cannot be read: {error}") from None
     except Exception as error:  # every decoder has its own for data that is cut off or damaged
         raise RefusedError(422, f"{name} is damaged or cut off ({type(error).__name__})") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -114,6 +114,49 @@ def test_files_that_are_not_images_are_named(tmp_path: Path, folder: Path) -> No
             open_image(tmp_path / name)
     with pytest.raises(InputError, match="no image at .*gone.png"):
         open_image(tmp_path / "gone.png")
+
+
+def test_a_photo_is_seen_as_people_see_it(tmp_path: Path) -> None:
+    """A camera held upright writes its picture lying, and says so beside it; opened once or twice it stands."""
+    left_red = np.zeros((8, 16, 3), np.uint8)
+    left_red[:, :8, 0] = 255
+    about = Image.Exif()
+    about[ExifTags.Base.Orientation] = 6  # to be turned clockwise by a quarter
+    Image.fromarray(left_red).save(tmp_path / "turned.png", exif=about)
+    seen = open_image(tmp_path / "turned.png")
+    np.testing.assert_array_equal(np.asarray(seen), np.rot90(left_red, -1))
+    np.testing.assert_array_equal(np.asarray(open_image(seen)), np.asarray(seen))
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_array_equal(np.asarray(open_image(opened)), np.asarray(seen))
+
+
+def test_exif_that_is_damaged_turns_nothing(tmp_path: Path) -> None:
+    pixels = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
+    Image.fromarray(pixels).save(tmp_path / "odd.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "odd.png")), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_of_16_bits_the_upper_8_are_seen(tmp_path: Path, suffix: str) -> None:
+    wide = np.arange(0, 2**16, 512, dtype=np.uint16).reshape(8, 16)
+    Image.fromarray(wide).save(tmp_path / f"grey{suffix}", **({"format": "PPM"} if suffix == ".pgm" else {}))
+    seen = np.asarray(open_image(tmp_path / f"grey{suffix}"))
+    np.testing.assert_array_equal(seen, np.repeat((wide // 256)[..., None], 3, axis=2))
+
+
+def test_pixels_of_unknown_brightness_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "floats.tif")
+    with pytest.raises(InputError, match=r"floats.tif .*32-bit numbers \(mode F\): save it with 8 or 16 bits"):
+        open_image(tmp_path / "floats.tif")
+    with pytest.raises(InputError, match="image 3 cannot be used: .*mode I"):
+        open_image(Image.fromarray(np.full((4, 4), 70_000, np.int32)), 3)
+
+
+def test_a_name_does_not_choose_the_decoder(tmp_path: Path) -> None:
+    """What is opened is one of a few formats; one that Pillow hands to another program is not among them."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.jpg", format="EPS")
+    with pytest.raises(InputError, match=r"photo.jpg is not a readable image \(JPEG, PNG, .*TIFF"):
+        open_image(tmp_path / "photo.jpg")
 
 
 # Folders -----------------------------------------------------------------------------------------------

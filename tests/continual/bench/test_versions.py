@@ -14,7 +14,7 @@ import pytest
 
 import continual
 from continual import artefact
-from continual.bench import versions
+from continual.bench import model_file, versions
 from continual.errors import ModelFileError
 from tests.continual.bench.refusals import refused
 
@@ -66,6 +66,25 @@ def test_forgetting_everywhere_leaves_no_version_that_knows(equimos: Equimos, mo
     assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
     assert all("iris" not in classes(version.path) for version in versions.versions(model))
     assert [version.number for version in versions.versions(model)] == [1, 2]
+
+
+def test_a_class_forgotten_before_can_still_go_everywhere(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("forget", "iris", "-m", model))
+    assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
+    assert all("iris" not in classes(version.path) for version in versions.versions(model))
+    assert model_file.read(model).ledger.forgotten == ()
+    refused(equimos("forget", "iris", "--everywhere", "-m", model), "no class 'iris'")
+
+
+def test_a_renamed_class_goes_everywhere_under_all_its_names(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("rename", "iris", "lily", "-m", model))
+    before = model.read_bytes()
+    refused(equimos("forget", "iris", "--everywhere", "-m", model), "'iris' is called 'lily' now: forget that")
+    assert model.read_bytes() == before
+    assert "2 earlier versions that knew lily deleted" in done(equimos("forget", "lily", "--everywhere", "-m", model))
+    assert [classes(version.path) for version in versions.versions(model)] == [("rose", "tulip")] * 2
 
 
 def test_corrections_say_what_they_changed(equimos: Equimos, model: Path, pictures: Pictures) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 import continual
@@ -22,7 +22,7 @@ from continual.backbones import Backbone, load_backbone
 from continual.errors import InputError
 from continual.export import int8, onnx_runner, writing
 from continual.export.onnx_runner import Runner
-from continual.images import list_folder
+from continual.images import list_folder, open_image
 from continual.learner import IncrementalLearner
 from continual.methods import method, methods
 from continual.state import Scores
@@ -81,10 +81,14 @@ def exported(mos: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Wide, tall and square pictures, in colour and grey."""
+    """Wide, tall and square pictures, in colour and grey, one turned by its EXIF, one of 16 bits."""
     folder = tmp_path_factory.mktemp("photos")
     for number, image in enumerate([*writing.made_up(40, 12), Image.new("L", (9, 21), 77)]):
         image.save(folder / f"{number:02}.png")
+    lying = Image.Exif()
+    lying[ExifTags.Base.Orientation] = 6
+    writing.made_up(48, 1)[0].save(folder / "turned.png", exif=lying)
+    Image.fromarray(np.arange(0, 2**16, 64, dtype=np.uint16).reshape(32, 32)).save(folder / "wide.tif")
     return sorted(folder.iterdir())
 
 
@@ -168,9 +172,10 @@ def test_images_are_prepared_as_for_the_learner(
         backbone.preprocessing, size=size, interpolation=interpolation, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
     )
     for path in photos:
+        expected = preprocessing.evaluation()(open_image(path)).numpy()
         with Image.open(path) as image:
-            expected = preprocessing.evaluation()(image.convert("RGB")).numpy()
-        np.testing.assert_allclose(onnx_runner.prepare(path, asdict(preprocessing)), expected, atol=1e-6)
+            for given in (path, image):
+                np.testing.assert_allclose(onnx_runner.prepare(given, asdict(preprocessing)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])

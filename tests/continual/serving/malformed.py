@@ -48,7 +48,7 @@ def png(width: int, height: int, data: bytes, *more: bytes) -> bytes:
 
 
 def cut(draw: random.Random) -> bytes:
-    whole = encoded(draw, draw.choice(["JPEG", "PNG", "BMP", "GIF", "WEBP"]))
+    whole = encoded(draw, draw.choice(["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]))
     return whole[: int(len(whole) * draw.uniform(0.02, 0.8))]
 
 
@@ -79,6 +79,13 @@ def hundred_megapixels(draw: random.Random) -> bytes:
     return png(side, side, zlib.compress(bytes((side // 8 + 1) * side), 9))
 
 
+def floats(draw: random.Random) -> bytes:
+    """A TIFF of numbers from 0 to 1."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), draw.random(), np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
 FILES: dict[str, Callable[[random.Random], bytes]] = {
     "cut off": cut,
@@ -92,7 +99,9 @@ FILES: dict[str, Callable[[random.Random], bytes]] = {
     "text bomb": text_bomb,
     "100 megapixels": hundred_megapixels,
     "too large": lambda draw: encoded(draw, "BMP") + bytes(10 * 2**20),
-    "tiff": lambda draw: encoded(draw, "TIFF"),
+    "pcx": lambda draw: encoded(draw, "PCX"),
+    "eps": lambda draw: encoded(draw, "EPS"),
+    "floats": floats,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from malformed import TYPE, body, part, requests
+from malformed import FILES, TYPE, body, part, requests
 from PIL import Image
 from served import BACKBONE, learner_of, serving
 
@@ -67,7 +68,7 @@ def refused(response: httpx.Response, status: int, *words: str) -> None:
 
 
 def test_answers_are_the_learner_s(client: httpx.Client, trained: Path) -> None:
-    images = [photo("PNG", number) for number in range(6)] + [photo("BMP", 6), photo("WEBP", 7)]
+    images = [photo("PNG", number) for number in range(6)] + [photo(kind, 6) for kind in ("BMP", "WEBP", "TIFF", "PPM")]
     found = ask(client, *images).raise_for_status().json()
     learner = continual.load(trained, BACKBONE)
     expected = learner.predict([Image.open(io.BytesIO(image)) for image in images], unknown_rate=0.05)
@@ -105,7 +106,7 @@ def test_what_there_is(client: httpx.Client) -> None:
 
 
 def test_malformed_uploads_get_a_reason(client: httpx.Client) -> None:
-    for kind, content, content_type in requests(42):
+    for kind, content, content_type in requests(44):
         response = client.post("/predict", content=content, headers={"Content-Type": content_type})
         assert 400 <= response.status_code < 500, (kind, response.status_code, response.text)
         assert len(response.json()["error"]) > 10, kind
@@ -118,6 +119,7 @@ def test_each_refusal_says_what_is_wrong(client: httpx.Client, trained: Path) ->
 
     refused(send(b""), 400, "photo.jpg is empty")
     refused(send(b"GIF, he said"), 415, "JPEG, PNG")
+    refused(send(FILES["floats"](random.Random(0))), 422, "32-bit numbers")
     refused(send(photo("JPEG")[:200]), 422, "damaged or cut off")
     refused(client.post("/predict", json={}), 415, "multipart/form-data")
     refused(client.post("/predict", data={"image": "x"}), 415, "multipart/form-data")

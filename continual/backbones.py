@@ -52,13 +52,15 @@ class Backbone:
 
     def describe(self) -> dict[str, Any]:
         """Return the provenance as plain JSON values; `rebuild` is its inverse."""
-        return {
+        values = {
             "name": self.name,
             "model_args": dict(self.model_args),
             "weights_file": self.weights_file,
             "sha256": self.sha256,
             "preprocessing": asdict(self.preprocessing),
         }
+        # As they come back from a file, lists for tuples, so that the two can be compared.
+        return dict(json.loads(json.dumps(values)))
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -18,6 +18,9 @@ class Settings(BaseModel):
 
     #: named sets of values, see `make`
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    #: what a model that exists may be given anew: how it answers, and how it trains, on the machine that is there
+    at_inference: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "precision"})
+    at_training: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = Field(1993, description="decides every random number")
     eval_batch_size: int = Field(128, ge=1, description="images a forward pass, outside training")
@@ -26,6 +29,8 @@ class Settings(BaseModel):
 
 class TrainingSettings(Settings):
     """What every method that trains something and a linear head has: by default, SGD with a cosine schedule."""
+
+    at_training = frozenset({"batch_size"})
 
     epochs: int = Field(20, ge=0, description="passes over an experience")
     batch_size: int = Field(48, ge=1)
@@ -36,6 +41,8 @@ class TrainingSettings(Settings):
 
 class AdapterSettings(TrainingSettings):
     """What every method that trains adapters and a linear head has."""
+
+    at_training = TrainingSettings.at_training | {"checkpoint_activations", "compile"}
 
     lr: float = Field(0.03, gt=0, description="peak rate of the adapters")
     head_lr_ratio: float = Field(0.1, gt=0, description="the head's rate as a share of lr")

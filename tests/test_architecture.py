@@ -46,9 +46,7 @@ SEAMS = {
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), ("continual.export.",)),
-    **dict.fromkeys(
-        ("fastapi", "starlette", "uvicorn", "prometheus_client"), ("continual.serving.", "continual.bench.")
-    ),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), ("continual.serving.",)),
     "datasets": ("continual.bench.datasets.hub",),
     **dict.fromkeys(("jinja2", "platformdirs", "rich", "typer"), ("continual.bench.",)),
     "sklearn": ("continual.bench.", "continual.classifier"),

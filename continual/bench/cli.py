@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from continual import __version__
 from continual.bench import data_cli, deploy_cli, model_cli
 from continual.bench.equivariance import cli as equivariance_cli
-from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Workers
+from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Set, Workers
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
@@ -33,7 +33,10 @@ class Commands(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            _fail("out of memory: lower batch_size if it was training, else eval_batch_size; what was kept is kept")
+            _fail(
+                "out of memory: a smaller batch_size trains with less, a smaller eval_batch_size does all else with "
+                "less (--set eval_batch_size=16, say); what was kept is kept"
+            )
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; typer itself says nothing when it is interrupted."""
@@ -129,7 +132,13 @@ def learn(
     method: Annotated[str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="mos")] = None,
     preset: Annotated[str | None, typer.Option(help="A named set of the method's settings.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: epochs=5.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the method: epochs=5. Of a model that exists, those alone that say how much memory and "
+            "time it takes, such as eval_batch_size and precision.",
+        ),
     ] = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
@@ -140,8 +149,8 @@ def learn(
     """Learn what is new in an image folder: make a model, or add an experience to one.
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
-    The model file changes only when everything has succeeded. A model that exists keeps its method, settings
-    and backbone. Exit code 1: the answer was no, or --max-flips was passed.
+    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone
+    and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     from continual.bench import learning
 
@@ -177,6 +186,7 @@ def predict(
         float | None,
         typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),
     ] = None,
+    set_: Set = None,
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -190,6 +200,7 @@ def predict(
         json_file=json,
         csv_file=csv,
         unknown_rate=unknown_rate,
+        settings=set_ or (),
         weights=weights,
         device=device,
         workers=workers,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from continual.bench.shared_options import Device, Model
+from continual.bench.shared_options import Device, Model, Set
 
 app = typer.Typer()
 
@@ -57,6 +57,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
+    set_: Set = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
@@ -73,6 +74,7 @@ def serve(
         max_pixels=max_pixels,
         timeout=timeout,
         batch=batch,
+        settings=set_ or (),
         weights=weights,
         device=device,
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from continual import consolidation, methods
+from continual import consolidation
 from continual.bench import model_file, options
 from continual.bench.console import can_ask, check_target, confirmed, console, count, size
-from continual.bench.model_commands import images_in, load_learner
+from continual.bench.model_commands import changes, images_in, load_learner
 from continual.bench.progress import ProgressBars
 from continual.data import Label
 from continual.errors import InputError
@@ -129,14 +128,14 @@ def serve(
     max_pixels: int,
     timeout: float,
     batch: int,
+    settings: Sequence[str],
     weights: Path | None,
     device: str,
 ) -> None:
     """Answer over HTTP until interrupted."""
     try:
-        import uvicorn
-
-        from continual.serving.app import ServingOptions, make_app
+        from continual.serving import server
+        from continual.serving.app import ServingOptions
         from continual.serving.model import ModelInUse
         from continual.serving.uploads import Limits
     except ImportError as error:
@@ -146,45 +145,28 @@ def serve(
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
     device_ = options.device(device)
-    model_file.read(model)
 
     def load(before: IncrementalLearner[Any] | None) -> IncrementalLearner[Any]:
         found = model_file.read(model)
         if not found.classes:
             raise InputError(f"{model} has learned nothing yet")
-        if before is not None and before.backbone.describe() == found.header["backbone"]:
-            return methods.load(model, before.backbone, device=device_)
-        return load_learner(found, weights, device_)
+        same = before is not None and before.backbone.describe() == found.header["backbone"]
+        backbone = before.backbone if before is not None and same else None
+        return load_learner(found, weights, device_, backbone).variant(**changes(found, settings))
 
-    loopback = host in ("127.0.0.1", "localhost", "::1")
+    model_file.read(model)
     in_use = ModelInUse(model, load)
-    settings = ServingOptions(
+    asked = ServingOptions(
         api_key=api_key,
         unknown_rate=unknown_rate,
         limits=Limits(max_bytes, max_pixels),
         timeout=timeout,
         batch=batch,
-        hosts=("127.0.0.1", "localhost", "[", "::1") if loopback else ("*",),
+        hosts=server.names(host),
     )
-    if not loopback and api_key is None:
+    if "*" in asked.hosts and api_key is None:
         console(stderr=True).print(f"note: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise InputError(f"cannot listen at {host}, port {port} ({error.strerror}): choose another --port") from None
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(in_use, settings),
-            log_level="warning",
-            server_header=False,
-            limit_concurrency=1024,
-            timeout_keep_alive=int(timeout),
-            timeout_graceful_shutdown=int(timeout) + 1,
-        )
-    )
-    learner = in_use.now.learner
-    classes = count(len(learner.classes), "class")
-    where = f"{host}:{listening.getsockname()[1]}"
-    console(stderr=True).print(f"{model}: {learner.method}, {classes}, at http://{where} (Ctrl+C stops it)")
-    server.run([listening])
+    about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
+    with server.listening(host, port) as sockets:
+        console(stderr=True).print(f"{about}, at http://{server.address(sockets)} (Ctrl+C stops it)")
+        server.run(in_use, asked, sockets)

@@ -79,7 +79,7 @@ def learn(
             return True
         learner: Learner
         if found:
-            learner = load_learner(found, weights, device_)
+            learner = load_learner(found, weights, device_).variant(**wanted)
         else:
             made = backbones.load_backbone(backbone, weights=weights, **arguments)
             learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
@@ -169,7 +169,7 @@ def _refuse_changes(
     problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in arguments.items() if there.get(k) != v]
     kind = method(found.method).settings_type
     named = {*settings, *kind.presets.get(preset or "", ())}
-    asked = make(kind, preset, **settings).model_dump(include=named)
+    asked = make(kind, preset, **settings).model_dump(include=named - kind.at_inference - kind.at_training)
     problems += [f"{k}={v} (it is {kept.get(k)})" for k, v in asked.items() if kept.get(k) != v]
     if problems:
         raise InputError(

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from continual import backbones
+from continual.backbones import Backbone
 from continual.bench import model_file, options
 from continual.bench.console import STDOUT, add_row, check_outputs, console, new_table, show, write_text
 from continual.bench.model_file import ModelFile
@@ -19,7 +20,8 @@ from continual.bench.progress import ProgressBars
 from continual.errors import InputError
 from continual.images import check_readable, image_files, unread
 from continual.learner import IncrementalLearner
-from continual.methods import load
+from continual.methods import load, method
+from continual.settings import make
 from continual.state import Prediction
 
 
@@ -30,6 +32,7 @@ def predict(
     json_file: Path | None = None,
     csv_file: Path | None = None,
     unknown_rate: float | None = None,
+    settings: Sequence[str] = (),
     weights: Path | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -38,10 +41,11 @@ def predict(
     check_outputs(json_file, csv_file)
     device_ = options.device(device)
     found = model_file.read(model)
+    changed = changes(found, settings)
     paths = [path for given in images for path in images_in(given)]
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
-        learner = load_learner(found, weights, device_)
+        learner = load_learner(found, weights, device_).variant(**changed)
         records = _records(paths, learner.predict(paths, workers=workers, progress=bars, unknown_rate=unknown_rate))
     if json_file is not None:
         write_text(json_file, json.dumps(records, indent=1) + "\n")
@@ -124,13 +128,28 @@ def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def load_learner(found: ModelFile, weights: Path | None, device: Any) -> IncrementalLearner[Any]:
-    """Load the model; `weights`, where given, are used even if it embeds its backbone, and must be the same."""
+def changes(found: ModelFile, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return settings to answer with, from `key=value`; raises InputError for those that a model cannot change."""
+    asked, kind = options.assignments("--set", pairs), method(found.method).settings_type
+    if refused := sorted(asked.keys() - kind.at_inference):
+        raise InputError(
+            f"--set {refused[0]}: of a model that exists, {', '.join(sorted(kind.at_inference))} can be set for answers"
+        )
+    make(kind, **{**found.header["settings"], **asked})
+    return asked
+
+
+def load_learner(
+    found: ModelFile, weights: Path | None, device: Any, backbone: Backbone | None = None
+) -> IncrementalLearner[Any]:
+    """Load the model, on a backbone that was loaded before, if it is given.
+
+    `weights`, where given, are used even if the model embeds its backbone, and must be the same.
+    """
     description = dict(found.header["backbone"])
-    if weights is not None:
-        made = backbones.rebuild({**description, "weights_file": str(weights)})
-        return load(found.path, made, device=device)
     file = description["weights_file"]
-    if not found.embedded and file is not None and not Path(file).is_file():
+    if backbone is None and weights is not None:
+        backbone = backbones.rebuild({**description, "weights_file": str(weights)})
+    elif backbone is None and not found.embedded and file is not None and not Path(file).is_file():
         raise InputError(f"the backbone's weights of {found.path} were at {file}: say where they are with --weights")
-    return load(found.path, device=device)
+    return load(found.path, backbone, device=device)

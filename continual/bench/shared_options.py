@@ -17,3 +17,7 @@ ModelArg = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Answer with this setting now: eval_batch_size=16."),
+]

@@ -48,6 +48,8 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
         },
     }  # fmt: skip
 
+    at_inference = AdapterSettings.at_inference | {"early_exit"}
+
     # A twentieth of a full covariance at D = 768, and no worse where it was measured; exact up to 33 images a class.
     statistics: Kind = Field("low_rank", description="what is remembered of a class")
     statistics_components: int = Field(32, ge=1, description="directions of low_rank, centres of centroids")

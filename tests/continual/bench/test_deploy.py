@@ -82,12 +82,39 @@ def test_serve_says_where_and_refuses_in_one_line(
         (["--api-key", " "], "empty"),
         (["--model", model.with_name("no")], "no model file"),
         (["--port", "70000"], "--port"),
+        (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid"),
+        (["--set", "epochs=3"], "--set epochs: of a model that exists, early_exit, eval_batch_size, precision can be"),
     ):
         result = equimos("serve", "--model", model, "--port", "0", *words)
         assert result.exit_code == 2
         assert said in result.stderr
+    monkeypatch.delitem(sys.modules, "continual.serving.server")
+    monkeypatch.delattr(sys.modules["continual.serving"], "server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'equimos[serve]'" in equimos("serve", "--model", model).stderr
+
+
+def test_serve_answers_with_the_settings_asked_for_also_after_a_change(
+    equimos: Equimos, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continual.serving import server
+    from continual.serving.model import ModelInUse
+
+    seen: list[tuple[str, int, Any]] = []
+
+    def run(in_use: ModelInUse, *_: Any) -> None:
+        before = in_use.now.learner
+        assert equimos("rename", "rose", "wild rose", "-m", model).exit_code == 0
+        assert in_use.refresh(), in_use.problem
+        for learner in (before, in_use.now.learner):
+            seen.append((learner.settings.precision, learner.settings.eval_batch_size, learner.backbone))
+
+    monkeypatch.setattr(server, "run", run)
+    words = ("--set", "precision=bfloat16", "--set", "eval_batch_size=3")
+    result = equimos("serve", "--model", model, "--port", "0", *words)
+    assert result.exit_code == 0, result.stderr
+    assert [row[:2] for row in seen] == [("bfloat16", 3)] * 2
+    assert seen[0][2] is seen[1][2], "the backbone is loaded once"
 
 
 def test_serve_takes_a_port_that_is_not_free_as_a_mistake(equimos: Equimos, model: Path) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import continual
 from continual.bench import console, learning, model_file, versions
 from continual.bench.review import Review
+from continual.methods.mos import MOSLearner
 from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -213,6 +215,38 @@ def test_a_link_to_a_model_file_stays_one(equimos: Equimos, model: Path, picture
     assert continual.load(link).classes == continual.load(model).classes == ("rose", "tulip")
     assert link.is_symlink()
     assert len(versions.versions(link)) == len(versions.versions(model)) == 2
+
+
+def test_sizes_and_precision_of_a_model_can_be_changed(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    more, before = pictures("more", ["iris"]), model.read_bytes()
+    refused(equimos("learn", "--yes", "-i", more, "-m", model, "--set", "bottleneck=8"), "bottleneck=8 (it is 4)")
+    for said in (("--set", "eval_batch_size=0"), ("--set", "precision=float8")):
+        refused(equimos("learn", "--yes", "-i", more, "-m", model, *said), said[1].split("=")[0])
+        refused(equimos("predict", more, "-m", model, *said), said[1].split("=")[0])
+    refused(equimos("predict", more, "-m", model, "--set", "batch_size=2"), "--set batch_size", "eval_batch_size")
+    words = ("--set", "eval_batch_size=3", "--set", "precision=bfloat16")
+    assert equimos("predict", more, "-m", model, *words).exit_code == 0
+    assert model.read_bytes() == before, "predict changes nothing"
+    result = equimos("learn", "--yes", "-i", more, "-m", model, *words, "--set", "batch_size=2")
+    assert result.exit_code == 0, result.stderr
+    kept = continual.load(model).settings
+    assert (kept.eval_batch_size, kept.precision, kept.batch_size, kept.bottleneck) == (3, "bfloat16", 2, 4)
+
+
+@pytest.mark.parametrize("command", ["learn", "predict", "correct"])
+def test_out_of_memory_is_one_line_and_loses_nothing(
+    equimos: Equimos, model: Path, pictures: Pictures, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator's own error, for more memory than there is anywhere."""
+    more, before = pictures("more", ["iris"]), model.read_bytes()
+    words = {"learn": ["--yes", "-i", more], "predict": [more], "correct": [more, "--class", "rose"]}
+    monkeypatch.setattr(MOSLearner, "scores", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    result = equimos(command, *words[command], "-m", model)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: out of memory: a smaller batch_size")
+    assert "Traceback" not in result.stderr
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
 
 
 def test_a_model_saved_in_python_has_no_ledger(equimos: Equimos, model: Path, flowers: Path) -> None:

@@ -60,4 +60,4 @@ def test_out_of_memory_is_one_line(equimos: Equimos, config: Path, monkeypatch: 
     monkeypatch.setattr("continual.bench.run.run_cell", full)
     result = equimos("run", config, "--out", config.parent / "out")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("error: out of memory: lower batch_size")
+    assert result.stderr.splitlines()[-1].startswith("error: out of memory: a smaller batch_size")

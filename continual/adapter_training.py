@@ -65,11 +65,11 @@ class AdapterTraining(GradientTraining[S]):
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
-        prefix = self.learner.prefix(images)
+        prefix = self.single.prefix(images)
         masks = None
         if self.noise is not None:
             masks = self.stack.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
-        features = self.learner.features(
+        features = self.single.features(
             prefix,
             self.stack.bind(masks),
             checkpoint=self.settings.checkpoint_activations,

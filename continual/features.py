@@ -13,8 +13,9 @@ from continual import distributed
 from continual.adapters import Adapters
 from continual.backbones import Backbone
 from continual.data import Label, evaluation_loader
-from continual.errors import LearningError
+from continual.errors import InputError, LearningError
 from continual.feature_cache import FeatureCache
+from continual.symmetry import Symmetry
 from continual.trunk import Prefix
 
 if TYPE_CHECKING:
@@ -22,21 +23,66 @@ if TYPE_CHECKING:
 
 
 class FeatureMaker:
-    """What gives a learner features of images; the precision is that of its settings."""
+    """What gives a learner features of images, under its settings' precision and symmetry."""
 
     backbone: Backbone
     settings: Any
+    state: Any
     device: torch.device
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """What is made of an image's views, if the settings name a group."""
+        return Symmetry.of(self.settings, self.state.fitted)
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
         """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
         with self._autocast():
-            return self.backbone.trunk.prefix(images, prompts)
+            trunk, symmetry = self.backbone.trunk, self.symmetry
+            if symmetry is None:
+                return trunk.prefix(images, prompts)
+            views, weights = symmetry.look(trunk, images)
+            each = len(views) // len(images)
+            prompts = None if prompts is None else prompts.repeat_interleave(each, 0)
+            return trunk.prefix(views, prompts).of_views(each, weights)
 
     def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
         with self._autocast():
-            return self.backbone.trunk.features(images, adapters, **options)
+            trunk, symmetry = self.backbone.trunk, self.symmetry
+            if symmetry is None:
+                return trunk.features(images, adapters, **options)
+            if isinstance(images, Tensor):
+                if options.get("weights") is not None:  # the prefix too is computed with them
+                    views, weights = symmetry.look(trunk, images)
+                    found = trunk.features(views, adapters, **options)
+                    return symmetry.mean(found, len(views) // len(images), weights)
+                images = self.prefix(images)
+            return symmetry.mean(trunk.features(images, adapters, **options), images.views, images.weights)
+
+    def described(self, views: Tensor) -> Tensor:
+        """Return what the symmetry reads of views (B, m, 3, H, W), (B, m, K), to tell how they count."""
+        assert self.symmetry is not None
+        with self._autocast():
+            return self.symmetry.describe(self.backbone.trunk, views)
+
+    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
+        """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenViT.block_tokens`.
+
+        Raises InputError for a symmetry that reads from features how a view counts.
+        """
+        with self._autocast():
+            trunk, symmetry = self.backbone.trunk, self.symmetry
+            if symmetry is None:
+                return trunk.block_tokens(images, blocks, patches=patches).flatten(1)
+            if symmetry.reads_features:
+                raise InputError(
+                    f"{symmetry.kind} reads from a ViT's last features how a view counts, and this method reads other "
+                    "tokens: choose symmetry='frame'"
+                )
+            views, weights = symmetry.look(trunk, images)
+            found = trunk.block_tokens(views, blocks, patches=patches).flatten(1)
+            return symmetry.mean(found, len(views) // len(images), weights)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""

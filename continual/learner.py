@@ -181,7 +181,11 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch, without gradients; the results lie on the CPU."""
         with torch.no_grad():
-            return self.scores(images.to(self.device), cache).cpu()
+            images, symmetry = images.to(self.device), self.symmetry
+            if symmetry is None or not symmetry.averages_scores:
+                return self.scores(images, cache).cpu()
+            views = symmetry.orbit(images)
+            return Scores.averaged([self.scores(view, cache) for view in views.unbind(1)]).cpu()
 
     def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""
@@ -262,13 +266,15 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the state as tensors and JSON values, for `restore`."""
         tensors, values = self.pack()
-        return tensors, {"state": {f.name: getattr(self.state, f.name) for f in fields(State)}, "method_state": values}
+        common = {f.name: getattr(self.state, f.name) for f in fields(State) if f.name != "fitted"}
+        return tensors | artefact.join("fitted", self.state.fitted), {"state": common, "method_state": values}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take the state that `export` gave; raises KeyError, IndexError or TypeError if a part is missing."""
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["state"].items()}
         own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        self.state = self.unpack(State(**known), own, values["method_state"])
+        common = State(**known, fitted=artefact.part(own, "fitted"))
+        self.state = self.unpack(common, own, values["method_state"])
 
     def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor | None:
         """Return answers, class indices (count,), for features drawn from what is remembered of one class.

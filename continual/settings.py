@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from continual.errors import InputError, nearest
 
 T = TypeVar("T", bound=BaseModel)
+
+#: what is made of an image's views, see `continual.symmetry`
+Kind = Literal[
+    "frame", "equitune", "lambda_equitune", "equizero", "canonicaliser", "pruned_orbit", "score_averaging",
+    "augmentation",
+]  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -25,6 +31,24 @@ class Settings(BaseModel):
     seed: int = Field(1993, description="decides every random number")
     eval_batch_size: int = Field(128, ge=1, description="images a forward pass, outside training")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
+
+    group: str | None = Field(None, description="turns and mirrors that shall not change an answer: C4, D4, mirror_h")
+    symmetry: Kind = Field("frame", description="with a group: what is made of an image's views")
+    views: int = Field(2, ge=1, description="how many views of an image frame and pruned_orbit look at")
+    turned_training: bool = Field(True, description="with a group: train on randomly moved images")
+    orbit_statistics: bool = Field(
+        True, description="with a group: remember single views, all of each image, instead of their mean"
+    )
+
+    @field_validator("group")
+    @classmethod
+    def _known_group(cls, name: str | None) -> str | None:
+        from continual.symmetry import group_named
+
+        try:
+            return name and group_named(name).name
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
 
 class TrainingSettings(Settings):

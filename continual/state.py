@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ class State:
     class_experience: tuple[int, ...] = ()  #: which experience introduced each class, from 0
     experiences: int = 0  #: experiences that brought at least one new class
     updates: int = 0  #: calls of `learn` and `correct`
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: what a symmetry fitted in the first experience
 
     def renamed(self, old: Label, new: Label) -> Self:
         """Return the state in which the class `old` is called `new`."""
@@ -78,6 +79,11 @@ class Scores:
         """Return the same on the CPU."""
         columns: list[Any] = [value if value is None else value.cpu() for value in self._columns()]
         return Scores(*columns)
+
+    @staticmethod
+    def averaged(views: Sequence[Scores]) -> Scores:
+        """Return the mean of what is said of several views of each image, and of nothing else."""
+        return Scores(torch.stack([view.values for view in views]).mean(0))
 
     @staticmethod
     def joined(parts: Sequence[Scores]) -> Scores:

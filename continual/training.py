@@ -24,6 +24,7 @@ from continual.losses import masked_cross_entropy
 from continual.seeding import generator
 from continual.settings import TrainingSettings
 from continual.state import S
+from continual.views import single_views
 
 if TYPE_CHECKING:
     from continual.learner import IncrementalLearner
@@ -54,7 +55,9 @@ class Training(ABC, Generic[S]):
     """What a method does with one experience; this base trains nothing."""
 
     def __init__(self, learner: IncrementalLearner[S], data: ExperienceData) -> None:
-        self.learner, self.data, self.before = learner, data, learner.state
+        self.before = learner.state
+        #: `learner` gives the features that are remembered
+        self.learner, self.data, self.fitted = single_views(learner, data)
         present = set(data.labels)
         #: classes never seen before, sorted, in the order of their new indices
         self.new_classes: list[Label] = sorted(present - set(self.before.classes), key=_order)
@@ -97,6 +100,7 @@ class Training(ABC, Generic[S]):
             "class_experience": self.class_experience(),
             "experiences": self.before.experiences + bool(self.new_classes),
             "updates": self.before.updates + 1,
+            "fitted": self.fitted,
         }
 
 
@@ -117,6 +121,7 @@ class GradientTraining(Training[S]):
         super().__init__(learner, data)
         assert isinstance(learner.settings, TrainingSettings)
         self.settings: Any = learner.settings
+        self.single = learner.variant(group=None)  #: gives features of images as they are, for training
         self.head = self._grown(head)
         self.modules = {name: module.to(learner.device) for name, module in modules.items()} | {"head": self.head}
         self.active = torch.zeros(len(self.classes), dtype=torch.bool, device=learner.device)

@@ -9,7 +9,7 @@ not reproduce.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -60,14 +60,22 @@ _SUPPORTED = (
 class Prefix:
     """What all stacks have in common for a batch: all that does not depend on the first adapter."""
 
-    h: Tensor  #: (B, N, D), the tokens after the first block's attention
+    h: Tensor  #: (B, m N, D), the tokens after the first block's attention
     rope: Any  #: rotary positions, the same for all images, or None
     prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
-    first: Tensor | None = None  #: (B, N, D), the first block's output without adapter, if it was computed already
+    first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
+    views: int = 1  #: m, how many views of each image there are, one after the other
+    weights: Tensor | None = None  #: (B, m), how they count, where that is known already
 
     def __getitem__(self, rows: Tensor) -> Prefix:
         """Return the prefix of some of the images."""
-        return Prefix(self.h[rows], self.rope, self.prompts, None if self.first is None else self.first[rows])
+        first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
+        return replace(self, h=self.h[rows], first=first, weights=weights)
+
+    def of_views(self, views: int, weights: Tensor | None) -> Prefix:
+        """Return the prefix of images of which these are `views` views each."""
+        first = None if self.first is None else _beside(self.first, views)
+        return replace(self, h=_beside(self.h, views), first=first, views=views, weights=weights)
 
 
 class FrozenViT(nn.Module):
@@ -148,6 +156,8 @@ class FrozenViT(nn.Module):
     ) -> Tensor:
         """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
 
+        Of a prefix of several views of each image, they are those of every view, (B m, D); an image's adapters serve
+        all its views.
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
         its attention and its MLP (MOS section 3.1). With prompts in the prefix, the features are the mean of
         what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
@@ -167,35 +177,37 @@ class FrozenViT(nn.Module):
         vit = self.vit
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
-        read = self._read(prefix)
+        read, views = self._read(prefix), prefix.views
         tokens = prefix.h
         for index in range(self.depth):
-            h = run(self._attend, index, tokens, prefix.rope) if index else prefix.h
+            h = _beside(run(self._attend, index, _apart(tokens, views), prefix.rope), views) if index else prefix.h
             if index == self.depth - 1 and not torch.is_grad_enabled():
-                h = h[:, read]  # after the last attention a token's feature is its own affair
+                # After the last attention a token's feature is its own affair.
+                h = _beside(_apart(h, views)[:, read], views)
             known = prefix.first if index == 0 else None
             tokens = run(self._mlp, index, h) if known is None else known
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
-        tokens = vit.norm(tokens)
+        tokens = _apart(vit.norm(tokens), views)
         if torch.is_grad_enabled():
             tokens = tokens[:, read]
         pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
-    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
+    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
         """Return what each of the last `blocks` blocks says of images (B, 3, H, W): (B, blocks, 2, D), in float32.
 
         That is its class token and the mean of its patch tokens, each token first brought to mean 0 and deviation 1.
         There is one of the two, (B, blocks, 1, D), without `patches` and for a ViT that has no class token. All blocks
-        are read if there are fewer.
+        are read if there are fewer. With `until`, the network ends after so many blocks.
         """
         prefix = self.prefix(images)
         place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
-        for index in range(self.depth):
+        last = until or self.depth
+        for index in range(last):
             h = self._attend(index, tokens, prefix.rope) if index else prefix.h
             tokens = self._mlp(index, h)
-            if index >= self.depth - blocks:
+            if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
                 read = [level[:, 0]] if place else []
                 if patches or not place:
@@ -221,6 +233,16 @@ class FrozenViT(nn.Module):
         """Run one block's MLP half."""
         block = self.vit.blocks[index]
         return _HALVES[type(block)][1](block, h)
+
+
+def _apart(tokens: Tensor, views: int) -> Tensor:
+    """Return the tokens (B m, N, D) of views that are apart, from those (B, m N, D) that lie beside one another."""
+    return tokens if views == 1 else tokens.unflatten(1, (views, -1)).flatten(0, 1)
+
+
+def _beside(tokens: Tensor, views: int) -> Tensor:
+    """Undo `_apart`."""
+    return tokens if views == 1 else tokens.unflatten(0, (-1, views)).flatten(1, 2)
 
 
 def _run(half: Callable[..., Tensor], *arguments: Any) -> Tensor:

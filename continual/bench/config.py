@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from continual.bench.avalanche_learner import find_method
 from continual.bench.data_config import DataConfig, StreamConfig
@@ -15,6 +15,7 @@ from continual.bench.documents import Strict, not_finite, read, refusal
 from continual.errors import InputError, nearest
 from continual.preprocessing import Preprocessing
 from continual.settings import Settings, make
+from continual.symmetry import group_named
 
 
 class PretrainConfig(Strict):
@@ -79,6 +80,17 @@ class RunConfig(Strict):
         [1993], min_length=1, description="of class order and training; a column of cells each"
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:1 or mps")
+    turned: list[str] = Field(
+        [], description="groups (C4, D4, …): test images moved by random elements of each are answered as well"
+    )
+
+    @field_validator("turned")
+    @classmethod
+    def _groups_are_known(cls, names: list[str]) -> list[str]:
+        try:
+            return [group_named(name).name for name in names]
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> RunConfig:

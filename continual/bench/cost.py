@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from continual.bench.streams import Experience
 from continual.learner import IncrementalLearner
@@ -12,21 +15,33 @@ from continual.learner import IncrementalLearner
 IMAGES = 32
 
 
-def inference_seconds(learner: IncrementalLearner, experiences: Sequence[Experience]) -> float:
-    """Return the seconds an image of answering test images of all experiences, with nothing remembered.
+def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Experience]) -> tuple[float, float | None]:
+    """Return what it takes to answer one of the test images of all experiences, with nothing remembered.
 
-    Loading and preparing the images is part of it. The better of two tries at one batch: expect some noise.
+    That is seconds, loading and preparing the image included: the better of two tries at one batch, so expect some
+    noise. And forward passes of the whole backbone, from the images that its blocks are given; None for learners that
+    do not run it.
     """
     share = max(1, IMAGES // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
-    tries = []
-    for _ in range(2):
-        started = time.perf_counter()
-        learner.predict(images)
-        tries.append((time.perf_counter() - started) / len(images))
-    return min(tries)
+    blocks, rows, tries = learner.backbone.trunk.vit.blocks, 0, []
+
+    def count(_: Any, given: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        rows += len(given[0])
+
+    hooks = [block.attn.register_forward_pre_hook(count) for block in blocks]
+    try:
+        for _ in range(2):
+            started = time.perf_counter()
+            learner.predict(images)
+            tries.append((time.perf_counter() - started) / len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(tries), rows / (len(tries) * len(blocks) * len(images)) or None
 
 
-def numbers_stored(learner: IncrementalLearner) -> int:
+def numbers_stored(learner: IncrementalLearner[Any]) -> int:
     """Return how many numbers a learner has stored; the frozen backbone is not counted."""
     return sum(tensor.numel() for tensor in learner.pack()[0].values())

@@ -12,6 +12,7 @@ import numpy as np
 from continual import transfer
 from continual.backbones import Backbone
 from continual.bench.streams import Experience, Stream
+from continual.bench.symmetry import MEASURES
 from continual.calibration import expected_calibration_error, reliability_table
 from continual.confusion import confusion, share_right
 from continual.flips import flips
@@ -67,6 +68,11 @@ class Cell:
     parameters: list[int | None] = field(default_factory=list)
     """numbers stored, the frozen backbone not counted"""
 
+    passes: list[float | None] = field(default_factory=list)
+    """forward passes of the backbone for an image"""
+    turned: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    """by group, of test images moved by it; see `continual.bench.symmetry.turned_measures`"""
+
     @classmethod
     def empty(
         cls, label: str, method: str, seed: int, settings: dict[str, Any], backbone: Backbone, stream: Stream
@@ -93,6 +99,8 @@ class Cell:
         inference_seconds: float | None = None,
         parameters: int | None = None,
         waiting: float | None = None,
+        passes: float | None = None,
+        turned: Mapping[str, dict[str, float]] | None = None,
     ) -> None:
         """Record the predictions on each experience's test images after one more was learned.
 
@@ -124,6 +132,8 @@ class Cell:
         self.inference_seconds.append(inference_seconds)
         self.memory.append(sum(memory.values()))
         self.parameters.append(parameters)
+        self.passes.append(passes)
+        self.turned.append(dict(turned or {}))
 
     def matrix(self) -> transfer.Matrix:
         """Return the accuracy matrix (T, T), nan where nothing was measured."""
@@ -164,7 +174,18 @@ class Cell:
             "inference_seconds": self.inference_seconds,
             "memory": [*self.memory],
             "parameters": [*self.parameters],
+            "passes": [*self.passes] or absent,
+            **{
+                f"{name} {group}": [found[group][name] for found in self.turned]
+                for group in (self.turned[0] if self.turned else {})
+                for name in MEASURES
+            },
         }
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups by which test images were moved."""
+        return [*self.turned[0]] if self.turned else []
 
     def figures(self) -> dict[str, float | None]:
         """Return the cell's figures for the table: shares, seconds, bytes; None where there is no such figure.
@@ -213,7 +234,7 @@ def rows(cells: Iterable[Cell]) -> list[Row]:
     out = []
     for label, alike in grouped.items():
         figures = [cell.figures() for cell in alike]
-        values = {key: [f[key] for f in figures] for key in figures[0]}
+        values = {key: [f.get(key) for f in figures] for key in figures[0]}
         mean = {key: _mean(v) for key, v in values.items()}
         spread = {key: _deviation(v) for key, v in values.items()}
         out.append(Row(label, alike[0].method, len(alike), mean, spread))

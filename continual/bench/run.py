@@ -13,13 +13,14 @@ from continual.backbones import Backbone, assemble, create, load_backbone
 from continual.bench import locks, report
 from continual.bench.avalanche_learner import AvalancheLearner, find_method
 from continual.bench.config import MethodConfig, RunConfig
-from continual.bench.cost import inference_seconds, numbers_stored
+from continual.bench.cost import inference_cost, numbers_stored
 from continual.bench.pretraining import pretrained_on
 from continual.bench.records import cell_record, stream_digest, surroundings
 from continual.bench.results import Cell
 from continual.bench.run_folder import CellFolder, RunFolder
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, make_stream
+from continual.bench.symmetry import answer_turned
 from continual.checkpoints import CheckpointFolder
 from continual.data import as_experience
 from continual.errors import InputError, nearest
@@ -133,6 +134,7 @@ class _Run:
             self.progress,
             self.workers,
             place,
+            self.config.turned,
         )
 
     def _say(self, note: str) -> None:
@@ -176,9 +178,11 @@ def run_cell(
     progress: Progress | None = None,
     workers: int = 0,
     place: CellFolder | None = None,
+    turned: Sequence[str] = (),
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
+    Test images are answered as they are, and moved by random elements of the groups `turned`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
@@ -210,16 +214,21 @@ def run_cell(
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
             known = stream.experiences[: number + 1]
-            predictions = [judged.predict(e.test_images, cache=cache, workers=workers, progress=waited) for e in known]
+            asked: dict[str, Any] = {"cache": cache, "workers": workers, "progress": waited}
+            predictions = [judged.predict(e.test_images, **asked) for e in known]
+            evaluation_seconds = time.perf_counter() - started
+            seconds_an_image, passes = inference_cost(judged, known)
             cell.add(
                 predictions,
                 stream,
                 seconds,
-                time.perf_counter() - started,
+                evaluation_seconds,
                 judged.memory(),
-                inference_seconds=inference_seconds(judged, known),
+                inference_seconds=seconds_an_image,
+                passes=passes,
                 parameters=numbers_stored(judged),
                 waiting=waited.share,
+                turned={group: answer_turned(judged, group, seed, predictions, known, **asked) for group in turned},
             )
         learned = number + 1
         if place is not None:

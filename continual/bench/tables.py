@@ -13,6 +13,7 @@ from rich.text import Text
 
 from continual.bench.published import Protocol
 from continual.bench.results import Cell, Row, rows
+from continual.bench.symmetry import MEASURES
 
 ABSENT = "–"  #: where a method has no such figure
 
@@ -36,6 +37,7 @@ MAIN = {
     "calibration_error": Column("calibration error [%]"),
     "learning_seconds": Column("learning [s]", 1, 0),
     "inference_seconds": Column("inference [ms/image]", 1000, 2),
+    "passes": Column("passes an image", 1, 2),
     "memory": Column("memory [MiB]", 2**-20, 2),
 }
 #: figure -> column, of the table of further measures
@@ -70,12 +72,23 @@ def results_table(cells: Sequence[Cell], protocol: Protocol | None = None) -> Ta
     A published figure stands in the line that bears its method's name, or else in the method's first line.
     """
     table = rows(cells)
-    columns = _columns(table, MAIN)
+    columns = _columns(table, _main(cells))
     if protocol is not None and (named := _published(table, protocol)):
         for place, (name, heading) in ((3, ("final", "final")), (2, ("average", "Ā"))):
             values = [f"{100 * getattr(named[n], name):.2f}" if n in named else ABSENT for n in range(len(table))]
             columns.insert(place, [f"published {heading} [%]", *values])
     return _transposed(columns)
+
+
+def _main(cells: Sequence[Cell]) -> dict[str, Column]:
+    """Return the main columns, those of moved test images after the upright ones'."""
+    turned = {
+        f"{name} {group}": Column(heading.format(group))
+        for group in dict.fromkeys(group for cell in cells for group in cell.groups)
+        for name, heading in MEASURES.items()
+    }
+    first = [*MAIN][:2]
+    return {**{key: MAIN[key] for key in first}, **turned, **MAIN}
 
 
 def further_table(cells: Sequence[Cell]) -> Table:
@@ -90,13 +103,13 @@ def _transposed(columns: list[list[str]]) -> Table:
 
 def _columns(table: Sequence[Row], columns: dict[str, Column]) -> list[list[str]]:
     """Return columns of text, without those that are empty."""
-    shown = {key: c for key, c in columns.items() if any(row.mean[key] is not None for row in table)}
+    shown = {key: c for key, c in columns.items() if any(row.mean.get(key) is not None for row in table)}
     body = [[c.heading, *[_text(row, key, c) for row in table]] for key, c in shown.items()]
     return [["method", *[row.label for row in table]], *body]
 
 
 def _text(row: Row, key: str, column: Column) -> str:
-    mean, deviation = row.mean[key], row.deviation[key]
+    mean, deviation = row.mean.get(key), row.deviation.get(key)
     if mean is None:
         return ABSENT
     text = f"{column.factor * mean:.{column.decimals}f}"

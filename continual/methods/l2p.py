@@ -96,9 +96,9 @@ class L2PTraining(GradientTraining["L2PState"]):
     def forward(self, images: Tensor) -> Output:
         """Return features and logits; the features' last column is the image's distance from its keys."""
         with torch.no_grad():
-            queries = self.learner.features(images)
+            queries = self.single.features(images)
         prompts, distance = select(queries, self.pool.keys, self.pool.prompts, self.settings.chosen)
-        features = self.learner.features(self.learner.prefix(images, prompts))
+        features = self.single.features(self.single.prefix(images, prompts))
         return Output(torch.cat([features, distance[:, None]], dim=1), self.head(features))
 
     def batch_loss(self, output: Output, targets: Tensor) -> Tensor:

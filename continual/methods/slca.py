@@ -74,7 +74,7 @@ class SLCATraining(GradientTraining[SLCAState]):
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
-        features = self.learner.features(images, weights=self.weights())
+        features = self.single.features(images, weights=self.weights())
         return Output(features, self.head(features))
 
     def finish(self, progress: Progress | None = None) -> SLCAState:

@@ -51,6 +51,4 @@ class StrataLearner(RegressionLearner):
         return torch.stack([self._tokens(view) for view in views]).mean(0)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        with self._autocast():
-            found = self.backbone.trunk.block_tokens(images, self.settings.blocks, patches=self.settings.patches)
-        return found.flatten(1)
+        return self.block_tokens(images, self.settings.blocks, patches=self.settings.patches)

@@ -38,6 +38,7 @@ from continual.testing.laws import (
     same_seed_gives_the_same_bits,
     small_and_unbalanced_experiences_work,
 )
+from continual.testing.moving import turned_images_get_the_same_answers
 from continual.testing.refusals import bad_input_is_refused, failure_changes_nothing
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 
@@ -49,6 +50,7 @@ LAWS: tuple[Law, ...] = (
     order_of_images_does_not_matter,
     random_state_is_left_alone,
     a_cache_changes_no_answer,
+    turned_images_get_the_same_answers,
     backbone_is_frozen,
     gradients_reach_only_what_is_trained,
     finishing_early_changes_nothing,

@@ -20,10 +20,11 @@ from continual.bench.documents import refusal
 from continual.bench.equivariance.config import ModelConfig, WrapperConfig
 from continual.bench.equivariance.files import is_tuned, load_tuned
 from continual.bench.equivariance.models import Classifier, is_learner, load_classifier, of_learner
-from continual.bench.equivariance.symmetry import refusals, wrapped
+from continual.bench.equivariance.symmetry import wrapped
 from continual.errors import InputError
 from continual.images import image_files, open_image
 from continual.seeding import generator
+from continual.symmetry import refusals
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
 from equivariant.report import EquivarianceReport, default_layers, equivariance_report

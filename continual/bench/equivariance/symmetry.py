@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from continual.bench.equivariance.config import WrapperConfig
 from continual.errors import InputError
+from continual.symmetry import refusals
 from equivariant.actions import Action, Images
 from equivariant.caching import CachedOrbit
 from equivariant.canonicaliser import Canonicaliser
 from equivariant.equitune import Equitune
 from equivariant.equizero import Equizero
-from equivariant.errors import EquivariantError
 from equivariant.groups import FiniteGroup
 from equivariant.lambda_equitune import LambdaEquitune
 from equivariant.max_pooling import OrbitMax
@@ -85,15 +85,6 @@ def tuned_parts(model: nn.Module, head: nn.Module) -> dict[str, list[nn.Paramete
     """Return the parameters a stage of a recipe may train, by its name."""
     wrapper = find_wrapper(model)
     return {"weights": wrapper.weight_parameters() if wrapper else [], "head": list(head.parameters())}
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Say what `equivariant` refuses as this package's own error."""
-    try:
-        yield
-    except EquivariantError as error:
-        raise InputError(str(error)) from error
 
 
 # Measuring -----------------------------------------------------------------------------------------------

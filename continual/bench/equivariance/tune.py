@@ -16,8 +16,9 @@ from continual.bench.equivariance.config import StudyConfig, load_study
 from continual.bench.equivariance.data import noise, score_indices, split_of
 from continual.bench.equivariance.models import Classifier, load_classifier
 from continual.bench.equivariance.study import make_recipe, run_study
-from continual.bench.equivariance.symmetry import refusals, tuned_parts, wrapped
+from continual.bench.equivariance.symmetry import tuned_parts, wrapped
 from continual.bench.progress import ProgressBars
+from continual.symmetry import refusals
 from equivariant.groups import as_group
 from equivariant.tuning import trained_by
 

@@ -140,6 +140,12 @@ def learn(
             "time it takes, such as eval_batch_size and precision.",
         ),
     ] = None,
+    symmetry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP", help="Answer alike however an image is turned (C4), mirrored (mirror_h) or both (D4)."
+        ),
+    ] = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
     ] = False,
@@ -167,7 +173,7 @@ def learn(
         model_args=model_arg or (),
         method_name=method,
         preset=preset,
-        settings=set_ or (),
+        settings=[*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])],
         embed_backbone=embed_backbone,
         device=device,
         workers=workers,

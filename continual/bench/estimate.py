@@ -35,8 +35,8 @@ def seconds(learner: IncrementalLearner[Any], data: ExperienceData, answers: int
     labels = [data.labels[i] for i in few]
     loading /= len(few)
     with torch.no_grad():
-        forward = _timed(lambda: learner.features(images))[0] / len(few)
-    total = 2 * len(data.labels) * (loading + forward)
+        forward = _timed(lambda: training.learner.features(images))[0] / len(few)
+    total = 2 * len(training.data.labels) * (loading + forward)
     if isinstance(training, GradientTraining) and training.epochs:
         training.start_epoch(0)
 

@@ -43,6 +43,10 @@ def gallery(cells: Sequence[Cell]) -> Iterator[Picture]:
     """Yield the pictures of some cells on the same stream; those that would be empty are left out."""
     spread = " Bands are one standard deviation over the seeds." if len({cell.seed for cell in cells}) > 1 else ""
     yield Picture("accuracy", f"Accuracy on all classes seen.{spread}", pictures.accuracy(cells))
+    if groups := list(dict.fromkeys(group for cell in cells for group in cell.groups)):
+        seen = {"seen_accuracy": "upright", **{f"turned {group}": f"turned by {group}" for group in groups}}
+        caption = f"Accuracy on test images as they are, and moved by random elements of a group.{spread}"
+        yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]"))
     if len(cells[0].accuracy) > 1:
         caption = "Forgetting: the best accuracy an experience had, less that at the end."
         yield Picture("forgetting", caption, pictures.forgetting(cells))

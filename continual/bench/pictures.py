@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,9 @@ COLOURS = (
 INK = "#1f2933"  #: stands for the page's text colour until the picture is on one
 MARKERS = "osD^vPX*<>"
 
+#: draws one label's cells on axes in a style, whose label it may change
+Draw = Callable[[Any, list[Cell], dict[str, Any]], None]
+
 
 def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
     """Draw the accuracy on all classes seen after each experience."""
@@ -46,23 +49,36 @@ def curves(
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw one of `Cell.series` against experiences, a line a label: the seeds' mean, and ± their deviation."""
+    return panels(cells, {name: title}, heading, factor, limits)
+
+
+def panels(
+    cells: Sequence[Cell],
+    names: Mapping[str, str],
+    heading: str,
+    factor: float = 100,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw several of `Cell.series` side by side on one scale, as `curves` draws one; `names` are their titles."""
     # Many bands lie on one another: fainter, the lines can still be told apart.
     shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-        values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
-        steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-        axes.plot(steps, mean, **style)
-        if len(values) > 1:
-            spread = values.std(0, ddof=1)
-            axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, color=style["color"], linewidth=0)
+    def drawing(name: str) -> Draw:
+        def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+            values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
+            steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+            axes.plot(steps, mean, **style)
+            if len(values) > 1:
+                spread = values.std(0, ddof=1)
+                axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, color=style["color"], linewidth=0)
 
-    figure = _lines(cells, draw, title)
-    axes = figure.axes[0]
-    axes.set(
-        xlabel="experiences learned", ylabel=heading, ylim=limits if limits else (min(0, axes.get_ylim()[0]), None)
-    )
-    axes.set_xticks(_ticks(max(len(cell.accuracy) for cell in cells)))
+        return draw
+
+    figure = _lines(cells, {title: drawing(name) for name, title in names.items()})
+    for axes in figure.axes:
+        axes.set(xlabel="experiences learned", ylim=limits if limits else (min(0, axes.get_ylim()[0]), None))
+        axes.set_xticks(_ticks(max(len(cell.accuracy) for cell in cells)))
+    figure.axes[0].set_ylabel(heading)
     return figure
 
 
@@ -75,7 +91,7 @@ def forgetting(cells: Sequence[Cell]) -> Figure:
         error = values.std(0, ddof=1) if len(values) > 1 else None
         axes.errorbar(steps, values.mean(0), error, capsize=2, elinewidth=1, **style)
 
-    figure = _lines(cells, draw)
+    figure = _lines(cells, {"": draw})
     figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
     figure.axes[0].set_xticks(_ticks(max(len(cell.accuracy) for cell in cells) - 1))
     return figure
@@ -91,7 +107,7 @@ def reliability(cells: Sequence[Cell]) -> Figure:
         style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"
         axes.plot(100 * confidence / count, 100 * right / count, **style)
 
-    figure = _lines(cells, draw)
+    figure = _lines(cells, {"": draw})
     axes = figure.axes[0]
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     axes.set(xlabel="mean confidence of a bin [%]", ylabel="answered right [%]", xlim=(0, 102), ylim=(0, 102))
@@ -113,7 +129,8 @@ def retrieval(cells: Sequence[Cell]) -> Figure:
     return _heat_maps(maps, "chosen stack", "right stack")
 
 
-def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any]], None], title: str = "") -> Figure:
+def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
+    """Draw every label's cells on axes side by side, which have titles and one legend."""
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
@@ -121,8 +138,9 @@ def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any
     for cell in cells:
         grouped.setdefault(cell.label, []).append(cell)
     # Room for the legend below, two labels a line.
-    figure = Figure(figsize=(4.6, 3.2 + 0.1 * len(grouped)), layout="constrained")
-    axes = figure.add_subplot()
+    width = 4.6 if len(drawings) == 1 else 3.2 * len(drawings)
+    figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")
+    every = figure.subplots(1, len(drawings), squeeze=False, sharey=True)[0]
     for number, (label, alike) in enumerate(grouped.items()):
         style = {
             "color": COLOURS[number % len(COLOURS)],
@@ -132,11 +150,13 @@ def _lines(cells: Sequence[Cell], draw: Callable[[Any, list[Cell], dict[str, Any
             "linewidth": 1.5,
             "label": _plain(label),
         }
-        draw(axes, alike, style)
-    _ink(axes)
-    axes.set_title(_plain(title), color=INK, fontsize=10)
-    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-    handles, labels = axes.get_legend_handles_labels()
+        for axes, draw in zip(every, drawings.values(), strict=True):
+            draw(axes, alike, style)
+    for axes, title in zip(every, drawings, strict=True):
+        _ink(axes)
+        axes.set_title(_plain(title), color=INK, fontsize=10)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+    handles, labels = every[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
     return figure

@@ -35,7 +35,8 @@ def learned(stream: Stream, label: str = "m", seed: int = 1) -> Cell:
     cell = Cell.empty(label, "mos", seed, {"seed": seed}, BACKBONE, stream)
     cell.add([answer("cc", 1.0, ([0, 0], [0, 0]))], stream, 2.0, 0.5, {"head": 8}, parameters=2)
     later = [answer("ca", 0.5, ([0, 0], [0, 1])), answer("aa", 0.75, ([0, 1], [1, 1]))]
-    cell.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, inference_seconds=0.25, parameters=6, waiting=0.125)
+    cost = {"inference_seconds": 0.25, "passes": 2.5}
+    cell.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, parameters=6, waiting=0.125, **cost)
     return cell
 
 
@@ -73,11 +74,13 @@ def test_measures_by_hand(stream: Stream) -> None:
         "inference_seconds": 0.25,
         "memory": 24,
         "parameters": 6,
+        "passes": 2.5,
     }
     assert cell.series()["inference_seconds"] == [None, 0.25]
     assert cell.series()["waiting"] == [None, 0.125]
-    cell.waiting.clear()  # as read from a run of before
-    assert (cell.series()["waiting"], cell.figures()["waiting"]) == ([None, None], None)
+    for name in ("waiting", "passes"):
+        getattr(cell, name).clear()  # as read from a run of before
+        assert (cell.series()[name], cell.figures()[name]) == ([None, None], None)
 
 
 def test_one_experience_has_no_figure_that_needs_two(stream: Stream) -> None:
@@ -105,7 +108,8 @@ def test_a_cell_goes_on_after_a_round_through_json(stream: Stream) -> None:
     half.add([answer("cc", 1.0, ([0, 0], [0, 0]))], stream, 2.0, 0.5, {"head": 8}, parameters=2)
     half = Cell(**json.loads(json.dumps(asdict(half))))
     later = [answer("ca", 0.5, ([0, 0], [0, 1])), answer("aa", 0.75, ([0, 1], [1, 1]))]
-    half.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, inference_seconds=0.25, parameters=6, waiting=0.125)
+    cost = {"inference_seconds": 0.25, "passes": 2.5}
+    half.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, parameters=6, waiting=0.125, **cost)
     assert half == learned(stream)
 
 

@@ -27,6 +27,7 @@ from continual.data import PreparedImages
 from continual.feature_cache import FeatureCache
 from continual.features import extract
 from continual.methods.mos import MOSLearner
+from continual.stack_features import StackFeatures
 
 KINDS = [
     ("full", 0),
@@ -63,11 +64,9 @@ def accuracies(learner: MOSLearner, tests: list[Any], cache: FeatureCache) -> fl
 def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int) -> dict[str, Any]:
     """Return the accuracy of heads aligned on statistics of `each` images a class under the first stack."""
     experience = stream_of(images, 1, 0, classes=10, per_class=each).experiences[0]
-    first = learner._stack_features
 
     def compute(batch: Tensor, _: Any) -> list[Tensor]:
-        every = torch.arange(len(batch))
-        return [first(batch, None)(every, torch.zeros_like(every))]
+        return [StackFeatures(learner, batch).first]
 
     def features(photos: Any, labels: Any) -> tuple[Tensor, Tensor]:
         data = PreparedImages(photos, labels, backbone.preprocessing, augment=False)

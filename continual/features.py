@@ -60,6 +60,14 @@ class FeatureMaker:
                 images = self.prefix(images)
             return symmetry.mean(trunk.features(images, adapters, **options), images.views, images.weights)
 
+    def features_and_some(self, prefix: Prefix, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
+        """Return features (B, D), and the mean of those of each image's first `views` views (B, D), from one pass."""
+        assert self.symmetry is not None
+        with self._autocast():
+            found = self.backbone.trunk.features(prefix, adapters)
+        each = found.unflatten(0, (-1, prefix.views))
+        return self.symmetry.mean(found, prefix.views, prefix.weights), each[:, :views].mean(1)
+
     def described(self, views: Tensor) -> Tensor:
         """Return what the symmetry reads of views (B, m, 3, H, W), (B, m, K), to tell how they count."""
         assert self.symmetry is not None

@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
     group: str | None = Field(None, description="turns and mirrors that shall not change an answer: C4, D4, mirror_h")
     symmetry: Kind = Field("frame", description="with a group: what is made of an image's views")
-    views: int = Field(2, ge=1, description="how many views of an image frame and pruned_orbit look at")
+    views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
     turned_training: bool = Field(True, description="with a group: train on randomly moved images")
     orbit_statistics: bool = Field(
         True, description="with a group: remember single views, all of each image, instead of their mean"

@@ -66,6 +66,13 @@ class Symmetry:
         return self.kind != "augmentation"
 
     @property
+    def looked(self) -> int:
+        """How many views of an image are looked at, but for ties."""
+        if self.kind in ("frame", "pruned_orbit"):
+            return min(self.keep, self.group.order)
+        return self.group.order if self.kind == "equitune" or self.reads_features else 1
+
+    @property
     def reads_features(self) -> bool:
         """Whether how a view counts is read from the features that are to be averaged."""
         return self.kind in _READ
@@ -86,10 +93,9 @@ class Symmetry:
         elif self.kind in _CHOSEN:
             weights = self._chosen(self._score(self.describe(trunk, views)))
             most = int((weights > 0).sum(1).max())
-            weights, places = weights.topk(most, dim=1, sorted=False)
-            places, back = places.sort(1)  # the order of the orbit
-            weights = weights.gather(1, back)
-            views = views[torch.arange(len(images), device=images.device)[:, None], places]
+            best_first = weights.argsort(dim=1, descending=True, stable=True)[:, :most]
+            weights = weights.gather(1, best_first)
+            views = views[torch.arange(len(images), device=images.device)[:, None], best_first]
         return views.flatten(0, 1), weights
 
     def views(self, images: Tensor) -> Tensor:
@@ -108,7 +114,7 @@ class Symmetry:
     def mean(self, found: Tensor, views: int, weights: Tensor | None) -> Tensor:
         """Return the weighted mean (B, D) of features (B·m, D) of m `views` each, with the weights that `look` gave."""
         each = found.unflatten(0, (-1, views))
-        if self.reads_features:
+        if weights is None and self.reads_features:
             weights = self._read(each)
         if weights is None:
             return each.mean(1)

@@ -72,6 +72,12 @@ class Prefix:
         first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
         return replace(self, h=self.h[rows], first=first, weights=weights)
 
+    def only(self, views: int) -> Prefix:
+        """Return the prefix of each image's first `views` views, which count alike."""
+        h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
+        assert h is not None
+        return replace(self, h=h, first=first, views=views, weights=h.new_full((len(h), views), 1 / views))
+
     def of_views(self, views: int, weights: Tensor | None) -> Prefix:
         """Return the prefix of images of which these are `views` views each."""
         first = None if self.first is None else _beside(self.first, views)

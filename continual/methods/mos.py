@@ -7,8 +7,7 @@ stack is found by self-refined retrieval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache as once
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -32,6 +31,7 @@ from continual.mos_state import MOSState
 from continual.retrieval import Answering, cosine_scores, ensemble, margins
 from continual.seeding import generator
 from continual.settings import AdapterSettings
+from continual.stack_features import StackFeatures
 from continual.state import Scores, State
 from continual.training import Output, Progress
 from continual.trunk import Prefix
@@ -67,6 +67,9 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     contrast_temperature: float = Field(0.8, gt=0)
     retrieval_rounds: int = Field(4, ge=1, description="most stacks tried for one image")
     ensemble: bool = Field(True, description="add stage one's scores to the head's")
+    retrieved_views: int = Field(
+        1, ge=1, description="with a group: how many of an image's views a retrieved stack is run on"
+    )
     early_exit: float | None = Field(
         None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
         "that may be answered otherwise decides what is sure (0.002, say)"
@@ -170,9 +173,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve a stack for each image and return the ensemble's scores (MOS section 3.3)."""
-        answering, stack_features = self.answering(), self._stack_features(images, cache)
-        every = torch.arange(len(images), device=images.device)
-        first = stack_features(every, torch.zeros_like(every))
+        answering, under = self.answering(), StackFeatures(self, images, cache)
+        first = under.first
         last = first.clone()  # under the stack that was run last
 
         def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -180,8 +182,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             # Stage one has already run the first stack on every image.
             others = stacks.nonzero().squeeze(-1)
             if len(others):
-                found = stack_features(rows[others], stacks[others])
-                features = features.index_copy(0, others, found)
+                features = features.index_copy(0, others, under.later(rows[others], stacks[others]))
             last[rows] = features
             return features
 
@@ -244,25 +245,6 @@ class MOSLearner(IncrementalLearner[MOSState]):
         order = stacks.argsort(stable=True)
         found = self.features(prefix[order], grouped(bank, stacks[order], scale))
         return torch.empty_like(found).index_copy_(0, order, found)
-
-    def _stack_features(self, images: Tensor, cache: FeatureCache | None) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a function (rows (M,), stacks (M,)) -> (M, D), features of those images, each under its stack."""
-        consolidate = self.settings.consolidate
-        bank = self.state.stacked_bank if consolidate is None else self.state.consolidated_bank
-        prefix = once(lambda: self.prefix(images))
-
-        def run(rows: Tensor, stacks: Tensor) -> Tensor:
-            return self.served(prefix()[rows], bank, stacks)
-
-        if cache is None:
-            return run
-
-        def remembered(rows: Tensor, stacks: Tensor, cache: FeatureCache = cache) -> Tensor:
-            # Consolidation leaves the first stack as it is.
-            names = [(k, consolidate if k else None) for k in stacks.tolist()]
-            return cache.features(images[rows], names, lambda new: run(rows[new], stacks[new]))
-
-        return remembered
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self.state.pack()

@@ -19,6 +19,7 @@ from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 from continual.retrieval import Answering, ensemble, margins
 from continual.seeding import generator
+from continual.stack_features import StackFeatures
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 
@@ -52,8 +53,7 @@ def test_sure_images_take_one_pass_and_the_others_the_whole_way(learner: MOSLear
     early = learner.variant(early_exit=0.1)
     answering = early.answering()
     with torch.no_grad():
-        zeros = torch.zeros(len(images), dtype=torch.int64)
-        first = early._stack_features(images, None)(torch.arange(len(images)), zeros)
+        first = StackFeatures(early, images).first
         foretold, _ = answering.foretold(first, early._shifts())
     # As if the draws had asked for so much that half of the images are sure.
     early.state.least_margins[0.1, 4, True] = float(margins(foretold).median())

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 import equivariant
-from continual.adapters import shared
+from continual.adapters import per_image, shared
 from continual.backbones import Backbone
 from continual.data import as_experience
 from continual.errors import InputError
+from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.methods.mos import MOSLearner
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
+from continual.stack_features import StackFeatures
 from continual.symmetry import Symmetry, content_order, group_named
 from continual.testing import Case, coloured_squares, synthetic_case, tiny_backbone
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
@@ -155,6 +157,35 @@ def test_score_averaging_is_the_mean_of_a_plain_learners_scores(frozen: Backbone
     plain = learned(RidgeLearner(frozen))
     expected = moved_scores(plain, images, "C4").mean(0)
     assert torch.allclose(learner.predict(images).scores, expected, atol=1e-6)
+
+
+def test_later_stacks_run_on_few_views_and_change_all_alike(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="D4", views=5, retrieved_views=2, **QUICK))
+    views = learner.symmetry.orbit(images)[:, :5]
+    stacks = torch.tensor([1, 2, 1, 2, 1, 2, 1, 2])
+    with torch.no_grad():
+        first = torch.stack([_under(learner, view, torch.zeros_like(stacks)) for view in views.unbind(1)])
+        later = torch.stack([_under(learner, view, stacks) for view in views[:, :2].unbind(1)])
+        expected = first.mean(0) + (later - first[:2]).mean(0)
+        for cache in (None, FeatureCache()):
+            under = StackFeatures(learner, images, cache)
+            assert torch.allclose(under.first, first.mean(0), atol=1e-5)
+            for _ in range(2):
+                assert torch.allclose(under.later(torch.arange(8), stacks), expected, atol=1e-5)
+
+
+def _under(learner: MOSLearner, images: Tensor, stacks: Tensor) -> Tensor:
+    adapters = per_image(learner.state.stacked_bank, stacks, learner.settings.adapter_scale)
+    return learner.backbone.trunk.features(images, adapters)
+
+
+def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", views=2, retrieved_views=2, **QUICK))
+    under = StackFeatures(learner, images)
+    assert under.few is None
+    stacks = torch.ones(len(images), dtype=torch.int64)
+    expected = learner.features(images, shared(learner.state.bank[1], learner.settings.adapter_scale))
+    assert torch.allclose(under.later(torch.arange(len(images)), stacks), expected, atol=1e-5)
 
 
 # The order of views --------------------------------------------------------------------------------------

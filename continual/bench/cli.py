@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from continual import __version__
 from continual.bench import data_cli, deploy_cli, model_cli
 from continual.bench.equivariance import cli as equivariance_cli
-from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Set, Workers
+from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Set, Symmetry, Workers
 from continual.errors import EquimosError, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
@@ -140,12 +140,7 @@ def learn(
             "time it takes, such as eval_batch_size and precision.",
         ),
     ] = None,
-    symmetry: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GROUP", help="Answer alike however an image is turned (C4), mirrored (mirror_h) or both (D4)."
-        ),
-    ] = None,
+    symmetry: Symmetry = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
     ] = False,
@@ -156,7 +151,8 @@ def learn(
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
     The model file changes only when everything has succeeded. A model that exists keeps its method, backbone
-    and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
+    and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was
+    passed.
     """
     from continual.bench import learning
 

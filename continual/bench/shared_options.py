@@ -21,3 +21,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Answer with this setting now: eval_batch_size=16."),
 ]
+Symmetry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GROUP", help="Answer alike however an image is turned (C4), mirrored (mirror_h) or both (D4)."
+    ),
+]

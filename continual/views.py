@@ -70,9 +70,9 @@ class EveryView(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset) * self.group.order
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        image, label = self.dataset[index // self.group.order][:2]
-        return moved(self.group, index % self.group.order, image), label
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, *rest = self.dataset[index // self.group.order]
+        return moved(self.group, index % self.group.order, image), *rest
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,6 @@ class AnyView(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        image, label = self.dataset[index][:2]
-        return moved(self.group, int(torch.randint(self.group.order, ())), image), label
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, *rest = self.dataset[index]
+        return moved(self.group, int(torch.randint(self.group.order, ())), image), *rest

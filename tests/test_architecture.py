@@ -53,7 +53,7 @@ SEAMS = {
     "avalanche": ("continual.avalanche_", "continual.bench."),
     "timm": ("continual.backbones", "continual.trunk", "continual.bench.equivariance.models"),
     "open_clip": ("continual.bench.equivariance.clip",),
-    "equivariant": ("continual.symmetry", "continual.bench.equivariance", "equivariant"),
+    "equivariant": ("continual.symmetry", "continual.bench.symmetry", "continual.bench.equivariance", "equivariant"),
     "continual": ("continual",),
     "safetensors": ("continual.artefact", "continual.backbones", "continual.checkpoints", "equivariant.checkpoint"),
     "matplotlib": ("continual.bench.", "equivariant.report", "equivariant.tuning_result"),

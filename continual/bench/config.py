@@ -84,13 +84,19 @@ class RunConfig(Strict):
         [], description="groups (C4, D4, …): test images moved by random elements of each are answered as well"
     )
 
-    @field_validator("turned")
+    train_turned: str | None = Field(
+        None, description="a group: training images are in any position, each moved by an element drawn for it"
+    )
+
+    @field_validator("turned", "train_turned")
     @classmethod
-    def _groups_are_known(cls, names: list[str]) -> list[str]:
+    def _groups_are_known(cls, found: list[str] | str | None) -> list[str] | str | None:
         try:
-            return [group_named(name).name for name in names]
+            for name in [found] if isinstance(found, str) else found or []:
+                group_named(name)
         except InputError as error:
             raise ValueError(str(error)) from error
+        return found
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> RunConfig:

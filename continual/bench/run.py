@@ -20,7 +20,7 @@ from continual.bench.results import Cell
 from continual.bench.run_folder import CellFolder, RunFolder
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, make_stream
-from continual.bench.symmetry import answer_turned
+from continual.bench.symmetry import answer_turned, turned_training
 from continual.checkpoints import CheckpointFolder
 from continual.data import as_experience
 from continual.errors import InputError, nearest
@@ -135,6 +135,7 @@ class _Run:
             self.workers,
             place,
             self.config.turned,
+            self.config.train_turned,
         )
 
     def _say(self, note: str) -> None:
@@ -179,10 +180,12 @@ def run_cell(
     workers: int = 0,
     place: CellFolder | None = None,
     turned: Sequence[str] = (),
+    train_turned: str | None = None,
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
-    Test images are answered as they are, and moved by random elements of the groups `turned`.
+    Test images are answered as they are, and moved by random elements of the groups `turned`; training images are
+    moved by elements of `train_turned`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
@@ -193,6 +196,8 @@ def run_cell(
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     cells = [Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
+    if train_turned is not None:
+        experiences = [turned_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]
     learned = evaluated = 0
     seconds, waited = 0.0, _Waited(progress)
     if place is not None:

@@ -4,55 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from continual.bench.streams import Experience
-from continual.data import PreparedImages
+from continual.data import ExperienceData, PreparedImages
 from continual.learner import IncrementalLearner
 from continual.preprocessing import Preprocessing
 from continual.seeding import generator
 from continual.state import Prediction
 from continual.symmetry import group_named, moved
+from equivariant.groups import FiniteGroup
 
 #: series of a cell, less the group's name: heading of its column
 MEASURES = {"turned": "turned by {} [%]", "consistency": "same under {} [%]", "orbit_flips": "flips under {} [%]"}
 
 
 @dataclass(frozen=True)
-class TurnedImages(Sequence[Any]):
-    """Images prepared for a backbone, each moved by its element of a group."""
+class Turned(Dataset[Any]):
+    """A data set of (image (3, H, W), label), each image moved by its element of a group."""
 
-    images: PreparedImages
-    group: str
+    dataset: Any
+    group: FiniteGroup
     elements: Tensor  #: (n,) int64
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.dataset)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return moved(group_named(self.group), int(self.elements[index]), self.images[index][0])
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, label = self.dataset[index]
+        return moved(self.group, int(self.elements[index]), image), label
 
 
-def turned_images(experience: Experience, number: int, preprocessing: Preprocessing, group: str, seed: int) -> Any:
+def turned_training(data: ExperienceData, number: int, group: str, seed: int) -> ExperienceData:
+    """Return an experience as if its training images had been taken in any position: moved by elements of a group."""
+    known = group_named(group)
+    draw = generator(seed, "turned for training", known.name, number)
+    elements = torch.randint(known.order, (len(data.labels),), generator=draw)
+    return ExperienceData(Turned(data.training, known, elements), Turned(data.evaluation, known, elements), data.labels)
+
+
+def turned_images(experience: Experience, number: int, preprocessing: Preprocessing, group: str, seed: int) -> Turned:
     """Return an experience's test images, each moved by an element that is drawn from all but the identity."""
     known = group_named(group)
     others = torch.tensor([g for g in range(known.order) if g != known.identity])
     draw = generator(seed, "turned", known.name, number)
     elements = others[torch.randint(len(others), (len(experience.test_labels),), generator=draw)]
     images = PreparedImages(experience.test_images, experience.test_labels, preprocessing, augment=False)
-    return TurnedImages(images, known.name, elements)
+    return Turned(images, known, elements)
 
 
 def answer_turned(

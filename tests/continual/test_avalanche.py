@@ -55,6 +55,16 @@ def test_other_periodic_evaluations_change_no_bit(options: Any, backbone: Any, b
     assert_same(ours.learner, plain(MOSLearner, backbone, stream))
 
 
+def test_same_bits_with_a_symmetry(backbone: Any, blobs: Any) -> None:
+    stream, settings = blob_stream(blobs), {"group": "C4", "symmetry": "lambda_equitune"}
+    benchmark = to_avalanche(stream, backbone.preprocessing)
+    ours = strategy("mos", backbone, **settings)
+    for experience in benchmark.train_stream:
+        ours.train(experience)
+        ours.eval(benchmark.test_stream)
+    assert_same(ours.learner, plain(MOSLearner, backbone, stream, **settings))
+
+
 def test_workers_change_no_bit(backbone: Any, blobs: Any) -> None:
     stream = blob_stream(blobs)
     ours = strategy("mos", backbone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import continual
 from continual.backbones import Backbone
 from continual.bench.config import load_config
 from continual.bench.streams import Experience
-from continual.bench.symmetry import turned_images, turned_measures
+from continual.bench.symmetry import turned_images, turned_measures, turned_training
+from continual.data import as_experience
 from continual.errors import InputError
 from continual.state import Prediction
 from equivariant.orbits import orbit
@@ -47,15 +49,26 @@ def test_each_image_is_moved_by_an_element_of_its_own(backbone: Backbone, blobs:
     def turned(number: int) -> Any:
         return turned_images(experience(images, labels), number, backbone.preprocessing, "D4", 1993)
 
-    drawn = [[g for g in range(8) if torch.equal(image, every[g, i])] for i, image in enumerate(turned(3))]
+    drawn = [[g for g in range(8) if torch.equal(turned(3)[i][0], every[g, i])] for i in range(len(images))]
     assert {g for (g,) in drawn} == set(range(1, 8))
     assert torch.equal(turned(3).elements, turned(3).elements)
     assert not torch.equal(turned(4).elements, turned(3).elements)
 
 
+def test_training_images_in_any_position_keep_it(backbone: Backbone, blobs: Any) -> None:
+    images, labels = blobs([0, 1], 20)
+    data = as_experience(images, labels, replace(backbone.preprocessing, augment=False))
+    every = orbit("C4", torch.stack([image for image, _ in data.evaluation]))
+    found = turned_training(data, 0, "C4", 1993)
+    drawn = [[g for g in range(4) if torch.equal(found.training[i][0], every[g, i])] for i in range(len(images))]
+    assert {g for (g,) in drawn} == set(range(4))
+    assert all(torch.equal(found.training[i][0], found.evaluation[i][0]) for i in range(len(images)))
+    assert found.labels == labels
+
+
 def test_a_run_measures_turned_images_and_reports_them(equimos: Equimos, config: Path) -> None:
     text = config.read_text() + '\n[methods.ridge]\n[methods."ridge, D4"]\nmethod = "ridge"\ngroup = "D4"\nviews = 8\n'
-    config.write_text('turned = ["C4", "D4"]\n' + text)
+    config.write_text('turned = ["C4", "D4"]\ntrain_turned = "C4"\n' + text)
     out = config.parent / "out"
     result = equimos("run", config, "--out", out)
     assert result.exit_code == 0, result.stderr

@@ -82,8 +82,8 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return a probability for each image and class, (B, C), columns as in `classes_`, rows summing to 1.
 
-        They are calibrated where the method remembers class statistics (mos, slca); elsewhere they are scores
-        that only rank. The likeliest class need not be the answer of `predict`, which knows more than statistics.
+        They are calibrated where the method can (strata, ridge, mos, slca); elsewhere they are scores that only rank.
+        With mos and slca the likeliest class need not be the answer of `predict`, which knows more than statistics.
         """
         check_is_fitted(self)
         found = self.learner_.predict(X)

@@ -48,7 +48,7 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     summary: ClassVar[str]  #: one line
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
     linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum a class and an experience
-    probabilities: ClassVar[bool] = True  #: False if scores only rank: a softmax of cosines or of regression values
+    probabilities: ClassVar[bool] = True  #: False if `scores` only rank: a softmax of cosines or of regression values
     settings_type: ClassVar[type[Settings]] = Settings
     state_type: ClassVar[type[State]]
 

@@ -10,20 +10,23 @@ from typing import Any
 from torch import Tensor
 
 from continual import artefact
+from continual.certainty import Certainty, certainty
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
-from continual.ridge import Readout, Sums, solve
+from continual.ridge import Readout, Standardised, Sums
+from continual.seeding import generator
 from continual.state import Scores, State, replace_state
 from continual.training import Progress, Training
 
 
 @dataclass(frozen=True)
 class RegressionState(State):
-    """Running sums of the features, and the map solved from them."""
+    """Running sums of the features, the map solved from them, and how sure it may be."""
 
     sums: Sums | None = None
     readout: Readout | None = None
+    certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
 
     def own_without(self, index: int) -> dict[str, Any]:
         """Leave out the class's score and its part of the sums, see `Sums.without`; the others' scores stay."""
@@ -35,31 +38,44 @@ class RegressionState(State):
         """Return sums and map as tensors for a file, see `unpack_sums`; none before anything is learned."""
         if self.sums is None or self.readout is None:
             return {}
-        return artefact.join("sums", self.sums.tensors()) | artefact.join("readout", vars(self.readout))
+        tensors = artefact.join("sums", self.sums.tensors()) | artefact.join("readout", vars(self.readout))
+        return tensors | artefact.join("certainty", {} if self.certainty is None else self.certainty.tensors())
 
 
 def unpack_sums(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the state's fields that `pack_sums` took apart."""
-    return {"sums": Sums(**artefact.part(tensors, "sums")), "readout": Readout(**artefact.part(tensors, "readout"))}
+    certain = artefact.part(tensors, "certainty")
+    return {
+        "sums": Sums(**artefact.part(tensors, "sums")),
+        "readout": Readout(**artefact.part(tensors, "readout")),
+        "certainty": Certainty.restore(certain) if certain else None,
+    }
 
 
 class RegressionUpdate(Training[RegressionState]):
     """Adds an experience's images to the sums and solves anew."""
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
-        learner, before = self.learner, self.before.sums
+        learner, before = self.learner, self.before
         assert isinstance(learner, RegressionLearner)
         (features,), labels = self.extract(lambda images, _: [learner.regressors(images)], progress)
         strength = learner.strength(features, labels, len(self.classes))
         sums = Sums.of(features, labels, len(self.classes))
-        sums = sums if before is None else sums.plus(before)
-        return RegressionState(**self.progress_counts(), sums=sums, readout=solve(sums, strength, standardise=True))
+        sums = sums if before.sums is None else sums.plus(before.sums)
+        system = Standardised.of(sums, strength)
+        readout = system.solve(sums)
+        # Images that were answered wrong say nothing of what is usual.
+        newest = None if self.correcting else (features, labels)
+        draw = generator(learner.settings.seed, "sketch")
+        certain = certainty(sums, system, readout, newest, before.certainty, draw)
+        return RegressionState(**self.progress_counts(), sums=sums, readout=readout, certainty=certain)
 
 
 class RegressionLearner(IncrementalLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers an image.
 
-    Memory is D'^2 + D' numbers, and 2 D' + 2 a class, in double precision.
+    Memory is D'^2 + D' numbers, and 2 D' + 2 a class, in double precision, and for probabilities and unknown images
+    256 (D' + 1) in single (D' if that is fewer than 256) and 1,189.
     """
 
     state_type = RegressionState
@@ -77,9 +93,12 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         return RegressionUpdate(self, data)
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values."""
+        """Return the softmax of the regression's values, which only ranks, and what they are worth."""
         assert self.state.readout is not None
-        return Scores(self.state.readout(self.regressors(images, cache)).softmax(-1))
+        features, certain = self.regressors(images, cache), self.state.certainty
+        values = self.state.readout(features)
+        probabilities, familiarity = (None, None) if certain is None else certain.judge(values, features)
+        return Scores(values.softmax(-1), probabilities=probabilities, familiarity=familiarity)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self.state.pack_sums(), {}

@@ -90,27 +90,45 @@ def solve(sums: Sums, strength: float, *, standardise: bool) -> Readout:
     With `standardise`, x is first brought to mean 0 and deviation 1 and b is free: the map returned takes
     x as it is. Without, b = 0, as in RanPAC: `W = (G + strength I)^-1 Q`.
     """
-    gram, targets, count = sums.gram, sums.targets, sums.counts.sum()
     if not standardise:
-        return Readout(_solve(gram, targets, strength).contiguous(), torch.zeros_like(sums.counts))
-    mean = sums.total / count
-    variance = (gram.diagonal() / count - mean.square()).clamp(min=0)
-    # A feature that never varied says nothing; it must not be divided by zero.
-    deviation = torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
-    centred = (gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
-    crossed = (targets - torch.outer(mean, sums.counts)) / deviation[:, None]
-    weight = (_solve(centred, crossed, strength) / deviation[:, None]).contiguous()
-    return Readout(weight, sums.counts / count - mean @ weight)
+        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram, strength))
+        return Readout(weight.contiguous(), torch.zeros_like(sums.counts))
+    return Standardised.of(sums, strength).solve(sums)
 
 
-def _solve(gram: Tensor, targets: Tensor, strength: float) -> Tensor:
-    """Solve (gram + strength I) W = targets; all nan if the strength is too little to make that regular."""
+@dataclass(frozen=True)
+class Standardised:
+    """The system of a regression on features (D,) brought to mean 0 and deviation 1: A = sum x x^T + strength I."""
+
+    mean: Tensor  #: (D,)
+    deviation: Tensor  #: (D,)
+    strength: float
+    lower: Tensor  #: (D, D), L of A = L L^T; all nan if the strength is too little to make A regular
+
+    @classmethod
+    def of(cls, sums: Sums, strength: float) -> Standardised:
+        """Standardise the sums, and factor."""
+        count = sums.counts.sum()
+        mean = sums.total / count
+        variance = (sums.gram.diagonal() / count - mean.square()).clamp(min=0)
+        # A feature that never varied says nothing; it must not be divided by zero.
+        deviation = torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
+        gram = (sums.gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+        return cls(mean, deviation, strength, _factor(gram, strength))
+
+    def solve(self, sums: Sums) -> Readout:
+        """Return the map for the sums it was made of, which takes features as they are."""
+        crossed = (sums.targets - torch.outer(self.mean, sums.counts)) / self.deviation[:, None]
+        weight = (torch.cholesky_solve(crossed, self.lower) / self.deviation[:, None]).contiguous()
+        return Readout(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
+
+
+def _factor(gram: Tensor, strength: float) -> Tensor:
+    """Return the lower factor of gram + strength I; all nan if the strength is too little to make that regular."""
     system = gram.clone()
     system.diagonal().add_(strength)
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if failed:
-        return torch.full_like(targets, torch.nan)
-    return torch.cholesky_solve(targets, factor)
+    lower, failed = torch.linalg.cholesky_ex(system)
+    return torch.full_like(lower, torch.nan) if failed else lower
 
 
 def choose_strength(

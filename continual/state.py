@@ -57,7 +57,7 @@ class Prediction:
     stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
     first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
-    probabilities: Tensor | None = None  #: (B, C), calibrated by class statistics, see `continual.unknowns`
+    probabilities: Tensor | None = None  #: (B, C), calibrated, see `continual.unknowns` and `continual.certainty`
     familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: under the first stack)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
@@ -103,8 +103,8 @@ class Scores:
         if unknown_rate is not None:
             if self.familiarity is None:
                 raise InputError(
-                    "this model cannot say what is unknown: that takes a method that keeps class statistics (mos, "
-                    "slca), two classes, and images learned with this version; or leave unknown_rate out"
+                    "this model cannot say what is unknown: that takes a method that can (strata, ridge, mos, slca), "
+                    "two classes, and images learned with this version; or leave unknown_rate out"
                 )
             unknown = self.familiarity <= unknown_rate
         labels = [classes[i] for i in self.values.argmax(-1).tolist()]

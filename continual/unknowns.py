@@ -92,8 +92,12 @@ class KnownClasses:
         Saying "unknown" at a familiarity of at most p is a false alarm for a share p of known images.
         """
         strange = self.classes.distances(features).amin(-1) - self.whole.distances(features)[:, 0]
-        levels = self.calibration.strangeness
-        return (1 + LEVELS - torch.searchsorted(levels, strange)) / (1 + LEVELS)
+        return familiarity(self.calibration.strangeness, strange)
+
+
+def familiarity(usual: Tensor, strange: Tensor) -> Tensor:
+    """Return the share of known images, of which quantiles (LEVELS,) are given, that are at least as strange (B,)."""
+    return (1 + LEVELS - torch.searchsorted(usual, strange)) / (1 + LEVELS)
 
 
 def known_classes(statistics: Sequence[ClassStatistics], calibration: Calibration | None) -> KnownClasses | None:
@@ -122,7 +126,7 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
         own.append(target)
         weights.append(torch.full_like(strange[-1], known.count / len(features)))
     temperature = fit_temperature(torch.cat(distances), torch.cat(own))
-    return Calibration(temperature, _levels(torch.cat(strange), torch.cat(weights)))
+    return Calibration(temperature, quantiles(torch.cat(strange), torch.cat(weights)))
 
 
 def _enough(statistics: Sequence[ClassStatistics]) -> bool:
@@ -159,7 +163,7 @@ def _stand_ins(statistics: ClassStatistics, generator: torch.Generator) -> Tenso
     return (statistics.mean.cpu() + rows[:STAND_INS] @ factor.mT).to(statistics.mean)
 
 
-def _levels(values: Tensor, weights: Tensor) -> Tensor:
+def quantiles(values: Tensor, weights: Tensor) -> Tensor:
     """Return LEVELS quantiles of values of which each counts as much as its weight."""
     values, order = values.sort()
     upto = weights[order].cumsum(0)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ from continual.backbones import Backbone
 from continual.class_statistics import ClassStatistics, Kind, fit
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
+from continual.methods.ridge import RidgeLearner
 from continual.methods.simple_cil import SimpleCILLearner
 from continual.methods.slca import SLCALearner
+from continual.methods.strata import StrataLearner
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 2}
@@ -109,11 +111,18 @@ def test_every_kind_of_statistics_serves(kind: Kind) -> None:
     assert unknowns.calibrate([fit(found[:1], kind), fit(found[-1:], kind)], draws()) is None
 
 
-@pytest.mark.parametrize("method", [MOSLearner, SLCALearner])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (MOSLearner, QUICK),
+        (SLCALearner, {"epochs": 1, "batch_size": 4, "alignment_epochs": 1}),
+        (RidgeLearner, {}),
+        (StrataLearner, {}),
+    ],
+)
 def test_a_learner_marks_unknown_images(
-    method: type[MOSLearner], backbone: Backbone, blobs: Blobs, tmp_path: Path
+    method: type[MOSLearner], settings: dict[str, Any], backbone: Backbone, blobs: Blobs, tmp_path: Path
 ) -> None:
-    settings = QUICK if method is MOSLearner else {"epochs": 1, "batch_size": 4, "alignment_epochs": 1}
     learner = method(backbone, **settings)
     learner.learn(*blobs([0], 4))
     with pytest.raises(InputError, match="two classes"):
@@ -156,7 +165,7 @@ def test_a_file_from_before_still_loads(backbone: Backbone, blobs: Blobs, tmp_pa
 def test_other_methods_say_that_they_cannot(backbone: Backbone, blobs: Blobs) -> None:
     learner = SimpleCILLearner(backbone)
     learner.learn(*blobs([0, 1], 4))
-    with pytest.raises(InputError, match="class statistics"):
+    with pytest.raises(InputError, match="takes a method that can"):
         learner.predict(blobs([0], 1)[0], unknown_rate=0.05)
 
 

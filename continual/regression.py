@@ -80,6 +80,7 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
 
     state_type = RegressionState
     probabilities = False
+    fixed_features = True
 
     @abstractmethod
     def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:

@@ -116,6 +116,14 @@ def learn(
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of a class's new images to evaluate on, not to learn.")
     ] = 0.2,
+    keep_held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep features of N held-out images a class, to see what breaks once these are gone; 0 drops them.",
+        ),
+    ] = None,
     max_flips: Annotated[
         float | None,
         typer.Option(
@@ -150,9 +158,8 @@ def learn(
     """Learn what is new in an image folder: make a model, or add an experience to one.
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
-    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone
-    and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was
-    passed.
+    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone and,
+    but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     from continual.bench import learning
 
@@ -161,6 +168,7 @@ def learn(
         images,
         only=only or (),
         hold_out=hold_out,
+        keep_held_out=keep_held_out,
         max_flips=max_flips,
         dry_run=dry_run,
         yes=yes,

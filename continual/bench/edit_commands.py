@@ -133,7 +133,7 @@ def _edit(
         learner = load_learner(found, weights, device_)
         try:
             event, ledger = change(learner, found.ledger)
-            versions.save(learner, model, event, embed_backbone=found.embedded, ledger=ledger)
+            versions.save(learner, model, event, embed_backbone=found.embedded, ledger=ledger, held=found.held)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{model} is as it was") from None
         if clean is not None:

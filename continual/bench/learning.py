@@ -11,6 +11,7 @@ from continual import backbones
 from continual.bench import estimate, growth, locks, model_file, options, versions
 from continual.bench.console import can_ask, check_target, confirmed, console, count, size
 from continual.bench.growth import Plan
+from continual.bench.held_features import HeldFeatures, chosen
 from continual.bench.ledger import Ledger
 from continual.bench.model_commands import load_learner
 from continual.bench.model_file import ModelFile
@@ -19,7 +20,7 @@ from continual.bench.review import Review, review
 from continual.data import ExperienceData, Label, as_experience
 from continual.errors import InputError
 from continual.learner import IncrementalLearner
-from continual.methods import method
+from continual.methods import method, methods
 from continual.preprocessing import Preprocessing
 from continual.settings import make
 
@@ -32,6 +33,7 @@ def learn(
     *,
     only: Sequence[str] = (),
     hold_out: float = 0.2,
+    keep_held_out: int | None = None,
     max_flips: float | None = None,
     dry_run: bool = False,
     yes: bool = False,
@@ -47,6 +49,7 @@ def learn(
 ) -> bool:
     """Create the model, or add an experience to it; say whether all went as it was asked to.
 
+    Features of `keep_held_out` images of a class are kept; None keeps those that were, and no more.
     False: the user said no, or more broke than `max_flips` allows; then, as after any error, the file is as it was.
     """
     if not (yes or dry_run or can_ask()):
@@ -67,6 +70,7 @@ def learn(
                     f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
                 )
         ledger, known = (found.ledger, found.classes) if found else (Ledger(), [])
+        _check_keeping(method(found.method if found else method_name or "mos"), keep_held_out)
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
             plan = growth.plan(images, ledger, known, only=only, hold_out=hold_out, progress=bars)
@@ -95,7 +99,9 @@ def learn(
                 remarks.print(f"nothing learned; {_left(model, found)}")
                 return False
             started, before = time.perf_counter(), learner.variant()
-            outcome = _learn(learner, data, plan, workers, remarks)
+            held = found.held if found else HeldFeatures()
+            gone = held.without({picture.met.digest for picture in plan.held_out})
+            outcome = _learn(learner, data, plan, gone, ledger, workers, remarks)
             broken = _too_much(outcome, max_flips) if before.classes else None
             if broken:
                 remarks.print(f"not kept, {broken}; {_left(model, found)}")
@@ -103,12 +109,17 @@ def learn(
             if before.classes and not (yes or confirmed("Keep it?")):
                 remarks.print(f"not kept; {_left(model, found)}")
                 return False
+            ledger = ledger.with_images(picture.met for picture in [*plan.learn, *plan.hold_out])
+            if keep_held_out:
+                more = chosen([*plan.held_out, *plan.hold_out], held, ledger, keep_held_out)
+                held = held.plus(HeldFeatures.of(learner, more, workers=workers))
             versions.save(
                 learner,
                 model,
                 _event(labels),
                 embed_backbone=embed_backbone or (found is not None and found.embedded),
-                ledger=ledger.with_images(picture.met for picture in [*plan.learn, *plan.hold_out]),
+                ledger=ledger,
+                held=None if keep_held_out == 0 else held,
                 figures=outcome.figures(),
             )
         except KeyboardInterrupt:
@@ -120,15 +131,26 @@ def learn(
     return True
 
 
-def _learn(learner: Learner, data: ExperienceData, plan: Plan, workers: int, remarks: Any) -> Review:
-    """Learn, and see what that did to the held-out images."""
+def _learn(
+    learner: Learner, data: ExperienceData, plan: Plan, gone: HeldFeatures, ledger: Ledger, workers: int, remarks: Any
+) -> Review:
+    """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
     before = learner.variant()
     with ProgressBars(remarks) as bars:
         learner.learn(data, progress=bars, workers=workers)
         held_out = [(picture.path, picture.met.label) for picture in [*plan.held_out, *plan.hold_out]]
-        outcome = review(before, learner, held_out, progress=bars, workers=workers)
+        outcome = review(before, learner, held_out, gone=gone, ledger=ledger, progress=bars, workers=workers)
     outcome.print()
     return outcome
+
+
+def _check_keeping(kind: type[Learner], keep: int | None) -> None:
+    """Raise InputError if features are to be kept that a method's later experiences would make worthless."""
+    if keep and not kind.fixed_features:
+        able = ", ".join(name for name in methods() if method(name).fixed_features)
+        raise InputError(
+            f"--keep-held-out goes with methods whose features never change ({able}); of {kind.method}, leave it out"
+        )
 
 
 def _too_much(outcome: Review, max_flips: float | None) -> str | None:

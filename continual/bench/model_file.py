@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from continual import artefact
+from continual.bench.held_features import HeldFeatures
 from continual.bench.ledger import Ledger
 from continual.errors import ModelFileError
 
@@ -19,6 +20,7 @@ IMAGE_COUNTS = "state/prototypes/count"
 
 #: what lies in a model file beside what was learned
 PARTS = {"backbone": "backbone (frozen)", "seen": "images met (digests)"}
+HELD = "held-out features"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ModelFile:
     memory: Mapping[str, int]  #: bytes by part, an embedded backbone included
     image_counts: list[int] | None  #: by class, where the method stores them
     ledger: Ledger  #: which images it has met
+    held: HeldFeatures  #: features of some that are held out
 
     @property
     def method(self) -> str:
@@ -79,11 +82,13 @@ def read(path: Path) -> ModelFile:
     for name, tensor in tensors.items():
         owner, _, rest = name.partition("/")
         part = rest.split("/")[0] if owner == "state" else PARTS.get(owner, owner)
+        part = HELD if name.startswith("seen/features") else part
         memory[part] = memory.get(part, 0) + tensor.numel() * tensor.element_size()
     counts = tensors.get(IMAGE_COUNTS, torch.empty(0)).tolist() or None
     try:
-        ledger = Ledger.unpack(artefact.part(tensors, "seen"), (header.get("notes") or {}).get("seen"))
-        found = ModelFile(path, header, memory, counts, ledger)
+        seen = artefact.part(tensors, "seen")
+        ledger, held = Ledger.unpack(seen, (header.get("notes") or {}).get("seen")), HeldFeatures.unpack(seen)
+        found = ModelFile(path, header, memory, counts, ledger, held)
         found.describe()
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error

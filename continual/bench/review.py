@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from continual.bench.console import add_row, console, count, new_table, show
+from continual.bench.held_features import HeldFeatures
+from continual.bench.ledger import Ledger
 from continual.data import Label
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
@@ -30,6 +32,7 @@ class Review:
     truth: list[Label] = field(default_factory=list)  #: of the held-out images
     old: list[Label | None] = field(default_factory=list)  #: answers of before; None for classes it did not know
     new: list[Label] = field(default_factory=list)  #: answers of now
+    gone: int = 0  #: of these images are gone, and were answered by features that were kept
     imagined: dict[Label, float] = field(default_factory=dict)  #: shares of features right before and wrong now
     lost_to: Counter[tuple[Label, Label]] = field(default_factory=Counter)  #: of those, drawn features by class pair
     blind: list[Label] = field(default_factory=list)  #: classes of before of which nothing can be said
@@ -76,6 +79,8 @@ class Review:
                     f"held-out images of classes known before: {self._right(known)} right, {was:.1%} before; "
                     f"{sum(self.negative.values())} broke, {self.positive} mended"
                 )
+            if self.gone:
+                out.print(f"{count(self.gone, 'image')} of them are gone, and judged by the features that were kept")
             if fresh:
                 out.print(f"held-out images of new classes: {self._right(fresh)} right")
         if self.negative:
@@ -109,13 +114,16 @@ def review(
     after: Learner,
     held_out: Sequence[tuple[Path, Label]],
     *,
+    gone: HeldFeatures | None = None,
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Review:
     """Ask both models about held-out images, and about features of classes of which none is here.
 
-    The same features are drawn for both. They lie where the class's own images were trained to lie, so that real
-    images fare worse.
+    Of images that are `gone`, and whose classes the `ledger` knows, features may have been kept. For classes of which
+    there is neither, the same features are drawn for both models. They lie where the class's own images were trained
+    to lie, so that real images fare worse.
     """
     found, cache = Review(), FeatureCache()
     paths, known = [path for path, _ in held_out], set(before.classes)
@@ -127,6 +135,11 @@ def review(
         told = dict(zip(old, answers, strict=True))
         found.old = [told.get(place) for place in range(len(paths))]
         found.new = after.predict(paths, progress=progress, **options).labels
+    if gone is not None and ledger is not None:
+        found.gone = len(gone.digests)
+        found.truth += gone.labels(ledger)
+        found.old += gone.answers(before)
+        found.new += gone.answers(after)
     for index, label in enumerate(before.classes):
         if label in found.truth:
             continue

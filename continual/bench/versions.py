@@ -19,6 +19,7 @@ from typing import Any
 
 from continual import artefact
 from continual.bench import model_file
+from continual.bench.held_features import HeldFeatures
 from continual.bench.ledger import Ledger
 from continual.errors import InputError, ModelFileError
 from continual.learner import IncrementalLearner
@@ -77,15 +78,19 @@ def save(
     *,
     embed_backbone: bool,
     ledger: Ledger | None = None,
+    held: HeldFeatures | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a learner the version in use, and keep the one before; `event` says what was done.
 
-    `ledger` says which images it has met, `figures` how it did on those held out. Raises ModelFileError, and changes
+    `ledger` says which images it has met, `held` has features of some that are held out, as `ledger` says, and
+    `figures` how it did on those. Raises ModelFileError, and changes
     nothing, where that cannot be written.
     """
     seen, about = (ledger or Ledger()).pack()
     notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seen": about}
+    if held is not None and ledger is not None:
+        seen |= held.within(ledger).pack()
     if figures:
         notes["held_out"] = dict(figures)
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=seen))

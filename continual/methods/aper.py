@@ -57,6 +57,7 @@ class APERLearner(FirstStackLearner[APERState]):
     summary = "APER with its adapter: prototypes of frozen and first-experience features, side by side"
     state_type = APERState
     probabilities = False
+    fixed_features = True
 
     def begin(self, data: ExperienceData) -> APERTraining:
         return APERTraining(self, data)

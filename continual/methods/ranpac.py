@@ -63,6 +63,7 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
     summary = "ridge regression on a random projection of first-experience features"
     settings_type = RanPACSettings
     probabilities = False
+    fixed_features = True
     state_type = RanPACState
     settings: RanPACSettings
 

@@ -49,6 +49,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     summary = "cosine to class means of the frozen features; trains nothing"
     state_type = PrototypeState
     probabilities = False
+    fixed_features = True
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
         return PrototypeUpdate(self, data)

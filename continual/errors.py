@@ -26,6 +26,18 @@ class LearningError(EquimosError):
     """Training that cannot go on (a loss that is not finite); the learner is left as it was."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory was short; torch's errors by their names and words, so that torch need not be loaded.
+
+    >>> is_out_of_memory(RuntimeError("CUDA out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
+    return (
+        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in str(error) for w in words)
+    )
+
+
 def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:
     """Name the closest allowed spellings, for the end of an error message.
 

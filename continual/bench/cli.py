@@ -13,7 +13,7 @@ from continual import __version__
 from continual.bench import data_cli, deploy_cli, model_cli
 from continual.bench.equivariance import cli as equivariance_cli
 from continual.bench.shared_options import Csv, Device, Images, Json, Model, ModelArg, Set, Symmetry, Workers
-from continual.errors import EquimosError, nearest
+from continual.errors import EquimosError, is_out_of_memory, nearest
 
 #: What the option parser raises; its home has moved between releases of typer.
 ParserError: type[Any] = typer.BadParameter.__mro__[2]
@@ -31,7 +31,7 @@ class Commands(TyperGroup):
         except (EquimosError, OSError) as error:
             _fail(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             _fail(
                 "out of memory: a smaller batch_size trains with less, a smaller eval_batch_size does all else with "
@@ -51,14 +51,6 @@ class Commands(TyperGroup):
         if args[0] not in self.commands:
             ctx.fail(f"unknown command {args[0]!r}: {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell torch's errors by their names and words, so that torch need not be loaded."""
-    words = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
-    return (
-        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in str(error) for w in words)
-    )
 
 
 def _fail(message: str) -> NoReturn:

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from continual.bench.shared_options import Device, Json, Model, Workers
+from continual.bench.shared_options import Device, Json, Model, Weights, Workers
 
 app = typer.Typer()
-
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]
 
 
 @app.command()

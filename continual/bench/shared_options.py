@@ -27,3 +27,4 @@ Symmetry = Annotated[
         metavar="GROUP", help="Answer alike however an image is turned (C4), mirrored (mirror_h) or both (D4)."
     ),
 ]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]

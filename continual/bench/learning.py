@@ -70,7 +70,6 @@ def learn(
                     f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
                 )
         ledger, known = (found.ledger, found.classes) if found else (Ledger(), [])
-        _check_keeping(method(found.method if found else method_name or "mos"), keep_held_out)
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
             plan = growth.plan(images, ledger, known, only=only, hold_out=hold_out, progress=bars)
@@ -87,6 +86,7 @@ def learn(
         else:
             made = backbones.load_backbone(backbone, weights=weights, **arguments)
             learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
+        _check_keeping(learner, keep_held_out)
         labels = [picture.met.label for picture in plan.learn]
         data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
         try:
@@ -144,12 +144,14 @@ def _learn(
     return outcome
 
 
-def _check_keeping(kind: type[Learner], keep: int | None) -> None:
-    """Raise InputError if features are to be kept that a method's later experiences would make worthless."""
-    if keep and not kind.fixed_features:
+def _check_keeping(learner: Learner, keep: int | None) -> None:
+    """Raise InputError if features are to be kept from which answers could not be told later."""
+    if keep and (learner.symmetry is not None or not learner.fixed_features):
         able = ", ".join(name for name in methods() if method(name).fixed_features)
+        asked = learner.method if learner.symmetry is None else f"a model with group={learner.settings.group}"
         raise InputError(
-            f"--keep-held-out goes with methods whose features never change ({able}); of {kind.method}, leave it out"
+            f"--keep-held-out goes with methods whose features never change ({able}), and without a group; of {asked}, "
+            "leave it out"
         )
 
 

@@ -43,12 +43,20 @@ def test_answers_by_kept_features_are_those_by_images(name: str, tmp_path: Path)
     assert again.without(range(20)).answers(learner) == []
 
 
-@pytest.mark.parametrize("name", ["mos", "ease", "slca"])
-def test_methods_whose_features_change_say_so(
-    name: str, equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--method", "mos"], "mos"),
+        (["--method", "ease"], "ease"),
+        (["--method", "ridge", "--symmetry", "C4"], "group=C4"),
+    ],
+    ids=str,
+)
+def test_models_whose_answers_follow_from_more_say_so(
+    words: list[str], name: str, equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path
 ) -> None:
-    words = ("learn", "--yes", "-i", flowers, "-m", tmp_path / "new", "--weights", weights, "--method", name)
-    refused(equimos(*words, "--keep-held-out", 2), "--keep-held-out", "simple_cil", f"of {name}, leave it out")
+    words = ["learn", "--yes", "-i", flowers, "-m", tmp_path / "new", "--weights", weights, *words]
+    refused(equimos(*words, "--keep-held-out", 2), "--keep-held-out", "simple_cil", f"{name}, leave it out")
 
 
 def test_what_broke_is_told_when_the_images_are_gone(

@@ -49,7 +49,6 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
     linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum a class and an experience
     probabilities: ClassVar[bool] = True  #: False if `scores` only rank: a softmax of cosines or of regression values
-    probabilities: ClassVar[bool] = True  #: False if scores only rank: a softmax of cosines or of regression values
     #: True if answers follow from features that no later experience changes, and that a `FeatureCache` holds
     fixed_features: ClassVar[bool] = False
     settings_type: ClassVar[type[Settings]] = Settings

@@ -1,23 +1,35 @@
-"""Unknown images and probabilities of MOS on real images: AUROC, false alarms, calibration.
+"""Unknown images and probabilities on real images: AUROC, false alarms, calibration.
 
-    python benchmarks/unknowns.py --images DIR --weights FILE
+    python benchmarks/unknowns.py --images DIR --weights FILE --out results.json
 
-`DIR` holds train/CLASS and test/CLASS. Some classes are learned in two experiences; the test images of these are
-known, those of as many others, which are never learned, unknown.
+`DIR` holds train/CLASS and test/CLASS. Classes are permuted with seed 0 and cut in two, as in benchmarks/strata.py:
+what `strata` says of unknown images was chosen on the half `tune`; the half `report` is for figures. A seed draws the
+classes that are learned, in experiences of `--size`; test images of these are known, those of the others unknown.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import json
+import statistics
 import time
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
 import continual
+from continual.backbones import Backbone
 from continual.calibration import expected_calibration_error, reliability_table
+from continual.feature_cache import FeatureCache
+from continual.state import Prediction
+
+RATES = (0.05, 0.1)  #: of false alarms asked for
+#: what MOS was trained with in benchmarks/year.py; the others train nothing
+SETTINGS: dict[str, dict[str, Any]] = {"mos": {"epochs": 4, "batch_size": 16, "lr": 0.03}}
 
 
 def files(folder: Path, classes: list[str], per_class: int) -> tuple[list[Path], list[str]]:
@@ -26,55 +38,102 @@ def files(folder: Path, classes: list[str], per_class: int) -> tuple[list[Path],
     return [path for path, _ in found], [name for _, name in found]
 
 
-def main() -> None:
-    """Learn, ask, and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--size", type=int, default=98, help="pixels")
-    parser.add_argument("--classes", type=int, default=10, help="known, and as many unknown")
-    parser.add_argument("--per-class", type=int, default=20, help="training images a class")
-    parser.add_argument("--test", type=int, default=25, help="test images a class")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-
-    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
-    random.Random(asked.seed).shuffle(names)
-    known, others = names[: asked.classes], names[asked.classes : 2 * asked.classes]
-    backbone = continual.load_backbone(weights=asked.weights, img_size=asked.size, crop_scale=(0.4, 1.0))
-    learner = continual.MOSLearner(
-        backbone, epochs=asked.epochs, batch_size=16, lr=0.03, precision="bfloat16", seed=asked.seed
-    )
-    started, half = time.process_time(), asked.classes // 2
-    for classes in (known[:half], known[half:]):
-        learner.learn(*files(asked.images / "train", classes, asked.per_class))
-    paths, labels = files(asked.images / "test", known, asked.test)
-    mine = learner.predict(paths)
-    theirs = learner.predict(files(asked.images / "test", others, asked.test)[0])
+def measured(mine: Prediction, labels: list[str], theirs: Prediction) -> dict[str, float]:
+    """Return the measures, in percent, from answers for images of known classes and of others."""
     assert mine.familiarity is not None
     assert theirs.familiarity is not None
     assert mine.probabilities is not None
-
     right = [a == b for a, b in zip(mine.labels, labels, strict=True)]
-    answered = mine.probabilities[range(len(paths)), [mine.classes.index(label) for label in mine.labels]]
-    unlike = [0] * len(paths) + [1] * len(theirs.labels)
-    rows: list[tuple[str, float]] = [("accuracy", sum(right) / len(right))]
-    for name, a, b in (
-        ("AUROC of the familiarity", mine.familiarity, theirs.familiarity),
-        ("AUROC of the score", mine.scores.amax(-1), theirs.scores.amax(-1)),
-    ):
-        rows.append((name, float(roc_auc_score(unlike, -torch.cat([a, b])))))
-    for rate in (0.05, 0.1, 0.2):
-        rows.append((f"false alarms at {rate:.0%}", float((mine.familiarity <= rate).float().mean())))
-        rows.append((f"unknown found at {rate:.0%}", float((theirs.familiarity <= rate).float().mean())))
-    for name, confidence in (("probability", answered), ("score", mine.scores.amax(-1))):
-        error = expected_calibration_error(reliability_table(confidence.clamp(max=1), right))
-        rows.append((f"calibration error of the {name}", float(error or 0)))
-    print("| measure | % |\n| --- | ---: |")
-    for name, value in rows:
-        print(f"| {name} | {100 * value:.1f} |")
-    print(f"\n{time.process_time() - started:.0f} s of processor time")
+    answered = mine.probabilities[range(len(labels)), [mine.classes.index(label) for label in mine.labels]]
+    unlike = [0] * len(labels) + [1] * len(theirs.labels)
+    found = {"accuracy": sum(right) / len(right)}
+    found["AUROC"] = float(roc_auc_score(unlike, -torch.cat([mine.familiarity, theirs.familiarity])))
+    scores = torch.cat([mine.scores.amax(-1), theirs.scores.amax(-1)])
+    found["AUROC of the score"] = float(roc_auc_score(unlike, -scores))
+    for rate in RATES:
+        found[f"false alarms at {rate:.0%}"] = float((mine.familiarity <= rate).float().mean())
+        found[f"unknown found at {rate:.0%}"] = float((theirs.familiarity <= rate).float().mean())
+    for name, confidence in (("ECE", answered), ("ECE of the score", mine.scores.amax(-1))):
+        found[name] = float(expected_calibration_error(reliability_table(confidence.clamp(max=1), right)) or 0)
+    return {name: 100 * value for name, value in found.items()}
+
+
+def record(
+    asked: argparse.Namespace,
+    backbone: Backbone,
+    names: list[str],
+    cache: FeatureCache,
+    method: str,
+    per_class: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Learn, and ask."""
+    order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
+    known, others = order[: asked.classes], order[asked.classes :]
+    settings = {"precision": "bfloat16", "seed": seed, **SETTINGS.get(method, {})}
+    learner, started = continual.method(method)(backbone, **settings), time.process_time()
+    for first in range(0, len(known), asked.size):
+        learner.learn(*files(asked.images / "train", known[first : first + asked.size], per_class))
+    learning = time.process_time() - started
+    paths, labels = files(asked.images / "test", known, asked.test)
+    mine = learner.predict(paths, cache=cache)
+    theirs = learner.predict(files(asked.images / "test", others, asked.test)[0], cache=cache)
+    options = {name: getattr(asked, name) for name in ("half", "classes", "size", "test", "pixels")}
+    return {
+        **options,
+        "per_class": per_class,
+        "method": method,
+        "seed": seed,
+        "settings": settings,
+        "learning": learning,
+        **measured(mine, labels, theirs),
+    }
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return mean and deviation over the seeds, a row for a method and a number of images."""
+    columns = [
+        name for name in records[0] if name in ("accuracy",) or name.startswith(("AUROC", "ECE", "false", "unkn"))
+    ]
+    lines = [" | ".join(["| method", "images a class", *(f"{name} [%]" for name in columns)]) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) + 1))
+    for key in dict.fromkeys((r["method"], r["per_class"]) for r in records):
+        own = [r for r in records if (r["method"], r["per_class"]) == key]
+        values = [[r[name] for r in own] for name in columns]
+        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}" for v in values]
+        lines.append("| " + " | ".join([key[0], str(key[1]), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write one record a method, number of images and seed, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
+    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
+    parser.add_argument("--pixels", type=int, default=98)
+    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
+    parser.add_argument("--methods", nargs="+", default=["strata", "ridge", "mos"])
+    parser.add_argument("--classes", type=int, default=25, help="known; the others of the half are unknown")
+    parser.add_argument("--size", type=int, default=5, help="classes an experience")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[20], help="training images a class")
+    parser.add_argument("--test", type=int, default=25, help="test images a class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
+    parser.add_argument("--out", type=Path, required=True, help="read, and added to, if it is there")
+    asked = parser.parse_args()
+
+    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
+    order, middle = np.random.RandomState(0).permutation(len(names)), len(names) // 2
+    chosen = [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[asked.half]]
+    backbone = continual.load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
+    records: list[dict[str, Any]] = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    frozen = FeatureCache()
+    for method, per_class, seed in product(asked.methods, asked.per_class, asked.seeds):
+        # Features under trained stacks are a seed's own.
+        cache = FeatureCache() if method in SETTINGS else frozen
+        records.append(record(asked, backbone, chosen, cache, method, per_class, seed))
+        asked.out.write_text(json.dumps(records, indent=1) + "\n")
+        print(table(records[-1:]).splitlines()[-1], flush=True)
+    print(table(records))
 
 
 if __name__ == "__main__":

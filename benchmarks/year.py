@@ -176,10 +176,10 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=5, help="a month")
     parser.add_argument("--per-class", type=int, default=20, help="training images")
     parser.add_argument("--test", type=int, default=10, help="test images a class")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--method", default="strata")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--corrected", type=int, default=5, help="most images in the correction, after 2/5 of the time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of MOS")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")
     parser.add_argument("--seed", type=int, default=1993)
     asked = parser.parse_args()
 
@@ -189,8 +189,12 @@ def main() -> None:
     shutil.rmtree(asked.out, ignore_errors=True)
     asked.out.mkdir(parents=True)
     model = asked.out / "model.safetensors"
-    settings = [f"epochs={asked.epochs}", "batch_size=16", "lr=0.03", f"precision={asked.precision}", *asked.set]
-    new = {"weights": asked.weights, "model_args": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"]}
+    settings = [f"precision={asked.precision}", *asked.set]
+    new: dict[str, Any] = {
+        "method_name": asked.method,
+        "weights": asked.weights,
+        "model_args": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"],
+    }
     diary, forgotten = Diary(asked, model, by_month[0]), ""
     for month, classes in enumerate(by_month, 1):
         folder = month_folder(asked.out / "month", *pictures(asked.images / "train", classes, 0, asked.per_class))

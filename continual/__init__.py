@@ -22,6 +22,7 @@ _WHERE = {
     "method": "continual.methods",
     "consolidated": "continual.consolidation",
     "export_onnx": "continual.export.writing",
+    "StrataLearner": "continual.methods.strata",
     "MOSLearner": "continual.methods.mos",
     "SimpleCILLearner": "continual.methods.simple_cil",
     "FinetuneLearner": "continual.methods.finetune",

@@ -40,7 +40,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         self,
         backbone: Backbone | str,
         *,
-        method: str = "mos",
+        method: str = methods.RECOMMENDED,
         settings: Mapping[str, Any] | None = None,
         device: str | None = None,
     ) -> None:
@@ -63,7 +63,9 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         learner: IncrementalLearner[Any] | None = getattr(self, "learner_", None)
         if learner is None:
             frozen = backbones.load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
-            learner = methods.method(self.method)(frozen, device=self.device, **(self.settings or {}))
+            name, preset = methods.with_preset(self.method)
+            options = {"preset": preset, **(self.settings or {})}
+            learner = methods.method(name)(frozen, device=self.device, **options)
         learner.learn(X, y)
         self.learner_ = learner
         return self

@@ -129,7 +129,9 @@ def learn(
     ] = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
-    method: Annotated[str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="mos")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="strata")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="A named set of the method's settings.")] = None,
     set_: Annotated[
         list[str] | None,

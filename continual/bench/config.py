@@ -13,6 +13,7 @@ from continual.bench.avalanche_learner import find_method
 from continual.bench.data_config import DataConfig, StreamConfig
 from continual.bench.documents import Strict, not_finite, read, refusal
 from continual.errors import InputError, nearest
+from continual.methods import with_preset
 from continual.preprocessing import Preprocessing
 from continual.settings import Settings, make
 from continual.symmetry import group_named
@@ -183,15 +184,20 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
             continue
         own = dict(table)
         reserved = {k: own.pop(k) for k in ("method", "preset", "variants") if k in own}
-        name = reserved.setdefault("method", label)
         try:
-            known = find_method(str(name)).settings_type.model_fields
+            named, preset = with_preset(str(reserved.get("method", label)), reserved.get("preset"))
+            known = find_method(named).settings_type.model_fields
         except InputError as error:
             problems.append(f"methods.{label}: {error}")
             continue
         allowed |= known.keys()
         used |= shared.keys() & known.keys()
-        resolved[label] = {**reserved, "settings": {**{k: v for k, v in shared.items() if k in known}, **own}}
+        resolved[label] = {
+            **reserved,
+            "method": named,
+            "preset": preset,
+            "settings": {**{k: v for k, v in shared.items() if k in known}, **own},
+        }
     if len(resolved) == len(found):
         problems += [f"unknown key 'settings.{k}': {nearest(k, allowed)}" for k in sorted(shared.keys() - used)]
     return resolved or found

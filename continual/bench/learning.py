@@ -20,7 +20,7 @@ from continual.bench.review import Review, review
 from continual.data import ExperienceData, Label, as_experience
 from continual.errors import InputError
 from continual.learner import IncrementalLearner
-from continual.methods import method, methods
+from continual.methods import RECOMMENDED, method, methods, with_preset
 from continual.preprocessing import Preprocessing
 from continual.settings import make
 
@@ -58,12 +58,15 @@ def learn(
     device_ = options.device(device)
     arguments = options.assignments("--model-arg", model_args)
     wanted = options.assignments("--set", settings)
+    name = method_name
+    if name is not None:
+        name, preset = with_preset(name, preset)
     with locks.claimed(model):
         found = model_file.read(model) if model.exists() else None
         if found:
-            _refuse_changes(found, backbone, arguments, method_name, preset, wanted)
+            _refuse_changes(found, backbone, arguments, name, preset, wanted)
         else:
-            make(method(method_name or "mos").settings_type, preset, **wanted)
+            name = _checked(name, preset, wanted)
             if backbone is None and weights is None:
                 raise InputError(
                     f"{model} is a new model and needs a backbone: --backbone TAG, e.g. "
@@ -85,7 +88,7 @@ def learn(
             learner = load_learner(found, weights, device_).variant(**wanted)
         else:
             made = backbones.load_backbone(backbone, weights=weights, **arguments)
-            learner = method(method_name or "mos")(made, device=device_, preset=preset, **wanted)
+            learner = method(name or RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         _check_keeping(learner, keep_held_out)
         labels = [picture.met.label for picture in plan.learn]
         data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
@@ -172,6 +175,17 @@ def _answers(plan: Plan) -> int:
 
 def _left(model: Path, found: ModelFile | None) -> str:
     return f"{model} is {'as it was' if found else 'not made'}"
+
+
+def _checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> str:
+    """Return the method of a new model; raises InputError for one, or for settings, that there are not."""
+    try:
+        make(method(name or RECOMMENDED).settings_type, preset, **settings)
+    except InputError as error:
+        if name is not None:
+            raise
+        raise InputError(f"{error} (the method is {RECOMMENDED} unless --method names another, such as mos)") from None
+    return name or RECOMMENDED
 
 
 def _refuse_changes(

@@ -62,7 +62,7 @@ def list_methods(verbose: bool = False) -> None:
         fields = kind.settings_type.model_fields
         show(_settings_table(name, fields))
         for preset, values in kind.settings_type.presets.items():
-            console().print(f"--preset {preset}: {_pairs(values)}")
+            console().print(f"--method {name}_{preset}, or --method {name} --preset {preset}: {_pairs(values)}")
 
 
 def _settings_table(name: str, fields: Any) -> Table:

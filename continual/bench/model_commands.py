@@ -116,14 +116,16 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     retrieves = records[0]["stack"] is not None
-    asked = records[0]["unknown"] is not None
-    more = (["stack", "refinements"] if retrieves else []) + (["probability", "unknown"] if asked else [])
+    sure, asked = (records[0][key] is not None for key in ("probability", "unknown"))
+    more = [*(["stack", "refinements"] if retrieves else []), *(["probability"] * sure), *(["unknown"] * asked)]
     table = new_table("file", "answer", "score", "runner-up", "score", *more)
     for r in records:
         second = None if r["runner_up"] is None else f"{r['runner_up_score']:.3f}"
         extra: list[Any] = [r["stack"], r["refinements"]] if retrieves else []
+        if sure:
+            extra.append(f"{r['probability']:.3f}")
         if asked:
-            extra += [f"{r['probability']:.3f}", "unknown" if r["unknown"] else ""]
+            extra.append("unknown" if r["unknown"] else "")
         add_row(table, r["file"], r["answer"], f"{r['score']:.3f}", r["runner_up"], second, *extra)
     return table
 

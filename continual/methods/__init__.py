@@ -14,6 +14,9 @@ from continual.backbones import Backbone
 from continual.errors import InputError, nearest
 from continual.learner import IncrementalLearner
 
+#: what learns unless a method is named: the most accurate on every stream it was measured on (docs/strata.md)
+RECOMMENDED = "strata"
+
 
 @cache
 def methods() -> dict[str, type[IncrementalLearner[Any]]]:
@@ -33,6 +36,22 @@ def method(name: str) -> type[IncrementalLearner[Any]]:
     if name not in methods():
         raise InputError(f"unknown method {name!r}: {nearest(name, methods())}")
     return methods()[name]
+
+
+def with_preset(name: str, preset: str | None = None) -> tuple[str, str | None]:
+    """Return a method's name and its preset; METHOD_PRESET is a name for both.
+
+    Raises InputError for two presets. Whether method and preset exist is for others to say.
+
+    >>> with_preset("mos_reference"), with_preset("simple_cil"), with_preset("mos", "paper")
+    (('mos', 'reference'), ('simple_cil', None), ('mos', 'paper'))
+    """
+    kind, _, own = name.rpartition("_")
+    if name in methods() or kind not in methods() or own not in methods()[kind].settings_type.presets:
+        return name, preset
+    if preset not in (None, own):
+        raise InputError(f"method {name!r} is {kind!r} with the preset {own!r}, but {preset!r} is asked for: name one")
+    return kind, own
 
 
 def load(path: str | Path, backbone: Backbone | None = None, **options: Any) -> IncrementalLearner[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK = {"epochs": 5, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_lr": 0.05}
 
 
-def test_answers_are_the_learners_in_sorted_columns(backbone: Backbone, blobs: Blobs) -> None:
-    model = ContinualClassifier(backbone, settings=QUICK)
+@pytest.mark.parametrize("options", [{}, {"method": "mos", "settings": QUICK}], ids=["by default", "mos"])
+def test_answers_are_the_learners_in_sorted_columns(backbone: Backbone, blobs: Blobs, options: dict[str, Any]) -> None:
+    model = ContinualClassifier(backbone, **options)
     model.partial_fit(*blobs([5, 7], 8)).partial_fit(*blobs([6], 8))
     images, labels = blobs([5, 6, 7], 4, 1)
     direct = model.learner_.predict(images)

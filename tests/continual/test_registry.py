@@ -12,6 +12,7 @@ import pytest
 
 import continual
 import continual.methods as registry
+from continual.classifier import ContinualClassifier
 from continual.errors import InputError
 from continual.learner import IncrementalLearner
 from continual.methods.mos import MOSLearner
@@ -79,3 +80,21 @@ def test_no_name_hides_a_module() -> None:
     """`continual.x` would be one or the other, depending on what was imported before."""
     modules = {module.name for module in pkgutil.iter_modules(continual.__path__)}
     assert not modules & set(continual.__all__)
+
+
+def test_a_method_and_its_preset_have_a_name_together(backbone: Any, blobs: Any) -> None:
+    for name in ("mos_paper", "mos_reference"):
+        method, preset = registry.with_preset(name)
+        assert (registry.method(method), f"{method}_{preset}") == (MOSLearner, name)
+        made = ContinualClassifier(backbone, method=name, settings={"epochs": 0}).fit(*blobs([0, 1], 2)).learner_
+        assert made.settings == MOSLearner(backbone, preset=preset, epochs=0).settings
+    assert registry.with_preset("simple_cil") == ("simple_cil", None)
+    assert registry.with_preset("mos_none") == ("mos_none", None)
+    with pytest.raises(InputError, match="'reference', but 'paper' is asked for"):
+        registry.with_preset("mos_reference", "paper")
+
+
+def test_the_recommended_method_is_there_and_can_say_what_it_should(backbone: Any, blobs: Any) -> None:
+    learner = ContinualClassifier(backbone).fit(*blobs([0, 1], 4)).learner_
+    assert learner.method == registry.RECOMMENDED
+    assert learner.predict(blobs([0, 1], 2)[0], unknown_rate=0.05).probabilities is not None

@@ -84,7 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path, flowers: Pa
     torch.set_num_threads(1)
     model = tmp_path_factory.mktemp("trained") / "model.safetensors"
     words = ["learn", "--yes", "--images", flowers, "--model", model, "--weights", weights, "--device", "cpu"]
-    words += ["--model-arg", "crop_scale=[0.5, 1.0]"]
+    words += ["--method", "mos", "--model-arg", "crop_scale=[0.5, 1.0]"]
     settings = ["epochs=10", "batch_size=4", "lr=0.05", "bottleneck=4", "alignment_epochs=2"]
     words += [word for setting in settings for word in ("--set", setting)]
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)

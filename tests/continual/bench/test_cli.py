@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import continual
-from continual.methods import methods
+from continual.methods import RECOMMENDED, methods
 
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]
@@ -36,6 +36,24 @@ def test_learning_makes_a_model_that_the_library_loads(trained: Path, flowers: P
     assert learner.classes == ("rose", "tulip")
     assert learner.settings.epochs == 10
     assert learner.evaluate(flowers) == 1
+
+
+def test_what_learns_unless_told_otherwise_says_what_is_unknown(
+    equimos: Equimos, tmp_path: Path, flowers: Path, pictures: Pictures, weights: Path
+) -> None:
+    """The whole way on defaults: two experiences, probabilities, an answer that is none."""
+    model = tmp_path / "model.safetensors"
+    assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights).exit_code == 0
+    assert equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model).exit_code == 0
+    assert continual.load(model).method == RECOMMENDED
+    result = equimos("predict", flowers, "-m", model, "--json", "-", "--unknown-rate", 0.05)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert {row["stack"] for row in found} == {None}
+    assert all(0 < row["probability"] <= 1 and row["unknown"] in (False, True) for row in found)
+    header, *rows = equimos("predict", flowers, "-m", model).stdout.splitlines()
+    assert header.split() == ["file", "answer", "score", "runner-up", "score", "probability"]
+    assert f"{found[0]['probability']:.3f}" in rows[0]
 
 
 def test_learning_again_adds_an_experience(equimos: Equimos, model: Path, pictures: Pictures) -> None:
@@ -78,8 +96,8 @@ def test_the_command_learns_what_the_library_learns(
 ) -> None:
     model = tmp_path / "model.safetensors"
     words = [
-        "--preset",
-        "reference",
+        "--method",
+        "mos_reference",
         "--set",
         "epochs=1",
         "--set",
@@ -117,7 +135,7 @@ def test_predictions_as_table_and_csv(equimos: Equimos, model: Path, flowers: Pa
     result = equimos("predict", "-m", model, flowers / "rose" / "0.png", flowers / "tulip", "--csv", tmp_path / "p.csv")
     assert result.exit_code == 0, result.stderr
     heading, *lines = result.stdout.splitlines()
-    assert heading.split() == ["file", "answer", "score", "runner-up", "score", "stack", "refinements"]
+    assert heading.split() == ["file", "answer", "score", "runner-up", "score", "stack", "refinements", "probability"]
     assert [line.split()[1] for line in lines] == ["rose"] + ["tulip"] * 4
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -230,7 +248,7 @@ def test_methods_and_their_settings(equimos: Equimos) -> None:
         assert line.endswith("yes" if kind.exemplar_free else "no")
         assert all(setting in long for setting in kind.settings_type.model_fields)
     assert "'mean' | None" in long
-    assert "--preset reference: merge=per_forward" in long
+    assert "--method mos_reference, or --method mos --preset reference: merge=per_forward" in long
     assert "alignment_epochs" not in short
 
 

@@ -23,6 +23,8 @@ from tests.continual.bench.refusals import refused
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]
 
+MOS = ("--method", "mos")
+
 
 @pytest.fixture
 def unchanged(model: Path) -> Any:
@@ -85,13 +87,17 @@ def test_corrupt_images_are_all_named_before_anything_is_answered(
     ("words", "said"),
     [
         (("--method", "moss"), ("unknown method 'moss'", "'mos'")),
-        (("--preset", "papre"), ("unknown preset 'papre'", "'paper'")),
-        (("--set", "epoch=5", "--set", "alpha=2", "--set", "lr=fast"), ("did you mean 'epochs'", "alpha", "lr")),
-        (("--set", "alpha=nan"), ("alpha", "nan")),
-        (("--set", "adapter_scale=nan", "--set", "lr=inf"), ("adapter_scale", "nan", "lr", "inf")),
+        ((*MOS, "--preset", "papre"), ("unknown preset 'papre'", "'paper'")),
+        (("--method", "mos_papre"), ("unknown method 'mos_papre'", "'mos'")),
+        (("--method", "mos_paper", "--preset", "reference"), ("'mos_paper'", "'reference'", "name one")),
+        (("--preset", "paper"), ("unknown preset 'paper'", "the method is strata", "--method")),
+        (("--set", "epochs=5"), ("unknown setting 'epochs'", "the method is strata", "--method")),
+        ((*MOS, "--set", "epoch=5", "--set", "alpha=2", "--set", "lr=fast"), ("did you mean 'epochs'", "alpha", "lr")),
+        ((*MOS, "--set", "alpha=nan"), ("alpha", "nan")),
+        ((*MOS, "--set", "adapter_scale=nan", "--set", "lr=inf"), ("adapter_scale", "nan", "lr", "inf")),
         (("--set", "epochs", "--set", "=3"), ("'epochs'", "'=3'", "key=value")),
         (("--set", "epochs=3", "--set", "epochs=4"), ("epochs is given twice",)),
-        (("--set", "statistics=ful"), ("statistics", "ful", "'full'")),
+        ((*MOS, "--set", "statistics=ful"), ("statistics", "ful", "'full'")),
         (("--model-arg", "img_size"), ("--model-arg", "img_size", "key=value")),
         (("--model-arg", "img_sise=16"), ("img_sise",)),
     ],
@@ -142,7 +148,7 @@ def test_a_model_goes_on_as_it_was_begun(equimos: Equimos, unchanged: Path, flow
 
 
 def test_a_diverging_loss(equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path) -> None:
-    words = ("--weights", weights, "--set", "lr=1e30", "--set", "batch_size=2")
+    words = (*MOS, "--weights", weights, "--set", "lr=1e30", "--set", "batch_size=2")
     refused(equimos("learn", "--yes", "-i", flowers, "-m", tmp_path / "m.safetensors", *words), "lower", "lr")
     assert list(tmp_path.iterdir()) == []
 

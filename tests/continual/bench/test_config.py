@@ -148,3 +148,13 @@ def test_a_file_that_is_not_toml(tmp_path: Path, text: str) -> None:
         load_config(tmp_path)
     with pytest.raises(InputError, match="no config"):
         load_config(tmp_path / "none.toml")
+
+
+def test_a_method_s_name_may_hold_its_preset(config: Path) -> None:
+    rows = 'methods={mos_reference={alpha=0.2}, "strong"={method="mos_paper", epochs=2}}'
+    methods = load_config(config, [rows]).methods
+    assert [(m.method, m.preset) for m in methods.values()] == [("mos", "reference"), ("mos", "paper")]
+    settings = methods["mos_reference"].make_settings()
+    assert (settings.merge, settings.alpha) == ("per_forward", 0.2)
+    with pytest.raises(InputError, match="'mos_paper' is 'mos' with the preset 'paper'"):
+        load_config(config, ['methods={x={method="mos_paper", preset="reference"}}'])

@@ -32,7 +32,7 @@ TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Certainty:
-    """What is usual of a regression's values. All of it are tensors."""
+    """What is usual of a regression's values. All are tensors."""
 
     errors: Readout  #: features (B, D') to (B, k), the squares of which sum to the leverage less 1/n
     share: Tensor  #: (), 1/n

@@ -8,25 +8,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import torch
 import uvicorn
 
+from continual.learner import IncrementalLearner
 from continual.methods import load
 from continual.methods.mos import MOSLearner
 from continual.serving.app import ServingOptions, make_app
 from continual.serving.model import ModelInUse
 from continual.testing import coloured_squares, tiny_backbone
 
+L = TypeVar("L", bound=IncrementalLearner[Any])
 BACKBONE = tiny_backbone()
 
 
 def learner_of(*experiences: list[int]) -> MOSLearner:
     """A MOS learner of classes "class 0", …"""
+    return taught(MOSLearner(BACKBONE, epochs=1, bottleneck=4, alignment_epochs=1), *experiences)
+
+
+def taught(learner: L, *experiences: list[int]) -> L:
+    """The learner, once it knows classes "class 0", …"""
     torch.set_num_threads(1)
-    learner = MOSLearner(BACKBONE, epochs=1, bottleneck=4, alignment_epochs=1)
     for classes in experiences:
         images, labels = coloured_squares(classes, 4)
         learner.learn(images, [f"class {label}" for label in labels])

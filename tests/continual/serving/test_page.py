@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from served import learner_of, serving
+from served import BACKBONE, learner_of, serving, taught
 
+from continual.methods.strata import StrataLearner
 from continual.testing import coloured_squares
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -107,3 +108,20 @@ def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
         page.click("#key button")
         page.wait_for_selector(".answer")
         page.close()
+
+
+def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    taught(StrataLearner(BACKBONE), [0, 1], [2, 3, 4]).save(path)
+    with serving(path, unknown_rate=0.999) as (client, _):
+        page = opened(browser, str(client.base_url))
+        page.set_input_files("#file", [file("a.png", 3)])
+        page.wait_for_selector(".answer")
+        expected = client.post("/predict", files={"image": file("x", 3)["buffer"]}).json()["answers"][0]
+        text = page.inner_text(".result").replace("\xa0", " ")
+        assert page.inner_text(".answer") == expected["answer"] == "class 3"
+        assert f"probability {100 * expected['probability']:.1f} %" in text
+        assert page.inner_text(".flag").startswith("unknown")
+        assert "stack" not in text
+        assert "prototypes" not in text
+        assert page.inner_text("#model") == "strata, 5 classes"

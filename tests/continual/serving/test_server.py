@@ -18,9 +18,10 @@ import httpx
 import pytest
 from malformed import FILES, TYPE, body, part, requests
 from PIL import Image
-from served import BACKBONE, learner_of, serving
+from served import BACKBONE, learner_of, serving, taught
 
 import continual
+from continual.methods.strata import StrataLearner
 from continual.serving.batching import Batcher
 from continual.serving.model import ModelInUse, Served
 from continual.serving.uploads import Limits
@@ -83,6 +84,16 @@ def test_answers_are_the_learner_s(client: httpx.Client, trained: Path) -> None:
         assert answer["stack"] == int(expected.stack[row])
         nearest = expected.similarity[row].argsort(descending=True).tolist()
         assert [near["class"] for near in answer["nearest"]] == [expected.classes[c] for c in nearest]
+
+
+def test_a_model_without_stacks_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    taught(StrataLearner(BACKBONE), [0, 1], [2, 3, 4]).save(path)
+    with serving(path) as (client, _):
+        (found,) = ask(client, photo("PNG", 3)).raise_for_status().json()["answers"]
+    assert (found["answer"], found["stack"], found["refinements"], found["nearest"]) == ("class 3", None, None, None)
+    assert found["unknown"] is False
+    assert found["best"][0]["probability"] == found["probability"] > 0.5
 
 
 def test_what_there_is(client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """200 clients at once, for a minute, against `equimos serve` on loopback: errors, latency, throughput, memory.
 
     python benchmarks/serve_load.py [--model FILE --image FILE] [--clients 200] [--seconds 60] [--out FILE]
+        [--set precision=bfloat16]
 
 Every client sends one image, waits for the answer, and sends the next. Without --model, a MOS model of five classes in
 two experiences on a random ViT of 2 blocks and width 32 at 16 px is made and served: what is measured then is the
@@ -89,6 +90,7 @@ def main(
     clients: int = 200,
     seconds: float = 60,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting to serve with.")] = None,
 ) -> None:
     """Serve, load, and print."""
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +100,8 @@ def main(
         data = io.BytesIO()
         Image.fromarray(coloured_squares([0], 1)[0][0].permute(1, 2, 0).numpy()).save(data, "PNG")
         content = image.read_bytes() if image else data.getvalue()
-        server = subprocess.Popen([*COMMAND, "--model", str(model)], stderr=subprocess.PIPE, text=True)
+        words = [*COMMAND, "--model", str(model), *[f"--set={setting}" for setting in set_ or ()]]
+        server = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         try:
             assert server.stderr is not None
             said = server.stderr.readline()
@@ -112,6 +115,7 @@ def main(
             server.wait(60)
     times = np.array([time_ for _, time_ in seen]) * 1000
     figures = {
+        "settings": set_ or [],
         "clients": clients,
         "seconds": seconds,
         "requests": len(seen),

@@ -20,8 +20,10 @@ from typer.testing import CliRunner
 
 import continual
 from continual import artefact
-from continual.bench import versions
+from continual.bench import locks, versions
 from continual.bench.cli import app
+from continual.errors import ModelFileError
+from tests.continual.bench.kills import die_before
 from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -37,16 +39,23 @@ def commands(pictures: Pictures) -> dict[str, list[str]]:
         "learn": ["learn", "--yes", "--images", str(more)],
         "correct": ["correct", str(odd), "--class", "tulip"],
         "forget": ["forget", "rose"],
+        "rename": ["rename", "rose", "wild rose"],
     }
 
 
-def _forked(words: list[str]) -> int:
-    """Start a command in a copy of this process, which has everything imported; return the copy's id."""
+def _forked(words: list[str], said: Path | None = None) -> int:
+    """Start a command in a copy of this process, which has everything imported; return the copy's id.
+
+    What it says on standard error is written to a file, if one is given.
+    """
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            code = CliRunner().invoke(app, words).exit_code
+            result = CliRunner().invoke(app, words)
+            code = result.exit_code
+            if said is not None:
+                said.write_text(result.stderr)
         finally:
             os._exit(code)
     return child
@@ -59,26 +68,32 @@ def _restored(model: Path, original: Path) -> None:
     shutil.copy(original, model)
 
 
+def _content(model: Path) -> Tensors:
+    """Everything in a model file that a command may change: tensors, and the classes' names as bytes."""
+    tensors, header = artefact.read(model)
+    return {**tensors, "names": torch.tensor([*str(header["state"]["classes"]).encode()])}
+
+
 def _same(a: Tensors, b: Tensors) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["learn", "correct", "forget"])
+@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename"])
 def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str, list[str]], name: str) -> None:
-    """SIGKILL: after each, the file holds the old tensors or the new ones, and loads; so does every version.
+    """SIGKILL: after each, the file holds the old content or the new, and loads; so does every version.
 
-    EQUIMOS_KILLS says how many times, of all three commands together.
+    EQUIMOS_KILLS says how many times, of all four commands together.
     """
     words, draw = [*commands[name], "--model", str(model), "--device", "cpu"], random.Random(name)
-    old = artefact.read(model)[0]
+    old = _content(model)
     started = time.monotonic()
     assert os.waitpid(_forked(words), 0)[1] == 0
-    duration, new = time.monotonic() - started, artefact.read(model)[0]
+    duration, new = time.monotonic() - started, _content(model)
     assert not _same(old, new)
     kills, left = 0, set[bool]()
-    while kills < int(os.environ.get("EQUIMOS_KILLS", "12")) / 3:
+    while kills < int(os.environ.get("EQUIMOS_KILLS", "12")) / 4:
         _restored(model, trained)
         child = _forked(words)
         # Most of the time goes by before anything is written; every other kill comes when it may be.
@@ -87,7 +102,7 @@ def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str
         status = os.waitpid(child, 0)[1]
         assert status in (0, signal.SIGKILL)
         kills += status == signal.SIGKILL
-        now = artefact.read(model)[0]
+        now = _content(model)
         assert _same(now, old) or _same(now, new)
         left.add(_same(now, old))
         continual.load(model)
@@ -98,6 +113,53 @@ def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str
     _restored(model, trained)
     assert os.waitpid(_forked(words), 0)[1] == 0
     assert True in left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_while_another_process_writes_every_command_is_refused(
+    model: Path, commands: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Each in a process of its own, for a lock does not bind the process that holds it."""
+    before = model.read_bytes()
+    every = [*commands.values(), ["forget", "rose", "--everywhere"], ["rollback"]]
+    with locks.claimed(model):
+        for number, words in enumerate(every):
+            child = _forked([*words, "--model", str(model)], tmp_path / f"{number}.txt")
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, words
+            said = (tmp_path / f"{number}.txt").read_text().splitlines()[-1]
+            assert said.startswith(f"error: {model} is being written by process {os.getpid()} on "), words
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_an_exported_file_is_the_old_one_or_the_new(tmp_path: Path) -> None:
+    """What `export` and `consolidate` write, by a process that is killed before its n-th step there, for every n."""
+    target = tmp_path / "box" / "model.onnx"
+    target.parent.mkdir()
+    for step in range(1, 100):
+        target.write_bytes(b"old")
+        child = os.fork()
+        if child == 0:
+            die_before(step, str(target.parent))
+            with artefact.written(target) as place:
+                place.write_bytes(b"new")
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert target.read_bytes() in (b"old", b"new")
+        if status == 0:
+            break
+    assert target.read_bytes() == b"new"
+    assert 3 < step < 99
+
+
+def test_an_exported_file_on_a_full_disk(small_disk: Path) -> None:
+    target, there = small_disk.with_suffix(".onnx"), sorted(small_disk.parent.iterdir())
+    with pytest.raises(ModelFileError, match="cannot write .*No space left"), artefact.written(target) as place:
+        place.write_bytes(bytes(2**20))
+    assert sorted(small_disk.parent.iterdir()) == there
 
 
 @pytest.fixture
@@ -118,7 +180,7 @@ def small_disk(tmp_path: Path, model: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("name", ["learn", "correct", "forget"])
+@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename"])
 @pytest.mark.parametrize("state", ["full", "read-only"])
 def test_a_disk_that_is_full_or_read_only(
     equimos: Equimos, small_disk: Path, model: Path, commands: dict[str, list[str]], name: str, state: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import continual
 from continual import artefact
 from continual.bench import model_file, versions
 from continual.errors import ModelFileError
+from tests.continual.bench.kills import die_before
 from tests.continual.bench.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -149,7 +149,7 @@ def test_killed_at_every_step(model: Path, action: str) -> None:
     for step in range(1, 100):
         child = os.fork()
         if child == 0:
-            _die_before(step, str(model.parent))
+            die_before(step, str(model.parent))
             if action == "save":
                 versions.save(learner, model, "forgot rose", embed_backbone=False)
             else:
@@ -164,15 +164,3 @@ def test_killed_at_every_step(model: Path, action: str) -> None:
     assert 5 < step < 99
     assert classes(model) == new
     assert not list(model.parent.glob(".*"))
-
-
-def _die_before(step: int, folder: str) -> None:
-    left = [step]
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod") and folder in str(arguments):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)

@@ -95,7 +95,7 @@ def test_measures(backbone: Backbone, blobs: Blobs) -> None:
 
 def records() -> report.Records:
     """Of three seeds and two experiences; every step down costs a percent."""
-    made: dict[tuple[int, str, int], dict[str, Any]] = {}
+    made: dict[Any, dict[str, Any]] = {}
     for seed, n in product(range(3), (1, 2)):
         for step, (run, measure) in enumerate(report.STEPS.values()):
             own = made.setdefault((seed, run, n), {"seed": seed, "run": run, "experience": n})
@@ -109,5 +109,15 @@ def test_the_report(tmp_path: Path) -> None:
     report.picture(steps, tmp_path / "waterfall.png", "Made up")
     assert (tmp_path / "waterfall.png").stat().st_size > 1000
     text = report.changes(records())
-    assert "| right stack told | 62.0 ± 0.0 | +2.0 ± 0.0 | 57.0 ± 0.0 | +2.0 ± 0.0 |" in text
+    assert "| right stack told | 3 | 62.0 ± 0.0 | +2.0 ± 0.0 | 57.0 ± 0.0 | +2.0 ± 0.0 |" in text
+
+
+def test_a_run_of_one_seed_is_compared_on_that_seed() -> None:
+    one = [{"seed": 1, "run": "2 epochs", "experience": n, report.MOS[1]: 0.5} for n in (1, 2)]
+    made = [{**r, report.MOS[1]: r[report.MOS[1]] + 0.1 * r["seed"]} if r["run"] == "mos" else r for r in records()]
+    # MOS is at 75 and 65 % with that seed
+    assert "| 2 epochs | 1 | 50.0 | -20.0 | 50.0 | -15.0 |" in report.changes([*made, *one])
+
+
+def test_the_table_by_experience() -> None:
     assert "| MOS | 65.0 | 55.0 |" in report.by_experience(records())

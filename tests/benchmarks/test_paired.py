@@ -61,10 +61,12 @@ def test_an_interval_is_student_s() -> None:
 
 
 def test_all_pairs_together() -> None:
-    one, both, together = lines({"one": CELLS, "both": CELLS}, "ours", ["steady", "early"])
-    assert one[1:] == both[1:]
-    assert one[:4] == ["one", "early", "80.0", "85.0"]
-    assert together == ["all", "", "", "", "+5.0 (+5.0 to +5.0)", "", "", "", "+10.0 (+10.0 to +10.0)"]
+    better = [cell("ours", seed, [[1.0], [0.9, 0.9]]) for seed in (1, 2)]
+    one, two, together = lines({"one": CELLS, "two": [*better, *CELLS[2:]]}, "ours", ["steady", "early"])
+    assert one[:5] == ["one", "early", "80.0", "85.0", "+5.0 (+5.0 to +5.0)"]
+    assert two[5:] == ["steady", "70.0", "90.0", "+20.0 (+20.0 to +20.0)"]
+    # gains of 10, 10, 20 and 20: t(0.975, 3) = 3.1824, standard error 5 / sqrt(3)
+    assert together == ["all", "", "", "", "+10.0 (+0.8 to +19.2)", "", "", "", "+15.0 (+5.8 to +24.2)"]
 
 
 @pytest.mark.shared

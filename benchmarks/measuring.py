@@ -43,10 +43,9 @@ def ratio(taken: Mapping[str, Sequence[float]], side: str, to: str) -> float:
     return statistics.median(a / b for a, b in zip(taken[side], taken[to], strict=True))
 
 
-def ceilings(size: int = 1536) -> dict[str, float]:
+def ceilings(device: str = "cpu") -> dict[str, float]:
     """Measure the rates nothing can exceed: products of square matrices, and copying 256 MiB."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = {}
+    found, size = {}, 1536 if device == "cpu" else 8192
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = torch.randn(2, size, size, device=device).to(dtype)
         best = min(interleaved({"product": lambda a=a, b=b: a @ b}, 5)["product"])
@@ -75,21 +74,54 @@ def forward_flops(vit: Any, adapters: int = 0) -> float:
 
     A multiplication with its addition counts as two.
     """
-    patch, width, depth = vit.patch_embed.patch_size, vit.embed_dim, len(vit.blocks)
-    patches = vit.patch_embed.num_patches
-    tokens, hidden = patches + vit.num_prefix_tokens, vit.blocks[0].mlp.fc1.out_features
-    block = 4 * width**2 + 2 * width * hidden + 2 * tokens * width + 2 * width * adapters
-    return 2.0 * (patches * 3 * patch[0] * patch[1] * width + depth * tokens * block)
+    attention, mlp = _halves(vit)
+    tokens, depth = vit.patch_embed.num_patches + vit.num_prefix_tokens, len(vit.blocks)
+    return _embedding(vit) + depth * (attention + mlp + 4.0 * tokens * vit.embed_dim * adapters)
+
+
+def pass_flops(vit: Any, adapters: int) -> tuple[float, float]:
+    """Return the operations of MOS's first pass of an image and of each that follows.
+
+    The last block's MLP is run on one token; later passes share embedding, first attention and first MLP.
+    """
+    attention, mlp = _halves(vit)
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    first = forward_flops(vit, adapters) - mlp * (1 - 1 / tokens)
+    return first, first - _embedding(vit) - attention - mlp
+
+
+def _embedding(vit: Any) -> float:
+    height, width = vit.patch_embed.patch_size
+    return 2.0 * vit.patch_embed.num_patches * 3 * height * width * vit.embed_dim
+
+
+def _halves(vit: Any) -> tuple[float, float]:
+    """Return the operations of a block's attention and of its MLP."""
+    width, tokens = vit.embed_dim, vit.patch_embed.num_patches + vit.num_prefix_tokens
+    hidden = vit.blocks[0].mlp.fc1.out_features
+    return 2.0 * tokens * (4 * width**2 + 2 * tokens * width), 4.0 * tokens * width * hidden
 
 
 def profile(call: Call, rows: int = 8) -> list[tuple[str, float, int]]:
-    """Return what takes most of a call: operation, its own share of the processor time, number of calls."""
+    """Return what takes most of a call: operation, its own share of the (device's) time, number of calls."""
     call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    activities, key = [torch.profiler.ProfilerActivity.CPU], "self_cpu_time_total"
+    if torch.cuda.is_available():
+        activities, key = [*activities, torch.profiler.ProfilerActivity.CUDA], "self_device_time_total"
+    with torch.profiler.profile(activities=activities) as profiler:
         call()
-    events = sorted(profiler.key_averages(), key=lambda e: e.self_cpu_time_total, reverse=True)
-    whole = sum(event.self_cpu_time_total for event in events)
-    return [(event.key, event.self_cpu_time_total / whole, event.count) for event in events[:rows]]
+    events = sorted(profiler.key_averages(), key=lambda e: getattr(e, key), reverse=True)
+    whole = sum(getattr(event, key) for event in events)
+    return [(event.key, getattr(event, key) / whole, event.count) for event in events[:rows]]
+
+
+def profiles(entries: Mapping[str, Sequence[tuple[str, float, int]]]) -> str:
+    """Return tables of what `profile` said of several sides."""
+    text = ""
+    for name, rows in entries.items():
+        lines = [[key, f"{part:.1%}", str(count)] for key, part, count in rows]
+        text += f"\n{table([f'{name}: operation', 'share of the time', 'calls'], lines)}"
+    return text
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

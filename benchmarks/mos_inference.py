@@ -3,17 +3,20 @@
     OMP_NUM_THREADS=1 python benchmarks/mos_inference.py --images DIR --weights FILE --learners DIR --out DIR
 
 `--learners` holds what `real_streams.py` trained: for those T answers are asked of a real learner. For others one is
-made of the largest real learner: its stacks, slightly moved, and its classes dealt out anew to T experiences, twice
-each where they are too few. That costs what a real one of T experiences does, but which stacks it asks for is made up.
+made of the largest real learner: its stacks, slightly moved, and its classes dealt out anew to T experiences. Where
+they are too few, they come a second time upside down, with the features that their turned images really have. That
+costs what a real one of T experiences does, but which stacks it asks for is made up.
 
-A *pass* is one run of an image through all blocks; *cost* is the time of an answer in plain forwards (the same ViT
-without adapters, fused attention), the median over rounds in which plain, ours and the reference alternate. On a
-CPU costs are of processor time, latency and throughput by the clock.
+A *pass* is one run of an image through the blocks; *cost* is the time of an answer in plain forwards: timm's own
+forward of the same ViT, without adapters, with fused attention, in the same precision, for the same images. It is the
+median over rounds in which the sides alternate. On a CPU costs are of processor time, latency and throughput by the
+clock. The reference runs in float32, as published, and answers for fewer images: its 201 passes would take minutes.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -24,42 +27,75 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from measuring import ceilings, forward_flops, interleaved, ratio, surroundings, table, write
+from measuring import (
+    ceilings,
+    forward_flops,
+    interleaved,
+    pass_flops,
+    profile,
+    profiles,
+    ratio,
+    surroundings,
+    table,
+    write,
+)
 from real_streams import aligned, backbone_of, path_of
 from reference_mos import ReferenceMOS
 from torch import Tensor
 
+from continual.adapters import shared
+from continual.alignment import align
 from continual.backbones import Backbone
+from continual.class_statistics import fit
 from continual.feature_cache import FeatureCache
 from continual.images import list_folder, open_image
 from continual.methods.mos import MOSLearner
 
 Sides = dict[str, Callable[[Tensor], Any]]
 
+TESTED = 256  #: test images
+COUNTED = 200  #: of them, those whose passes are counted
+LEARNED = 20  #: training images of a class that comes again
+ASKED = {1: 40, 4: 20, 16: 12, 64: 5, 256: 2}  #: size of a batch -> how often one is answered
 
-def test_images(folder: Path, learner: MOSLearner, count: int) -> Tensor:
-    """Return prepared test images (count, 3, H, W), drawn from the classes that the learner knows."""
+
+def photographs(folder: Path, learner: MOSLearner, part: str, label: Any = None) -> Tensor:
+    """Return prepared images (n, 3, H, W) of one class, or of all that the learner knows, in an order by chance."""
     view = learner.backbone.preprocessing.evaluation()
-    images, labels = list_folder(folder / "test")
-    known = [image for image, label in zip(images, labels, strict=True) if label in learner.classes]
-    chosen = np.random.RandomState(0).permutation(len(known))[:count]
+    images, labels = list_folder(folder / part)
+    wanted = set(learner.classes) if label is None else {label}
+    known = [image for image, own in zip(images, labels, strict=True) if own in wanted]
+    chosen = np.random.RandomState(0).permutation(len(known))[: TESTED if label is None else LEARNED]
     return torch.stack([view(open_image(known[i])) for i in chosen])
 
 
-def widened(learner: MOSLearner, experiences: int) -> MOSLearner:
-    """Return a learner of more experiences: the same stacks a few percent off, the same classes dealt out anew."""
+def widened(learner: MOSLearner, experiences: int, folder: Path) -> MOSLearner:
+    """Return a learner of more experiences: the same stacks a few percent off, the same classes dealt out anew.
+
+    Where there are fewer classes than experiences, they come again upside down.
+    """
     state, draw = learner.state, torch.Generator().manual_seed(0)
     assert state.head is not None
     assert state.prototypes is not None
-    copies = -(-experiences // len(state.classes))
-    origin = torch.arange(len(state.classes)).repeat_interleave(copies)
+    upright = len(state.classes)
+    origin = torch.arange(upright).repeat(-(-experiences // upright))
+    assert len(origin) <= 2 * upright, f"{upright} classes are too few for {experiences} experiences"
     own = torch.arange(len(origin)) * experiences // len(origin)
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor + 0.03 * tensor.std() * torch.randn(tensor.shape, generator=draw)
-
-    first = [int((own == k).nonzero()[0]) for k in range(experiences)]
-    stacks = [state.bank[state.class_experience[int(origin[c])]] for c in first]
+    bank = []
+    for k in range(experiences):
+        stack = state.bank[state.class_experience[int(origin[int((own == k).nonzero()[0])])]]
+        bank.append({n: t + 0.03 * t.std() * torch.randn(t.shape, generator=draw) for n, t in stack.items()})
+    prototypes, statistics, head = list(state.prototypes), list(state.statistics), state.head
+    fast = learner.variant(precision="bfloat16")
+    for c in range(upright, len(origin)):
+        prefix = fast.prefix(photographs(folder, learner, "train", state.classes[int(origin[c])]).flip(2).flip(3))
+        first, mine = (fast.features(prefix, shared(bank[k], learner.settings.adapter_scale)) for k in (0, int(own[c])))
+        prototypes.append(first.mean(0))
+        statistics.append(fit(mine, "low_rank", 32))
+    if len(origin) > upright:
+        rows = torch.zeros(len(origin) - upright, 1)
+        head = torch.cat([head[0], rows.expand(-1, head[0].shape[1])]), torch.cat([head[1], rows[:, 0]])
+        head = align(*head, statistics, generator=draw, batch_size=learner.settings.batch_size)
     wide = learner.variant()
     wide.state = replace(
         state,
@@ -67,38 +103,43 @@ def widened(learner: MOSLearner, experiences: int) -> MOSLearner:
         class_experience=tuple(own.tolist()),
         experiences=experiences,
         updates=experiences,
-        bank=tuple({name: moved(tensor) for name, tensor in stack.items()} for stack in stacks),
-        head=(moved(state.head[0][origin]), state.head[1][origin]),
-        prototypes=moved(state.prototypes[origin]),
+        bank=tuple(bank),
+        head=head,
+        prototypes=torch.stack(prototypes),
         prototype_counts=torch.ones(len(origin), dtype=torch.int64),
-        statistics=tuple(state.statistics[c] for c in origin.tolist()),
+        statistics=tuple(statistics),
     )
     return wide
 
 
-def learner_of(backbone: Backbone, folder: Path, experiences: int, seed: int) -> tuple[MOSLearner, bool]:
-    """Return a learner of that many experiences, in float32, and whether it is real."""
-    known = [int(path.name.split("-")[1]) for path in folder.glob(f"stream-*-{seed}") if _whole(folder, path, seed)]
-    real = experiences in known
-    *_, last = aligned(backbone, folder, experiences if real else max(known), seed)
-    last = last.variant(precision="float32")
-    return (last, True) if real else (widened(last, experiences), False)
+def learner_of(backbone: Backbone, folder: Path, experiences: int, seed: int, images: Path) -> list[MOSLearner]:
+    """Return a learner of that many experiences; a real one with the learner before its last experience."""
+    known = [int(path.name.split("-")[1]) for path in folder.glob(f"stream-*-{seed}")]
+    known = [count for count in known if path_of(folder, count, seed, count).exists()]
+    if experiences in known:
+        return _last_two(backbone, folder, experiences, seed)
+    return [widened(_last_two(backbone, folder, max(known), seed)[0], experiences, images)]
 
 
-def _whole(folder: Path, stream: Path, seed: int) -> bool:
-    experiences = int(stream.name.split("-")[1])
-    return path_of(folder, experiences, seed, experiences).exists()
+_aligned: dict[int, list[MOSLearner]] = {}  #: by experiences, as aligning takes a while
+
+
+def _last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> list[MOSLearner]:
+    if experiences not in _aligned:
+        *_, before, last = aligned(backbone, folder, experiences, seed)
+        _aligned[experiences] = [last, before]
+    return _aligned[experiences]
 
 
 def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
     """Return the published procedure with the learner's stacks, on a copy of its ViT."""
     state = learner.state
-    mos = ReferenceMOS(copy.deepcopy(learner.backbone.trunk.vit), learner.settings.bottleneck).eval()
+    mos = ReferenceMOS(copy.deepcopy(learner.backbone.trunk.vit), learner.settings.bottleneck).eval().to(learner.device)
     for weights in state.bank:
         stack = mos.new_stack()
         for block, adapter in enumerate(stack):
             adapter.load_state_dict({name.replace("_", ".", 1): value[block] for name, value in weights.items()})
-        mos.keep(stack.eval())
+        mos.keep(stack.eval().to(learner.device))
     assert state.head is not None
     assert state.prototypes is not None
     head, prototypes, own = state.head, state.prototypes, state.experience_of_class
@@ -107,30 +148,56 @@ def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
 
 def sides_of(learner: MOSLearner) -> Sides:
     """Return the sides that are compared, as functions of images."""
-    trunk = learner.backbone.trunk
-    return {"plain": trunk.features, "ours": learner.score_batch, "reference": reference_of(learner)}
+    trunk, stack = learner.backbone.trunk, shared(learner.state.bank[0], learner.settings.adapter_scale)
 
+    def plain(images: Tensor) -> Tensor:
+        with learner._autocast():
+            found: Tensor = trunk.vit(images)
+        return found
 
-def visited(learner: MOSLearner, images: Tensor) -> dict[str, float]:
-    """Return how many passes the images took: the mean, and the share of images by number."""
-    scores = [learner.score_batch(part) for part in images.split(32)]
-    passes = torch.cat([1 + s.refinements + (s.first_stack > 0) for s in scores])
-    shares = {f"{n} passes": float((passes == n).float().mean()) for n in passes.unique().tolist()}
-    return {"mean": float(passes.float().mean()), **shares}
-
-
-def cost(learner: MOSLearner, images: Tensor, rounds: int) -> dict[str, Any]:
-    """Return what answers for a batch cost in plain forwards, and how they agree."""
-    sides = sides_of(learner)
-    taken = interleaved({name: lambda call=call: call(images) for name, call in sides.items()}, rounds)
-    ours, theirs = learner.score_batch(images), sides["reference"](images) / 2
     return {
-        "plain [ms an image]": 1e3 * statistics.median(taken["plain"]) / len(images),
+        "plain": plain,
+        "one pass": lambda images: learner.features(images, stack),
+        "ours": learner.score_batch,
+        "reference": reference_of(learner),
+    }
+
+
+def visited(learner: MOSLearner, images: Tensor) -> dict[str, Any]:
+    """Return how many passes the images took, in the mean, and their shares by the stacks tried after stage one."""
+    rows: list[int] = []
+    hook = learner.backbone.trunk.vit.norm.register_forward_hook(lambda *call: rows.append(len(call[2])))
+    tried = 1 + torch.cat([learner.score_batch(part).refinements for part in images.split(32)])
+    hook.remove()
+    shares = {n: float((tried == n).float().mean()) for n in tried.unique().tolist()}
+    return {"mean": sum(rows) / len(images), "stacks tried": shares}
+
+
+def cost(learner: MOSLearner, images: Tensor, few: int, rounds: int) -> dict[str, Any]:
+    """Return what answers cost in plain forwards, the reference's for the first `few` images, and how they agree."""
+    sides, found = sides_of(learner), {}
+
+    def call(side: str, asked: Tensor) -> None:
+        found[side] = sides[side](asked)
+
+    def timed(names: list[str], asked: Tensor) -> dict[str, list[float]]:
+        return interleaved({name: functools.partial(call, name, asked) for name in names}, rounds)
+
+    taken, slow = timed(["plain", "one pass", "ours"], images), timed(["plain", "reference"], images[:few])
+    ours, theirs = found["ours"].values[:few], found["reference"].cpu() / 2
+    first, later = pass_flops(learner.backbone.trunk.vit, learner.settings.bottleneck)
+    passes = visited(learner, images)["mean"]
+    return {
         "batch": len(images),
+        "batch of the reference": few,
         "rounds": rounds,
-        **{name: ratio(taken, name, "plain") for name in sides if name != "plain"},
-        "same answers as the reference": float((ours.values.argmax(1) == theirs.argmax(1)).float().mean()),
-        "largest difference of a score": float((ours.values - theirs).abs().max()),
+        "passes in the batch": passes,
+        "on paper": (first + (passes - 1) * later) / forward_flops(learner.backbone.trunk.vit),
+        "plain [ms an image]": 1e3 * statistics.median(taken["plain"]) / len(images),
+        **{name: ratio(taken, name, "plain") for name in ("one pass", "ours")},
+        "reference": ratio(slow, "reference", "plain"),
+        "same answers as the reference": float((ours.argmax(1) == theirs.argmax(1)).float().mean()),
+        "largest difference of a score": float((ours - theirs).abs().max()),
     }
 
 
@@ -140,7 +207,7 @@ def second_evaluation(before: MOSLearner, after: MOSLearner, images: Tensor, rou
     for _ in range(rounds):
         cache = FeatureCache()
         before.score_batch(images, cache)
-        calls = {"plain": lambda: after.backbone.trunk.features(images)}
+        calls = {"plain": lambda: after.backbone.trunk.vit(images)}
         calls["again"] = lambda cache=cache: after.score_batch(images, cache)
         started = [time.process_time()]
         for call in calls.values():
@@ -150,26 +217,25 @@ def second_evaluation(before: MOSLearner, after: MOSLearner, images: Tensor, rou
     return statistics.median(costs)
 
 
-def latencies(learner: MOSLearner, images: Tensor, batches: list[int], calls: int) -> list[dict[str, Any]]:
-    """Return images a second for every size of batch, and for the smallest the time of an answer, by the clock."""
+def latencies(learner: MOSLearner, images: Tensor) -> list[dict[str, Any]]:
+    """Return, for every size of batch and side, by the clock: images a second, and the time of an answer."""
+    sides = sides_of(learner)
+    sides |= {"ours, bfloat16": learner.variant(precision="bfloat16").score_batch}
+    del sides["one pass"]
     rows = []
-    for batch in batches:
-        row: dict[str, Any] = {"batch": batch}
-        for name, call in sides_of(learner).items():
-            if name == "reference" and batch > 16:
-                continue
-            taken = []
-            for number in range(1 + (calls if batch == 1 else 3 if batch < 64 else 2)):
-                part = images.roll(-number * batch, 0)[:batch]
+    for batch, asked in ASKED.items():
+        taken: dict[str, list[float]] = {name: [] for name in sides if name != "reference" or batch == 1}
+        for number in range(asked + 1):
+            part = images.roll(-number * batch, 0)[:batch]
+            for name, times in taken.items():
                 started = time.perf_counter()
-                call(part)
-                taken.append(time.perf_counter() - started)
-            taken = taken[1:]
-            row[f"{name} [images/s]"] = batch / statistics.median(taken)
-            if batch == 1:
-                row |= {f"{name} p50 [ms]": 1e3 * statistics.median(taken)}
-                row |= {f"{name} p95 [ms]": 1e3 * statistics.quantiles(taken, n=20)[-1]}
-        rows.append(row)
+                sides[name](part)
+                if part.is_cuda:
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+        for name, times in taken.items():
+            p50, p95 = np.quantile(times[1:], [0.5, 0.95]).tolist()
+            rows.append({"batch": batch, "side": name, "answers": asked, "p50 [s]": p50, "p95 [s]": p95})
     return rows
 
 
@@ -180,73 +246,80 @@ def main(
     out: Annotated[Path, typer.Option(help="Where results go.")],
     experiences: Annotated[list[int] | None, typer.Option(help="5, 20, 50 and 200 by default.")] = None,
     seed: int = 1993,
-    asked: Annotated[int, typer.Option(help="Test images whose passes are counted.")] = 200,
-    batch: Annotated[int, typer.Option(help="Images answered at once; fewer for the reference's long runs.")] = 32,
+    batch: Annotated[int, typer.Option(help="Images answered at once.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of plain and ours.")] = "float32",
+    latency: Annotated[bool, typer.Option(help="Also batches of 1 to 256.")] = True,
     threads: int = 1,
 ) -> None:
     """Measure, and write mos_inference.json, .md and .png."""
     torch.set_num_threads(threads)
     backbone = backbone_of(weights)
-    record: dict[str, Any] = {"ran on": surroundings(), "ceilings": ceilings(), "seed": seed, "costs": []}
+    record: dict[str, Any] = {
+        "ran on": surroundings(), "ceilings": ceilings(device), "precision": precision, "seed": seed, "costs": [],
+    }  # fmt: skip
     operations, largest, photos = forward_flops(backbone.trunk.vit), None, None
     record["plain forward [GFLOP]"] = operations / 1e9
     with torch.no_grad():
         for count in experiences or [5, 20, 50, 200]:
-            learner, real = learner_of(backbone, learners, count, seed)
-            if real or photos is None:
-                photos = test_images(images, learner, max(asked, 256))
-            # The reference's 201 passes for 32 images would take minutes a round.
-            own = batch if count <= 20 else max(4, batch * 20 // count)
-            row = {"experiences": count, "real learner": real, "passes": visited(learner, photos[:asked])}
-            row["passes in the batch"] = visited(learner, photos[:own])["mean"]
-            row |= cost(learner, photos[:own], 3 if count <= 20 else 2)
-            if real:
-                row["second evaluation"] = _second(backbone, learners, count, seed, photos[:batch])
-                largest = learner, count, photos
+            learner, *before = learner_of(backbone, learners, count, seed, images)
+            here = _on(learner, device, precision)
+            if before or photos is None:
+                photos = photographs(images, learner, "test").to(device)
+            row = {"experiences": count, "real learner": bool(before), "passes": visited(here, photos[:COUNTED])}
+            row |= cost(here, photos[:batch], 16 if count <= 20 else 8 if count <= 50 else 4, 3)
+            if before:
+                row["second evaluation"] = second_evaluation(_on(before[0], device, precision), here, photos[:batch], 3)
+                largest = here, count, photos
             record["costs"].append(row)
             print(row, flush=True)
         if largest is not None:
-            rows = latencies(largest[0], largest[2], [1, 4, 16, 64, 256], 30)
-            record["latency"] = {"experiences": largest[1], "rows": rows}
+            here, count, photos = largest
+            sides, asked = sides_of(here), photos[:batch]
+            record["top entries"] = {name: profile(lambda n=name: sides[n](asked)) for name in ("plain", "ours")}
+            if latency:
+                record["latency"] = {"experiences": count, "rows": latencies(here, photos)}
     write(out, "mos_inference", record, markdown(record))
     picture(record["costs"], out / "mos_inference.png")
 
 
-def _second(backbone: Backbone, learners: Path, count: int, seed: int, photos: Tensor) -> float:
-    *_, before, after = (one.variant(precision="float32") for one in aligned(backbone, learners, count, seed))
-    return second_evaluation(before, after, photos, 3)
+def _on(learner: MOSLearner, device: str, precision: str) -> MOSLearner:
+    moved = MOSLearner(learner.backbone, device=device, **{**learner.settings.model_dump(), "precision": precision})
+    moved.restore(*learner.export())
+    return moved
 
 
 def markdown(record: Mapping[str, Any]) -> str:
     limits = ", ".join(f"{name} {value:.0f}" for name, value in record["ceilings"].items())
-    text = f"Measured ceilings: {limits}. A plain forward is {record['plain forward [GFLOP]']:.2f} GFLOP.\n\n"
-    keys = ["plain [ms an image]", "ours", "reference"]
+    operations, precision = record["plain forward [GFLOP]"], record["precision"]
+    floor = 1e3 * operations / record["ceilings"][f"{precision} [GFLOP/s]"]
+    text = (
+        f"Measured ceilings: {limits}. A plain forward is {operations:.2f} GFLOP, at least {floor:.3g} ms an image in "
+        f"{precision}.\n\n"
+    )
     rows = [
         [str(row["experiences"]) + ("" if row["real learner"] else " (made up)"), str(row["batch"]),
-         *(f"{row[key]:.2f}" for key in keys), f"{row['passes in the batch']:.2f}",
-         f"{row['passes']['mean']:.2f}", str(row["experiences"] + 1),
+         *(f"{row[key]:.2f}" for key in ("plain [ms an image]", "one pass", "ours", "on paper", "reference")),
+         f"{row['passes in the batch']:.2f}", f"{row['passes']['mean']:.2f}", str(row["experiences"] + 1),
          f"{row['same answers as the reference']:.1%}", f"{row['largest difference of a score']:.0e}",
          f"{row['second evaluation']:.2f}" if "second evaluation" in row else "–"]
         for row in record["costs"]
     ]  # fmt: skip
     text += table(
-        ["T", "batch", "plain [ms an image]", "ours", "reference", "passes in the batch", "passes, ours",
-         "passes, reference",
-         "same answers", "largest difference", "asked again, cached"],
+        ["T", "batch", "plain [ms an image]", "one pass", "ours", "ours on paper", "reference", "passes in the batch",
+         "passes, ours", "passes, reference", "same answers", "largest difference", "asked again, cached"],
         rows,
     )  # fmt: skip
-    if "latency" not in record:
-        return text
-    names = [name.removesuffix(" [images/s]") for name in record["latency"]["rows"][0] if name.endswith("/s]")]
-    rows = [
-        [str(row["batch"]), *(f"{row.get(f'{name} [images/s]', float('nan')):.1f}" for name in names)]
-        for row in record["latency"]["rows"]
-    ]
-    count = record["latency"]["experiences"]
-    text += f"\n{table([f'batch, T = {count}', *(f'{name} [images/s]' for name in names)], rows)}".replace("nan", "–")
-    one = record["latency"]["rows"][0]
-    rows = [[name, *(f"{one[f'{name} {p} [ms]']:.0f}" for p in ("p50", "p95"))] for name in names]
-    return text + "\n" + table(["one image", "p50 [ms]", "p95 [ms]"], rows)
+    if "latency" in record:
+        found = record["latency"]
+        rows = [
+            [str(row["batch"]), row["side"], str(row["answers"]), f"{1e3 * row['p50 [s]']:.0f}",
+             f"{1e3 * row['p95 [s]']:.0f}", f"{row['batch'] / row['p50 [s]']:.1f}"]
+            for row in found["rows"]
+        ]  # fmt: skip
+        headings = [f"batch, T = {found['experiences']}", "side", "answers", "p50 [ms]", "p95 [ms]", "images/s"]
+        text += f"\n{table(headings, rows)}"
+    return text + profiles(record.get("top entries", {}))
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:

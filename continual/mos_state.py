@@ -14,6 +14,7 @@ from continual import artefact
 from continual.adapters import StackWeights, stacked
 from continual.alignment import AlignedState, unpack_aligned
 from continual.class_statistics import ClassStatistics, restore
+from continual.early_exit import Foretelling
 from continual.merging import consolidate_mean
 from continual.state import State, replace_state, without_row
 
@@ -56,8 +57,8 @@ class MOSState(AlignedState):
         return stacked(consolidate_mean(self.bank))
 
     @cached_property
-    def least_margins(self) -> dict[Any, float]:
-        """What `early_exit.least_margin` has said of this state, by settings."""
+    def foretellings(self) -> dict[Any, tuple[Foretelling, float]]:
+        """What early exits of this state need, by settings; filled when it is first asked for."""
         return {}
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -86,23 +86,23 @@ class Answering:
     rounds: int
     combine: Callable[[Tensor, Tensor], Tensor]  #: logits (B, C) and prototype scores (B, C) to scores (B, C)
 
+    def stage_one(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines (B, C) of features under the first stack, and the stacks (B,) they choose."""
+        cosines = cosine_scores(first, self.prototypes)
+        return cosines, self.class_experience[cosines.argmax(-1)]
+
     def retrieve(self, first: Tensor, features_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Retrieval]:
         """Return scores (B, C) and what was retrieved for features (B, D) under the first stack.
 
         `features_of(rows (M,), stacks (M,))` gives features (M, D) of some images, each under its stack.
         """
-        cosines = cosine_scores(first, self.prototypes)
-        choice = self.class_experience[cosines.argmax(-1)]
+        cosines, choice = self.stage_one(first)
 
         def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
             return F.linear(features_of(rows, stacks), *self.head)
 
         found = refine(choice, logits_of, self.class_experience, self.rounds)
         return self.combine(found.logits, cosines), found
-
-    def foretold(self, first: Tensor, shifts: Tensor) -> tuple[Tensor, Retrieval]:
-        """Return what `retrieve` would, by shifts (T, D) alone."""
-        return self.retrieve(first, lambda rows, stacks: first[rows] + shifts[stacks])
 
 
 def margins(scores: Tensor) -> Tensor:

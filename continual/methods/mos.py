@@ -20,7 +20,7 @@ from continual.adapters import StackWeights, grouped, per_image, shared, stacked
 from continual.alignment import AlignmentSettings, aligned_fields
 from continual.class_statistics import ClassStatistics, Kind, fit
 from continual.data import ExperienceData, Label
-from continual.early_exit import least_margin
+from continual.early_exit import Foretelling
 from continual.errors import InputError
 from continual.feature_cache import FeatureCache
 from continual.features import updated_means
@@ -28,7 +28,7 @@ from continual.learner import IncrementalLearner
 from continual.losses import feature_contrast
 from continual.merging import effective_alpha, mean, merge_
 from continual.mos_state import MOSState
-from continual.retrieval import Answering, cosine_scores, ensemble, margins
+from continual.retrieval import Answering, cosine_scores, ensemble
 from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.stack_features import StackFeatures
@@ -72,7 +72,7 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     )
     early_exit: float | None = Field(
         None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
-        "that may be answered otherwise decides what is sure (0.002, say)"
+        "that may be answered otherwise decides what is sure (0.005, say)"
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -189,13 +189,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
         if self.settings.early_exit is None:
             values, found = answering.retrieve(first, features_of)
         else:
-            shifts = self._shifts()
-            values, found = answering.foretold(first, shifts)
-            last += shifts[found.stack]
-            unsure = (margins(values) < self._least_margin(answering)).nonzero().squeeze(-1)
-            if len(unsure):
-                exact = answering.retrieve(first[unsure], lambda rows, stacks: features_of(unsure[rows], stacks))
-                values[unsure], found = exact[0], found.with_rows(unsure, exact[1])
+            foretelling, enough = self._foretelling(answering)
+            values, found, last = foretelling.answer(first, features_of, enough)
         known = judge(self.state.known, last)
         cosines = cosine_scores(first, answering.prototypes)
         return Scores(values, found.stack, found.path[:, 0], found.refinements, *known, cosines)
@@ -211,22 +206,19 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
         return Answering(state.head, state.prototypes, state.experience_of_class, settings.retrieval_rounds, combine)
 
-    def _shifts(self) -> Tensor:
-        """Return every stack's mean shift (T, D)."""
-        if len(self.state.shifts) < self.state.experiences:
-            raise InputError("this model was learned before early_exit was known: leave it out, or learn anew")
-        return torch.stack([shift.mean for shift in self.state.shifts])
-
-    def _least_margin(self, answering: Answering) -> float:
+    def _foretelling(self, answering: Answering) -> tuple[Foretelling, float]:
+        """Return what foretells answers, and how certain is enough."""
         state, settings = self.state, self.settings
         assert settings.early_exit is not None
+        if len(state.shifts) < state.experiences:
+            raise InputError("this model was learned before early_exit was known: leave it out, or learn anew")
         key = settings.early_exit, settings.retrieval_rounds, settings.ensemble
-        if key not in state.least_margins:
+        if key not in state.foretellings:
             draw = generator(settings.seed, "early exit", state.updates, device=self.device)
-            state.least_margins[key] = least_margin(
-                answering, state.statistics, state.shifts, settings.early_exit, draw, settings.covariance_floor
-            )
-        return state.least_margins[key]
+            made = Foretelling.of(answering, state.shifts, draw, settings.covariance_floor)
+            enough = made.enough(state.statistics, state.shifts, settings.early_exit, draw, settings.covariance_floor)
+            state.foretellings[key] = made, enough
+        return state.foretellings[key]
 
     def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor:
         """Ask the head about a class as remembered under its own stack, which retrieval is trusted to find."""

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import continual
+from continual import early_exit
 from continual.backbones import Backbone
 from continual.class_statistics import Diagonal
-from continual.early_exit import least_margin
+from continual.early_exit import Foretelling, imagined
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 from continual.retrieval import Answering, ensemble, margins
@@ -48,24 +49,60 @@ def passes(learner: MOSLearner, images: Tensor) -> tuple[Any, int]:
         hook.remove()
 
 
-def test_sure_images_take_one_pass_and_the_others_the_whole_way(learner: MOSLearner, images: Tensor) -> None:
+def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, images: Tensor) -> None:
     exact, all_of_them = passes(learner, images)
     early = learner.variant(early_exit=0.1)
-    answering = early.answering()
+    answering, every = early.answering(), torch.arange(len(images))
     with torch.no_grad():
         first = StackFeatures(early, images).first
-        foretold, _ = answering.foretold(first, early._shifts())
-    # As if the draws had asked for so much that half of the images are sure.
-    early.state.least_margins[0.1, 4, True] = float(margins(foretold).median())
-    sure = margins(foretold) >= early._least_margin(answering)
-    scores, fewer = passes(early, images)
-    torch.testing.assert_close(scores.values[sure], foretold[sure])
-    torch.testing.assert_close(scores.values[~sure], exact.values[~sure], atol=1e-5, rtol=1e-4)
-    for name in ("stack", "first_stack", "refinements"):
-        assert torch.equal(getattr(scores, name)[~sure], getattr(exact, name)[~sure])
-    torch.testing.assert_close(scores.familiarity[~sure], exact.familiarity[~sure])
-    unsure = exact.refinements[~sure] + (exact.first_stack[~sure] > 0)
-    assert len(images) < fewer <= len(images) + int(unsure.sum()) < all_of_them
+        foretelling, _ = early._foretelling(answering)
+        cosines, choice = answering.stage_one(first)
+        guess = foretelling.foretell(first, torch.zeros_like(every), choice, cosines)
+
+    def asked(enough: float) -> tuple[Any, int]:
+        # As if the draws had asked for so much.
+        early.state.foretellings[0.1, 4, True] = foretelling, enough
+        return passes(early, images)
+
+    scores, number = asked(float("inf"))
+    assert number == all_of_them, "a pass was run twice, or one was left out"
+    torch.testing.assert_close(scores.values, exact.values, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores.familiarity, exact.familiarity)
+    assert torch.equal(scores.refinements, exact.refinements)
+
+    enough = float(guess.certainty.median())
+    sure = guess.certainty >= enough
+    scores, fewer = asked(enough)
+    assert torch.equal(scores.values[sure], guess.values[sure])
+    assert torch.equal(scores.stack[sure], guess.found.stack[sure])
+    at_home = ~sure & (exact.refinements == 0)
+    assert at_home.any()
+    torch.testing.assert_close(scores.values[at_home], exact.values[at_home], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores.familiarity[at_home], exact.familiarity[at_home])
+    assert len(images) < fewer < all_of_them
+    assert asked(0.0)[1] == len(images)
+
+
+def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
+    """Stacks that shift what the first has in store by their mean: all is known after one pass."""
+    answering, _ = answering_of(9, 6)
+    shifts = [Diagonal(9, torch.full((6,), 0.5 * k), torch.full((6,), 1e-9)) for k in range(3)]
+    foretelling = Foretelling.of(answering, shifts, generator(1), 1e-9)
+    first, ran = torch.randn(300, 6, generator=generator(2)), []
+
+    def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
+        ran.append(len(rows))
+        odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean foretells, the same under all stacks
+        return first[rows] + foretelling.shifts[stacks] + odd * (stacks > 0).unsqueeze(-1)
+
+    exact, found = answering.retrieve(first, features_of)
+    moved = (found.path[:, 0] > 0) & ((found.path[:, 1:] > 0).any(-1)) & ~(found.path == 0).any(-1)
+    assert moved.sum() > 10
+    cosines, choice = answering.stage_one(first)
+    second = features_of(torch.arange(300), choice)
+    guess = foretelling.foretell(second, choice, choice, cosines)
+    torch.testing.assert_close(guess.values[moved], exact[moved])
+    assert torch.equal(guess.found.path[moved], found.path[moved])
 
 
 def test_it_is_off_by_default_and_an_image_does_not_depend_on_the_others(learner: MOSLearner, images: Tensor) -> None:
@@ -110,17 +147,25 @@ def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
     return Answering(head, means, own, 4, combine), [Diagonal(5, mean, torch.ones(width)) for mean in means]
 
 
-def test_the_wider_shifts_spread_the_wider_the_lead_must_be() -> None:
+def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answering, statistics = answering_of(9, 6)
 
-    def least(spread: float, tolerance: float) -> float:
+    def asked(spread: float, tolerance: float) -> tuple[float, float]:
+        """Return what is enough, and the share of other draws that are as certain."""
         shifts = [Diagonal(9, torch.full((6,), 0.1 * k), torch.full((6,), spread)) for k in range(3)]
-        return least_margin(answering, statistics, shifts, tolerance, generator(1), floor=1e-9)
+        foretelling = Foretelling.of(answering, shifts, generator(1), 1e-9)
+        enough = foretelling.enough(statistics, shifts, tolerance, generator(2), floor=1e-9)
+        first, _ = imagined(answering.class_experience, statistics, shifts, generator(3), 1e-9)
+        cosines, choice = answering.stage_one(first)
+        certainty = foretelling.foretell(first, torch.zeros_like(choice), choice, cosines).certainty
+        return enough, float((certainty >= enough).float().mean())
 
-    assert least(0.0, 0.0) < least(0.1, 0.0) < least(8.0, 0.0)
-    assert least(0.5, 0.01) < least(2.0, 0.01) < least(8.0, 0.01)
-    assert least(8.0, 0.05) < least(8.0, 0.02) < least(8.0, 0.01)
-    assert least(2.0, 0.01) == least(2.0, 0.01)
+    assert asked(0.0, 0.0)[1] > 0.99
+    before = asked(8.0, 0.01)
+    assert 0.99 > asked(2.0, 0.01)[1] > before[1] > asked(32.0, 0.01)[1]
+    assert asked(8.0, 0.05)[0] < asked(8.0, 0.02)[0] < before[0]
+    monkeypatch.setattr(early_exit, "AT_ONCE", 50 * 64 * 9)
+    assert asked(8.0, 0.01) == before, "it matters how many images are foretold at once"
 
 
 def test_margins() -> None:

@@ -95,13 +95,13 @@ def table(records: list[dict[str, Any]]) -> str:
     columns = [
         name for name in records[0] if name in ("accuracy",) or name.startswith(("AUROC", "ECE", "false", "unkn"))
     ]
-    lines = [" | ".join(["| method", "images a class", *(f"{name} [%]" for name in columns)]) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) + 1))
+    lines = [" | ".join(["| method", "images a class", "seeds", *(f"{name} [%]" for name in columns)]) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) + 2))
     for key in dict.fromkeys((r["method"], r["per_class"]) for r in records):
         own = [r for r in records if (r["method"], r["per_class"]) == key]
         values = [[r[name] for r in own] for name in columns]
-        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}" for v in values]
-        lines.append("| " + " | ".join([key[0], str(key[1]), *cells]) + " |")
+        cells = [f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "") for v in values]
+        lines.append("| " + " | ".join([key[0], str(key[1]), str(len(own)), *cells]) + " |")
     return "\n".join(lines)
 
 

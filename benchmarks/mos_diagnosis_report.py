@@ -53,6 +53,7 @@ CHANGES: dict[str, Place] = {
     "ridge on frozen features": ("mos", "ridge on frozen features"),
     "ridge on stack 1": ("mos", "ridge on stack 1"),
     "ridge on the last stack": ("mos", "ridge on stack 5"),
+    "strata": ("strata", "as it is"),
     "joint stack, its own head": ("joint", "not aligned: stack told"),
     "joint stack, aligned head": ("joint", "aligned from the first: stack told"),
     "joint stack, ridge": ("joint", "ridge: stack told"),

@@ -91,11 +91,17 @@ def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
     first, ran = torch.randn(300, 6, generator=generator(2)), []
 
     def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
-        ran.append(len(rows))
+        ran.extend(zip(rows.tolist(), stacks.tolist(), strict=True))
         odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean foretells, the same under all stacks
         return first[rows] + foretelling.shifts[stacks] + odd * (stacks > 0).unsqueeze(-1)
 
     exact, found = answering.retrieve(first, features_of)
+    asked, ran[:] = set(ran), []
+    values, _, last = foretelling.answer(first, features_of, float("inf"))
+    assert set(ran) == asked, "a pass was left out"
+    assert all(ran.count((i, k)) == 1 for i, k in enumerate(found.path[:, 0].tolist())), "a second pass was run twice"
+    torch.testing.assert_close(values, exact)
+    torch.testing.assert_close(last, features_of(torch.arange(300), found.stack))
     moved = (found.path[:, 0] > 0) & ((found.path[:, 1:] > 0).any(-1)) & ~(found.path == 0).any(-1)
     assert moved.sum() > 10
     cosines, choice = answering.stage_one(first)
@@ -158,11 +164,15 @@ def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.Monke
         first, _ = imagined(answering.class_experience, statistics, shifts, generator(3), 1e-9)
         cosines, choice = answering.stage_one(first)
         certainty = foretelling.foretell(first, torch.zeros_like(choice), choice, cosines).certainty
+        shares.append(float(certainty.clamp(max=1).mean()))
         return enough, float((certainty >= enough).float().mean())
 
+    shares: list[float] = []
     assert asked(0.0, 0.0)[1] > 0.99
     before = asked(8.0, 0.01)
     assert 0.99 > asked(2.0, 0.01)[1] > before[1] > asked(32.0, 0.01)[1]
+    at_0, at_8, at_2, at_32 = shares
+    assert 1 == at_0 > at_2 > at_8 > at_32, "worlds do not differ as the shifts do"
     assert asked(8.0, 0.05)[0] < asked(8.0, 0.02)[0] < before[0]
     monkeypatch.setattr(early_exit, "AT_ONCE", 50 * 64 * 9)
     assert asked(8.0, 0.01) == before, "it matters how many images are foretold at once"

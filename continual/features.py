@@ -48,17 +48,21 @@ class FeatureMaker:
 
     def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
+        symmetry, weights = self.symmetry, None
+        if symmetry is None:
+            with self._autocast():
+                return self.backbone.trunk.features(images, adapters, **options)
         with self._autocast():
-            trunk, symmetry = self.backbone.trunk, self.symmetry
-            if symmetry is None:
-                return trunk.features(images, adapters, **options)
-            if isinstance(images, Tensor):
-                if options.get("weights") is not None:  # the prefix too is computed with them
-                    views, weights = symmetry.look(trunk, images)
-                    found = trunk.features(views, adapters, **options)
-                    return symmetry.mean(found, len(views) // len(images), weights)
-                images = self.prefix(images)
-            return symmetry.mean(trunk.features(images, adapters, **options), images.views, images.weights)
+            if isinstance(images, Prefix):
+                views, weights = images.views, images.weights
+            elif options.get("weights") is None:
+                return self.features(self.prefix(images), adapters, **options)
+            else:  # the prefix too is computed with these weights
+                count = len(images)
+                images, weights = symmetry.look(self.backbone.trunk, images)
+                views = len(images) // count
+            found = self.backbone.trunk.features(images, adapters, **options)
+        return symmetry.mean(found, views, weights)
 
     def features_and_some(self, prefix: Prefix, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D), and the mean of those of each image's first `views` views (B, D), from one pass."""

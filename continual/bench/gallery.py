@@ -47,6 +47,9 @@ def gallery(cells: Sequence[Cell]) -> Iterator[Picture]:
         seen = {"seen_accuracy": "upright", **{f"turned {group}": f"turned by {group}" for group in groups}}
         caption = f"Accuracy on test images as they are, and moved by random elements of a group.{spread}"
         yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]"))
+        same = {f"consistency {group}": f"moved by {group}" for group in groups}
+        caption = f"Is the symmetry forgotten? Images answered alike as they are and moved by a random element.{spread}"
+        yield Picture("consistency", caption, pictures.panels(cells, same, "same answer [%]", limits=(0, 102)))
     if len(cells[0].accuracy) > 1:
         caption = "Forgetting: the best accuracy an experience had, less that at the end."
         yield Picture("forgetting", caption, pictures.forgetting(cells))

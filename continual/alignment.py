@@ -33,6 +33,9 @@ class AlignmentSettings(TrainingSettings):
     statistics: Kind = Field("full", description="what is remembered of a class")
     statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
     covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
+    align_first: bool | None = Field(
+        None, description="align the head after the first experience as well; None: where there is a group"
+    )
     alignment_epochs: int = Field(30, ge=0)
     alignment_lr: float = Field(0.005, gt=0)
 
@@ -96,7 +99,7 @@ def aligned_fields(
     """Return an `AlignedState`'s own fields after an experience of features (n, D) of classes (n,).
 
     Statistics of classes seen before become those of all their images together. The head is aligned from the
-    second experience on. The settings are `AlignmentSettings`.
+    second experience on, or from the first (`align_first`). The settings are `AlignmentSettings`.
     """
     settings, before = training.settings, training.before
     statistics = list(before.statistics)
@@ -107,7 +110,9 @@ def aligned_fields(
         else:
             statistics.append(found)
     head = training.head_tensors()
-    if before.updates and settings.alignment_epochs:
+    # A head that was trained on single views is to be asked about means of them.
+    first = settings.group is not None if settings.align_first is None else settings.align_first
+    if (before.updates or first) and settings.alignment_epochs:
         head = align(
             *head,
             statistics,

@@ -265,6 +265,27 @@ def test_a_random_view_belongs_to_its_image_and_epoch(frozen: Backbone) -> None:
     assert not torch.equal(plain.state.bank[-1]["down_weight"], one.state.bank[-1]["down_weight"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "aligned"),
+    [
+        ({}, False),
+        ({"align_first": True}, True),
+        ({"group": "C4"}, True),
+        ({"group": "C4", "align_first": False}, False),
+    ],
+    ids=str,
+)
+def test_with_a_group_the_first_head_is_aligned_as_well(
+    frozen: Backbone, settings: dict[str, Any], aligned: bool
+) -> None:
+    heads = []
+    for epochs in (0, 2):
+        learner = MOSLearner(frozen, **{**QUICK, **settings, "alignment_epochs": epochs})
+        learner.learn(*coloured_squares([0, 1], 4))
+        heads.append(learner.state.head[0])
+    assert torch.equal(*heads) != aligned
+
+
 @pytest.mark.parametrize("kind", ["frame", "lambda_equitune"])
 def test_a_stopped_training_goes_on_with_the_same_bits(kind: str) -> None:
     case: Case = synthetic_case(MOSLearner, group="C4", symmetry=kind, **{**QUICK, "epochs": 2})

@@ -17,6 +17,7 @@ from torch import Tensor
 from continual.backbones import Backbone
 from continual.bench.streams import Stream, split_classes
 from continual.methods.mos import MOSLearner
+from continual.methods.strata import StrataLearner
 from continual.mos_state import MOSState
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -91,6 +92,17 @@ def test_measures(backbone: Backbone, blobs: Blobs) -> None:
     for kind in ("aligned", "ridge"):
         assert last[f"{kind}: experience told"] >= last[f"{kind}: stack told"]
         assert all(0 <= value <= 1 for name, value in last.items() if name != "learning [s]")
+
+
+def test_strata_s_accuracy_on_all_classes_so_far(backbone: Backbone, blobs: Blobs) -> None:
+    stream = stream_of(blobs)
+    found = study.answered(backbone, stream, mirror=False)
+    learner = StrataLearner(backbone, precision="bfloat16", mirror=False)
+    for e in stream.experiences:
+        learner.learn(e.train_images, e.train_labels)
+    right = [learner.evaluate(e.test_images, e.test_labels) for e in stream.experiences]
+    assert len(found) == 3
+    assert found[-1]["as it is"] == pytest.approx(np.mean(right))
 
 
 def records() -> report.Records:

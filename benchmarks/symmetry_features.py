@@ -94,7 +94,7 @@ def rows(
     for name, pool in (
         ("first experience", weighed(x[first])),
         ("Gaussians so far", weighed(drawn(x, y, seed))),
-        ("all images so far", weighed(x)),
+        ("images so far", weighed(x)),
     ):
         yield f"λ of the {name}, means remembered", pool, pool, pool
         yield f"λ of the {name}, views remembered", None, None, pool

@@ -66,6 +66,12 @@ def test_every_kind_answers_all_views_alike_to_the_bit(
     assert not torch.allclose(found[0, 0], found[0, -1], atol=1e-4)  # it does tell images apart
 
 
+def test_early_exit_answers_all_views_alike_to_the_bit(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", early_exit=0.1, **QUICK))
+    found = moved_scores(learner, images, "C4")
+    assert (found == found[0]).all()
+
+
 def test_without_a_group_or_with_augmentation_alone_answers_turn(frozen: Backbone, images: Tensor) -> None:
     for settings in ({}, {"group": "C4", "symmetry": "augmentation"}):
         found = moved_scores(learned(MOSLearner(frozen, **settings, **QUICK)), images, "C4")

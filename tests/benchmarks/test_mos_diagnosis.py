@@ -95,13 +95,15 @@ def test_measures(backbone: Backbone, blobs: Blobs) -> None:
 
 
 def test_strata_s_accuracy_on_all_classes_so_far(backbone: Backbone, blobs: Blobs) -> None:
-    stream = stream_of(blobs)
+    images, labels = blobs(range(6), 3, seed=1)
+    swapped = images, [{4: 5, 5: 4}.get(label, label) for label in labels]  # some are bound to be answered wrong
+    stream = split_classes("toy", blobs(range(6), 4), swapped, sizes=2, seed=SEED)
     found = study.answered(backbone, stream, mirror=False)
     learner = StrataLearner(backbone, precision="bfloat16", mirror=False)
     for e in stream.experiences:
         learner.learn(e.train_images, e.train_labels)
     right = [learner.evaluate(e.test_images, e.test_labels) for e in stream.experiences]
-    assert len(found) == 3
+    assert len(set(right)) > 1
     assert found[-1]["as it is"] == pytest.approx(np.mean(right))
 
 

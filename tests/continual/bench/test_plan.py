@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from continual.bench import plan
+from continual.bench.config import load_runs
+from continual.bench.datasets.collection import Images
 from continual.testing import tiny_backbone
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
 #: those of published settings (test_published_configs) and of symmetries (test_equivariance_tune) have their own tests
-CONFIGS = sorted((*ROOT.glob("configs/*.toml"), *ROOT.glob("configs/tiny_imagenet_100/*.toml")))
+PLACES = ("*.toml", "tiny_imagenet_100/*.toml", "rotated_*/*.toml")
+CONFIGS = sorted(path for place in PLACES for path in ROOT.glob(f"configs/{place}"))
 
 
 def test_a_plan_says_what_would_be_done_and_writes_nothing(equimos: Equimos, config: Path) -> None:
@@ -39,8 +42,9 @@ def test_every_config_passes_a_dry_run(
     """On made-up images of as many classes, as tests have no network; weights of files are a tiny model's."""
     words = []
     if "digits" not in path.read_text():
-        names = [f"class{n:03}" for n in range(100)]
-        monkeypatch.setattr("continual.bench.run.load_data", lambda _: ((names, names), (names, names)))
+        named = [name for made in load_runs(path).values() for name in made.stream.only or ()]
+        names = list(dict.fromkeys([*named, *[f"class{n:03}" for n in range(100)]]))[:100]
+        monkeypatch.setattr("continual.bench.run.load_data", lambda _: (Images(names, names), Images(names, names)))
     if "weights =" in path.read_text():
         (tmp_path / "weights").write_bytes(b"1234")
         words = [f"backbone.weights={tmp_path / 'weights'}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,36 +14,36 @@ import pytest
 
 import continual
 from continual.bench import versions
-from continual.bench.cli import app
+from tests.conftest import ROOT
 
 pty = pytest.importorskip("pty", reason="needs a POSIX system")
+fcntl = pytest.importorskip("fcntl", reason="needs a POSIX system")
+termios = pytest.importorskip("termios", reason="needs a POSIX system")
 
 Pictures = Callable[..., Path]
 LEARN, KEEP = "Learn this? [y/N] ", "Keep it? [y/N] "
 CTRL_C, CTRL_D = "\x03", "\x04"
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of (fork|forkpty):DeprecationWarning")
-
 
 def talk(words: list[object], *turns: tuple[str, str]) -> tuple[int, str]:
-    """Run a command in a copy of this process that has a terminal of its own; return its exit code and all it said.
+    """Run a command on a terminal of its own; return its exit code and all it said.
 
     Each turn waits until something was said, then types an answer.
     """
-    child, terminal = pty.fork()
-    if child == 0:
-        code = 99
-        os.environ["COLUMNS"] = "500"  # the length of lines is not what is looked at here
-        try:
-            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - not pytest's
-            app([str(word) for word in words], prog_name="equimos")
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    terminal, other_end = pty.openpty()
+    # A process of its own: a copy of this one would lack the threads that its libraries count on.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "continual.bench.cli", *[str(word) for word in words]],
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        env={**os.environ, "COLUMNS": "500", "OMP_NUM_THREADS": "1"},  # how long lines are is not looked at here
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+    )
+    os.close(other_end)
     said, left, deadline = "", list(turns), time.monotonic() + 120
     while True:
         assert select.select([terminal], [], [], deadline - time.monotonic())[0], f"silent after {said!r}"
@@ -57,7 +58,7 @@ def talk(words: list[object], *turns: tuple[str, str]) -> tuple[int, str]:
             os.write(terminal, left.pop(0)[1].encode())
     os.close(terminal)
     assert not left, f"never asked {left[0][0]!r}: {said!r}"
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.replace("\r\n", "\n")
+    return child.wait(timeout=60), said.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize(

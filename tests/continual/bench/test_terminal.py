@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def talk(words: list[object], *turns: tuple[str, str]) -> tuple[int, str]:
         env={**os.environ, "COLUMNS": "500", "OMP_NUM_THREADS": "1"},  # how long lines are is not looked at here
         cwd=ROOT,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        preexec_fn=_in_the_foreground,
     )
     os.close(other_end)
     said, left, deadline = "", list(turns), time.monotonic() + 120
@@ -59,6 +60,12 @@ def talk(words: list[object], *turns: tuple[str, str]) -> tuple[int, str]:
     os.close(terminal)
     assert not left, f"never asked {left[0][0]!r}: {said!r}"
     return child.wait(timeout=60), said.replace("\r\n", "\n")
+
+
+def _in_the_foreground() -> None:
+    """Let Ctrl-C reach a process: from its terminal, and also where tests run in the background, which ignore it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(

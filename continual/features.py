@@ -48,21 +48,16 @@ class FeatureMaker:
 
     def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
-        symmetry, weights = self.symmetry, None
+        trunk, symmetry = self.backbone.trunk, self.symmetry
         if symmetry is None:
             with self._autocast():
-                return self.backbone.trunk.features(images, adapters, **options)
+                return trunk.features(images, adapters, **options)
+        if isinstance(images, Tensor) and options.get("weights") is not None:  # the prefix is computed with them, too
+            return self._over_views(symmetry, images, lambda views: trunk.features(views, adapters, **options))
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
         with self._autocast():
-            if isinstance(images, Prefix):
-                views, weights = images.views, images.weights
-            elif options.get("weights") is None:
-                return self.features(self.prefix(images), adapters, **options)
-            else:  # the prefix too is computed with these weights
-                count = len(images)
-                images, weights = symmetry.look(self.backbone.trunk, images)
-                views = len(images) // count
-            found = self.backbone.trunk.features(images, adapters, **options)
-        return symmetry.mean(found, views, weights)
+            found = trunk.features(prefix, adapters, **options)
+        return symmetry.mean(found, prefix.views, prefix.weights)
 
     def features_and_some(self, prefix: Prefix, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D), and the mean of those of each image's first `views` views (B, D), from one pass."""
@@ -83,18 +78,27 @@ class FeatureMaker:
 
         Raises InputError for a symmetry that reads from features how a view counts.
         """
+
+        def tokens(views: Tensor) -> Tensor:
+            return self.backbone.trunk.block_tokens(views, blocks, patches=patches).flatten(1)
+
+        symmetry = self.symmetry
+        if symmetry is None:
+            with self._autocast():
+                return tokens(images)
+        if symmetry.reads_features:
+            raise InputError(
+                f"{symmetry.kind} reads from a ViT's last features how a view counts, and this method reads other "
+                "tokens: choose symmetry='frame'"
+            )
+        return self._over_views(symmetry, images, tokens)
+
+    def _over_views(self, symmetry: Symmetry, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
         with self._autocast():
-            trunk, symmetry = self.backbone.trunk, self.symmetry
-            if symmetry is None:
-                return trunk.block_tokens(images, blocks, patches=patches).flatten(1)
-            if symmetry.reads_features:
-                raise InputError(
-                    f"{symmetry.kind} reads from a ViT's last features how a view counts, and this method reads other "
-                    "tokens: choose symmetry='frame'"
-                )
-            views, weights = symmetry.look(trunk, images)
-            found = trunk.block_tokens(views, blocks, patches=patches).flatten(1)
-            return symmetry.mean(found, len(views) // len(images), weights)
+            views, weights = symmetry.look(self.backbone.trunk, images)
+            found = compute(views)
+        return symmetry.mean(found, len(views) // len(images), weights)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""

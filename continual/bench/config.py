@@ -84,7 +84,6 @@ class RunConfig(Strict):
     turned: list[str] = Field(
         [], description="groups (C4, D4, …): test images moved by random elements of each are answered as well"
     )
-
     train_turned: str | None = Field(
         None, description="a group: training images are in any position, each moved by an element drawn for it"
     )

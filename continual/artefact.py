@@ -19,7 +19,8 @@ from torch import Tensor
 from continual.errors import ModelFileError
 
 FORMAT = "equimos-model"
-VERSION = 1
+#: the newest format version, see docs/model_file.md; files of earlier ones are read
+VERSION = 2
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "method_state", "versions"})
 

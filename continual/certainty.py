@@ -106,7 +106,7 @@ def certainty(
     `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch.
     """
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
-    rows = torch.eye(width, dtype=sums.gram.dtype, device=sums.gram.device)
+    rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
         rows = (torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5).to(rows)
     drawn = torch.linalg.solve_triangular(system.lower, rows, upper=False, left=False)

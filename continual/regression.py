@@ -46,7 +46,7 @@ def unpack_sums(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the state's fields that `pack_sums` took apart."""
     certain = artefact.part(tensors, "certainty")
     return {
-        "sums": Sums(**artefact.part(tensors, "sums")),
+        "sums": Sums.restore(artefact.part(tensors, "sums")),
         "readout": Readout(**artefact.part(tensors, "readout")),
         "certainty": Certainty.restore(certain) if certain else None,
     }
@@ -74,8 +74,8 @@ class RegressionUpdate(Training[RegressionState]):
 class RegressionLearner(IncrementalLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers an image.
 
-    Memory is D'^2 + D' numbers, and 2 D' + 2 a class, in double precision, and for probabilities and unknown images
-    256 (D' + 1) in single (D' if that is fewer than 256) and 1,189.
+    Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 a class, in double precision, and for probabilities and unknown
+    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,189.
     """
 
     state_type = RegressionState

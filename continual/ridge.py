@@ -1,12 +1,13 @@
 """Ridge regression from running sums: exact on everything seen, with no image kept.
 
 For features x (D,) and one-hot labels y (C,), all that is remembered is n, sum x, sum x x^T, sum x y^T and
-the class counts; sums of two sets of images add up. Everything is float64.
+the class counts; sums of two sets of images add up. Everything is float64. As sum x x^T is symmetric, its lower
+triangle is kept alone: half of the memory, and of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ class Sums:
     """The sufficient statistics of ridge regression for D features and C classes."""
 
     total: Tensor  #: (D,), sum x
-    gram: Tensor  #: (D, D), sum x x^T
+    triangle: Tensor  #: (D (D + 1) / 2,), the lower triangle of sum x x^T, row by row
     targets: Tensor  #: (D, C), sum x y^T
     counts: Tensor  #: (C,), images of each class
 
@@ -32,7 +33,18 @@ class Sums:
         """Sum over features (n, D) with class indices (n,)."""
         x = features if features.device.type == "mps" else features.double()
         y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
-        return cls(x.sum(0), x.mT @ x, x.mT @ y, y.sum(0))
+        return cls(x.sum(0), _triangle(x.mT @ x), x.mT @ y, y.sum(0))
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor]) -> Sums:
+        """Rebuild what `tensors` gave; model files of format version 1 have the whole matrix, as `gram`."""
+        rest = dict(tensors)
+        return cls(triangle=_triangle(rest.pop("gram")), **rest) if "gram" in rest else cls(**rest)
+
+    def gram(self) -> Tensor:
+        """Return the lower triangle of sum x x^T as a matrix (D, D), zero above."""
+        width = len(self.total)
+        return self.triangle.new_zeros(width, width).masked_scatter_(_lower(self.total), self.triangle)
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets; the one with fewer classes has none of the others'."""
@@ -42,7 +54,7 @@ class Sums:
         pad = torch.nn.functional.pad
         return Sums(
             self.total + other.total,
-            self.gram + other.gram,
+            self.triangle + other.triangle,
             pad(self.targets, (0, extra)) + other.targets,
             pad(self.counts, (0, extra)) + other.counts,
         )
@@ -50,12 +62,12 @@ class Sums:
     def without(self, index: int) -> Sums:
         """Return the sums without one class: exactly so, but for its scatter around its mean.
 
-        That scatter lies in the Gram matrix, added to the others', and cannot be told from them any more.
+        That scatter lies in the sum of products, added to the others', and cannot be told from them any more.
         """
         own, count = self.targets[:, index], self.counts[index]
         return Sums(
             self.total - own,
-            self.gram - torch.outer(own, own) / count,
+            self.triangle - _triangle(torch.outer(own, own)) / count,
             without_row(self.targets, index, 1).contiguous(),
             without_row(self.counts, index),
         )
@@ -91,7 +103,7 @@ def solve(sums: Sums, strength: float, *, standardise: bool) -> Readout:
     x as it is. Without, b = 0, as in RanPAC: `W = (G + strength I)^-1 Q`.
     """
     if not standardise:
-        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram, strength))
+        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram(), strength))
         return Readout(weight.contiguous(), torch.zeros_like(sums.counts))
     return Standardised.of(sums, strength).solve(sums)
 
@@ -108,12 +120,12 @@ class Standardised:
     @classmethod
     def of(cls, sums: Sums, strength: float) -> Standardised:
         """Standardise the sums, and factor."""
-        count = sums.counts.sum()
+        count, gram = sums.counts.sum(), sums.gram()
         mean = sums.total / count
-        variance = (sums.gram.diagonal() / count - mean.square()).clamp(min=0)
+        variance = (gram.diagonal() / count - mean.square()).clamp(min=0)
         # A feature that never varied says nothing; it must not be divided by zero.
         deviation = torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
-        gram = (sums.gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+        gram = (gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
         return cls(mean, deviation, strength, _factor(gram, strength))
 
     def solve(self, sums: Sums) -> Readout:
@@ -123,8 +135,21 @@ class Standardised:
         return Readout(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
 
 
+def _lower(rows: Tensor) -> Tensor:
+    """Return which entries (n, n) of a matrix lie on or below its diagonal, for `rows` of length n."""
+    return torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).tril_()
+
+
+def _triangle(matrix: Tensor) -> Tensor:
+    """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
+    return matrix[_lower(matrix)]
+
+
 def _factor(gram: Tensor, strength: float) -> Tensor:
-    """Return the lower factor of gram + strength I; all nan if the strength is too little to make that regular."""
+    """Return the lower factor of gram + strength I; all nan if the strength is too little to make that regular.
+
+    Only the lower triangle of `gram` (D, D) is read.
+    """
     system = gram.clone()
     system.diagonal().add_(strength)
     lower, failed = torch.linalg.cholesky_ex(system)
@@ -151,7 +176,7 @@ def choose_strength(
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
     sums = Sums.of(features[kept], labels[kept], classes)
     sums = sums if before is None else sums.plus(before)
-    x = features[held].to(sums.gram.dtype)
+    x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
     errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in strengths}
     # A strength too weak to be solved with has the error nan.

@@ -11,7 +11,7 @@ from typing import Any
 from continual.bench import locks, model_file, options, versions
 from continual.bench.console import add_row, check_target, console, count, new_table, show, size, write_text
 from continual.bench.ledger import Ledger, meet
-from continual.bench.model_commands import images_in, load_learner
+from continual.bench.model_commands import changes, images_in, load_learner
 from continual.bench.progress import ProgressBars
 from continual.data import Label
 from continual.errors import InputError, nearest
@@ -62,9 +62,19 @@ def forget(model: Path, label: str, *, everywhere: bool, weights: Path | None, d
 
 
 def correct(
-    model: Path, images: Sequence[Path], label: str, *, weights: Path | None, device: str, workers: int
+    model: Path,
+    images: Sequence[Path],
+    label: str,
+    *,
+    settings: Sequence[str],
+    weights: Path | None,
+    device: str,
+    workers: int,
 ) -> None:
-    """Say that images are of a known class, and show what they are taken for before and after."""
+    """Say that images are of a known class, and show what they are taken for before and after.
+
+    `settings` are those of this computation; the model keeps its own.
+    """
     paths = [path for given in images for path in images_in(given)]
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
@@ -79,7 +89,7 @@ def correct(
             met = [replace(meet(path, truth, ledger), label=truth, held_out=False) for path in paths]
             return f"corrected {count(len(paths), 'image')} of {label}", ledger.with_images(met)
 
-        _edit(model, change, weights, device)
+        _edit(model, change, weights, device, settings=settings)
     table = new_table("file", "was", "is")
     for path, (truth, old, new) in zip(paths, said, strict=True):
         if old != truth or new != truth:
@@ -121,18 +131,21 @@ def _edit(
     weights: Path | None,
     device: str,
     clean: Callable[[], None] | None = None,
+    settings: Sequence[str] = (),
 ) -> None:
     """Change a model by a function that says what it did and what was met; the old file becomes an earlier version.
 
-    `clean` is called when that is done, before other processes may write.
+    `clean` is called when that is done, before other processes may write. `settings` hold for the change alone.
     """
     check_target(model)
     device_ = options.device(device)
     with locks.claimed(model):
         found = model_file.read(model)
-        learner = load_learner(found, weights, device_)
+        changed = changes(found, settings)
+        learner = load_learner(found, weights, device_).variant(**changed)
         try:
             event, ledger = change(learner, found.ledger)
+            learner = learner.variant(**found.header["settings"])
             versions.save(learner, model, event, embed_backbone=found.embedded, ledger=ledger, held=found.held)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{model} is as it was") from None

@@ -56,13 +56,13 @@ def words(duration: float) -> str:
     """Say how long that is, as well as it is known.
 
     >>> words(3), words(47), words(200), words(8000)
-    ('under 10 s', '50 s', '3 min', '2.2 h')
+    ('under 10 s', 'about 50 s', 'about 3 min', 'about 2.2 h')
     """
     if duration < 10:
         return "under 10 s"
     if duration < 95:
-        return f"{round(duration, -1):.0f} s"
-    return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
+        return f"about {round(duration, -1):.0f} s"
+    return f"about {duration / 60:.0f} min" if duration < 5400 else f"about {duration / 3600:.1f} h"
 
 
 def _alignment(learner: IncrementalLearner[Any]) -> float:

@@ -95,7 +95,7 @@ def learn(
         try:
             said.print(_heading(model, learner, labels))
             said.print("\n".join(plan.lines(known)))
-            said.print(f"time: about {estimate.words(estimate.seconds(learner, data, _answers(plan)))}")
+            said.print(f"time: {estimate.words(estimate.seconds(learner, data, _answers(plan)))}")
             if dry_run:
                 return True
             if not (yes or confirmed("Learn this?")):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from continual.bench.shared_options import Device, Json, Model, Weights, Workers
+from continual.bench.shared_options import Device, Json, Model, Set, Weights, Workers
 
 app = typer.Typer()
 
@@ -17,6 +17,7 @@ def correct(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images that were answered wrong.")],
     label: Annotated[str, typer.Option("--class", "-c", metavar="CLASS", help="What they are.")],
     model: Model,
+    set_: Set = None,
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -24,7 +25,7 @@ def correct(
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
     from continual.bench import edit_commands
 
-    edit_commands.correct(model, images, label, weights=weights, device=device, workers=workers)
+    edit_commands.correct(model, images, label, settings=set_ or (), weights=weights, device=device, workers=workers)
 
 
 @app.command()

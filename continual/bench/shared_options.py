@@ -19,7 +19,7 @@ ModelArg = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Answer with this setting now: eval_batch_size=16."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16."),
 ]
 Symmetry = Annotated[
     str | None,

@@ -55,7 +55,7 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
 
     The strength is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
     on its other four fifths, as in the published code. W is drawn from the seed, not stored. Memory is one
-    stack, L (2 r D + r + D) numbers, and in double precision M^2 + M, and 2 M + 2 a class.
+    stack, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 a class.
     """
 
     method = "ranpac"

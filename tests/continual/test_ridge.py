@@ -56,3 +56,15 @@ def test_fewer_than_five_images_are_enough(count: int) -> None:
     x, y = rows(count, 3, 1, 0)
     strength = choose_strength(None, x, y, 1, standardise=True, generator=torch.Generator())
     assert torch.isfinite(solve(Sums.of(x, y, 1), strength, standardise=True)(x)).all()
+
+
+def test_a_triangle_holds_all_of_the_products() -> None:
+    x, y = rows(12, 5, 3, 0)
+    sums = Sums.of(x, y, 3)
+    whole = x.double().mT @ x.double()
+    assert len(sums.triangle) == 15
+    assert torch.allclose(sums.gram() + sums.gram().tril(-1).mT, whole)
+    assert torch.equal(Sums.restore(sums.tensors()).gram(), sums.gram())
+    of_old = {**sums.tensors(), "gram": sums.gram()}
+    del of_old["triangle"]
+    assert torch.equal(Sums.restore(of_old).triangle, sums.triangle)

@@ -194,12 +194,37 @@ def test_a_disk_that_is_full_or_read_only(
     assert sorted(small_disk.parent.iterdir()) == there
 
 
+@pytest.mark.parametrize("state", ["full", "full, without links", "read-only"])
+def test_rollback_on_a_disk_that_is_full_or_read_only(
+    equimos: Equimos, small_disk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """A link to the earlier version takes no space, so a full disk is in the way only where there are no links."""
+    filler = small_disk.parent / "filler"
+    filler.unlink()
+    assert equimos("rename", "rose", "lily", "--model", small_disk).exit_code == 0
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk.parent).free))
+    now, there = small_disk.read_bytes(), sorted(small_disk.parent.rglob("*"))
+    if state == "full":
+        assert equimos("rollback", "--model", small_disk).exit_code == 0
+        assert small_disk.read_bytes() == model.read_bytes()
+        assert [version.number for version in versions.versions(small_disk)] == [1, 2]
+        return
+    if state == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", small_disk.parent], check=True)
+    else:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    line = refused(equimos("rollback", "--model", small_disk), "cannot write", small_disk.parent)
+    assert ("Read-only file system" if state == "read-only" else "No space left") in line
+    assert small_disk.read_bytes() == now
+    assert sorted(small_disk.parent.rglob("*")) == there
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_to_write(equimos: Equimos, model: Path, commands: dict[str, list[str]]) -> None:
     before = model.read_bytes()
     model.parent.chmod(0o555)
     try:
-        for words in commands.values():
+        for words in (*commands.values(), ["rollback"]):
             refused(equimos(*words, "--model", model), "cannot write in", "Permission denied")
     finally:
         model.parent.chmod(0o755)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import continual
 from continual import artefact
@@ -95,6 +96,20 @@ def test_corrections_say_what_they_changed(equimos: Equimos, model: Path, pictur
     said = done(equimos("correct", iris, "--class", truth, "-m", model))
     assert f"of 4 images answered {truth} now" in said
     assert continual.load(model).state.statistics[("rose", "tulip").index(truth)].count == 8
+
+
+def test_settings_of_a_correction_are_its_own(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    """Learned in another precision, to be kept with other numbers; the model answers in its own as before."""
+    iris, number = pictures("odd", ["iris"]) / "iris", ("rose", "tulip").index("tulip")
+    settings, means = continual.load(model).settings, []
+    for more in ((), ("--set", "precision=bfloat16", "--set", "eval_batch_size=2")):
+        done(equimos("correct", iris, "--class", "tulip", "-m", model, *more))
+        assert continual.load(model).settings == settings
+        means.append(continual.load(model).state.statistics[number].mean)
+        done(equimos("rollback", "-m", model, 1))
+    assert not torch.equal(*means)
+    torch.testing.assert_close(*means, rtol=0.1, atol=0.1)
+    refused(equimos("correct", iris, "--class", "tulip", "-m", model, "--set", "epochs=3"), "--set epochs")
 
 
 def test_mistakes_change_nothing(equimos: Equimos, model: Path, flowers: Path) -> None:

@@ -82,11 +82,13 @@ def forward_flops(vit: Any, adapters: int = 0) -> float:
 def pass_flops(vit: Any, adapters: int) -> tuple[float, float]:
     """Return the operations of MOS's first pass of an image and of each that follows.
 
-    The last block's MLP is run on one token; later passes share embedding, first attention and first MLP.
+    In the last block one token asks, the others are only looked at; later passes share embedding, first attention and
+    first MLP.
     """
     attention, mlp = _halves(vit)
     tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
-    first = forward_flops(vit, adapters) - mlp * (1 - 1 / tokens)
+    looked_at = 4.0 * tokens * vit.embed_dim**2  # keys and values
+    first = forward_flops(vit, adapters) - (mlp + attention - looked_at) * (1 - 1 / tokens)
     return first, first - _embedding(vit) - attention - mlp
 
 

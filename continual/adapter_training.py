@@ -69,6 +69,8 @@ class AdapterTraining(GradientTraining[S]):
         masks = None
         if self.noise is not None:
             masks = self.stack.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
+            if masks is not None:
+                masks[-1] = self.learner.backbone.trunk.read(masks[-1], prefix)
         features = self.single.features(
             prefix,
             self.stack.bind(masks),

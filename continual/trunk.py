@@ -20,9 +20,10 @@ from torch.func import functional_call
 from torch.utils import checkpoint as checkpoints
 
 from continual.adapters import Adapters
+from continual.attention import ALL, attend
 from continual.errors import BackboneError
 
-Attention = Callable[[Any, Tensor, Any], Tensor]
+Attention = Callable[[Any, Tensor, slice, Any], Tensor]
 MLP = Callable[[Any, Tensor], Tensor]
 
 
@@ -30,22 +31,22 @@ def _gain(gamma: Tensor | None, x: Tensor) -> Tensor:
     return x if gamma is None else gamma * x
 
 
-#: Block class -> (attention half: tokens, rope -> h; MLP half: h -> tokens without adapters)
+#: Block class -> (attention half: tokens, those to go on with, rope -> h; MLP half: h -> tokens without adapters)
 _HALVES: dict[type, tuple[Attention, MLP]] = {
     vision_transformer.Block: (
-        lambda b, x, _: x + b.ls1(b.attn(b.norm1(x))),
+        lambda b, x, read, _: x[:, read] + b.ls1(attend(b.attn, b.norm1(x), read)),
         lambda b, h: h + b.ls2(b.mlp(b.norm2(h))),
     ),
     vision_transformer.ResPostBlock: (
-        lambda b, x, _: x + b.norm1(b.attn(x)),
+        lambda b, x, read, _: x[:, read] + b.norm1(attend(b.attn, x, read)),
         lambda b, h: h + b.norm2(b.mlp(h)),
     ),
     eva.EvaBlock: (
-        lambda b, x, rope: x + _gain(b.gamma_1, b.attn(b.norm1(x), rope=rope)),
+        lambda b, x, read, rope: x[:, read] + _gain(b.gamma_1, attend(b.attn, b.norm1(x), read, rope)),
         lambda b, h: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
     ),
     eva.EvaBlockPostNorm: (
-        lambda b, x, rope: x + b.norm1(b.attn(x, rope=rope)),
+        lambda b, x, read, rope: x[:, read] + b.norm1(attend(b.attn, x, read, rope)),
         lambda b, h: h + b.norm2(b.mlp(h)),
     ),
 }
@@ -183,20 +184,20 @@ class FrozenViT(nn.Module):
         vit = self.vit
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
-        read, views = self._read(prefix), prefix.views
+        views, last = prefix.views, self.depth - 1
         tokens = prefix.h
         for index in range(self.depth):
-            h = _beside(run(self._attend, index, _apart(tokens, views), prefix.rope), views) if index else prefix.h
-            if index == self.depth - 1 and not torch.is_grad_enabled():
+            if index:
                 # After the last attention a token's feature is its own affair.
-                h = _beside(_apart(h, views)[:, read], views)
+                read = self._read(prefix) if index == last else ALL
+                h = _beside(run(self._attend, index, _apart(tokens, views), prefix.rope, read), views)
+            else:
+                h = self.read(prefix.h, prefix) if last == 0 else prefix.h
             known = prefix.first if index == 0 else None
             tokens = run(self._mlp, index, h) if known is None else known
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         tokens = _apart(vit.norm(tokens), views)
-        if torch.is_grad_enabled():
-            tokens = tokens[:, read]
         pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
@@ -221,19 +222,22 @@ class FrozenViT(nn.Module):
                 found.append(torch.stack(read, 1))
         return torch.stack(found, 1)
 
+    def read(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+        """Return of something of every token (B, m N, K) what belongs to those the features are made of."""
+        return _beside(_apart(tokens, prefix.views)[:, self._read(prefix)], prefix.views)
+
     def _read(self, prefix: Prefix) -> slice:
-        """Return which tokens the features are made of."""
         vit = self.vit
         if prefix.prompts:
             return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + prefix.prompts)
         plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
         return slice(0, 1) if plain and vit.global_pool == "token" else slice(None)
 
-    def _attend(self, index: int, tokens: Tensor, rope: Any) -> Tensor:
-        """Run one block's attention half."""
+    def _attend(self, index: int, tokens: Tensor, rope: Any, read: slice = ALL) -> Tensor:
+        """Run one block's attention half, for the tokens that are read."""
         block = self.vit.blocks[index]
         own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
-        return _HALVES[type(block)][0](block, tokens, own)
+        return _HALVES[type(block)][0](block, tokens, read, own)
 
     def _mlp(self, index: int, h: Tensor) -> Tensor:
         """Run one block's MLP half."""

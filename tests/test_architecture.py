@@ -32,6 +32,7 @@ FLOORS = {
             "settings",
             "state",
             "symmetry",
+            "attention",
             "trunk",
         ),
         1,
@@ -51,7 +52,7 @@ FLOORS = {
 #: Where a library may be imported; those that are not named, such as torch, may be everywhere.
 SEAMS = {
     "avalanche": ("continual.avalanche_", "continual.bench."),
-    "timm": ("continual.backbones", "continual.trunk", "continual.bench.equivariance.models"),
+    "timm": ("continual.attention", "continual.backbones", "continual.trunk", "continual.bench.equivariance.models"),
     "open_clip": ("continual.bench.equivariance.clip",),
     "equivariant": ("continual.symmetry", "continual.bench.symmetry", "continual.bench.equivariance", "equivariant"),
     "continual": ("continual",),

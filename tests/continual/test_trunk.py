@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip, norm before the blocks": ("vit_base_patch32_clip_224", {}),
     "siglip, attention pooling": ("vit_base_patch16_siglip_224", {}),
     "siglip, average pooling": ("vit_base_patch16_siglip_gap_224", {}),
+    "norms inside attention": ("vit_base_patch16_224", {"qk_norm": True, "scale_attn_norm": True}),
     "norm after each half": ("vit_base_patch16_224", {"block_fn": vision_transformer.ResPostBlock}),
     "eva02, rotary positions": ("eva02_tiny_patch14_224", {}),
     "eva, layer scale": ("eva_large_patch14_196", {"init_values": 0.1}),
@@ -92,19 +93,25 @@ def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tens
 def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
     vit: Any, images: Tensor, weights: dict[str, Tensor]
 ) -> None:
-    """Against the model's own forward, with hooks that put the adapters in from outside."""
-    adapters = shared(weights, 1.0)
-    with torch.no_grad():
-        ours = FrozenViT(vit).features(images, adapters)
-        plain = vit(images)
-        tokens: dict[int, Tensor] = {}
-        for index, block in enumerate(vit.blocks):
-            post_norm = isinstance(block, vision_transformer.ResPostBlock | eva.EvaBlockPostNorm)
-            reader = block.mlp if post_norm else block.norm2
-            reader.register_forward_pre_hook(lambda _, given, index=index: tokens.update({index: given[0]}))
-            block.register_forward_hook(lambda _, given, out, index=index: out + adapters(index, tokens[index]))
-        theirs = vit(images)
+    """Against the model's own forward, with hooks that put the adapters in from outside; the gradients as well."""
+    for tensor in weights.values():
+        tensor.requires_grad_()
+    adapters, probe = shared(weights, 1.0), torch.randn(3, 24, generator=generator(0, "probe"))
+    ours = FrozenViT(vit).features(images, adapters)
+    our_gradients = torch.autograd.grad((ours * probe).sum(), list(weights.values()))
+    plain = vit(images)
+    tokens: dict[int, Tensor] = {}
+    for index, block in enumerate(vit.blocks):
+        post_norm = isinstance(block, vision_transformer.ResPostBlock | eva.EvaBlockPostNorm)
+        reader = block.mlp if post_norm else block.norm2
+        reader.register_forward_pre_hook(lambda _, given, index=index: tokens.update({index: given[0]}))
+        block.register_forward_hook(lambda _, given, out, index=index: out + adapters(index, tokens[index]))
+    theirs = vit(images)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for mine, own in zip(
+        our_gradients, torch.autograd.grad((theirs * probe).sum(), list(weights.values())), strict=True
+    ):
+        torch.testing.assert_close(mine, own, rtol=1e-3, atol=1e-4)
     assert (ours - plain).abs().max() > 0.01
 
 
@@ -130,17 +137,20 @@ def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weig
     assert ran == [3, 3, 3]
 
 
-def test_tokens_that_nobody_reads_skip_the_last_mlp(images: Tensor, weights: dict[str, Tensor]) -> None:
-    """Without gradients; what is read stays as it is with them, where all tokens go through."""
-    for name, prompts, read in (("vit_base_patch16_224", 0, 1), ("vit_base_patch16_224", 2, 2)):
-        trunk, seen = FrozenViT(tiny(name)), []
-        trunk.vit.blocks[-1].mlp.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[1]))
-        tokens = torch.randn(3, prompts, 24, generator=generator(1)) if prompts else None
-        prefix = trunk.prefix(images, tokens)
-        with torch.no_grad():
-            cut = trunk.features(prefix, shared(weights, 0.1))
-        torch.testing.assert_close(cut, trunk.features(prefix, shared(weights, 0.1)), rtol=1e-5, atol=1e-6)
-        assert seen == [read, prefix.h.shape[1]]
+@pytest.mark.parametrize("prompts", [0, 2])
+def test_after_the_last_attention_only_tokens_that_are_read_go_on(prompts: int, images: Tensor) -> None:
+    trunk, seen = FrozenViT(tiny("vit_base_patch16_224")), []
+    vit: Any = trunk.vit
+    added = torch.randn(3, prompts, 24, generator=generator(1))
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    whole = vit.norm(vit.blocks(torch.cat([tokens[:, :1], added, tokens[:, 1:]], 1)))
+    expected = whole[:, 1:3].mean(1) if prompts else whole[:, 0]
+    vit.blocks[-1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            found = trunk.features(trunk.prefix(images, added if prompts else None))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert seen == [max(prompts, 1)] * 2
 
 
 def test_it_is_frozen_and_stays_in_evaluation_mode(images: Tensor, weights: dict[str, Tensor]) -> None:

@@ -58,6 +58,12 @@ class Certainty:
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
         return (t / self.temperature).softmax(-1), familiarity(self.strangeness.to(values), -t.amax(-1))
 
+    def mean_leverage(self, sums: Sums) -> Tensor:
+        """Return the mean leverage () of the images in the sums."""
+        count, weight, bias = sums.counts.sum(), self.errors.weight.to(sums.total), self.errors.bias.to(sums.total)
+        squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
+        return squares / count + bias.square().sum() + self.share
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to be stored, for `restore`."""
         own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -29,7 +29,7 @@ from continual.feature_cache import FeatureCache
 from continual.features import FeatureMaker
 from continual.images import list_folder
 from continual.settings import Settings, make
-from continual.state import Prediction, S, Scores, State
+from continual.state import Imagining, Prediction, S, Scores, State
 from continual.training import Checkpoints, Progress, Training, run
 
 
@@ -278,10 +278,10 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         common = State(**known, fitted=artefact.part(own, "fitted"))
         self.state = self.unpack(common, own, values["method_state"])
 
-    def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor | None:
-        """Return answers, class indices (count,), for features drawn from what is remembered of one class.
+    def imagining(self, after: Self) -> Imagining | None:
+        """Return what tells how images of a class would be answered by this learner, and by what it became, `after`.
 
-        None for methods that remember no distribution of features that stays true.
+        They are drawn from what this one remembers. None for methods that remember nothing that stays true.
         """
         return None
 

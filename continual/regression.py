@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from continual import artefact
@@ -14,9 +16,11 @@ from continual.certainty import Certainty, certainty
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
+from continual.left_out import drawing
+from continual.retrieval import cosine_scores
 from continual.ridge import Readout, Standardised, Sums
 from continual.seeding import generator
-from continual.state import Scores, State, replace_state
+from continual.state import Imagining, Scores, State, replace_state
 from continual.training import Progress, Training
 
 
@@ -27,6 +31,14 @@ class RegressionState(State):
     sums: Sums | None = None
     readout: Readout | None = None
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
+
+    @cached_property
+    def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (D',) and deviation (D',) of all features, and the classes' means of standardised ones (C, D')."""
+        assert self.sums is not None
+        mean, deviation = self.sums.moments()
+        centres = (self.sums.targets / self.sums.counts - mean[:, None]) / deviation[:, None]
+        return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
     def own_without(self, index: int) -> dict[str, Any]:
         """Leave out the class's score and its part of the sums, see `Sums.without`; the others' scores stay."""
@@ -94,12 +106,39 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         return RegressionUpdate(self, data)
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values, which only ranks, and what they are worth."""
+        """Return the softmax of the regression's values, which only ranks, and what they are worth.
+
+        The similarity is that of standardised features to the classes' means.
+        """
         assert self.state.readout is not None
         features, certain = self.regressors(images, cache), self.state.certainty
         values = self.state.readout(features)
         probabilities, familiarity = (None, None) if certain is None else certain.judge(values, features)
-        return Scores(values.softmax(-1), probabilities=probabilities, familiarity=familiarity)
+        mean, deviation, centres = self.state.prototypes
+        return Scores(
+            values.softmax(-1),
+            probabilities=probabilities,
+            familiarity=familiarity,
+            similarity=cosine_scores((features - mean) / deviation, centres),
+        )
+
+    def imagining(self, after: Self) -> Imagining | None:
+        """Draw values from the sums, as of images that were left out: see `continual.left_out`."""
+        sums = self.state.sums
+        if sums is None or self.symmetry is not None:
+            return None
+        maps = []
+        for state in (self.state, after.state):
+            if state.readout is None or state.certainty is None:
+                return None
+            maps.append((state.readout, state.certainty.mean_leverage(sums)))
+        values = drawing(sums, maps)
+
+        def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+            was, now = values(index, count, draw)
+            return was.argmax(-1), now.argmax(-1)
+
+        return answers
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self.state.pack_sums(), {}

@@ -42,9 +42,12 @@ class Sums:
         return cls(triangle=_triangle(rest.pop("gram")), **rest) if "gram" in rest else cls(**rest)
 
     def gram(self) -> Tensor:
-        """Return the lower triangle of sum x x^T as a matrix (D, D), zero above."""
-        width = len(self.total)
-        return self.triangle.new_zeros(width, width).masked_scatter_(_lower(self.total), self.triangle)
+        """Return sum x x^T (D, D)."""
+        width, lower = len(self.total), _lower(self.total)
+        whole = self.triangle.new_empty(width, width)
+        for half in (whole, whole.mT):
+            half.masked_scatter_(lower, self.triangle)
+        return whole
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets; the one with fewer classes has none of the others'."""
@@ -58,6 +61,14 @@ class Sums:
             pad(self.targets, (0, extra)) + other.targets,
             pad(self.counts, (0, extra)) + other.counts,
         )
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the mean (D,) and the deviation (D,) of all images; 1 for a feature that never varied."""
+        count, ends = self.counts.sum(), torch.arange(len(self.total), device=self.total.device)
+        mean, squares = self.total / count, self.triangle[ends * (ends + 3) // 2] / count
+        variance = (squares - mean.square()).clamp(min=0)
+        # A feature that never varied says nothing; it must not be divided by zero.
+        return mean, torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
 
     def without(self, index: int) -> Sums:
         """Return the sums without one class: exactly so, but for its scatter around its mean.
@@ -120,12 +131,8 @@ class Standardised:
     @classmethod
     def of(cls, sums: Sums, strength: float) -> Standardised:
         """Standardise the sums, and factor."""
-        count, gram = sums.counts.sum(), sums.gram()
-        mean = sums.total / count
-        variance = (gram.diagonal() / count - mean.square()).clamp(min=0)
-        # A feature that never varied says nothing; it must not be divided by zero.
-        deviation = torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
-        gram = (gram - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+        mean, deviation = sums.moments()
+        gram = (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
         return cls(mean, deviation, strength, _factor(gram, strength))
 
     def solve(self, sums: Sums) -> Readout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
@@ -46,6 +46,9 @@ class State:
 
 S = TypeVar("S", bound=State)
 
+#: of a class's index, a number of draws, and a generator: answers of before and after, class indices (count,)
+Imagining = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -59,7 +62,7 @@ class Prediction:
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
     probabilities: Tensor | None = None  #: (B, C), calibrated, see `continual.unknowns` and `continual.certainty`
     familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
-    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: under the first stack)
+    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
 
 

@@ -72,7 +72,7 @@ def consolidate(model: Path, out: Path, *, images: Path | None, yes: bool, weigh
     learner = load_learner(found, weights, options.device(device))
     if not isinstance(learner, MOSLearner):
         raise InputError(
-            f"consolidate is for models of method mos; one of {learner.method} answers in one pass already"
+            f"consolidate is for models of method mos: one of {learner.method} has no stacks to make one of"
         )
     single = consolidation.consolidated(learner)
     guess = consolidation.estimate(learner, single)

@@ -92,7 +92,7 @@ class Review:
             mean = sum(self.imagined.values()) / len(self.imagined)
             out.print(
                 f"no held-out image is here of {count(len(self.imagined), 'class')} known before; by their statistics "
-                f"about {mean:.1%} of the answers broke, if images find their stack as before"
+                f"about {mean:.1%} of the answers broke (an estimate)"
             )
             table = new_table("class", "is now taken for", "share lost, by statistics")
             for (truth, answer), n in self.lost_to.most_common(SHOWN):
@@ -102,7 +102,10 @@ class Review:
                 show(table, stderr=True)
         if self.blind:
             blind = count(len(self.blind), "class")
-            out.print(f"nothing can be said of {blind} known before: no held-out image is here")
+            out.print(
+                f"nothing can be said of {blind} known before: no held-out image is here. With methods whose features "
+                "never change, --keep-held-out 10 keeps some of those to judge by"
+            )
 
     def _right(self, rows: Sequence[int]) -> str:
         right = sum(self.new[i] == self.truth[i] for i in rows)
@@ -122,8 +125,8 @@ def review(
     """Ask both models about held-out images, and about features of classes of which none is here.
 
     Of images that are `gone`, and whose classes the `ledger` knows, features may have been kept. For classes of which
-    there is neither, the same features are drawn for both models. They lie where the class's own images were trained
-    to lie, so that real images fare worse.
+    there is neither, the same answers are drawn for both models, see `IncrementalLearner.imagining`. Those of MOS are
+    for features that lie where the class's own images were trained to lie: real images fare worse.
     """
     found, cache = Review(), FeatureCache()
     paths, known = [path for path, _ in held_out], set(before.classes)
@@ -140,16 +143,13 @@ def review(
         found.truth += gone.labels(ledger)
         found.old += gone.answers(before)
         found.new += gone.answers(after)
-    for index, label in enumerate(before.classes):
-        if label in found.truth:
-            continue
-        was, now = (
-            learner.imagined(index, DRAWN, generator(0, "review", index, device=learner.device))
-            for learner in (before, after)
-        )
-        if was is None or now is None:
+    rest = [(index, label) for index, label in enumerate(before.classes) if label not in found.truth]
+    imagining = before.imagining(after) if rest else None
+    for index, label in rest:
+        if imagining is None:
             found.blind.append(label)
             continue
+        was, now = imagining(index, DRAWN, generator(0, "review", index, device=before.device))
         lost = (was == index) & (now != index)
         found.imagined[label] = float(lost.float().mean())
         found.lost_to.update((label, after.classes[answer]) for answer in now[lost].tolist())

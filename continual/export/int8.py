@@ -37,6 +37,7 @@ def quantised(model: Any) -> Any:
         bare.CopyFrom(model)
         # What the exporter noted of shapes inside does not always agree with what onnx infers, and need not be known.
         del bare.graph.value_info[:]
+        _transpose_weights(bare.graph)
         onnx.save(bare, plain)
         chatty = logging.getLogger()
         before = chatty.level
@@ -53,7 +54,29 @@ def quantised(model: Any) -> Any:
             )
         finally:
             chatty.setLevel(before)
-        return onnx.load(small)
+        made = onnx.load(small)
+    done = sum(node.op_type == "MatMulInteger" for node in _nodes(made.graph))
+    if done < len(names):
+        raise InputError(
+            f"has {len(names)} linear layers of a frozen backbone, of which {done} could be written in 8 bits"
+        )
+    return made
+
+
+def _transpose_weights(graph: Any) -> None:
+    """Put transposed weights in the place of the nodes that transpose them.
+
+    The exporter does so itself, but not for weights that are used more than once, for an image and its mirror image.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        (order,) = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
+        values = onnx.numpy_helper.to_array(weights[node.input[0]])
+        graph.initializer.append(onnx.numpy_helper.from_array(values.transpose(order).copy(), node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    for name in weights.keys() - used:
+        graph.initializer.remove(weights[name])
 
 
 def _is_linear(scopes: str) -> bool:

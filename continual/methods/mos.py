@@ -8,7 +8,7 @@ stack is found by self-refined retrieval.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -32,7 +32,7 @@ from continual.retrieval import Answering, cosine_scores, ensemble
 from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.stack_features import StackFeatures
-from continual.state import Scores, State
+from continual.state import Imagining, Scores, State
 from continual.training import Output, Progress
 from continual.trunk import Prefix
 from continual.unknowns import judge
@@ -220,8 +220,16 @@ class MOSLearner(IncrementalLearner[MOSState]):
             state.foretellings[key] = made, enough
         return state.foretellings[key]
 
-    def imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor:
-        """Ask the head about a class as remembered under its own stack, which retrieval is trusted to find."""
+    def imagining(self, after: Self) -> Imagining:
+        """Ask the heads about a class as remembered under its own stack, which retrieval is trusted to find."""
+
+        def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+            again = draw.clone_state()
+            return self._imagined(index, count, draw), after._imagined(index, count, again)
+
+        return answers
+
+    def _imagined(self, index: int, count: int, draw: torch.Generator) -> Tensor:
         assert self.state.head is not None
         sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
         return linear(sampler.draw(count, draw), *self.state.head).argmax(-1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from torch.nn.functional import layer_norm, one_hot
+from torch.nn.functional import cosine_similarity, layer_norm, one_hot
 
 from continual.backbones import Backbone
 from continual.methods.strata import StrataLearner
@@ -51,7 +51,12 @@ def test_it_is_ridge_regression_on_tokens_of_both_views(
     model = Ridge(alpha=x.shape[1] / 3).fit(((x - mean) / deviation).numpy(), one_hot(labels).double().numpy())
     test = blobs([0, 1, 2], 3, seed=1)[0]
     expected = torch.from_numpy(model.predict(((regressors(test) - mean) / deviation).numpy())).softmax(1)
-    assert torch.allclose(learner.predict(test).scores.double(), expected, atol=1e-5)
+    found = learner.predict(test)
+    assert torch.allclose(found.scores.double(), expected, atol=1e-5)
+    centres = torch.stack([((x - mean) / deviation)[labels == c].mean(0) for c in range(3)])
+    cosines = cosine_similarity(((regressors(test) - mean) / deviation)[:, None], centres[None], dim=-1)
+    assert found.similarity is not None
+    assert torch.allclose(found.similarity.double(), cosines, atol=1e-4)
 
 
 def test_an_image_and_its_mirror_image_get_the_same_scores(backbone: Backbone, blobs: Any) -> None:

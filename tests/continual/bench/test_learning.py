@@ -16,6 +16,7 @@ import torch
 import continual
 from continual.bench import console, learning, model_file, versions
 from continual.bench.review import Review
+from continual.methods import RECOMMENDED
 from continual.methods.mos import MOSLearner
 from tests.continual.bench.refusals import refused
 
@@ -162,6 +163,25 @@ def test_classes_without_images_are_judged_by_their_statistics(
 ) -> None:
     result = equimos("learn", "--yes", "-i", pictures("more", ["iris"], 5), "-m", model)
     assert "no held-out image is here of 2 classes known before; by their statistics about" in result.stderr
+
+
+def test_the_default_method_judges_classes_whose_images_are_gone(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    """From its sums, also for --max-flips; a method that keeps no such thing says what would."""
+    months = [pictures("first", ["rose", "tulip"]), pictures("second", ["iris", "lily", "aster"])]
+    for method in (RECOMMENDED, "simple_cil"):
+        model = tmp_path / f"{method}.safetensors"
+        words = ("-m", model, "--yes", "--hold-out", 0)
+        assert equimos("learn", "-i", months[0], "--weights", weights, "--method", method, *words).exit_code == 0
+        result = equimos("learn", "-i", months[1], "--max-flips", 1, *words)
+        if method == RECOMMENDED:
+            assert result.exit_code == 0
+            assert "of 2 classes known before; by their statistics about" in result.stderr
+        else:
+            assert result.exit_code == 1
+            assert "nothing can be said of 2 classes known before" in result.stderr
+            assert "--keep-held-out 10" in result.stderr
 
 
 def test_a_review_counts() -> None:

@@ -230,16 +230,29 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_backbone_in_8_bits_is_smaller_and_says_what_it_costs(mos: Learner, tmp_path: Path, exported: Path) -> None:
+@pytest.mark.parametrize("name", ["mos", "strata"])
+def test_a_backbone_in_8_bits_is_smaller_and_says_what_it_costs(
+    name: str, mos: Learner, tmp_path: Path, exported: Path
+) -> None:
+    """Every linear layer of the two blocks, of MOS in its two graphs, of strata for both views of an image."""
+    learner = mos
+    if name == "strata":
+        learner, exported = learned("strata", backbone=tiny_backbone()), tmp_path / "strata.onnx"
+        writing.export_onnx(learner, exported)
     plain = onnx.load(exported)
     small = int8.quantised(plain)
     onnx.save(small, tmp_path / "small.onnx")
     kinds = [node.op_type for node in int8._nodes(small.graph)]
-    assert kinds.count("MatMulInteger") == 8  # qkv, projection and two of the MLP, in two blocks
-    assert (tmp_path / "small.onnx").stat().st_size < exported.stat().st_size
-    found = writing.compare(writing.exact(mos), Runner(tmp_path / "small.onnx"), writing.made_up(16))
+    assert kinds.count("MatMulInteger") == {"mos": 8, "strata": 16}[name]
+    weights = 2 * 12 * 32 * 32  # qkv, projection and two of the MLP, in two blocks; three bytes of four are saved
+    saved = exported.stat().st_size - (tmp_path / "small.onnx").stat().st_size
+    assert 0.8 * 3 * weights < saved
+    found = writing.compare(writing.exact(learner), Runner(tmp_path / "small.onnx"), writing.made_up(16))
     assert 0 < found.largest < 0.5
     assert all(value > 0 for value in int8.milliseconds(Runner(exported), Runner(tmp_path / "small.onnx"), rounds=3))
+
+
+def test_a_graph_without_linear_layers_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer"):
         int8.quantised(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])))
 

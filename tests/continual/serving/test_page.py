@@ -123,5 +123,6 @@ def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Pa
         assert f"probability {100 * expected['probability']:.1f} %" in text
         assert page.inner_text(".flag").startswith("unknown")
         assert "stack" not in text
-        assert "prototypes" not in text
+        near = expected["nearest"][0]
+        assert f"{near['class']}\n{near['similarity']:.3f}" in text
         assert page.inner_text("#model") == "strata, 5 classes"

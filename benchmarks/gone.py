@@ -1,0 +1,91 @@
+"""What an experience breaks in classes whose images are gone: the estimate of `equimos learn`, and the truth.
+
+    python benchmarks/gone.py --images DIR --weights FILE --out results.json
+
+`DIR` holds train/CLASS and test/CLASS; classes are halved and drawn as in benchmarks/unknowns.py. After each
+experience, the share of answers that were right and are not any more is told for all earlier classes, from what the
+model remembers alone (`IncrementalLearner.imagining`) and on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from unknowns import files
+
+import continual
+from continual.backbones import Backbone
+from continual.bench.review import DRAWN
+from continual.feature_cache import FeatureCache
+from continual.seeding import generator
+
+
+def stream(
+    asked: argparse.Namespace, backbone: Backbone, names: list[str], cache: FeatureCache, per_class: int, seed: int
+) -> list[dict[str, Any]]:
+    """Learn all experiences, and return a record of each but the first, shares in percent."""
+    order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
+    learner: Any = continual.method(asked.method)(backbone, precision="bfloat16", seed=seed)
+    records = []
+    for known, upto in pairwise(range(0, len(order) + 1, asked.size)):
+        before = learner.variant()
+        learner.learn(*files(asked.images / "train", order[known:upto], per_class))
+        if not known:
+            continue
+        paths, labels = files(asked.images / "test", order[:known], asked.test)
+        truth = before.indices(labels)
+        real = [learner.indices(one.predict(paths, cache=cache).labels) for one in (before, learner)]
+        imagining = before.imagining(learner)
+        assert imagining is not None
+        drawn = [imagining(index, DRAWN, generator(0, "review", index)) for index in range(known)]
+        own = torch.arange(known).repeat_interleave(DRAWN)
+        told = [torch.cat([answers[side] for answers in drawn]) for side in (0, 1)]
+        found: dict[str, Any] = {"per_class": per_class, "seed": seed, "classes": known}
+        for name, (was, now), right in (("real", real, truth), ("told", told, own)):
+            found[f"{name} right"] = 100 * float((was == right).double().mean())
+            found[f"{name} lost"] = 100 * float(((was == right) & (now != right)).double().mean())
+        records.append({**found, "method": asked.method, "half": asked.half, "pixels": asked.pixels})
+    return records
+
+
+def main() -> None:
+    """Write all records, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
+    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
+    parser.add_argument("--pixels", type=int, default=98)
+    parser.add_argument("--half", choices=("tune", "report"), default="report")
+    parser.add_argument("--method", choices=("strata", "ridge"), default="strata")
+    parser.add_argument("--size", type=int, default=5, help="classes an experience")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[20, 5], help="training images a class")
+    parser.add_argument("--test", type=int, default=25, help="test images a class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+
+    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
+    order, middle = np.random.RandomState(0).permutation(len(names)), len(names) // 2
+    half = [names[i] for i in (order[:middle] if asked.half == "tune" else order[middle:])]
+    backbone = continual.load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
+    records, cache = [], FeatureCache()
+    for per_class, seed in product(asked.per_class, asked.seeds):
+        records += stream(asked, backbone, half, cache, per_class, seed)
+        asked.out.write_text(json.dumps(records, indent=1) + "\n")
+    print("| images a class | classes before | broke [%] | as told [%] | right before [%] | as told [%] |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    for key in sorted({(r["per_class"], r["classes"]) for r in records}, key=lambda key: (-key[0], key[1])):
+        own = [r for r in records if (r["per_class"], r["classes"]) == key]
+        columns = [[r[name] for r in own] for name in ("real lost", "told lost", "real right", "told right")]
+        shown = [f"{statistics.mean(c):.1f}" + (f" ± {statistics.stdev(c):.1f}" if len(c) > 1 else "") for c in columns]
+        print(f"| {key[0]} | {key[1]} | {' | '.join(shown)} |")
+
+
+if __name__ == "__main__":
+    main()

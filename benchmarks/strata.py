@@ -52,7 +52,7 @@ def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for batch, _ in evaluation_loader(images, 50):
             found.append(torch.stack([trunk.block_tokens(view, 6) for view in (batch, batch.flip(-1))], 1))
-    return torch.cat(found).half()
+    return torch.cat(found).half().unflatten(2, (min(6, trunk.depth), -1, trunk.width))
 
 
 def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float) -> Tensor:

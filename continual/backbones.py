@@ -1,9 +1,10 @@
-"""Pretrained timm ViTs by full tag or from a local file, with their provenance and preprocessing."""
+"""Pretrained timm networks by full tag or from a local file, with their provenance and preprocessing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
-from timm.models import get_pretrained_cfg_value, is_model, load_state_dict
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.layers import to_2tuple
+from timm.models import eva, get_pretrained_cfg_value, is_model, load_state_dict, vision_transformer
 from torch import Tensor, nn
 
+from continual.convnet import FrozenConvNet
 from continual.errors import BackboneError, nearest
+from continual.frozen import Frozen
 from continual.preprocessing import Preprocessing
 from continual.seeding import seeded
 from continual.trunk import FrozenViT
@@ -28,9 +31,9 @@ from continual.trunk import FrozenViT
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen ViT, where it came from, and how images are prepared for it."""
+    """A frozen network, where it came from, and how images are prepared for it."""
 
-    trunk: FrozenViT
+    trunk: Frozen
     name: str  #: timm's name; a full tag such as 'vit_base_patch16_224.augreg_in21k' for hub weights
     model_args: Mapping[str, Any]
     preprocessing: Preprocessing
@@ -38,7 +41,7 @@ class Backbone:
     sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.trunk.vit))
+        object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.trunk.network))
 
     @property
     def width(self) -> int:
@@ -47,7 +50,7 @@ class Backbone:
 
     @property
     def depth(self) -> int:
-        """L, the number of blocks."""
+        """L, the number of blocks, or of a CNN's stages."""
         return self.trunk.depth
 
     def describe(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
       `.safetensors`, `.npz` (timm's JAX layout or plain arrays) or `.pth` file (weights only, never code).
       A safetensors file may carry the name (`timm`) and model arguments (`depth`, ...) as metadata; those
       given here come first.
+    - `load_backbone("tf_efficientnet_lite0.in1k", img_size=128)` makes a CNN, which takes images of any size.
 
     `options` named like a field of `Preprocessing` (`mean`, `std`, `crop_pct`, `interpolation`,
     `crop_scale`, `mirror`) change the preprocessing; the others (`img_size`, `depth`, ...) go to timm.
@@ -105,20 +109,24 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
 
 
 def assemble(
-    vit: nn.Module,
+    network: nn.Module,
     name: str,
     model_args: Mapping[str, Any] | None = None,
     *,
     weights_file: str | None = None,
     **preprocessing: Any,
 ) -> Backbone:
-    """Freeze a ViT you already have, and drop its classifier; `name` is timm's name for its architecture.
+    """Freeze a network you already have, and drop its classifier; `name` is timm's name for its architecture.
 
-    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed.
+    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed. A CNN is given
+    images of the size `img_size` of its `model_args`, or of the one timm knows for it.
     """
-    trunk = FrozenViT(vit)
-    trunk.vit.reset_classifier(0)
-    config = resolve_model_data_config(vit)
+    config = resolve_model_data_config(network)
+    trunk: Frozen
+    if isinstance(network, vision_transformer.VisionTransformer | eva.Eva):
+        trunk = FrozenViT(network)
+    else:
+        trunk = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
     prepared = Preprocessing(
         size=trunk.image_size,
         mean=tuple(config["mean"]),
@@ -170,12 +178,23 @@ def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
     """
     architecture = name.split(".")[0]
     if not is_model(architecture):
-        raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models('*vit*'))}")
+        raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models())}")
     try:
-        vit = timm.create_model(name, pretrained=False, **{"num_classes": 0, **model_args})
+        return _made(name, model_args, pretrained=False)
     except (TypeError, RuntimeError, ValueError, AssertionError) as error:
         raise BackboneError(f"timm cannot make {name!r} with {dict(model_args)}: {error}") from error
-    return vit.float()
+
+
+def _made(name: str, model_args: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    arguments = {"num_classes": 0, **model_args}
+    try:
+        return timm.create_model(name, pretrained, **arguments).float()
+    except TypeError as error:
+        # Convolutions take images of any size, and most CNNs no such argument.
+        if "'img_size'" not in str(error):
+            raise
+    del arguments["img_size"]
+    return timm.create_model(name, pretrained, **arguments).float()
 
 
 def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
@@ -183,7 +202,7 @@ def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
     check_tag(name)
     create(name, model_args)  # wrong names and arguments fail here, before any download
     try:
-        return timm.create_model(name, pretrained=True, **{"num_classes": 0, **model_args}).float()
+        return _made(name, model_args, pretrained=True)
     except Exception as error:  # every hub, proxy and cache has exceptions of its own
         repository = get_pretrained_cfg_value(name, "hf_hub_id") or "the hub"
         raise BackboneError(
@@ -247,21 +266,22 @@ def fill(
     state: dict[str, Tensor] | None,
     path: Path,
     name: str,
-    convert: Callable[..., Mapping[str, Tensor]] = checkpoint_filter_fn,
+    convert: Callable[..., Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Load a local state into a model: everything but a classification head must fit, or BackboneError is raised.
 
-    `convert(state, model)` knows the layouts in which such states are found.
+    `convert(state, model)` knows the layouts in which such states are found; by default timm's own for the model.
     """
+    layouts: Any = convert or getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", lambda state, _: state)
     try:
         if state is None:
             vit.load_pretrained(str(path))
             return
-        state = {k: v.float() if v.is_floating_point() else v for k, v in convert(state, vit).items()}
+        state = {k: v.float() if v.is_floating_point() else v for k, v in layouts(state, vit).items()}
     except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError) as error:
         raise BackboneError(f"{path} does not fit {name!r}: {type(error).__name__} {error}") from error
     own = vit.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc.", "classifier."))}
     problems = [f"{k} is missing" for k in own if k not in state]
     problems += [f"{k} is not part of the model" for k in state if k not in own]
     problems += [

@@ -52,7 +52,7 @@ class FeatureMaker:
         if symmetry is None:
             with self._autocast():
                 return trunk.features(images, adapters, **options)
-        if isinstance(images, Tensor) and options.get("weights") is not None:  # the prefix is computed with them, too
+        if isinstance(images, Tensor) and adapters is None:
             return self._over_views(symmetry, images, lambda views: trunk.features(views, adapters, **options))
         prefix = images if isinstance(images, Prefix) else self.prefix(images)
         with self._autocast():
@@ -74,13 +74,13 @@ class FeatureMaker:
             return self.symmetry.describe(self.backbone.trunk, views)
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
-        """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenViT.block_tokens`.
+        """Return what the last blocks say of prepared images, side by side (B, D'); see `Frozen.block_tokens`.
 
         Raises InputError for a symmetry that reads from features how a view counts.
         """
 
         def tokens(views: Tensor) -> Tensor:
-            return self.backbone.trunk.block_tokens(views, blocks, patches=patches).flatten(1)
+            return self.backbone.trunk.block_tokens(views, blocks, patches=patches)
 
         symmetry = self.symmetry
         if symmetry is None:
@@ -88,7 +88,7 @@ class FeatureMaker:
                 return tokens(images)
         if symmetry.reads_features:
             raise InputError(
-                f"{symmetry.kind} reads from a ViT's last features how a view counts, and this method reads other "
+                f"{symmetry.kind} reads from a backbone's last features how a view counts, and this method reads other "
                 "tokens: choose symmetry='frame'"
             )
         return self._over_views(symmetry, images, tokens)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +16,7 @@ from continual.feature_cache import FeatureCache
 from continual.learner import IncrementalLearner
 from continual.settings import AdapterSettings, Settings
 from continual.state import State
-from continual.training import Progress
+from continual.training import Training
 
 
 class FirstStackSettings(AdapterSettings):
@@ -33,7 +32,7 @@ class FirstStackSettings(AdapterSettings):
 
 @dataclass(frozen=True)
 class FirstStackState(State):
-    """The stack of the first experience."""
+    """The stack of the first experience, with no weights in it if none was trained."""
 
     stack: StackWeights | None = None
 
@@ -54,15 +53,6 @@ class FirstStackTraining(PrototypeAdapterTraining[F]):
         """Return the first experience's stack, as it is kept for good."""
         return self.before.stack or self.stack.frozen()
 
-    def collect(self, compute: Callable[[Tensor], Tensor], progress: Progress | None) -> tuple[Tensor, Tensor]:
-        """Return `compute(images)` (n, D') over the experience, and class indices (n,)."""
-
-        def one(images: Tensor, _: Sequence[Any]) -> Sequence[Tensor]:
-            return [compute(images)]
-
-        (features,), targets = self.extract(one, progress)
-        return features, targets
-
 
 class FirstStackLearner(IncrementalLearner[F]):
     """A learner whose only stack is the first experience's."""
@@ -70,11 +60,11 @@ class FirstStackLearner(IncrementalLearner[F]):
     settings_type: ClassVar[type[Settings]] = FirstStackSettings
 
     @abstractmethod
-    def begin(self, data: ExperienceData) -> FirstStackTraining[F]: ...
+    def begin(self, data: ExperienceData) -> Training[F]: ...
 
     def adapted_features(self, images: Tensor, stack: StackWeights, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) under the first stack, from `cache` where it has them."""
-        adapters = shared(stack, self.settings.adapter_scale)
+        adapters = shared(stack, self.settings.adapter_scale) if stack else None
         if cache is None:
             return self.features(images, adapters)
         return cache.features(images, ["first stack"] * len(images), lambda rows: self.features(images[rows], adapters))

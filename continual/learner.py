@@ -51,6 +51,7 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     probabilities: ClassVar[bool] = True  #: False if `scores` only rank: a softmax of cosines or of regression values
     #: True if answers follow from features that no later experience changes, and that a `FeatureCache` holds
     fixed_features: ClassVar[bool] = False
+    any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
     settings_type: ClassVar[type[Settings]] = Settings
     state_type: ClassVar[type[State]]
 
@@ -62,6 +63,8 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         preset: str | None = None,
         **settings: Any,
     ) -> None:
+        if not self.any_backbone:
+            backbone.trunk.check_has_blocks(self.method)
         self.backbone = backbone
         self.settings: Any = make(self.settings_type, preset, **settings)
         self.state: S = self.state_type()  # type: ignore[assignment]
@@ -231,7 +234,7 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         }
         tensors = artefact.join("state", tensors) | artefact.join("seen", seen or {})
         if embed_backbone:
-            tensors |= artefact.join("backbone", self.backbone.trunk.vit.state_dict())
+            tensors |= artefact.join("backbone", self.backbone.trunk.network.state_dict())
         artefact.write(path, tensors, header)
 
     @classmethod

@@ -27,13 +27,13 @@ from equivariant.orbits import orbit
 from equivariant.selection import best, default_tolerance, top
 
 if TYPE_CHECKING:
-    from continual.trunk import FrozenViT
+    from continual.frozen import Frozen
 
 #: These look at all views; how a view counts is read from its features.
 _READ = ("lambda_equitune", "equizero")
 #: These choose views before the whole network runs; what they read is fitted to the first experience's images.
 _CHOSEN = ("canonicaliser", "pruned_orbit")
-#: After how many blocks `pruned_orbit` chooses: every one more costs |G| of its passes, and recognises upright better.
+#: After how many blocks or stages `pruned_orbit` chooses: each costs |G| of its passes, and helps to recognise upright.
 EARLY = 3
 #: How strongly a fitted score's weights are held back: the best of 1, 10 and 100 on classes chosen for that.
 PENALTY = 100.0
@@ -74,7 +74,7 @@ class Symmetry:
 
     # Looking -------------------------------------------------------------------------------------------
 
-    def look(self, trunk: FrozenViT, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def look(self, trunk: Frozen, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the views (B·m, 3, H, W) of images (B, 3, H, W) that are looked at, an image's one after the other.
 
         With them, how they count (B, m), if that is not said by their features. Views of no weight may be among them.
@@ -122,13 +122,13 @@ class Symmetry:
         """Whether something is to be fitted before this symmetry can be used."""
         return self.kind in (*_READ, *_CHOSEN)
 
-    def describe(self, trunk: FrozenViT, views: Tensor) -> Tensor:
+    def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
         """Return what scores read of views (B, m, 3, H, W): numbers (B, m, K)."""
         flat = views.flatten(0, 1)
         if self.kind == "canonicaliser":
             found = F.adaptive_avg_pool2d(flat, 8).flatten(1)
         elif self.kind == "pruned_orbit":
-            found = trunk.block_tokens(flat, 1, until=min(EARLY, trunk.depth)).flatten(1)
+            found = trunk.block_tokens(flat, 1, until=min(EARLY, trunk.depth))
         else:
             found = trunk.features(flat)
         return found.unflatten(0, views.shape[:2])

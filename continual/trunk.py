@@ -22,6 +22,7 @@ from torch.utils import checkpoint as checkpoints
 from continual.adapters import Adapters
 from continual.attention import ALL, attend
 from continual.errors import BackboneError
+from continual.frozen import Frozen
 
 Attention = Callable[[Any, Tensor, slice, Any], Tensor]
 MLP = Callable[[Any, Tensor], Tensor]
@@ -85,11 +86,13 @@ class Prefix:
         return replace(self, h=_beside(self.h, views), first=first, views=views, weights=weights)
 
 
-class FrozenViT(nn.Module):
+class FrozenViT(Frozen):
     """A ViT whose weights never change; `features` runs it with or without adapters.
 
     Raises BackboneError when built on a model whose forward it cannot reproduce.
     """
+
+    has_blocks = True
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -106,13 +109,17 @@ class FrozenViT(nn.Module):
         self.depth: int = len(vit.blocks)
         self.width: int = vit.embed_dim
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
-        self.requires_grad_(False)
-        self.eval()
+        vit.reset_classifier(0)
+        self.freeze()
         self._compare_with_own_forward()
 
-    def train(self, mode: bool = True) -> FrozenViT:
-        """Stay in evaluation mode: a frozen backbone has no dropout and moves no statistics."""
-        return super().train(False)
+    @property
+    def network(self) -> nn.Module:
+        return self.vit
+
+    @property
+    def milestones(self) -> list[nn.Module]:
+        return [block.attn for block in self.vit.blocks]
 
     def _compare_with_own_forward(self) -> None:
         parameter = next(self.vit.parameters())
@@ -202,11 +209,11 @@ class FrozenViT(nn.Module):
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
-        """Return what each of the last `blocks` blocks says of images (B, 3, H, W): (B, blocks, 2, D), in float32.
+        """Return what the last `blocks` blocks say of images (B, 3, H, W), side by side (B, 2 D blocks), in float32.
 
-        That is its class token and the mean of its patch tokens, each token first brought to mean 0 and deviation 1.
-        There is one of the two, (B, blocks, 1, D), without `patches` and for a ViT that has no class token. All blocks
-        are read if there are fewer. With `until`, the network ends after so many blocks.
+        Of each block that is its class token and the mean of its patch tokens, each token first brought to mean 0 and
+        deviation 1; only one of the two without `patches` and for a ViT that has no class token. All blocks are read
+        if there are fewer. With `until`, the network ends after so many blocks.
         """
         prefix = self.prefix(images)
         place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
@@ -216,11 +223,11 @@ class FrozenViT(nn.Module):
             tokens = self._mlp(index, h)
             if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
-                read = [level[:, 0]] if place else []
+                if place:
+                    found.append(level[:, 0])
                 if patches or not place:
-                    read.append(level[:, place:].mean(1))
-                found.append(torch.stack(read, 1))
-        return torch.stack(found, 1)
+                    found.append(level[:, place:].mean(1))
+        return torch.cat(found, 1)
 
     def read(self, tokens: Tensor, prefix: Prefix) -> Tensor:
         """Return of something of every token (B, m N, K) what belongs to those the features are made of."""

@@ -24,8 +24,10 @@ FLOORS = {
     **dict.fromkeys(
         (
             "backbones",
+            "convnet",
             "data",
             "decoded",
+            "frozen",
             "images",
             "preprocessing",
             "seeding",

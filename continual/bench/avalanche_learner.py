@@ -124,7 +124,7 @@ class GrowingModel(nn.Module):
         trunk = learner.backbone.trunk
         # A function, which strategies that copy the model do not copy: the frozen weights are there once.
         self.features = lambda images, weights: learner.features(images, weights=weights or None)
-        learned = trunk.vit.named_parameters() if learner.settings.train_backbone else ()
+        learned = trunk.network.named_parameters() if learner.settings.train_backbone else ()
         self.copy = nn.ParameterDict({name.replace(".", "/"): p.detach().clone() for name, p in learned})
         self.classifier = IncrementalClassifier(learner.backbone.width, initial_out_features=1)
 
@@ -143,6 +143,7 @@ class AvalancheLearner(IncrementalLearner[State]):
     settings_type: ClassVar[type[Settings]] = StrategySettings
     state_type = State
     exemplar_free = False
+    any_backbone = True
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

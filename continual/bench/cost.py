@@ -19,18 +19,18 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     """Return what it takes to answer one of the test images of all experiences, with nothing remembered.
 
     That is seconds, loading and preparing the image included: the better of two tries at one batch, so expect some
-    noise. And forward passes of the whole backbone, from the images that its blocks are given; None for learners that
-    do not run it.
+    noise. And forward passes of the whole backbone, from the images that its blocks or stages are given; None for
+    learners that do not run it.
     """
     share = max(1, IMAGES // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
-    blocks, rows, tries = learner.backbone.trunk.vit.blocks, 0, []
+    milestones, rows, tries = learner.backbone.trunk.milestones, 0, []
 
     def count(_: Any, given: tuple[Tensor, ...]) -> None:
         nonlocal rows
         rows += len(given[0])
 
-    hooks = [block.attn.register_forward_pre_hook(count) for block in blocks]
+    hooks = [module.register_forward_pre_hook(count) for module in milestones]
     try:
         for _ in range(2):
             started = time.perf_counter()
@@ -39,7 +39,7 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     finally:
         for hook in hooks:
             hook.remove()
-    return min(tries), rows / (len(tries) * len(blocks) * len(images)) or None
+    return min(tries), rows / (len(tries) * len(milestones) * len(images)) or None
 
 
 def numbers_stored(learner: IncrementalLearner[Any]) -> int:

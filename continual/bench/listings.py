@@ -54,9 +54,16 @@ def _info_table(about: dict[str, Any]) -> Table:
 
 def list_methods(verbose: bool = False) -> None:
     """List the registered methods; `verbose` adds every setting."""
-    table = new_table("method", "what it does", "paper", "exemplar-free")
+    table = new_table("method", "what it does", "paper", "exemplar-free", "backbone")
     for name, kind in methods().items():
-        add_row(table, name, kind.summary, kind.paper, "yes" if kind.exemplar_free else "no")
+        add_row(
+            table,
+            name,
+            kind.summary,
+            kind.paper,
+            "yes" if kind.exemplar_free else "no",
+            "any" if kind.any_backbone else "ViT",
+        )
     show(table)
     for name, kind in methods().items() if verbose else ():
         fields = kind.settings_type.model_fields

@@ -42,12 +42,14 @@ def pretrained_on(
     frame = assemble(vit, config.name, config.args, **config.preprocessing)
     vit.requires_grad_(True)
     data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
-    _train(vit, data.training, {c: i for i, c in enumerate(experience.classes)}, pretrain, seed, progress, checkpoints)
+    index = {c: i for i, c in enumerate(experience.classes)}
+    _train(vit, frame.width, data.training, index, pretrain, seed, progress, checkpoints)
     return assemble(vit, config.name, config.args, **config.preprocessing)
 
 
 def _train(
     vit: Any,
+    width: int,
     dataset: Any,
     index: dict[Any, int],
     config: PretrainConfig,
@@ -57,7 +59,7 @@ def _train(
 ) -> None:
     turns = 4 if config.turns else 1
     with seeded(seed, "pretraining head"):
-        head = nn.Linear(vit.num_features, turns * len(index))
+        head = nn.Linear(width, turns * len(index))
     vit.train()
     parameters = [*vit.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)

@@ -143,12 +143,13 @@ class _Run:
             self.progress(note, 1, 1, {})
 
     def _check_backbone(self) -> None:
-        """Let a backbone that cannot be made fail before anything is written."""
+        """Let a backbone that cannot be made, or a method that cannot use it, fail before anything is written."""
         wanted = self.config.backbone
         if wanted.pretrain is None:
-            self._backbone(self.config.seeds[0])
+            check_methods(self.config, self._backbone(self.config.seeds[0]))
         elif wanted.name is not None:
-            assemble(create(wanted.name, wanted.args), wanted.name, wanted.args, **wanted.preprocessing)
+            frame = assemble(create(wanted.name, wanted.args), wanted.name, wanted.args, **wanted.preprocessing)
+            check_methods(self.config, frame)
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone
@@ -167,6 +168,12 @@ class _Run:
                 first = self.streams[seed].experiences[0]
                 self._backbones[seed] = pretrained_on(first, wanted, seed, self.progress, kept)
         return self._backbones[seed]
+
+
+def check_methods(config: RunConfig, backbone: Backbone) -> None:
+    """Raise BackboneError for a method that cannot use the backbone."""
+    for row in config.methods.values():
+        find_method(row.method)(backbone, **row.make_settings().model_dump())
 
 
 def run_cell(

@@ -40,7 +40,7 @@ class APERTraining(FirstStackTraining[APERState]):
     def finish(self, progress: Progress | None = None) -> APERState:
         learner, stack = self.learner, self.frozen_stack()
         assert isinstance(learner, APERLearner)
-        features, targets = self.collect(lambda images: learner.both(images, stack), progress)
+        (features,), targets = self.extract(lambda images, _: [learner.both(images, stack)], progress)
         before = self.before
         prototypes, counts = updated_means(before.prototypes, before.counts, features, targets, len(self.classes))
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes, counts=counts)

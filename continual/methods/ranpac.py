@@ -12,6 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from continual import artefact
+from continual.adapters import StackWeights
+from continual.backbones import Backbone
 from continual.data import ExperienceData
 from continual.feature_cache import FeatureCache
 from continual.first_stack import FirstStackLearner, FirstStackSettings, FirstStackState, FirstStackTraining
@@ -19,7 +21,7 @@ from continual.regression import RegressionState, unpack_sums
 from continual.ridge import Sums, choose_strength, solve
 from continual.seeding import generator
 from continual.state import Scores, State, replace_state
-from continual.training import Progress
+from continual.training import Progress, Training
 
 
 class RanPACSettings(FirstStackSettings):
@@ -34,20 +36,32 @@ class RanPACState(FirstStackState, RegressionState):
 
 
 class RanPACTraining(FirstStackTraining[RanPACState]):
-    """Adds an experience's images to the sums and solves anew."""
+    """Adapts in the first experience, and adds an experience's images to the sums."""
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
-        learner, stack, before, classes = self.learner, self.frozen_stack(), self.before, len(self.classes)
-        assert isinstance(learner, RanPACLearner)
-        features, labels = self.collect(lambda images: learner.adapted_features(images, stack), progress)
-        hidden = learner.project(features)
-        draw = generator(learner.settings.seed, "ridge", before.updates)
-        # As published, earlier experiences take no part in the choice.
-        strength = choose_strength(None, hidden, labels, classes, standardise=False, generator=draw)
-        sums = Sums.of(hidden, labels, classes)
-        sums = sums if before.sums is None else sums.plus(before.sums)
-        readout = solve(sums, strength, standardise=False)
-        return RanPACState(**self.progress_counts(), stack=stack, sums=sums, readout=readout)
+        return _solved(self, self.frozen_stack(), progress)
+
+
+class RanPACUpdate(Training[RanPACState]):
+    """Adds an experience's images to the sums, and adapts nothing."""
+
+    def finish(self, progress: Progress | None = None) -> RanPACState:
+        return _solved(self, self.before.stack or {}, progress)
+
+
+def _solved(training: Training[RanPACState], stack: StackWeights, progress: Progress | None) -> RanPACState:
+    """Return the state with the experience's images in the sums, and a map solved anew."""
+    learner, before, classes = training.learner, training.before, len(training.classes)
+    assert isinstance(learner, RanPACLearner)
+    (features,), labels = training.extract(lambda images, _: [learner.adapted_features(images, stack)], progress)
+    hidden = learner.project(features)
+    draw = generator(learner.settings.seed, "ridge", before.updates)
+    # As published, earlier experiences take no part in the choice.
+    strength = choose_strength(None, hidden, labels, classes, standardise=False, generator=draw)
+    sums = Sums.of(hidden, labels, classes)
+    sums = sums if before.sums is None else sums.plus(before.sums)
+    readout = solve(sums, strength, standardise=False)
+    return RanPACState(**training.progress_counts(), stack=stack, sums=sums, readout=readout)
 
 
 class RanPACLearner(FirstStackLearner[RanPACState]):
@@ -55,20 +69,27 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
 
     The strength is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
     on its other four fifths, as in the published code. W is drawn from the seed, not stored. Memory is one
-    stack, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 a class.
+    stack, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 a class. With `epochs = 0` z
+    are the frozen features, of any backbone, and there is no stack.
     """
 
     method = "ranpac"
     paper = "McDonnell et al., NeurIPS 2023, arXiv 2307.02251"
-    summary = "ridge regression on a random projection of first-experience features"
+    summary = "ridge regression on a random projection of first-experience features; epochs=0: of the frozen ones"
+    any_backbone = True
     settings_type = RanPACSettings
     probabilities = False
     fixed_features = True
     state_type = RanPACState
     settings: RanPACSettings
 
-    def begin(self, data: ExperienceData) -> RanPACTraining:
-        return RanPACTraining(self, data)
+    def __init__(self, backbone: Backbone, **given: Any) -> None:
+        super().__init__(backbone, **given)
+        if self.settings.epochs:
+            backbone.trunk.check_has_blocks("ranpac, unless epochs=0,")
+
+    def begin(self, data: ExperienceData) -> Training[RanPACState]:
+        return RanPACTraining(self, data) if self.settings.epochs else RanPACUpdate(self, data)
 
     @cached_property
     def projection(self) -> Tensor:

@@ -20,6 +20,7 @@ class RidgeLearner(RegressionLearner):
     method = "ridge"
     paper = "Hoerl and Kennard, Technometrics 1970"
     summary = "ridge regression on the frozen features, in closed form from running sums"
+    any_backbone = True
 
     def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the backbone's own features (B, D)."""

@@ -47,6 +47,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     method = "simple_cil"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
     summary = "cosine to class means of the frozen features; trains nothing"
+    any_backbone = True
     state_type = PrototypeState
     probabilities = False
     fixed_features = True

@@ -110,7 +110,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
 
     def learnable(self) -> dict[str, Tensor]:
         """Return the backbone's own parameters that learn, by name."""
-        vit, part = self.backbone.trunk.vit, self.settings.part
+        vit, part = self.backbone.trunk.network, self.settings.part
         if part == "norms":
             kept = {
                 f"{place}.{name}".lstrip(".")

@@ -14,8 +14,12 @@ from continual.settings import Settings
 class StrataSettings(Settings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
 
-    blocks: int = Field(4, ge=1, description="how many of the last blocks are read; all, if there are fewer")
-    patches: bool = Field(True, description="read the mean of a block's patch tokens beside its class token")
+    blocks: int = Field(
+        4, ge=1, description="how many of the last blocks, or stages of a CNN, are read; all, if there are fewer"
+    )
+    patches: bool = Field(
+        True, description="read patch tokens, or a CNN's stages: their mean beside the class token or features"
+    )
     strength: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
     mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
 
@@ -27,11 +31,15 @@ class StrataLearner(RegressionLearner):
     deviation 1 first. A block's tokens come with the pass that is run anyway; the mirror image takes a second one.
     As the features are frozen and nothing is chosen on an experience, the answers are those of one regression on all
     images so far, in whatever order and experiences they came. D' is 2 K D, and half of it without patches.
+
+    On a CNN: its features, and the means of its last K stages' maps (`FrozenConvNet.block_tokens`); without patches,
+    the features alone.
     """
 
     method = "strata"
     paper = "none: this library; after the linear probes of DINOv2 (Oquab et al., TMLR 2024, arXiv 2304.07193)"
     summary = "ridge regression on tokens of several frozen blocks, of an image and its mirror image"
+    any_backbone = True
     settings_type = StrataSettings
     settings: StrataSettings
 

@@ -4,6 +4,7 @@
 
     def test_my_method():
         check_learner(synthetic_case(MyLearner, epochs=2))
+        check_learner(synthetic_case(MyLearner, tiny_convnet()))  # if it has `any_backbone = True`
 
 or, one test a law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
 three or more experiences, the first three of 2, 1 and 2 new classes. Nothing here needs pytest.
@@ -13,7 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from continual.testing.cases import TINY_ARGS, Case, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.cases import (
+    TINY_ARGS,
+    Case,
+    coloured_squares,
+    synthetic_case,
+    tiny_backbone,
+    tiny_convnet,
+)
 from continual.testing.editing import (
     correcting_trains_no_adapter,
     forgetting_is_refused_where_it_makes_no_sense,
@@ -81,4 +89,14 @@ def check_learner(case: Case) -> None:
             raise AssertionError(f"{law.__name__}: {error}") from error
 
 
-__all__ = ["LAWS", "TINY_ARGS", "Case", "Law", "check_learner", "coloured_squares", "synthetic_case", "tiny_backbone"]
+__all__ = [
+    "LAWS",
+    "TINY_ARGS",
+    "Case",
+    "Law",
+    "check_learner",
+    "coloured_squares",
+    "synthetic_case",
+    "tiny_backbone",
+    "tiny_convnet",
+]

@@ -59,11 +59,20 @@ TINY_ARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_
 
 def tiny_backbone(seed: int = 0) -> Backbone:
     """Return a random ViT of width 32 with 2 blocks, for images of 16 x 16."""
-    name = "vit_tiny_patch16_224"
+    return _tiny("vit_tiny_patch16_224", TINY_ARGS, seed)
+
+
+def tiny_convnet(seed: int = 0) -> Backbone:
+    """Return a random ResNet of width 32 with 5 stages, for images of 16 x 16: for methods that run on any backbone."""
+    channels = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
+    return _tiny("resnet18", {"img_size": 16, "zero_init_last": False, **channels}, seed)
+
+
+def _tiny(name: str, arguments: dict[str, Any], seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        vit = create(name, TINY_ARGS)
-    return assemble(vit, name, TINY_ARGS, crop_scale=(0.5, 1.0))
+        network = create(name, arguments)
+    return assemble(network, name, arguments, crop_scale=(0.5, 1.0))
 
 
 def synthetic_case(learner: type[Learner], backbone: Backbone | None = None, **settings: Any) -> Case:

@@ -12,6 +12,7 @@ from continual.data import as_experience
 from continual.errors import EquimosError, InputError, LearningError
 from continual.testing.assertions import expect, refused, unchanged
 from continual.testing.cases import Case
+from continual.training import GradientTraining
 
 
 def failure_changes_nothing(case: Case) -> None:
@@ -29,7 +30,8 @@ def failure_changes_nothing(case: Case) -> None:
         broken.write_bytes(b"no image")
         with refused(InputError, "an unreadable image"):
             learner.learn([*images, broken], [*labels, labels[0]])
-    if not hasattr(learner.settings, "lr"):
+    training = case.make().begin(as_experience(images, labels, learner.backbone.preprocessing))
+    if not isinstance(training, GradientTraining) or not training.epochs:
         return
     # Found by the loss, and by what comes out of the only step.
     for poison in ({"lr": 1e30}, {"lr": 1e37, "epochs": 1, "batch_size": 10_000}):

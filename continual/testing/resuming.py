@@ -38,7 +38,7 @@ def stopping_after_any_epoch_changes_nothing(case: Case) -> None:
     its images back if it keeps them.
     """
     # With three epochs, a schedule that starts anew after the first has gone wrong by the third.
-    settings = {"epochs": 3} if hasattr(case.make().settings, "epochs") else {}
+    settings = {"epochs": 3} if getattr(case.make().settings, "epochs", 0) else {}
     for earlier in (case.experiences[:0], case.experiences[:2]):
         experience = case.experiences[len(earlier)]
         plain = case.after([*earlier, experience], **settings)

@@ -1,4 +1,4 @@
-"""Every registered method keeps every law."""
+"""Every registered method keeps every law, and on a CNN as well if it runs on any backbone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from continual.methods import methods
-from continual.testing import LAWS, Case, Law, synthetic_case
+from continual.testing import LAWS, Case, Law, synthetic_case, tiny_convnet
 
 #: Train in a moment; each method takes those that it knows.
 QUICK: dict[str, Any] = {
@@ -20,10 +20,20 @@ QUICK: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(methods()))
+#: Without adapters; each method takes those that it knows.
+ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
+CNN = " on a CNN"
+
+
+@pytest.fixture(
+    scope="module", params=[*methods(), *(name + CNN for name, kind in methods().items() if kind.any_backbone)]
+)
 def case(request: pytest.FixtureRequest) -> Case:
-    learner = methods()[request.param]
-    return synthetic_case(learner, **{k: v for k, v in QUICK.items() if k in learner.settings_type.model_fields})
+    learner = methods()[request.param.removesuffix(CNN)]
+    given, frozen = (ON_A_CNN, tiny_convnet()) if request.param.endswith(CNN) else (QUICK, None)
+    return synthetic_case(
+        learner, frozen, **{k: v for k, v in given.items() if k in learner.settings_type.model_fields}
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -222,10 +222,10 @@ def test_without_network_the_cure_is_named() -> None:
         load_backbone("vit_tiny_patch16_224.augreg_in21k")
 
 
-def test_a_model_without_places_for_adapters_is_refused(tmp_path: Path) -> None:
-    resnet = timm.create_model("resnet10t", num_classes=0)
-    with pytest.raises(BackboneError, match="adapters cannot be attached to a ResNet"):
-        assemble(resnet, "resnet10t")
+def test_a_vit_without_places_for_adapters_is_refused() -> None:
+    name = "vit_small_patch16_18x2_224"
+    with pytest.raises(BackboneError, match="ParallelThingsBlock, which have no point"):
+        assemble(create(name, ARGS), name)
 
 
 # Provenance --------------------------------------------------------------------------------------------

@@ -77,8 +77,12 @@ def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tens
         vit(images)
         for hook in hooks:
             hook.remove()
-        ours, both = trunk.block_tokens(images, 1), trunk.block_tokens(images, 5)
-    place = vit.num_prefix_tokens
+        place = vit.num_prefix_tokens
+        ours, both, cut = (
+            trunk.block_tokens(images, blocks, **options).unflatten(1, (blocks, -1, 24))
+            for blocks, options in ((1, {}), (2, {}), (2, {"patches": False}))
+        )
+        assert torch.equal(trunk.block_tokens(images, 5), both.flatten(1))  # all, where there are fewer
     for block, tokens in enumerate(found):
         level = nn.functional.layer_norm(tokens, tokens.shape[-1:])
         mean = level[:, place:].mean(1)
@@ -87,7 +91,7 @@ def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tens
             torch.testing.assert_close(both[:, block, 0], level[:, 0], rtol=1e-4, atol=1e-5)
     assert both.shape == (3, 2, 1 + bool(place), 24)
     assert torch.equal(ours[:, 0], both[:, 1])
-    assert torch.equal(trunk.block_tokens(images, 2, patches=False)[:, :, 0], both[:, :, 0])
+    assert torch.equal(cut, both[:, :, :1])
 
 
 def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(

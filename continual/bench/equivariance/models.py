@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,8 +110,7 @@ def _timm(config: ModelConfig, pretrained: bool) -> Classifier:
             rows = len(state[key]) if key in state else 0
             if rows != getattr(model, "num_classes", None):
                 model = create(name, {**args, "num_classes": rows})
-        family = sys.modules[type(model).__module__]
-        fill(model, state, path, name, getattr(family, "checkpoint_filter_fn", lambda state, _: state))
+        fill(model, state, path, name)
     else:
         assert name is not None
         model = from_hub(name, args) if pretrained else create(name, args)

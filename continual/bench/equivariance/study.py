@@ -205,7 +205,7 @@ def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress
     )
     made = pretrained_on(experience, wanted, seed, progress)
     assert config.name is not None
-    return Classifier(config.name, made.trunk.vit, None, made.preprocessing, None, config.args)
+    return Classifier(config.name, made.trunk.network, None, made.preprocessing, None, config.args)
 
 
 def _claim(out: Path, config: StudyConfig) -> None:

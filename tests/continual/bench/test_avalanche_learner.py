@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from continual.backbones import fingerprint
 from continual.bench.avalanche_learner import find_method
 from continual.bench.config import MethodConfig
 from continual.bench.run import run_cell
@@ -14,6 +15,7 @@ from continual.bench.streams import split_classes
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 from continual.settings import make
+from continual.testing import tiny_convnet
 
 SUPERVISED = "avalanche.training.supervised:"
 pytestmark = [
@@ -87,6 +89,15 @@ def test_memory_is_all_that_is_kept(backbone: Any, blobs: Any) -> None:
     assert copied.memory() == {"model": head + backbone_size, "plugins": head + backbone_size}
     exemplars, _ = run(backbone, blobs, "Replay", mem_size=5, train_backbone=False)
     assert exemplars.memory()["exemplars"] == 5 * 3 * 16 * 16
+
+
+def test_a_cnn_is_trained_as_a_copy(blobs: Any) -> None:
+    frozen = tiny_convnet()
+    before = fingerprint(frozen.trunk.network)
+    learner, _ = run(frozen, blobs, "Naive")
+    weights = learner.strategy.model.copy["layer4/0/conv1/weight"]
+    assert not torch.equal(weights, frozen.trunk.network.get_parameter("layer4.0.conv1.weight"))
+    assert fingerprint(frozen.trunk.network) == before
 
 
 def test_a_method_by_name_is_found_as_before() -> None:

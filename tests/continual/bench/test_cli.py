@@ -245,7 +245,8 @@ def test_methods_and_their_settings(equimos: Equimos) -> None:
         (line,) = [line for line in short.splitlines() if line.startswith(f"{name} ")]
         assert kind.paper in line
         assert kind.summary in line
-        assert line.endswith("yes" if kind.exemplar_free else "no")
+        ends = "yes" if kind.exemplar_free else "no", "any" if kind.any_backbone else "ViT"
+        assert tuple(line.split()[-2:]) == ends
         assert all(setting in long for setting in kind.settings_type.model_fields)
     assert "'mean' | None" in long
     assert "--method mos_reference, or --method mos --preset reference: merge=per_forward" in long

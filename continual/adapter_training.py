@@ -15,6 +15,7 @@ from continual.retrieval import cosine_scores
 from continual.seeding import generator
 from continual.state import S
 from continual.training import GradientTraining, Output
+from continual.trunk import FrozenViT
 
 
 def new_stack(learner: IncrementalLearner[Any], weights: StackWeights | None = None, *keys: int) -> AdapterStack:
@@ -70,7 +71,9 @@ class AdapterTraining(GradientTraining[S]):
         if self.noise is not None:
             masks = self.stack.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
             if masks is not None:
-                masks[-1] = self.learner.backbone.trunk.read(masks[-1], prefix)
+                trunk = self.learner.backbone.trunk
+                assert isinstance(trunk, FrozenViT)
+                masks[-1] = trunk.read(masks[-1], prefix)
         features = self.single.features(
             prefix,
             self.stack.bind(masks),

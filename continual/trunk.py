@@ -119,7 +119,7 @@ class FrozenViT(Frozen):
 
     @property
     def milestones(self) -> list[nn.Module]:
-        return [block.attn for block in self.vit.blocks]
+        return [block.norm1 for block in self.vit.blocks]
 
     def _compare_with_own_forward(self) -> None:
         parameter = next(self.vit.parameters())

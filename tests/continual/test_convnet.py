@@ -183,17 +183,21 @@ def test_strata_reads_both_views_and_keeps_what_they_take() -> None:
     torch.testing.assert_close(learner.regressors(images), both)
     assert both.shape == (3, 32 + 24 + 32)
     assert learner.state.sums is not None
-    assert learner.state.sums.gram.shape == (88, 88)
+    assert learner.state.sums.gram().shape == (88, 88)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "passes"), [("ridge", {}, 1), ("strata", {}, 2), ("ridge", {"group": "C4"}, 3)]
 )
-def test_forward_passes_are_counted_at_its_stages(name: str, settings: dict[str, Any], passes: float) -> None:
-    learner, (images, labels) = method(name)(tiny_convnet(), **settings), coloured_squares([0, 1], 4)
-    learner.learn(images, labels)
-    stream = [Experience(images, labels, images, labels, [0, 1])]
-    assert inference_cost(learner, stream)[1] == passes
+def test_forward_passes_are_counted_at_its_stages_as_at_a_vits_blocks(
+    name: str, settings: dict[str, Any], passes: float
+) -> None:
+    images, labels = coloured_squares([0, 1], 4)
+    for frozen in (tiny_convnet(), tiny_backbone()):
+        learner = method(name)(frozen, **settings)
+        learner.learn(images, labels)
+        stream = [Experience(images, labels, images, labels, (0, 1))]
+        assert inference_cost(learner, stream)[1] == passes
 
 
 def learned(name: str) -> Any:

@@ -33,6 +33,7 @@ from continual.bench.streams import Stream, make_stream
 from continual.data import PreparedImages
 from continual.feature_cache import FeatureCache
 from continual.features import extract
+from continual.learner import IncrementalLearner
 from continual.methods.mos import MOSLearner
 from continual.methods.strata import StrataLearner
 from continual.mos_state import MOSState
@@ -224,9 +225,9 @@ def diagnosis(backbone: Any, stream: Stream, **settings: Any) -> list[dict[str, 
     return found
 
 
-def answered(backbone: Any, stream: Stream, **settings: Any) -> list[dict[str, float]]:
-    """Learn a stream with `strata` and return its accuracy after every experience."""
-    learner, cache, found = StrataLearner(backbone, precision="bfloat16", **settings), FeatureCache(), []
+def answered(learner: IncrementalLearner[Any], stream: Stream) -> list[dict[str, float]]:
+    """Learn a stream, and return the accuracy after every experience."""
+    cache, found = FeatureCache(), []
     for number, e in enumerate(stream.experiences, 1):
         learner.learn(e.train_images, e.train_labels)
         hits = [
@@ -274,8 +275,10 @@ def main(
                 continue
             count = 1 if run == "joint" else experiences
             stream = tuning_stream(images, seed, classes, count, per_class)
-            measure = answered if run == "strata" else diagnosis
-            found = measure(backbone, stream, seed=seed, **changes)
+            if run == "strata":
+                found = answered(StrataLearner(backbone, precision="bfloat16"), stream)
+            else:
+                found = diagnosis(backbone, stream, seed=seed, **changes)
             records += [{"seed": seed, "run": run, "experience": n + 1, **f} for n, f in enumerate(found)]
             out.write_text(json.dumps(records, indent=1))
             final = [f"{100 * v:.1f}" for k, v in found[-1].items() if k.endswith("as it is")]

@@ -220,7 +220,8 @@ class FrozenViT(Frozen):
         last = until or self.depth
         for index in range(last):
             h = self._attend(index, tokens, prefix.rope) if index else prefix.h
-            tokens = self._mlp(index, h)
+            known = prefix.first if index == 0 else None
+            tokens = self._mlp(index, h) if known is None else known
             if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
                 if place:

@@ -98,7 +98,7 @@ def test_strata_s_accuracy_on_all_classes_so_far(backbone: Backbone, blobs: Blob
     images, labels = blobs(range(6), 3, seed=1)
     swapped = images, [{4: 5, 5: 4}.get(label, label) for label in labels]  # some are bound to be answered wrong
     stream = split_classes("toy", blobs(range(6), 4), swapped, sizes=2, seed=SEED)
-    found = study.answered(backbone, stream, mirror=False)
+    found = study.answered(StrataLearner(backbone, mirror=False), stream)
     learner = StrataLearner(backbone, precision="bfloat16", mirror=False)
     for e in stream.experiences:
         learner.learn(e.train_images, e.train_labels)

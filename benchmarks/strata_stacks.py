@@ -1,0 +1,116 @@
+"""What `strata` would gain from a stack of adapters that is trained on the first experience and then frozen.
+
+    OMP_NUM_THREADS=1 python benchmarks/strata_stacks.py --images DIR --weights FILE --out results.json
+
+Streams of the half of the classes that things are chosen on (see `strata.py`). The stack is MOS's first, or RanPAC's;
+then strata reads the tokens under it, or the frozen ones and those side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from measuring import surroundings, table
+from mos_diagnosis import answered, tuning_stream
+from real_streams import backbone_of
+from torch import Tensor
+
+from continual.adapters import StackWeights, shared
+from continual.backbones import Backbone
+from continual.bench.streams import Experience
+from continual.methods.mos import MOSLearner
+from continual.methods.ranpac import RanPACLearner
+from continual.methods.strata import StrataLearner
+
+TRAINING = {"epochs": 6, "batch_size": 16, "precision": "bfloat16"}
+FROZEN = "strata"
+
+
+class StackedStrata(StrataLearner):
+    """Strata whose blocks have adapters beside their MLPs."""
+
+    stack: StackWeights
+    scale: float
+    beside = False  #: whether the frozen tokens are read as well
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        trunk: Any = self.backbone.trunk
+        adapters, own = shared(self.stack, self.scale), trunk._mlp
+        frozen = [super()._tokens(images)] if self.beside else []
+        # The first block's prefix is without gradients computed by the same half: it gets its adapter here, too.
+        trunk._mlp = lambda index, h: own(index, h) + adapters(index, h)
+        try:
+            return torch.cat([*frozen, super()._tokens(images)], 1)
+        finally:
+            del trunk._mlp
+
+
+def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[StackWeights, float]]:
+    """Return stacks trained on an experience, by the method that trained them, with their scale."""
+    mos = MOSLearner(backbone, seed=seed, alignment_epochs=0, **TRAINING)
+    mos.learn(first.train_images, first.train_labels)
+    ranpac = RanPACLearner(backbone, seed=seed, projection=64, **TRAINING)
+    ranpac.learn(first.train_images, first.train_labels)
+    return {
+        "MOS's": (mos.state.bank[0], mos.settings.adapter_scale),
+        "RanPAC's": (ranpac.state.stack, ranpac.settings.adapter_scale),
+    }
+
+
+def rows_of(backbone: Backbone, stacks: dict[str, tuple[StackWeights, float]]) -> dict[str, StrataLearner]:
+    """Return the learners that are compared, by name."""
+    rows: dict[str, StrataLearner] = {FROZEN: StrataLearner(backbone, precision="bfloat16")}
+    for whose, (stack, scale) in stacks.items():
+        for beside in (False, True):
+            learner = StackedStrata(backbone, precision="bfloat16")
+            learner.stack, learner.scale, learner.beside = stack, scale, beside
+            rows[f"frozen tokens and those under {whose} stack" if beside else f"under {whose} stack"] = learner
+    return rows
+
+
+def main(
+    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
+    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
+    out: Annotated[Path, typer.Option(help="The file of figures.")],
+    size: Annotated[int, typer.Option(help="Pixels.")] = 70,
+    classes: int = 30,
+    experiences: int = 5,
+    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
+    seeds: Annotated[list[int], typer.Option()] = [1993, 1994, 1995],  # noqa: B006
+) -> None:
+    """Measure, print a table and keep every figure."""
+    torch.set_num_threads(1)
+    backbone, records = backbone_of(weights, size), []
+    for seed in seeds:
+        stream = tuning_stream(images, seed, classes, experiences, per_class)
+        for name, learner in rows_of(backbone, stacks_of(backbone, stream.experiences[0], seed)).items():
+            started = time.perf_counter()
+            curve = [100 * found["as it is"] for found in answered(learner, stream)]
+            records.append({"seed": seed, "row": name, "average": statistics.fmean(curve), "final": curve[-1]})
+            print(records[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
+    out.write_text(json.dumps({"ran on": surroundings(), "per class": per_class, "records": records}, indent=1) + "\n")
+    print(summary(records))
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """Return a table of means, and of gains over strata, paired over the seeds."""
+    found = {name: [r for r in records if r["row"] == name] for name in dict.fromkeys(r["row"] for r in records)}
+    lines = []
+    for name, rows in found.items():
+        line = [name]
+        for figure in ("average", "final"):
+            gains = [mine[figure] - plain[figure] for mine, plain in zip(rows, found[FROZEN], strict=True)]
+            spread = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
+            line += [f"{statistics.fmean(r[figure] for r in rows):.1f}", f"{statistics.fmean(gains):+.1f}{spread}"]
+        lines.append(line)
+    return table(["row", "Ā [%]", "gain", "final [%]", "gain"], lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -252,6 +252,30 @@ def test_a_backbone_in_8_bits_is_smaller_and_says_what_it_costs(
     assert all(value > 0 for value in int8.milliseconds(Runner(exported), Runner(tmp_path / "small.onnx"), rounds=3))
 
 
+def test_weights_that_two_views_share_are_written_in_8_bits() -> None:
+    """Large ones reach the graph as they are, and a node transposes them for every layer that they serve."""
+    weight = np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)
+    transpose = onnx.helper.make_node("Transpose", ["weight"], ["turned"], perm=[1, 0])
+    layers = [onnx.helper.make_node("MatMul", [x, "turned"], [f"{x}_out"], name=f"layer_{x}") for x in "ab"]
+    for layer in layers:
+        entry = layer.metadata_props.add()
+        entry.key, entry.value = "scopes", "['', 'network.vit.blocks.0.attn.qkv', 'linear']"
+    values = {
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", side])
+        for name, side in (("a", 64), ("b", 64), ("a_out", 48), ("b_out", 48))
+    }
+    graph = onnx.helper.make_graph(
+        [transpose, *layers],
+        "two views",
+        [values["a"], values["b"]],
+        [values["a_out"], values["b_out"]],
+        [onnx.numpy_helper.from_array(weight, "weight")],
+    )
+    small = int8.quantised(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
+    assert [node.op_type for node in small.graph.node].count("MatMulInteger") == 2
+    assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in small.graph.initializer) < weight.nbytes / 2
+
+
 def test_a_graph_without_linear_layers_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer"):
         int8.quantised(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])))

@@ -1,6 +1,7 @@
 """What each part of `strata` is worth on real images: one extraction of tokens, many closed forms, many streams.
 
     python benchmarks/strata.py --images DIR --weights FILE --half report --out results.json
+    python benchmarks/strata.py --images DIR --weights FILE --name tf_efficientnet_lite0 --size 128 --out cnn.json
 
 `DIR` holds train/CLASS and test/CLASS. Classes are permuted with seed 0 and cut in two: what `strata` is was chosen on
 the half `tune`; the half `report` is for figures. The regressions are the library's own, or their duals.
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import continual
+from continual.convnet import FrozenConvNet
 from continual.data import PreparedImages, evaluation_loader
 from continual.methods.strata import StrataLearner
 from continual.ridge import Sums, choose_strength, solve
@@ -42,8 +44,29 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def cnn_rows(trunk: FrozenConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the rows for a CNN's tokens (n, 2 views, D + D_1 + ... + D_L): its features, and its stages."""
+    widths = [stage["num_chs"] for stage in trunk.convnet.feature_info]
+
+    def read(tokens: Tensor, stages: int, features: bool = True) -> Tensor:
+        last = tokens[..., tokens.shape[-1] - sum(widths[-stages:]) :]
+        return torch.cat([tokens[..., : trunk.width], last], -1) if features else last
+
+    return {
+        RIDGE: lambda t: t[:, 0, : trunk.width],
+        PROJECTION: lambda t: t[:, 0, : trunk.width],
+        "strength by width": lambda t: t[:, 0, : trunk.width],
+        "+ four stages (one pass)": lambda t: read(t[:, 0], 4),
+        "+ mirror image (strata)": lambda t: read(t.mean(1), 4),
+        "strata without stages": lambda t: t.mean(1)[:, : trunk.width],
+        "strata without the features": lambda t: read(t.mean(1), 4, features=False),
+        "strata of one stage": lambda t: read(t.mean(1), 1),
+        "strata of all stages": lambda t: read(t.mean(1), len(widths)),
+    }
+
+
 def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
-    """Return what all blocks say of images and of their mirror images, (n, 2, L, 2, D)."""
+    """Return what all blocks say of images and of their mirror images, (n, 2, L, 2, D); of a CNN (n, 2, D')."""
     trunk, images = (
         learner.backbone.trunk,
         PreparedImages(paths, [0] * len(paths), learner.backbone.preprocessing, augment=False),
@@ -52,7 +75,8 @@ def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for batch, _ in evaluation_loader(images, 50):
             found.append(torch.stack([trunk.block_tokens(view, 6) for view in (batch, batch.flip(-1))], 1))
-    return torch.cat(found).half().unflatten(2, (min(6, trunk.depth), -1, trunk.width))
+    joined = torch.cat(found).half()
+    return joined.unflatten(2, (min(6, trunk.depth), -1, trunk.width)) if trunk.has_blocks else joined
 
 
 def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float) -> Tensor:
@@ -101,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
     parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
+    parser.add_argument("--name", help="timm's name for them, if the file does not say it")
     parser.add_argument("--size", type=int, default=98, help="pixels")
     parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10], help="classes an experience; several streams")
@@ -108,7 +133,7 @@ def main() -> None:
         "--per-class", type=int, nargs="+", default=[40], help="training images a class; several streams"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
-    parser.add_argument("--rows", nargs="+", default=[*ROWS])
+    parser.add_argument("--rows", nargs="+", help="all by default")
     parser.add_argument("--tokens", type=Path, help="keeps the tokens for the next call with the same images")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -117,7 +142,9 @@ def main() -> None:
     order = np.random.RandomState(0).permutation(len(names))
     middle = len(names) // 2
     chosen = [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[asked.half]]
-    learner = StrataLearner(continual.load_backbone(weights=asked.weights, img_size=asked.size))
+    learner = StrataLearner(continual.load_backbone(asked.name, weights=asked.weights, img_size=asked.size))
+    trunk = learner.backbone.trunk
+    every = cnn_rows(trunk) if isinstance(trunk, FrozenConvNet) else ROWS
     most = max(asked.per_class)
     paths = {s: [sorted((asked.images / s / c).iterdir()) for c in chosen] for s in ("train", "test")}
     paths["train"] = [own[:most] for own in paths["train"]]
@@ -131,10 +158,10 @@ def main() -> None:
     label = {s: torch.tensor([c for c, own in enumerate(g) for _ in own]) for s, g in paths.items()}
 
     records = json.loads(asked.out.read_text()) if asked.out.is_file() else []
-    for per_class, size, seed, row in product(asked.per_class, asked.sizes, asked.seeds, asked.rows):
+    for per_class, size, seed, row in product(asked.per_class, asked.sizes, asked.seeds, asked.rows or every):
         position = torch.from_numpy(np.random.RandomState(seed).permutation(len(chosen))).argsort()
         keep = rank["train"] < per_class
-        x, z = (ROWS[row](found[s].float()).flatten(1) for s in ("train", "test"))
+        x, z = (every[row](found[s].float()).flatten(1) for s in ("train", "test"))
         if row == PROJECTION:
             matrix = torch.randn(x.shape[1], 2000, generator=generator(seed, "projection"))
             x, z = torch.relu(x @ matrix), torch.relu(z @ matrix)

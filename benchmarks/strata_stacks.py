@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
@@ -33,11 +33,11 @@ FROZEN = "strata"
 
 
 class StackedStrata(StrataLearner):
-    """Strata whose blocks have adapters beside their MLPs."""
+    """Strata whose blocks have adapters beside their MLPs; see `stacked`, for learners copy themselves."""
 
-    stack: StackWeights
-    scale: float
-    beside = False  #: whether the frozen tokens are read as well
+    stack: ClassVar[StackWeights]
+    scale: ClassVar[float]
+    beside: ClassVar[bool]
 
     def _tokens(self, images: Tensor) -> Tensor:
         trunk: Any = self.backbone.trunk
@@ -49,6 +49,11 @@ class StackedStrata(StrataLearner):
             return torch.cat([*frozen, super()._tokens(images)], 1)
         finally:
             del trunk._mlp
+
+
+def stacked(stack: StackWeights, scale: float, beside: bool) -> type[StackedStrata]:
+    """Return strata under a stack; with `beside`, it reads the frozen tokens as well."""
+    return type("Stacked", (StackedStrata,), {"stack": stack, "scale": scale, "beside": beside})
 
 
 def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[StackWeights, float]]:
@@ -68,8 +73,7 @@ def rows_of(backbone: Backbone, stacks: dict[str, tuple[StackWeights, float]]) -
     rows: dict[str, StrataLearner] = {FROZEN: StrataLearner(backbone, precision="bfloat16")}
     for whose, (stack, scale) in stacks.items():
         for beside in (False, True):
-            learner = StackedStrata(backbone, precision="bfloat16")
-            learner.stack, learner.scale, learner.beside = stack, scale, beside
+            learner = stacked(stack, scale, beside)(backbone, precision="bfloat16")
             rows[f"frozen tokens and those under {whose} stack" if beside else f"under {whose} stack"] = learner
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from strata_stacks import StackedStrata, summary
+from strata_stacks import stacked, summary
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
@@ -22,8 +22,7 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
     shapes["up_bias"] = (depth, width)
     stack = {name: torch.randn(shape, generator=generator(0, name)) for name, shape in shapes.items()}
     only_class = {"blocks": 1, "patches": False, "mirror": False}
-    plain, learner = StrataLearner(backbone, **only_class), StackedStrata(backbone, **only_class)
-    learner.stack, learner.scale, learner.beside = stack, 0.1, True
+    plain, learner = StrataLearner(backbone, **only_class), stacked(stack, 0.1, True)(backbone, **only_class).variant()
 
     def last(adapters: Any) -> Tensor:
         """The class token of the last block: the features before the last norm, which is the identity here."""

@@ -28,7 +28,14 @@ from continual.class_statistics import ClassStatistics, Diagonal, Full, LowRank,
 from continual.methods.mos import MOSLearner
 from continual.seeding import generator
 
-SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 0.03, "precision": "bfloat16", "alignment_epochs": 0}
+SETTINGS = {
+    "epochs": 2,
+    "batch_size": 8,
+    "lr": 0.03,
+    "precision": "bfloat16",
+    "statistics": "full",
+    "alignment_epochs": 0,
+}
 
 
 def backbone_of(weights: Path, size: int = 98) -> Backbone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers.attention import Attention
+from timm.models.vision_transformer import Attention
 from torch import Tensor
 from torch.nn import functional
 

@@ -37,7 +37,8 @@ class FrozenConvNet(Frozen):
                 theirs = convnet.forward_head(convnet.forward_features(probe), pre_logits=True)
                 if convnet.num_classes:
                     convnet.reset_classifier(0)
-                self.depth, self.width = len(self.milestones), theirs.shape[1]
+                self._stages = [convnet.get_submodule(stage["module"]) for stage in convnet.feature_info]
+                self.depth, self.width = len(self._stages), theirs.shape[1]
                 ours, maps = self._read(probe, self.depth)
             if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
                 raise ValueError("they do not end in its own features")
@@ -55,7 +56,7 @@ class FrozenConvNet(Frozen):
 
     @property
     def milestones(self) -> list[nn.Module]:
-        return [self.convnet.get_submodule(stage["module"]) for stage in self.convnet.feature_info]
+        return self._stages
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:
         raise BackboneError(f"{type(self.convnet).__name__} has no blocks that take adapters or prompts: use a ViT")

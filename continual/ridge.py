@@ -149,7 +149,7 @@ def _lower(rows: Tensor) -> Tensor:
 
 def _triangle(matrix: Tensor) -> Tensor:
     """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
-    return matrix[_lower(matrix)]
+    return matrix.masked_select(_lower(matrix))
 
 
 def _factor(gram: Tensor, strength: float) -> Tensor:

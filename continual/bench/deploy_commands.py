@@ -71,9 +71,7 @@ def consolidate(model: Path, out: Path, *, images: Path | None, yes: bool, weigh
     found = model_file.read(model)
     learner = load_learner(found, weights, options.device(device))
     if not isinstance(learner, MOSLearner):
-        raise InputError(
-            f"consolidate is for models of method mos: one of {learner.method} has no stacks to make one of"
-        )
+        raise InputError(f"consolidate is for models of method mos, and not of {learner.method}")
     single = consolidation.consolidated(learner)
     guess = consolidation.estimate(learner, single)
     say = console().print

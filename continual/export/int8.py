@@ -30,7 +30,7 @@ def quantised(model: Any) -> Any:
         if node.op_type == "MatMul" and any(_is_linear(entry.value) for entry in node.metadata_props)
     ]
     if not names:
-        raise InputError("has no linear layer of a frozen backbone to be written in 8 bits")
+        raise InputError("has no linear layer of a frozen ViT to be written in 8 bits")
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
         bare = onnx.ModelProto()

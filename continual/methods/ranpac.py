@@ -89,7 +89,8 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
             backbone.trunk.check_has_blocks("ranpac, unless epochs=0,")
 
     def begin(self, data: ExperienceData) -> Training[RanPACState]:
-        return RanPACTraining(self, data) if self.settings.epochs else RanPACUpdate(self, data)
+        adapts = self.settings.epochs and self.state.stack != {}  # what began without a stack goes on without
+        return RanPACTraining(self, data) if adapts else RanPACUpdate(self, data)
 
     @cached_property
     def projection(self) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers.attention import Attention
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from continual.attention import attend

@@ -120,3 +120,13 @@ def test_ridge_does_not_mind_how_classes_are_split_over_experiences(backbone: An
     assert apart.state.sums is not None
     for name, tensor in together.state.sums.tensors().items():
         assert torch.allclose(tensor, apart.state.sums.tensors()[name], rtol=1e-5)
+
+
+def test_ranpac_that_began_without_a_stack_goes_on_without(backbone: Any, blobs: Any) -> None:
+    frozen = RanPACLearner(backbone, epochs=0, projection=20)
+    frozen.learn(*blobs([0, 1], 4))
+    other = frozen.variant(epochs=1)
+    for learner in (frozen, other):
+        learner.learn(*blobs([2], 4))
+    assert other.state.stack == {}
+    assert torch.equal(other.state.readout.weight, frozen.state.readout.weight)

@@ -37,8 +37,8 @@ class Frozen(nn.Module, ABC):
         if not self.has_blocks:
             raise BackboneError(
                 f"{user} works inside the blocks of a ViT, and {type(self.network).__name__} has none for it: take a "
-                "method that reads frozen features alone, e.g. strata, ridge or simple_cil (`equimos methods` lists which "
-                "run on any backbone), or a ViT, e.g. 'vit_base_patch16_224.augreg_in21k'"
+                "method that reads frozen features alone, e.g. strata, ridge or simple_cil (`equimos methods` lists "
+                "which run on any backbone), or a ViT, e.g. 'vit_base_patch16_224.augreg_in21k'"
             )
 
     @property

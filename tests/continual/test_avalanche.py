@@ -310,7 +310,7 @@ def test_a_learner_is_taken_as_it_is_or_varied(backbone: Any, blobs: Any) -> Non
         ({"train_epochs": -1}, "epochs"),
         ({"train_epochs": 1, "epochs": 2}, "epochs given twice"),
         ({"optimizer": 0.1}, "optimizer must be None or a torch optimizer, got float"),
-        ({"model": torch.nn.Linear(2, 2)}, "adapters cannot be attached to a Linear"),
+        ({"model": torch.nn.Linear(2, 2)}, "a Linear cannot be read in stages of maps"),
         ({"model": "vit_base_patch16_224"}, "model must be a Backbone, a timm ViT or a learner, got str"),
     ],
 )

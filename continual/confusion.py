@@ -21,8 +21,8 @@ def confusion(right: ArrayLike, chosen: ArrayLike, size: int) -> Counts:
     if rows.ndim != 1 or rows.shape != columns.shape:
         raise ValueError(f"give one choice for each right answer, got shapes {rows.shape} and {columns.shape}")
     for values in (rows, columns):
-        if len(values) and not 0 <= values.min() <= values.max() < size:
-            raise ValueError(f"choices must be 0 to {size - 1}, got {values.min()} to {values.max()}")
+        if len(values) and not 0 <= np.min(values) <= np.max(values) < size:
+            raise ValueError(f"choices must be 0 to {size - 1}, got {np.min(values)} to {np.max(values)}")
     return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
 
 

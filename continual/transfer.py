@@ -56,7 +56,7 @@ def experience_forgetting(matrix: ArrayLike) -> list[float]:
     was measured before j was learned does not count. Negative where the last experience helped.
     """
     r = _checked(matrix)
-    return [float(r[j:-1, j].max() - r[-1, j]) for j in range(len(r) - 1)]
+    return [float(np.max(r[j:-1, j]) - r[-1, j]) for j in range(len(r) - 1)]
 
 
 def forgetting(matrix: ArrayLike) -> float | None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import spread
+from real_streams import half_of
 from unknowns import files
 
 import continual
@@ -70,9 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
-    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
-    order, middle = np.random.RandomState(0).permutation(len(names)), len(names) // 2
-    half = [names[i] for i in (order[:middle] if asked.half == "tune" else order[middle:])]
+    half = half_of(asked.images, asked.half)
     backbone = continual.load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
     records, cache = [], FeatureCache()
     for per_class, seed in product(asked.per_class, asked.seeds):
@@ -83,8 +82,7 @@ def main() -> None:
     for key in sorted({(r["per_class"], r["classes"]) for r in records}, key=lambda key: (-key[0], key[1])):
         own = [r for r in records if (r["per_class"], r["classes"]) == key]
         columns = [[r[name] for r in own] for name in ("real lost", "told lost", "real right", "told right")]
-        shown = [f"{statistics.mean(c):.1f}" + (f" ± {statistics.stdev(c):.1f}" if len(c) > 1 else "") for c in columns]
-        print(f"| {key[0]} | {key[1]} | {' | '.join(shown)} |")
+        print(f"| {key[0]} | {key[1]} | {' | '.join(map(spread, columns))} |")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,16 @@ def profiles(entries: Mapping[str, Sequence[tuple[str, float, int]]]) -> str:
     return text
 
 
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """Return the mean of values, with ± their standard deviation if there are several.
+
+    >>> spread([1.0, 2.0, 3.0]), spread([2.0]), spread([1.0, 2.0], "+.1f")
+    ('2.0 ± 1.0', '2.0', '+1.5 ± 0.7')
+    """
+    found = f"{statistics.mean(values):{form}}"
+    return f"{found} ± {statistics.stdev(values):.1f}" if len(values) > 1 else found
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; all but the first column are aligned to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]

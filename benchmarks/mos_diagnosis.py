@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from real_streams import backbone_of, carried
+from real_streams import backbone_of, carried, half_of
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -241,17 +240,12 @@ def answered(learner: IncrementalLearner[Any], stream: Stream) -> list[dict[str,
     return found
 
 
-def tuning_half(names: Sequence[str]) -> list[str]:
-    """Return the half of the classes that things are chosen on; see `strata.py`."""
-    ordered = sorted(names)
-    return [ordered[i] for i in np.random.RandomState(0).permutation(len(ordered))[: len(ordered) // 2]]
-
-
 def tuning_stream(images: Path, seed: int, classes: int, experiences: int, per_class: int) -> Stream:
     """Return classes of the half that things are chosen on, drawn and ordered by the seed."""
     train, test = load_data(DataConfig(source=f"{images}/"))
-    half = tuning_half(list(set(train.labels)))
-    config = StreamConfig(classes=classes // experiences, only=half, max_classes=classes, per_class=per_class)
+    config = StreamConfig(
+        classes=classes // experiences, only=half_of(images, "tune"), max_classes=classes, per_class=per_class
+    )
     return make_stream("diagnosis", train, test, config, seed)
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
@@ -41,6 +42,16 @@ SETTINGS = {
 def backbone_of(weights: Path, size: int = 98) -> Backbone:
     """Return the frozen ViT with the crops that small images bear."""
     return load_backbone(weights=weights, img_size=size, crop_scale=(0.4, 1.0))
+
+
+def half_of(images: Path, half: str) -> list[str]:
+    """Return classes of a folder with train/CLASS, permuted with seed 0: those of a half, or "all" of them.
+
+    Things are chosen on the half "tune"; figures are of the half "report".
+    """
+    names = sorted(p.name for p in (images / "train").iterdir() if p.is_dir())
+    order, middle = np.random.RandomState(0).permutation(len(names)), len(names) // 2
+    return [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[half]]
 
 
 def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per_class: int = 20) -> Stream:

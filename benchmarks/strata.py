@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from real_streams import half_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -138,10 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
-    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
-    order = np.random.RandomState(0).permutation(len(names))
-    middle = len(names) // 2
-    chosen = [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[asked.half]]
+    chosen = half_of(asked.images, asked.half)
     learner = StrataLearner(continual.load_backbone(asked.name, weights=asked.weights, img_size=asked.size))
     trunk = learner.backbone.trunk
     every = cnn_rows(trunk) if isinstance(trunk, FrozenConvNet) else ROWS

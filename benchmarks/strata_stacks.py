@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
-from measuring import surroundings, table
+from measuring import spread, surroundings, table
 from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of
 from torch import Tensor
@@ -110,8 +110,7 @@ def summary(records: list[dict[str, Any]]) -> str:
         line = [name]
         for figure in ("average", "final"):
             gains = [mine[figure] - plain[figure] for mine, plain in zip(rows, found[FROZEN], strict=True)]
-            spread = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
-            line += [f"{statistics.fmean(r[figure] for r in rows):.1f}", f"{statistics.fmean(gains):+.1f}{spread}"]
+            line += [f"{statistics.fmean(r[figure] for r in rows):.1f}", spread(gains, "+.1f")]
         lines.append(line)
     return table(["row", "Ā [%]", "gain", "final [%]", "gain"], lines)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from real_streams import half_of
 from safetensors.torch import load_file, save_file
 from strata import answers
 from torch import Tensor
@@ -112,8 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
-    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
-    chosen = [names[i] for i in np.random.RandomState(0).permutation(len(names))[len(names) // 2 :]]
+    chosen = half_of(asked.images, "report")
     found, labels = {}, {}
     for part in ("train", "test"):
         groups = [sorted((asked.images / part / name).iterdir()) for name in chosen]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from itertools import product
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import spread
+from real_streams import half_of
 from sklearn.metrics import roc_auc_score
 
 import continual
@@ -100,8 +101,7 @@ def table(records: list[dict[str, Any]]) -> str:
     for key in dict.fromkeys((r["method"], r["per_class"]) for r in records):
         own = [r for r in records if (r["method"], r["per_class"]) == key]
         values = [[r[name] for r in own] for name in columns]
-        cells = [f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "") for v in values]
-        lines.append("| " + " | ".join([key[0], str(key[1]), str(len(own)), *cells]) + " |")
+        lines.append("| " + " | ".join([key[0], str(key[1]), str(len(own)), *map(spread, values)]) + " |")
     return "\n".join(lines)
 
 
@@ -121,9 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="read, and added to, if it is there")
     asked = parser.parse_args()
 
-    names = sorted(p.name for p in (asked.images / "train").iterdir() if p.is_dir())
-    order, middle = np.random.RandomState(0).permutation(len(names)), len(names) // 2
-    chosen = [names[i] for i in {"tune": order[:middle], "report": order[middle:], "all": order}[asked.half]]
+    chosen = half_of(asked.images, asked.half)
     backbone = continual.load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
     records: list[dict[str, Any]] = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     frozen = FeatureCache()

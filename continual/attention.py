@@ -17,9 +17,10 @@ ALL = slice(None)
 
 def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None) -> Tensor:
     """Return what a block's attention says of the tokens `read` (B, n, D), which look at all of `x` (B, N, D)."""
+    slow = _slow(x)
     known = type(module) is Attention and getattr(module, "gate", None) is None
     # What is exported keeps its layers whole, by which it is told what can be written in 8 bits.
-    if not known or torch.onnx.is_in_onnx_export() or (read == ALL and not _slow(x)):
+    if not known or torch.onnx.is_in_onnx_export() or (read == ALL and not slow):
         return (module(x) if rope is None else module(x, rope=rope))[:, read]
     width = module.num_heads * module.head_dim
     weight, bias = module.qkv.weight, module.qkv.bias
@@ -30,7 +31,7 @@ def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None) -> Tenso
 
     (q,), (k, v) = heads(x[:, read], slice(width)), heads(x, slice(width, None))
     q, k = module.q_norm(q), module.k_norm(k)
-    products = _in_parts if _slow(x) else functional.scaled_dot_product_attention
+    products = _in_parts if slow else functional.scaled_dot_product_attention
     found = products(q, k, v).transpose(1, 2).flatten(2)
     if hasattr(module, "norm"):
         found = module.norm(found)

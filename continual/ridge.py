@@ -153,13 +153,9 @@ def _triangle(matrix: Tensor) -> Tensor:
 
 
 def _factor(gram: Tensor, strength: float) -> Tensor:
-    """Return the lower factor of gram + strength I; all nan if the strength is too little to make that regular.
-
-    Only the lower triangle of `gram` (D, D) is read.
-    """
-    system = gram.clone()
-    system.diagonal().add_(strength)
-    lower, failed = torch.linalg.cholesky_ex(system)
+    """Add strength I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular."""
+    gram.diagonal().add_(strength)
+    lower, failed = torch.linalg.cholesky_ex(gram)
     return torch.full_like(lower, torch.nan) if failed else lower
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from continual.backbones import Backbone, assemble, check_tag, create, in_cache, load_backbone
+from continual.backbones import Backbone, check_tag, in_cache, load_backbone
 from continual.bench.config import BackboneConfig, MethodConfig, RunConfig
 from continual.bench.console import count, size
+from continual.bench.pretraining import untrained
 from continual.bench.run import check_methods, streams
 from continual.bench.run_folder import RunFolder
 from continual.bench.streams import Stream
@@ -50,8 +51,7 @@ def _backbone(config: BackboneConfig) -> tuple[str, Backbone]:
     else:
         check_tag(config.name)
         said = "weights in the hub's cache" if in_cache(config.name) else "weights to be downloaded from the hub"
-    made = assemble(create(config.name, config.args), config.name, config.args, **config.preprocessing)
-    return f"backbone {config.name}, {said}", made
+    return f"backbone {config.name}, {said}", untrained(config)
 
 
 def _work(row: MethodConfig, stream: Stream, backbone: Backbone) -> str:

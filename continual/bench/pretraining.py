@@ -21,6 +21,12 @@ from continual.seeding import seeded
 from continual.training import Checkpoints, Progress, go_back, snapshot
 
 
+def untrained(config: BackboneConfig) -> Backbone:
+    """Return a backbone like the one that is named, with random weights."""
+    assert config.name is not None
+    return assemble(create(config.name, config.args), config.name, config.args, **config.preprocessing)
+
+
 def pretrained_on(
     experience: Experience,
     config: BackboneConfig,
@@ -38,8 +44,8 @@ def pretrained_on(
     if config.name is None:
         raise BackboneError("backbone.pretrain needs backbone.name, e.g. 'vit_tiny_patch16_224'")
     with seeded(seed, "pretraining"):
-        vit: Any = create(config.name, config.args)
-    frame = assemble(vit, config.name, config.args, **config.preprocessing)
+        frame = untrained(config)
+    vit: Any = frame.trunk.network
     vit.requires_grad_(True)
     data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
     index = {c: i for i, c in enumerate(experience.classes)}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from continual import distributed
-from continual.backbones import Backbone, assemble, create, load_backbone
+from continual.backbones import Backbone, load_backbone
 from continual.bench import locks, report
 from continual.bench.avalanche_learner import AvalancheLearner, find_method
 from continual.bench.config import MethodConfig, RunConfig
 from continual.bench.cost import inference_cost, numbers_stored
-from continual.bench.pretraining import pretrained_on
+from continual.bench.pretraining import pretrained_on, untrained
 from continual.bench.records import cell_record, stream_digest, surroundings
 from continual.bench.results import Cell
 from continual.bench.run_folder import CellFolder, RunFolder
@@ -148,8 +148,7 @@ class _Run:
         if wanted.pretrain is None:
             check_methods(self.config, self._backbone(self.config.seeds[0]))
         elif wanted.name is not None:
-            frame = assemble(create(wanted.name, wanted.args), wanted.name, wanted.args, **wanted.preprocessing)
-            check_methods(self.config, frame)
+            check_methods(self.config, untrained(wanted))
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from continual.adapter_training import new_stack
 from continual.backbones import Backbone
+from continual.data import as_experience
 from continual.methods.mos import MOSLearner
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -51,6 +52,16 @@ def test_nothing_before_the_first_adapter_keeps_a_graph(backbone: Backbone) -> N
     features = learner.features(prefix, stack.bind())
     assert features.requires_grad
     assert not tokens[0].requires_grad, "the first block's MLP has no trainable parameter below"
+
+
+def test_of_the_last_block_only_the_token_that_is_read_is_trained_on(backbone: Backbone, blobs: Blobs) -> None:
+    learner = MOSLearner(backbone, adapter_dropout=0.3, **QUICK)
+    training, tokens = learner.begin(as_experience(*blobs([0, 1], 3), backbone.preprocessing)), []
+    training.start_epoch(0)
+    hook = backbone.trunk.vit.norm.register_forward_hook(lambda *call: tokens.append(call[-1].shape[1]))
+    training.forward(torch.rand(2, 3, 16, 16))
+    hook.remove()
+    assert tokens == [1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -82,13 +82,13 @@ def forward_flops(vit: Any, adapters: int = 0) -> float:
 def pass_flops(vit: Any, adapters: int) -> tuple[float, float]:
     """Return the operations of MOS's first pass of an image and of each that follows.
 
-    In the last block one token asks, the others are only looked at; later passes share embedding, first attention and
-    first MLP.
+    In the last block one token asks and goes on, without keys and values of the others; later passes share embedding,
+    first attention and first MLP.
     """
     attention, mlp = _halves(vit)
-    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
-    looked_at = 4.0 * tokens * vit.embed_dim**2  # keys and values
-    first = forward_flops(vit, adapters) - (mlp + attention - looked_at) * (1 - 1 / tokens)
+    tokens, width = vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim
+    asks = 2.0 * (4 * width**2 + 2 * tokens * width * vit.blocks[0].attn.num_heads)
+    first = forward_flops(vit, adapters) - (mlp + attention) + mlp / tokens + asks
     return first, first - _embedding(vit) - attention - mlp
 
 

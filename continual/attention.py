@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import Attention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 ALL = slice(None)
@@ -29,13 +29,40 @@ def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None) -> Tenso
         projected = functional.linear(tokens, weight[rows], None if bias is None else bias[rows])
         return projected.unflatten(-1, (-1, module.num_heads, module.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    (q,), (k, v) = heads(x[:, read], slice(width)), heads(x, slice(width, None))
-    q, k = module.q_norm(q), module.k_norm(k)
-    products = _in_parts if slow else functional.scaled_dot_product_attention
-    found = products(q, k, v).transpose(1, 2).flatten(2)
+    q = module.q_norm(heads(x[:, read], slice(width))[0])
+    if _few(module, q, x):
+        found = _without_keys(q, x, weight[width:], None if bias is None else bias[2 * width :])
+    else:
+        k, v = heads(x, slice(width, None))
+        products = _in_parts if slow else functional.scaled_dot_product_attention
+        found = products(q, module.k_norm(k), v)
+    found = found.transpose(1, 2).flatten(2)
     if hasattr(module, "norm"):
         found = module.norm(found)
     return module.proj(found)
+
+
+def _few(module: Any, q: Tensor, x: Tensor) -> bool:
+    """Say whether so few tokens (B, H, n, D / H) ask that no keys and values of all (B, N, D) are worth making.
+
+    Not in half precision, in which the scores would be rounded.
+    """
+    tokens, width = x.shape[1:]
+    plain = isinstance(module.k_norm, nn.Identity) and q.dtype == x.dtype and x.dtype in (torch.float32, torch.float64)
+    return plain and q.shape[2] * (width + q.shape[1] * tokens) < tokens * width
+
+
+def _without_keys(q: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Attend with queries (B, H, n, D / H) to tokens x (B, N, D) by their keys' and values' weights (2 D, D).
+
+    A query's product with a key is x's with the query taken back through the keys' weights; what a key's bias adds is
+    the same for all. The values' weights are applied to the mean of x that is looked at.
+    """
+    keys, values = weight.unflatten(0, (2, q.shape[1], -1)).unbind(0)
+    taken_back = torch.einsum("bhnd,hdw->bhnw", q * q.shape[-1] ** -0.5, keys)
+    looked_at = (taken_back.flatten(1, 2) @ x.mT).softmax(-1) @ x
+    found = torch.einsum("bhnw,hdw->bhnd", looked_at.unflatten(1, q.shape[1:3]), values)
+    return found if bias is None else found + bias.unflatten(0, (q.shape[1], 1, -1))
 
 
 def _in_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

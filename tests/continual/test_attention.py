@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
+from continual import attention
 from continual.attention import attend
 from continual.seeding import generator, seeded
 
@@ -26,6 +27,29 @@ def made(**options: Any) -> Any:
 def test_some_tokens_hear_what_they_would_among_all(options: dict[str, Any], read: slice) -> None:
     module = made(**options)
     torch.testing.assert_close(attend(module, X, read), module(X)[:, read])
+
+
+def test_a_few_tokens_ask_without_keys_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, asked = made(), 0
+    own = attention._without_keys
+
+    def counting(*arguments: Any) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return own(*arguments)
+
+    monkeypatch.setattr(attention, "_without_keys", counting)
+    whole = X.clone().requires_grad_()
+    module(whole)[:, :1].square().sum().backward()
+    part = X.clone().requires_grad_()
+    attend(module, part, slice(0, 1)).square().sum().backward()
+    assert asked == 1
+    torch.testing.assert_close(part.grad, whole.grad)
+    attend(module, X, slice(0, 5))  # too many of seven
+    attend(made(qk_norm=True), X, slice(0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        attend(module, X, slice(0, 1))
+    assert asked == 1
 
 
 def test_training_in_bfloat16_on_a_cpu_avoids_the_fused_operation(monkeypatch: pytest.MonkeyPatch) -> None:

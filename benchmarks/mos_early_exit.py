@@ -1,26 +1,33 @@
 """What `early_exit` saves and what it costs: agreement with exact retrieval, accuracy, passes and time, by tolerance.
 
-    OMP_NUM_THREADS=1 python benchmarks/mos_early_exit.py --images DIR --weights FILE --learners DIR --experiences 20 --out DIR
+    OMP_NUM_THREADS=1 python benchmarks/mos_early_exit.py --images DIR --weights FILE --learners DIR --out DIR \
+        --experiences 20 --title "..." --name NAME
 
 The learner is one that `real_streams.py` trained. The tolerance decides, from class statistics alone, how certain is
-enough. Passes are counted over all test images asked; time is measured for one batch.
-"""  # noqa: E501
+enough. Passes are counted over all test images asked; cost is that of these passes on paper, in plain forwards; time is
+measured for one batch. `--checked` images are run under every stack, to see how true `continual.stack_shifts` is of
+them. The picture is of all records in the folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import interleaved, ratio, surroundings, table, write
+from measuring import forward_flops, interleaved, pass_flops, ratio, surroundings, table, write
 from real_streams import aligned, backbone_of, stream_of
 from torch import Tensor
 
+from continual.adapters import shared
 from continual.data import PreparedImages, evaluation_loader
 from continual.feature_cache import FeatureCache
 from continual.methods.mos import MOSLearner
+from continual.seeding import generator
+from continual.stack_shifts import alike
 
 TOLERANCES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -43,6 +50,34 @@ def asked(learner: MOSLearner, batches: list[Tensor], cache: Counted) -> tuple[T
     return answers, (cache.passes - before) / len(answers)
 
 
+def foretold(learner: MOSLearner, images: Tensor) -> dict[str, float]:
+    """Return how true what is said of the stacks' shifts is of images (n, 3, H, W) of all classes."""
+    state = learner.state
+    prefix = learner.prefix(images)
+    under = [learner.features(prefix, shared(stack, learner.settings.adapter_scale)) for stack in state.bank]
+    shifts = learner.stack_shifts(generator(0, "check"))
+    sloped = under[0] @ shifts.slope
+    rests, plain = [], []
+    for stack, features in enumerate(under[1:], 1):
+        shift = features - under[0]
+        rests.append(shift - shifts.expected(sloped, torch.full((len(images),), stack)))
+        plain.append(shift - shifts.means[stack])
+    found, means = torch.stack(rests, 1), torch.stack(plain, 1)
+    spread = found - found.mean(0)
+    products = torch.einsum("nid,njd->ij", spread, spread)
+    lengths = products.diagonal().sqrt()
+    pairs = torch.triu_indices(len(products), len(products), 1)
+    apart = (products / torch.outer(lengths, lengths) - alike(state.stacked_bank)[1:, 1:])[pairs[0], pairs[1]]
+    assert state.shift_sums is not None
+    widths = shifts.spreads[1:].square()
+    return {
+        "correlation of rests, distance from the weights'": float(apart.square().mean().sqrt()),
+        "variance beside the mean shift": float((means.square().sum(-1).mean(0) / widths).mean()),
+        "left unexplained": float((found.square().sum(-1).mean(0) / widths).mean()),
+        "left unexplained, foretold": state.shift_sums.solve(sum(s.count for s in state.shifts[1:]))[1],
+    }
+
+
 def main(
     images: Annotated[Path, typer.Option(help="A folder with train/ and test/, as for real_streams.py.")],
     weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
@@ -50,14 +85,16 @@ def main(
     out: Annotated[Path, typer.Option(help="Where results go.")],
     experiences: int = 20,
     classes: int = 100,
+    title: Annotated[str, typer.Option(help="What the learner is, for table and picture.")] = "",
     seed: int = 1993,
     every: Annotated[int, typer.Option(help="Of the test images, every n-th is asked about.")] = 2,
-    batch: int = 32,
+    batch: int = 128,
+    checked: Annotated[int, typer.Option(help="Images that are run under every stack.")] = 100,
     rounds: int = 3,
     name: Annotated[str, typer.Option(help="Of the files written.")] = "mos_early_exit",
     threads: int = 1,
 ) -> None:
-    """Measure, and write NAME.json and NAME.md."""
+    """Measure, and write NAME.json, NAME.md and mos_early_exit.png."""
     torch.set_num_threads(threads)
     backbone = backbone_of(weights)
     *_, learner = aligned(backbone, learners, experiences, seed)
@@ -66,7 +103,7 @@ def main(
     photos = [image for e in stream.experiences for image in e.test_images][::every]
     labels = [label for e in stream.experiences for label in e.test_labels][::every]
     prepared = PreparedImages(photos, labels, backbone.preprocessing, augment=False)
-    batches = [images for images, _ in evaluation_loader(prepared, batch)]
+    batches = [images for images, _ in evaluation_loader(prepared, 128)]
     truth = learner.indices(labels)
 
     variants = {"exact": learner, "exact, bfloat16": learner.variant(precision="bfloat16")}
@@ -83,6 +120,7 @@ def main(
         for name, one in variants.items()
     }
     exact, _ = found["exact"]
+    first, later = (f / forward_flops(backbone.trunk.vit) for f in pass_flops(backbone.trunk.vit, 16))
     rows = []
     for variant, (answers, passes) in found.items():
         on_batch = Counted()
@@ -91,20 +129,60 @@ def main(
             {
                 "early_exit": variant,
                 "passes": passes,
+                "cost on paper": first + (passes - 1) * later,
                 "agreement": float((answers == exact).float().mean()),
                 "accuracy": float((answers == truth).float().mean()),
                 "time of a batch [plain forwards]": ratio(taken, variant, "plain"),
                 "passes in that batch": on_batch.passes / batch,
             }
         )
-    record = {"ran on": surroundings(), "experiences": experiences, "seed": seed, "images": len(labels), "rows": rows}
-    keys = ["early_exit", "passes", "agreement", "accuracy", "time of a batch [plain forwards]", "passes in that batch"]
+    with torch.no_grad():
+        true = foretold(learner, mixed[:checked])
+    record = {
+        "ran on": surroundings(), "title": title, "experiences": experiences, "seed": seed, "images": len(labels),
+        "batch": batch, "rows": rows, "shifts": {"images": checked, **true},
+    }  # fmt: skip
+    write(out, name, record, markdown(record))
+    picture([json.loads(path.read_text()) for path in sorted(out.glob("mos_early_exit*.json"))], out)
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Return the tables."""
+    shares = ("agreement", "accuracy")
+    keys = list(record["rows"][0])
     lines = [
-        [row["early_exit"], f"{row['passes']:.2f}", f"{row['agreement']:.1%}", f"{row['accuracy']:.1%}",
-         f"{row[keys[4]]:.2f}", f"{row[keys[5]]:.2f}"]
-        for row in rows
-    ]  # fmt: skip
-    write(out, name, record, f"{experiences} experiences, {len(labels)} test images.\n\n{table(keys, lines)}")
+        [row["early_exit"], *(f"{row[key]:.1%}" if key in shares else f"{row[key]:.2f}" for key in keys[1:])]
+        for row in record["rows"]
+    ]
+    true = [[name, f"{value:.2f}"] for name, value in record["shifts"].items()]
+    return (
+        f"{record['title']}: {record['experiences']} experiences, {record['images']} test images.\n\n"
+        f"{table(keys, lines)}\n{table(['shifts', ''], true)}"
+    )
+
+
+def picture(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draw the share of answers that differ against cost, a line a learner."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for record, colour in zip(records, ("#4477aa", "#cc6677", "#228833", "#aa3377", "#777777") * 2, strict=False):
+        rows = [row for row in record["rows"] if row["early_exit"].replace(".", "").isdigit()]
+        points = [(row["cost on paper"], max(1 - row["agreement"], 5e-4)) for row in rows]
+        exact = record["rows"][0]["cost on paper"]
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=record["title"])
+        axes.plot([exact], [5e-4], "o", color=colour, markerfacecolor="white", clip_on=False)
+    axes.set(
+        xlabel="cost of an answer [plain forwards]", ylabel="answers that differ from exact retrieval", yscale="log"
+    )
+    axes.set_yticks([5e-4, 1e-3, 5e-3, 1e-2, 5e-2], ["none", "0.1 %", "0.5 %", "1 %", "5 %"])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.axhline(5e-3, color="#bbbbbb", linewidth=0.8, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(folder / "mos_early_exit.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """MOS in one pass: a single stack for all classes, and what that costs, estimated without images.
 
-Every stack shifts features, on the average by a vector that is remembered (`continual.early_exit`). So what is known
+Every stack shifts features, on the average by a vector that is remembered (`continual.stack_shifts`). So what is known
 of a class under its own stack A_k can be said under the first: its statistics, moved back by the shift. One pass
 under A_1 answers, with the head as it is. Aligning it anew on these statistics made it no better on real images, and
 an estimate from the same statistics far too kind.
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from continual.early_exit import DRAWS, imagined
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 from continual.seeding import generator
@@ -52,6 +51,7 @@ def consolidated(learner: MOSLearner) -> MOSLearner:
         experiences=1,
         bank=state.bank[:1],
         shifts=state.shifts[:1],
+        shift_sums=state.shift_sums and state.shift_sums.beginning(),
         statistics=statistics,
         calibration=calibrate(statistics, generator(settings.seed, "calibration", state.updates)),
     )
@@ -63,8 +63,9 @@ def estimate(learner: MOSLearner, single: MOSLearner) -> Estimate:
     state, settings = learner.state, learner.settings
     draw = generator(settings.seed, "consolidation", state.updates, device=learner.device)
     experience = state.experience_of_class
-    first, features_of = imagined(experience, state.statistics, state.shifts, draw, settings.covariance_floor)
+    shifts = learner.stack_shifts(draw)
+    first, features_of = shifts.imagined(experience, state.statistics, draw, settings.covariance_floor)
     before, _ = learner.answering().retrieve(first, features_of)
     after, _ = single.answering().retrieve(first, lambda rows, stacks: first[rows])
-    truth = torch.arange(len(state.classes), device=first.device).repeat_interleave(DRAWS)
+    truth = torch.arange(len(state.classes), device=first.device).repeat_interleave(len(first) // len(state.classes))
     return Estimate(*(float((scores.argmax(-1) == truth).float().mean()) for scores in (before, after)))

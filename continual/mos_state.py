@@ -16,6 +16,7 @@ from continual.alignment import AlignedState, unpack_aligned
 from continual.class_statistics import ClassStatistics, restore
 from continual.early_exit import Foretelling
 from continual.merging import consolidate_mean
+from continual.stack_shifts import ShiftSums
 from continual.state import State, replace_state, without_row
 
 
@@ -30,6 +31,7 @@ class MOSState(AlignedState):
     prototypes: Tensor | None = None  #: (C, D)
     prototype_counts: Tensor | None = None  #: (C,) int64
     shifts: tuple[ClassStatistics, ...] = ()  #: of each stack, phi(x; A_k) - phi(x; A_1); none in older files
+    shift_sums: ShiftSums | None = None  #: what else is remembered of them; None in older files
 
     def own_without(self, index: int) -> dict[str, Any]:
         """Leave out head row, statistics and prototype."""
@@ -70,6 +72,7 @@ class MOSState(AlignedState):
             tensors |= artefact.join(f"bank/{k}", stack)
         for k, shift in enumerate(self.shifts):
             tensors |= artefact.join(f"shifts/{k}", shift.tensors())
+        tensors |= artefact.join("shift_sums", vars(self.shift_sums) if self.shift_sums else {})
         return tensors, {**values, "shifts": [[shift.kind, shift.count] for shift in self.shifts]}
 
     @staticmethod
@@ -77,6 +80,7 @@ class MOSState(AlignedState):
         """Rebuild the state from the common fields and what `pack` gave."""
         if not common.classes:
             return replace_state(common, MOSState)
+        sums = artefact.part(tensors, "shift_sums")
         return replace_state(
             common,
             MOSState,
@@ -88,4 +92,5 @@ class MOSState(AlignedState):
                 restore(kind, count, artefact.part(tensors, f"shifts/{k}"))
                 for k, (kind, count) in enumerate(values.get("shifts", []))
             ),
+            shift_sums=ShiftSums(**sums) if sums else None,
         )

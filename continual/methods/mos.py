@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from continual.adapter_training import AdapterTraining, new_stack
 from continual.adapters import StackWeights, grouped, per_image, shared, stacked
 from continual.alignment import AlignmentSettings, aligned_fields
-from continual.class_statistics import ClassStatistics, Kind, fit
+from continual.class_statistics import Kind, fit
 from continual.data import ExperienceData, Label
 from continual.early_exit import Foretelling
 from continual.errors import InputError
@@ -32,6 +32,7 @@ from continual.retrieval import Answering, cosine_scores, ensemble
 from continual.seeding import generator
 from continual.settings import AdapterSettings
 from continual.stack_features import StackFeatures
+from continual.stack_shifts import ShiftSums, StackShifts
 from continual.state import Imagining, Scores, State
 from continual.training import Output, Progress
 from continual.trunk import Prefix
@@ -125,15 +126,18 @@ class MOSTraining(AdapterTraining[MOSState]):
             bank=bank,
             prototypes=prototypes,
             prototype_counts=counts,
-            shifts=self._shifts((own - first)[targets >= len(before.classes)]),
+            **self._shifts(first[targets >= len(before.classes)], own[targets >= len(before.classes)]),
         )
 
-    def _shifts(self, found: Tensor) -> tuple[ClassStatistics, ...]:
-        """Return all stacks' shifts, the new one's from the features (n, D) of its own images."""
+    def _shifts(self, first: Tensor, own: Tensor) -> dict[str, Any]:
+        """Return what is remembered of all stacks' shifts, given features (n, D) of the new one's images."""
         before: MOSState = self.before
         if not self.new_classes or len(before.shifts) < before.experiences:
-            return before.shifts
-        return (*before.shifts, fit(found, "low_rank"))
+            return {"shifts": before.shifts, "shift_sums": before.shift_sums}
+        shifts, sums = (*before.shifts, fit(own - first, "low_rank")), ShiftSums.of(first, own)
+        # What older files left out of the sums cannot be had any more.
+        known = before.shift_sums and before.shift_sums.plus(sums) if before.shifts else sums
+        return {"shifts": shifts, "shift_sums": known}
 
     def _features(self, bank: Sequence[StackWeights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return features under each image's own class's stack, under A_1, and class indices."""
@@ -157,8 +161,8 @@ class MOSTraining(AdapterTraining[MOSState]):
 class MOSLearner(IncrementalLearner[MOSState]):
     """Model surgery: adapter merging and self-refined adapter retrieval.
 
-    Memory grows by one stack and its shift, L (2 r D + r + D) + 10 D numbers, an experience, and by head row,
-    statistics and prototype, 2 D + 1 numbers and the statistics' own, a class.
+    Memory grows by one stack and its shift, L (2 r D + r + D) + 11 D numbers, an experience, and by head row,
+    statistics and prototype, 2 D + 1 numbers and the statistics' own, a class. 2 D^2 more tell shifts in advance.
     """
 
     method = "mos"
@@ -215,10 +219,18 @@ class MOSLearner(IncrementalLearner[MOSState]):
         key = settings.early_exit, settings.retrieval_rounds, settings.ensemble
         if key not in state.foretellings:
             draw = generator(settings.seed, "early exit", state.updates, device=self.device)
-            made = Foretelling.of(answering, state.shifts, draw, settings.covariance_floor)
-            enough = made.enough(state.statistics, state.shifts, settings.early_exit, draw, settings.covariance_floor)
+            made = Foretelling(answering, self.stack_shifts(draw))
+            imagined = self.stack_shifts(draw).imagined(
+                state.experience_of_class, state.statistics, draw, settings.covariance_floor
+            )
+            enough = made.enough(imagined, settings.early_exit)
             state.foretellings[key] = made, enough
         return state.foretellings[key]
+
+    def stack_shifts(self, draw: torch.Generator) -> StackShifts:
+        """Return how stacks shift features, with worlds drawn anew."""
+        state = self.state
+        return StackShifts.of(state.shifts, state.shift_sums, state.stacked_bank, draw, self.settings.covariance_floor)
 
     def imagining(self, after: Self) -> Imagining:
         """Ask the heads about a class as remembered under its own stack, which retrieval is trusted to find."""

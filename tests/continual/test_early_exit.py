@@ -15,12 +15,13 @@ import continual
 from continual import early_exit
 from continual.backbones import Backbone
 from continual.class_statistics import Diagonal
-from continual.early_exit import Foretelling, imagined
+from continual.early_exit import Foretelling
 from continual.errors import InputError
 from continual.methods.mos import MOSLearner
 from continual.retrieval import Answering, ensemble, margins
 from continual.seeding import generator
 from continual.stack_features import StackFeatures
+from continual.stack_shifts import StackShifts
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 
@@ -57,7 +58,7 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
         first = StackFeatures(early, images).first
         foretelling, _ = early._foretelling(answering)
         cosines, choice = answering.stage_one(first)
-        guess = foretelling.foretell(first, torch.zeros_like(every), choice, cosines)
+        guess = foretelling.foretell(first, first, torch.zeros_like(every), choice, cosines)
 
     def asked(enough: float) -> tuple[Any, int]:
         # As if the draws had asked for so much.
@@ -84,16 +85,15 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
 
 
 def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
-    """Stacks that shift what the first has in store by their mean: all is known after one pass."""
+    """Stacks of which the second shifts an image twice as far from its mean as the third: one pass tells all."""
     answering, _ = answering_of(9, 6)
-    shifts = [Diagonal(9, torch.full((6,), 0.5 * k), torch.full((6,), 1e-9)) for k in range(3)]
-    foretelling = Foretelling.of(answering, shifts, generator(1), 1e-9)
+    foretelling = Foretelling(answering, stack_shifts(0.5, 1e-9, gains=((1, 0, 0), (0, 1, 2), (0, 0.5, 1))))
     first, ran = torch.randn(300, 6, generator=generator(2)), []
 
     def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
         ran.extend(zip(rows.tolist(), stacks.tolist(), strict=True))
-        odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean foretells, the same under all stacks
-        return first[rows] + foretelling.shifts[stacks] + odd * (stacks > 0).unsqueeze(-1)
+        odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean foretells
+        return first[rows] + foretelling.shifts.means[stacks] + odd * torch.tensor([0.0, 2.0, 1.0])[stacks, None]
 
     exact, found = answering.retrieve(first, features_of)
     asked, ran[:] = set(ran), []
@@ -106,7 +106,7 @@ def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
     assert moved.sum() > 10
     cosines, choice = answering.stage_one(first)
     second = features_of(torch.arange(300), choice)
-    guess = foretelling.foretell(second, choice, choice, cosines)
+    guess = foretelling.foretell(first, second, choice, choice, cosines)
     torch.testing.assert_close(guess.values[moved], exact[moved])
     assert torch.equal(guess.found.path[moved], found.path[moved])
 
@@ -153,17 +153,26 @@ def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
     return Answering(head, means, own, 4, combine), [Diagonal(5, mean, torch.ones(width)) for mean in means]
 
 
+def stack_shifts(step: float, variance: float, seed: int = 1, gains: Any = None) -> StackShifts:
+    """Return shifts by 0, `step` and twice that in six features, whose rests have nothing in common but the gains."""
+    shifts = [Diagonal(9, torch.full((6,), step * k), torch.full((6,), variance)) for k in range(3)]
+    bank = {"weight": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])}
+    made = StackShifts.of(shifts, None, bank, generator(seed, "worlds"), 1e-9)
+    return made if gains is None else replace(made, gains=torch.tensor(gains))
+
+
 def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answering, statistics = answering_of(9, 6)
+    own = answering.class_experience
 
     def asked(spread: float, tolerance: float) -> tuple[float, float]:
         """Return what is enough, and the share of other draws that are as certain."""
-        shifts = [Diagonal(9, torch.full((6,), 0.1 * k), torch.full((6,), spread)) for k in range(3)]
-        foretelling = Foretelling.of(answering, shifts, generator(1), 1e-9)
-        enough = foretelling.enough(statistics, shifts, tolerance, generator(2), floor=1e-9)
-        first, _ = imagined(answering.class_experience, statistics, shifts, generator(3), 1e-9)
+        foretelling = Foretelling(answering, stack_shifts(0.1, spread, seed=1))
+        drawn = [stack_shifts(0.1, spread, seed).imagined(own, statistics, generator(seed), 1e-9) for seed in (2, 3)]
+        enough = foretelling.enough(drawn[0], tolerance)
+        first, _ = drawn[1]
         cosines, choice = answering.stage_one(first)
-        certainty = foretelling.foretell(first, torch.zeros_like(choice), choice, cosines).certainty
+        certainty = foretelling.foretell(first, first, torch.zeros_like(choice), choice, cosines).certainty
         shares.append(float(certainty.clamp(max=1).mean()))
         return enough, float((certainty >= enough).float().mean())
 

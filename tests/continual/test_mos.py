@@ -177,11 +177,11 @@ def test_memory_grows_as_documented(backbone: Backbone, blobs: Blobs, kind: Kind
         "low_rank": d * (components + 2),
         "centroids": components * (d + 1) + 2 * d,
     }
-    size = 4 * LEVELS  # the calibration, from the first experience on
+    size = 4 * (LEVELS + 2 * d * d)  # the calibration and what tells shifts, from the first experience on
     for classes in ([0, 1], [2], [3, 4, 5]):
         learner.learn(*blobs(classes, 4))
         now = sum(learner.memory().values())
-        numbers = depth * (2 * r * d + r + d) + 10 * d + len(classes) * (2 * d + 1 + own[kind])
+        numbers = depth * (2 * r * d + r + d) + 11 * d + len(classes) * (2 * d + 1 + own[kind])
         assert now - size == 4 * numbers + 8 * len(classes)  # float32, and an int64 count a class
         size = now
 

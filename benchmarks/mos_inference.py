@@ -2,10 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mos_inference.py --images DIR --weights FILE --learners DIR --out DIR
 
-`--learners` holds what `real_streams.py` trained: for those T answers are asked of a real learner. For others one is
-made of the largest real learner: its stacks, slightly moved, and its classes dealt out anew to T experiences. Where
-they are too few, they come a second time upside down, with the features that their turned images really have. That
-costs what a real one of T experiences does, but which stacks it asks for is made up.
+`--learners` holds what `real_streams.py` trained on these images (or some of them).
 
 A *pass* is one run of an image through the blocks; *cost* is the time of an answer in plain forwards: timm's own
 forward of the same ViT, without adapters, with fused attention, in the same precision, for the same images. It is the
@@ -20,7 +17,6 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,14 +35,12 @@ from measuring import (
     table,
     write,
 )
-from real_streams import aligned, backbone_of, path_of
+from real_streams import aligned, backbone_of
 from reference_mos import ReferenceMOS
 from torch import Tensor
 
 from continual.adapters import shared
-from continual.alignment import align
 from continual.backbones import Backbone
-from continual.class_statistics import fit
 from continual.feature_cache import FeatureCache
 from continual.images import list_folder, open_image
 from continual.methods.mos import MOSLearner
@@ -55,80 +49,23 @@ Sides = dict[str, Callable[[Tensor], Any]]
 
 TESTED = 256  #: test images
 COUNTED = 200  #: of them, those whose passes are counted
-LEARNED = 20  #: training images of a class that comes again
 ASKED = {1: 40, 4: 20, 16: 12, 64: 5, 256: 2}  #: size of a batch -> how often one is answered
 
 
-def photographs(folder: Path, learner: MOSLearner, part: str, label: Any = None) -> Tensor:
-    """Return prepared images (n, 3, H, W) of one class, or of all that the learner knows, in an order by chance."""
+def photographs(folder: Path, learner: MOSLearner) -> Tensor:
+    """Return prepared test images (n, 3, H, W) of the classes that the learner knows, in an order by chance."""
     view = learner.backbone.preprocessing.evaluation()
-    images, labels = list_folder(folder / part)
-    wanted = set(learner.classes) if label is None else {label}
+    images, labels = list_folder(folder / "test")
+    wanted = set(learner.classes)
     known = [image for image, own in zip(images, labels, strict=True) if own in wanted]
-    chosen = np.random.RandomState(0).permutation(len(known))[: TESTED if label is None else LEARNED]
+    chosen = np.random.RandomState(0).permutation(len(known))[:TESTED]
     return torch.stack([view(open_image(known[i])) for i in chosen])
 
 
-def widened(learner: MOSLearner, experiences: int, folder: Path) -> MOSLearner:
-    """Return a learner of more experiences: the same stacks a few percent off, the same classes dealt out anew.
-
-    Where there are fewer classes than experiences, they come again upside down.
-    """
-    state, draw = learner.state, torch.Generator().manual_seed(0)
-    assert state.head is not None
-    assert state.prototypes is not None
-    upright = len(state.classes)
-    origin = torch.arange(upright).repeat(-(-experiences // upright))
-    assert len(origin) <= 2 * upright, f"{upright} classes are too few for {experiences} experiences"
-    own = torch.arange(len(origin)) * experiences // len(origin)
-    bank = []
-    for k in range(experiences):
-        stack = state.bank[state.class_experience[int(origin[int((own == k).nonzero()[0])])]]
-        bank.append({n: t + 0.03 * t.std() * torch.randn(t.shape, generator=draw) for n, t in stack.items()})
-    prototypes, statistics, head = list(state.prototypes), list(state.statistics), state.head
-    fast = learner.variant(precision="bfloat16")
-    for c in range(upright, len(origin)):
-        prefix = fast.prefix(photographs(folder, learner, "train", state.classes[int(origin[c])]).flip(2).flip(3))
-        first, mine = (fast.features(prefix, shared(bank[k], learner.settings.adapter_scale)) for k in (0, int(own[c])))
-        prototypes.append(first.mean(0))
-        statistics.append(fit(mine, "low_rank", 32))
-    if len(origin) > upright:
-        rows = torch.zeros(len(origin) - upright, 1)
-        head = torch.cat([head[0], rows.expand(-1, head[0].shape[1])]), torch.cat([head[1], rows[:, 0]])
-        head = align(*head, statistics, generator=draw, batch_size=learner.settings.batch_size)
-    wide = learner.variant()
-    wide.state = replace(
-        state,
-        classes=tuple(range(len(origin))),
-        class_experience=tuple(own.tolist()),
-        experiences=experiences,
-        updates=experiences,
-        bank=tuple(bank),
-        head=head,
-        prototypes=torch.stack(prototypes),
-        prototype_counts=torch.ones(len(origin), dtype=torch.int64),
-        statistics=tuple(statistics),
-    )
-    return wide
-
-
-def learner_of(backbone: Backbone, folder: Path, experiences: int, seed: int, images: Path) -> list[MOSLearner]:
-    """Return a learner of that many experiences; a real one with the learner before its last experience."""
-    known = [int(path.name.split("-")[1]) for path in folder.glob(f"stream-*-{seed}")]
-    known = [count for count in known if path_of(folder, count, seed, count).exists()]
-    if experiences in known:
-        return _last_two(backbone, folder, experiences, seed)
-    return [widened(_last_two(backbone, folder, max(known), seed)[0], experiences, images)]
-
-
-_aligned: dict[int, list[MOSLearner]] = {}  #: by experiences, as aligning takes a while
-
-
-def _last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> list[MOSLearner]:
-    if experiences not in _aligned:
-        *_, before, last = aligned(backbone, folder, experiences, seed)
-        _aligned[experiences] = [last, before]
-    return _aligned[experiences]
+def last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> tuple[MOSLearner, MOSLearner]:
+    """Return the learner before its last experience and after it, its head aligned after each of the last fifty."""
+    *_, before, after = aligned(backbone, folder, experiences, seed, since=max(1, experiences - 49))
+    return before, after
 
 
 def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
@@ -247,6 +184,7 @@ def main(
     experiences: Annotated[list[int] | None, typer.Option(help="5, 20, 50 and 200 by default.")] = None,
     seed: int = 1993,
     batch: Annotated[int, typer.Option(help="Images answered at once.")] = 32,
+    rounds: int = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, of plain and ours.")] = "float32",
     latency: Annotated[bool, typer.Option(help="Also batches of 1 to 256.")] = True,
@@ -258,27 +196,21 @@ def main(
     record: dict[str, Any] = {
         "ran on": surroundings(), "ceilings": ceilings(device), "precision": precision, "seed": seed, "costs": [],
     }  # fmt: skip
-    operations, largest, photos = forward_flops(backbone.trunk.vit), None, None
+    operations = forward_flops(backbone.trunk.vit)
     record["plain forward [GFLOP]"] = operations / 1e9
     with torch.no_grad():
         for count in experiences or [5, 20, 50, 200]:
-            learner, *before = learner_of(backbone, learners, count, seed, images)
-            here = _on(learner, device, precision)
-            if before or photos is None:
-                photos = photographs(images, learner, "test").to(device)
-            row = {"experiences": count, "real learner": bool(before), "passes": visited(here, photos[:COUNTED])}
-            row |= cost(here, photos[:batch], 16 if count <= 20 else 8 if count <= 50 else 4, 3)
-            if before:
-                row["second evaluation"] = second_evaluation(_on(before[0], device, precision), here, photos[:batch], 3)
-                largest = here, count, photos
+            before, here = (_on(one, device, precision) for one in last_two(backbone, learners, count, seed))
+            photos = photographs(images, here).to(device)
+            row = {"experiences": count, "passes": visited(here, photos[:COUNTED])}
+            row |= cost(here, photos[:batch], 16 if count <= 20 else 8 if count <= 50 else 4, rounds)
+            row["second evaluation"] = second_evaluation(before, here, photos[:batch], rounds)
             record["costs"].append(row)
             print(row, flush=True)
-        if largest is not None:
-            here, count, photos = largest
-            sides, asked = sides_of(here), photos[:batch]
-            record["top entries"] = {name: profile(lambda n=name: sides[n](asked)) for name in ("plain", "ours")}
-            if latency:
-                record["latency"] = {"experiences": count, "rows": latencies(here, photos)}
+        sides, asked = sides_of(here), photos[:batch]
+        record["top entries"] = {name: profile(lambda n=name: sides[n](asked)) for name in ("plain", "ours")}
+        if latency:
+            record["latency"] = {"experiences": count, "rows": latencies(here, photos)}
     write(out, "mos_inference", record, markdown(record))
     picture(record["costs"], out / "mos_inference.png")
 
@@ -298,11 +230,11 @@ def markdown(record: Mapping[str, Any]) -> str:
         f"{precision}.\n\n"
     )
     rows = [
-        [str(row["experiences"]) + ("" if row["real learner"] else " (made up)"), str(row["batch"]),
+        [str(row["experiences"]), str(row["batch"]),
          *(f"{row[key]:.2f}" for key in ("plain [ms an image]", "one pass", "ours", "on paper", "reference")),
          f"{row['passes in the batch']:.2f}", f"{row['passes']['mean']:.2f}", str(row["experiences"] + 1),
          f"{row['same answers as the reference']:.1%}", f"{row['largest difference of a score']:.0e}",
-         f"{row['second evaluation']:.2f}" if "second evaluation" in row else "–"]
+         f"{row['second evaluation']:.2f}"]
         for row in record["costs"]
     ]  # fmt: skip
     text += table(
@@ -330,10 +262,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     counts = [row["experiences"] for row in rows]
     for side, label, colour in (("reference", "published procedure", "#cc6677"), ("ours", "equimos", "#4477aa")):
-        axes.plot(counts, [row[side] for row in rows], "-", color=colour, linewidth=1)
-        for real, face in ((True, colour), (False, "white")):
-            points = [(row["experiences"], row[side]) for row in rows if row["real learner"] == real]
-            axes.plot(*zip(*points, strict=True), "o", color=colour, markerfacecolor=face) if points else None
+        axes.plot(counts, [row[side] for row in rows], "o-", color=colour, linewidth=1)
         axes.annotate(label, (counts[-1], rows[-1][side]), (0, 8), textcoords="offset points", ha="right", color=colour)
     axes.set(xscale="log", yscale="log", xlabel="experiences learned", ylabel="cost of an answer [plain forwards]")
     axes.set_xticks(counts, [str(count) for count in counts], minor=False)

@@ -2,9 +2,9 @@
 
     python benchmarks/real_streams.py --images DIR --weights FILE --out DIR [--experiences 20] [--seed 1993]
 
-DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README). Learners are trained
-without alignment, which no stack depends on: old classes take no part in the training of new ones. `aligned` does it
-afterwards, for any kind of class statistics.
+DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README); `--upside-down` makes
+twice as many of them. Learners are trained without alignment, which no stack depends on: old classes take no part in
+the training of new ones. `aligned` does it afterwards, for any kind of class statistics.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,10 +26,11 @@ from continual.bench.config import DataConfig
 from continual.bench.sources import load_data
 from continual.bench.streams import Stream, split_classes
 from continual.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
+from continual.images import open_image
 from continual.methods.mos import MOSLearner
 from continual.seeding import generator
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 8,
     "lr": 0.03,
@@ -61,15 +62,28 @@ def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per
     return split_classes("stream", train, test, sizes=sizes, seed=seed, per_class=per_class, max_classes=classes)
 
 
+def turned(images: Path, out: Path) -> None:
+    """Write a folder of images with train/ and test/ anew, every class also upside down as a class of its own."""
+    for path in sorted(p for part in ("train", "test") for p in (images / part).glob("*/*") if p.is_file()):
+        part, name = path.parts[-3:-1]
+        copies = [out / part / label / f"{path.stem}.png" for label in (name, f"{name} upside down")]
+        if copies[-1].exists():
+            continue
+        upright = open_image(path)
+        for copy, image in zip(copies, (upright, upright.rotate(180)), strict=True):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            image.save(copy)
+
+
 def path_of(out: Path, experiences: int, seed: int, done: int) -> Path:
     """Return where the learner is kept that has learned `done` of its experiences."""
     return out / f"stream-{experiences}-{seed}" / f"{done}.safetensors"
 
 
-def train(backbone: Backbone, stream: Stream, out: Path, seed: int, until: int | None = None) -> None:
+def train(backbone: Backbone, stream: Stream, out: Path, seed: int, until: int | None = None, **settings: Any) -> None:
     """Learn the stream from where it was left up to an experience, and keep the learner after every one."""
     count = len(stream.experiences)
-    learner = MOSLearner(backbone, seed=seed, **SETTINGS)
+    learner = MOSLearner(backbone, seed=seed, **SETTINGS | settings)
     for number, experience in enumerate(stream.experiences[:until], 1):
         path, started = path_of(out, count, seed, number), time.perf_counter()
         if path.exists():
@@ -126,15 +140,19 @@ def aligned(
     kind: str = "full",
     components: int = 8,
     until: int | None = None,
+    since: int = 1,
 ) -> Iterator[MOSLearner]:
-    """Yield the learner after every experience (or up to one), its head aligned on statistics of a kind."""
+    """Yield the learner after every experience (or up to one), its head aligned on statistics of a kind.
+
+    Before the experience `since` heads are as trained.
+    """
     head, trained = None, None
     for number in range(1, (until or experiences) + 1):
         learner = MOSLearner.load(path_of(out, experiences, seed, number), backbone=backbone)
         own = learner.state.head
         assert own is not None
         statistics = tuple(remembered_as(s, kind, components) for s in learner.state.statistics)
-        if head is None or trained is None:
+        if head is None or trained is None or number < since:
             head = own
         else:
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)
@@ -148,16 +166,24 @@ def main(
     images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
     weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
     out: Annotated[Path, typer.Option(help="Where learners are kept.")],
+    upside_down: Annotated[
+        Path | None, typer.Option(help="Where all images are written, each class also upside down: these are learned.")
+    ] = None,
     experiences: int = 20,
     until: Annotated[int | None, typer.Option(help="How many of them are learned; all without.")] = None,
     classes: Annotated[int, typer.Option(help="In all experiences.")] = 100,
     per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
+    epochs: int = SETTINGS["epochs"],
+    batch_size: int = SETTINGS["batch_size"],
     seed: int = 1993,
     threads: int = 1,
 ) -> None:
     """Train, or go on."""
     torch.set_num_threads(threads)
-    train(backbone_of(weights), stream_of(images, experiences, seed, classes, per_class), out, seed, until)
+    if upside_down is not None:
+        turned(images, upside_down)
+    stream = stream_of(upside_down or images, experiences, seed, classes, per_class)
+    train(backbone_of(weights), stream, out, seed, until, epochs=epochs, batch_size=batch_size)
 
 
 if __name__ == "__main__":

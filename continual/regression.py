@@ -71,10 +71,9 @@ class RegressionUpdate(Training[RegressionState]):
         learner, before = self.learner, self.before
         assert isinstance(learner, RegressionLearner)
         (features,), labels = self.extract(lambda images, _: [learner.regressors(images)], progress)
-        strength = learner.strength(features, labels, len(self.classes))
         sums = Sums.of(features, labels, len(self.classes))
         sums = sums if before.sums is None else sums.plus(before.sums)
-        system = Standardised.of(sums, strength)
+        system = Standardised.of(sums, learner.strength(sums))
         readout = system.solve(sums)
         # Images that were answered wrong say nothing of what is usual.
         newest = None if self.correcting else (features, labels)
@@ -99,8 +98,8 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         """Return the features (B, D') of prepared images, from `cache` where it has them."""
 
     @abstractmethod
-    def strength(self, features: Tensor, labels: Tensor, classes: int) -> float:
-        """Return how strongly the weights are held back, given the newest (n, D') with class indices (n,)."""
+    def strength(self, sums: Sums) -> float:
+        """Return how strongly the weights are held back."""
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         return RegressionUpdate(self, data)

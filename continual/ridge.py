@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from continual.cross_validation import best_strength
 from continual.state import without_row
 
 #: the strengths tried by `choose_strength`
@@ -132,14 +133,33 @@ class Standardised:
     def of(cls, sums: Sums, strength: float) -> Standardised:
         """Standardise the sums, and factor."""
         mean, deviation = sums.moments()
-        gram = (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
-        return cls(mean, deviation, strength, _factor(gram, strength))
+        return cls(mean, deviation, strength, _factor(_products(sums, mean, deviation), strength))
 
     def solve(self, sums: Sums) -> Readout:
         """Return the map for the sums it was made of, which takes features as they are."""
-        crossed = (sums.targets - torch.outer(self.mean, sums.counts)) / self.deviation[:, None]
+        crossed = _crossed(sums, self.mean, self.deviation)
         weight = (torch.cholesky_solve(crossed, self.lower) / self.deviation[:, None]).contiguous()
         return Readout(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
+
+
+def _products(sums: Sums, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return sum x x^T (D, D) of standardised features."""
+    return (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+
+
+def _crossed(sums: Sums, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return sum x y^T (D, C) of standardised features."""
+    return (sums.targets - torch.outer(mean, sums.counts)) / deviation[:, None]
+
+
+def expected_best(sums: Sums) -> float:
+    """Return the strength with which `Standardised` should err least on images that were not learned."""
+    moments = sums.moments()
+    # MPS has no eigenvalues.
+    values, directions = torch.linalg.eigh(_products(sums, *moments).cpu())
+    explained = (directions.mT @ _crossed(sums, *moments).cpu()).square().sum(1)
+    count = float(sums.counts.sum())
+    return best_strength(values, explained, count - float(sums.counts.square().sum()) / count, count - 1)[0]
 
 
 def _lower(rows: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ PACKAGES = ("continual", "equivariant")
 #: here stands around the learner, on floor 2, where no circles are allowed.
 FLOORS = {
     **dict.fromkeys(("adapters", "class_statistics", "errors", "losses", "merging", "retrieval"), 0),
-    **dict.fromkeys(("calibration", "confusion", "distributed", "flips", "transfer", "unknowns"), 0),
+    **dict.fromkeys(
+        ("calibration", "confusion", "cross_validation", "distributed", "flips", "transfer", "unknowns"), 0
+    ),
     **dict.fromkeys(
         (
             "backbones",

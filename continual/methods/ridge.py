@@ -6,15 +6,14 @@ from torch import Tensor
 
 from continual.feature_cache import FeatureCache
 from continual.regression import RegressionLearner
-from continual.ridge import choose_strength
-from continual.seeding import generator
+from continual.ridge import Sums, expected_best
 
 
 class RidgeLearner(RegressionLearner):
     """Ridge regression on the standardised final features: RanPAC without its adapters and projection.
 
-    The strength is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
-    on the rest of it and everything before.
+    The strength is the one of least squared error on images that are not learned, as generalised cross-validation tells
+    it from the running sums.
     """
 
     method = "ridge"
@@ -26,7 +25,6 @@ class RidgeLearner(RegressionLearner):
         """Return the backbone's own features (B, D)."""
         return self.frozen_features(images, cache)
 
-    def strength(self, features: Tensor, labels: Tensor, classes: int) -> float:
-        """Return the strength chosen on the newest experience."""
-        draw = generator(self.settings.seed, "ridge", self.state.updates)
-        return choose_strength(self.state.sums, features, labels, classes, standardise=True, generator=draw)
+    def strength(self, sums: Sums) -> float:
+        """Return the strength that is expected to be best."""
+        return expected_best(sums)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from continual.feature_cache import FeatureCache
 from continual.regression import RegressionLearner
+from continual.ridge import Sums
 from continual.settings import Settings
 
 
@@ -50,9 +51,9 @@ class StrataLearner(RegressionLearner):
         name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
         return cache.features(images, [name] * len(images), lambda rows: self._read(images[rows]))
 
-    def strength(self, features: Tensor, labels: Tensor, classes: int) -> float:
+    def strength(self, sums: Sums) -> float:
         """Return the strength of the settings, times D'."""
-        return self.settings.strength * features.shape[1]
+        return self.settings.strength * len(sums.total)
 
     def _read(self, images: Tensor) -> Tensor:
         views = [images, images.flip(-1)] if self.settings.mirror else [images]

@@ -12,6 +12,7 @@ them. The picture is of all records in the folder.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,7 +98,7 @@ def main(
     """Measure, and write NAME.json, NAME.md and mos_early_exit.png."""
     torch.set_num_threads(threads)
     backbone = backbone_of(weights)
-    *_, learner = aligned(backbone, learners, experiences, seed)
+    (learner,) = deque(aligned(backbone, learners, experiences, seed), maxlen=1)
     learner = learner.variant(precision="float32")
     stream, cache = stream_of(images, experiences, seed, classes), Counted()
     photos = [image for e in stream.experiences for image in e.test_images][::every]

@@ -16,6 +16,7 @@ import copy
 import functools
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,7 @@ def photographs(folder: Path, learner: MOSLearner) -> Tensor:
 
 def last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> tuple[MOSLearner, MOSLearner]:
     """Return the learner before its last experience and after it, its head aligned after each of the last fifty."""
-    *_, before, after = aligned(backbone, folder, experiences, seed, since=max(1, experiences - 49))
+    before, after = deque(aligned(backbone, folder, experiences, seed, since=max(1, experiences - 49)), maxlen=2)
     return before, after
 
 

@@ -6,10 +6,9 @@ that is gone:
 - its mean over the images the stack was trained on;
 - a part that is linear in phi(x; A_1). As every stack is merged towards those before it, all of them move an image in
   much the same direction: one regression serves all, of every stack's shifts in units of their spread, of which only
-  the normal equations are remembered. Generalised cross-validation (Golub, Heath and Wahba 1979) chooses its strength,
-  and says how much it leaves unexplained;
+  the normal equations are remembered. Cross-validation chooses its strength, and says how much it leaves unexplained;
 - the rest under other stacks: to first order a shift is linear in A_k - A_1, so the rests of two stacks are correlated
-  as these differences are. On real images that is true to 0.05 (`benchmarks/README.md`).
+  as these differences are; on real images nearly so (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from torch.nn.functional import linear
 
 from continual.adapters import StackWeights
 from continual.class_statistics import ClassStatistics
+from continual.cross_validation import best_strength
 
 DRAWS = 8192  #: of all classes together
 WORLDS = 64
@@ -65,16 +65,12 @@ class ShiftSums:
     def solve(self, count: int) -> tuple[Tensor, float]:
         """Return the slope (D, D), and the share of the shifts of `count` images that it leaves unexplained."""
         values, directions = torch.linalg.eigh(self.gram.cpu().double())  # MPS lacks float64
-        values, turned = values.clamp(min=0), directions.mT @ self.cross.cpu().double()
-        explained, means = turned.square().sum(1), len(self.origins) - 1
-        best = torch.zeros_like(turned), 1.0
-        for strength in torch.logspace(-3, 2, 21).tolist():
-            held = values + strength * values.mean().clamp(min=1e-12)
-            left = 1 - float((explained * (2 / held - values / held.square())).sum()) / max(count, 1)
-            free = 1 - (float((values / held).sum()) + means) / max(count, 1)
-            if free > 0 and left / free**2 < best[1]:
-                best = turned / held[:, None], left / free**2
-        return (directions @ best[0]).to(self.gram), best[1]
+        turned = directions.mT @ self.cross.cpu().double()
+        free = count - (len(self.origins) - 1)
+        strength, left = best_strength(values, turned.square().sum(1), count, free)
+        if left >= 1:
+            return torch.zeros_like(self.gram), 1.0
+        return (directions @ (turned / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
 
 
 @dataclass(frozen=True)

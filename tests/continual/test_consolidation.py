@@ -67,7 +67,13 @@ def test_what_is_remembered_of_a_class_moves_back_by_its_stack_s_shift(learner: 
 
 def test_it_can_learn_on(learner: MOSLearner) -> None:
     single = consolidated(learner)
+    begun = single.state.shift_sums
+    assert begun is not None
+    assert not begun.gram.any()
     single.learn(*coloured_squares([7], 8))
+    assert single.state.shift_sums is not None
+    assert torch.equal(single.state.shift_sums.origins[:1], begun.origins)
+    assert len(single.state.shift_sums.origins) == len(single.state.shifts) == 2
     assert len(single.classes) == 8
     assert single.state.experiences == len(single.state.bank) == 2
     single.predict(coloured_squares([7], 2)[0])

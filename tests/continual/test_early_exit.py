@@ -110,6 +110,19 @@ def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
     torch.testing.assert_close(guess.values[moved], exact[moved])
     assert torch.equal(guess.found.path[moved], found.path[moved])
 
+    # Worlds that know it too: whoever was not sure of stage one is sure after one later pass, and right.
+    rests = 3 * torch.randn(64, 6, generator=generator(3))
+    worlds = torch.stack([0 * rests, 2 * rests, rests])
+    knowing = replace(foretelling, shifts=replace(foretelling.shifts, worlds=worlds))
+    ran.clear()
+    values, settled, last = knowing.answer(first, features_of, 1.0)
+    went = torch.tensor(sorted({i for i, k in ran if k} & set((choice > 0).nonzero()[:, 0].tolist())))
+    assert moved[went].sum() > 10
+    assert all(sum(i == image for i, _ in ran) == 1 for image in went.tolist())
+    torch.testing.assert_close(values[went], exact[went])
+    torch.testing.assert_close(last[went], features_of(went, found.stack[went]))
+    assert torch.equal(settled.stack[went], found.stack[went])
+
 
 def test_it_is_off_by_default_and_an_image_does_not_depend_on_the_others(learner: MOSLearner, images: Tensor) -> None:
     assert learner.settings.early_exit is None

@@ -56,6 +56,12 @@ def test_one_regression_serves_all_stacks_and_knows_what_it_leaves(noise: float)
     torch.testing.assert_close(solved, slope, atol=0.1, rtol=0)
 
 
+def test_means_of_few_images_take_their_share() -> None:
+    _, parts = experiences(200, 4, 0.5)
+    _, unexplained = summed(parts).solve(199 * 4)
+    assert unexplained == pytest.approx(0.5, abs=0.06)
+
+
 def test_of_what_cannot_be_explained_nothing_is() -> None:
     _, parts = experiences(3, 40, 1.0)
     solved, unexplained = summed(parts).solve(80)

@@ -64,8 +64,8 @@ def photographs(folder: Path, learner: MOSLearner) -> Tensor:
 
 
 def last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> tuple[MOSLearner, MOSLearner]:
-    """Return the learner before its last experience and after it, its head aligned after each of the last fifty."""
-    before, after = deque(aligned(backbone, folder, experiences, seed, since=max(1, experiences - 49)), maxlen=2)
+    """Return the learner before its last experience and after it."""
+    before, after = deque(aligned(backbone, folder, experiences, seed), maxlen=2)
     return before, after
 
 

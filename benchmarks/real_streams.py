@@ -140,11 +140,10 @@ def aligned(
     kind: str = "full",
     components: int = 8,
     until: int | None = None,
-    since: int = 1,
 ) -> Iterator[MOSLearner]:
     """Yield the learner after every experience (or up to one), its head aligned on statistics of a kind.
 
-    Before the experience `since` heads are as trained.
+    Of more than fifty experiences heads are aligned after the last fifty; before that they are as trained.
     """
     head, trained = None, None
     for number in range(1, (until or experiences) + 1):
@@ -152,7 +151,7 @@ def aligned(
         own = learner.state.head
         assert own is not None
         statistics = tuple(remembered_as(s, kind, components) for s in learner.state.statistics)
-        if head is None or trained is None or number < since:
+        if head is None or trained is None or number <= experiences - 50:
             head = own
         else:
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)

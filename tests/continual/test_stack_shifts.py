@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import continual
+from continual import stack_shifts
 from continual.backbones import Backbone
 from continual.class_statistics import Diagonal, fit
 from continual.methods.mos import MOSLearner
@@ -56,10 +57,17 @@ def test_one_regression_serves_all_stacks_and_knows_what_it_leaves(noise: float)
     torch.testing.assert_close(solved, slope, atol=0.1, rtol=0)
 
 
-def test_means_of_few_images_take_their_share() -> None:
-    _, parts = experiences(200, 4, 0.5)
-    _, unexplained = summed(parts).solve(199 * 4)
-    assert unexplained == pytest.approx(0.5, abs=0.06)
+def test_each_experience_s_mean_takes_one_image_s_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, parts = experiences(5, 4, 0.5)
+    asked: list[tuple[float, float]] = []
+
+    def noting(values: Tensor, explained: Tensor, total: float, count: float) -> tuple[float, float]:
+        asked.append((total, count))
+        return 1.0, 0.5
+
+    monkeypatch.setattr(stack_shifts, "best_strength", noting)
+    summed(parts).solve(16)
+    assert asked == [(16, 12)]
 
 
 def test_of_what_cannot_be_explained_nothing_is() -> None:

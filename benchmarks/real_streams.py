@@ -2,9 +2,9 @@
 
     python benchmarks/real_streams.py --images DIR --weights FILE --out DIR [--experiences 20] [--seed 1993]
 
-DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README); `--upside-down` makes
-twice as many of them. Learners are trained without alignment, which no stack depends on: old classes take no part in
-the training of new ones. `aligned` does it afterwards, for any kind of class statistics.
+DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README); `--turned` makes
+four times as many. Learners are trained without alignment, which no stack depends on: old classes take no part in the
+training of new ones. `aligned` does it afterwards, for any kind of class statistics.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ def backbone_of(weights: Path, size: int = 98) -> Backbone:
     return load_backbone(weights=weights, img_size=size, crop_scale=(0.4, 1.0))
 
 
+TURNS = (0, 90, 180, 270)
+
+
 def half_of(images: Path, half: str) -> list[str]:
     """Return classes of a folder with train/CLASS, permuted with seed 0: those of a half, or "all" of them.
 
@@ -62,17 +65,17 @@ def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per
     return split_classes("stream", train, test, sizes=sizes, seed=seed, per_class=per_class, max_classes=classes)
 
 
-def turned(images: Path, out: Path) -> None:
-    """Write a folder of images with train/ and test/ anew, every class also upside down as a class of its own."""
+def write_turned(images: Path, out: Path) -> None:
+    """Write a folder of images with train/ and test/ anew, each class in four turns: four classes."""
     for path in sorted(p for part in ("train", "test") for p in (images / part).glob("*/*") if p.is_file()):
         part, name = path.parts[-3:-1]
-        copies = [out / part / label / f"{path.stem}.png" for label in (name, f"{name} upside down")]
-        if copies[-1].exists():
+        copies = {angle: out / part / (f"{name} {angle}" if angle else name) / f"{path.stem}.png" for angle in TURNS}
+        if copies[TURNS[-1]].exists():
             continue
         upright = open_image(path)
-        for copy, image in zip(copies, (upright, upright.rotate(180)), strict=True):
+        for angle, copy in copies.items():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            image.save(copy)
+            upright.rotate(angle).save(copy, compress_level=1)
 
 
 def path_of(out: Path, experiences: int, seed: int, done: int) -> Path:
@@ -143,15 +146,16 @@ def aligned(
 ) -> Iterator[MOSLearner]:
     """Yield the learner after every experience (or up to one), its head aligned on statistics of a kind.
 
-    Of more than fifty experiences heads are aligned after the last fifty; before that they are as trained.
+    Of more than fifty experiences the last ten are yielded, and one before, with the head as it was trained.
     """
     head, trained = None, None
-    for number in range(1, (until or experiences) + 1):
+    first = 1 if experiences <= 50 else experiences - 10
+    for number in range(first, (until or experiences) + 1):
         learner = MOSLearner.load(path_of(out, experiences, seed, number), backbone=backbone)
         own = learner.state.head
         assert own is not None
         statistics = tuple(remembered_as(s, kind, components) for s in learner.state.statistics)
-        if head is None or trained is None or number <= experiences - 50:
+        if head is None or trained is None:
             head = own
         else:
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)
@@ -165,8 +169,8 @@ def main(
     images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
     weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
     out: Annotated[Path, typer.Option(help="Where learners are kept.")],
-    upside_down: Annotated[
-        Path | None, typer.Option(help="Where all images are written, each class also upside down: these are learned.")
+    turned: Annotated[
+        Path | None, typer.Option(help="Where all images are written in four turns, each a class: these are learned.")
     ] = None,
     experiences: int = 20,
     until: Annotated[int | None, typer.Option(help="How many of them are learned; all without.")] = None,
@@ -179,9 +183,9 @@ def main(
 ) -> None:
     """Train, or go on."""
     torch.set_num_threads(threads)
-    if upside_down is not None:
-        turned(images, upside_down)
-    stream = stream_of(upside_down or images, experiences, seed, classes, per_class)
+    if turned is not None:
+        write_turned(images, turned)
+    stream = stream_of(turned or images, experiences, seed, classes, per_class)
     train(backbone_of(weights), stream, out, seed, until, epochs=epochs, batch_size=batch_size)
 
 

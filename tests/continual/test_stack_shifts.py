@@ -94,28 +94,36 @@ def test_stacks_are_alike_as_their_differences_from_the_first() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.fixture
-def shifts() -> StackShifts:
-    _, parts = experiences(4, 300, 0.4)
-    bank = {"a": torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])}
+BANK = {"a": torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])}
+
+
+def together(parts: list[tuple[Tensor, Tensor]], seed: int = 1) -> StackShifts:
     statistics = [fit(own - first, "low_rank") for first, own in parts]
-    return StackShifts.of(statistics, summed(parts), bank, draw(1), 1e-9)
+    return StackShifts.of(statistics, summed(parts), BANK, draw(seed), 1e-9)
 
 
-def test_rests_are_drawn_as_wide_and_as_alike_as_they_are(shifts: StackShifts) -> None:
-    many = [shifts]
+@pytest.fixture
+def parts() -> list[tuple[Tensor, Tensor]]:
+    return experiences(4, 300, 0.4)[1]
+
+
+@pytest.fixture
+def shifts(parts: list[tuple[Tensor, Tensor]]) -> StackShifts:
+    return together(parts)
+
+
+def test_rests_are_drawn_as_wide_and_as_alike_as_they_are(
+    parts: list[tuple[Tensor, Tensor]], shifts: StackShifts
+) -> None:
     assert shifts.worlds.shape == (4, WORLDS, WIDTH)
     assert not shifts.worlds[0].any()
-    _, parts = experiences(4, 300, 0.4)
-    statistics = [fit(own - first, "low_rank") for first, own in parts]
-    bank = {"a": torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])}
-    many += [StackShifts.of(statistics, summed(parts), bank, draw(seed), 1e-9) for seed in range(2, 30)]
+    many = [shifts, *(together(parts, seed) for seed in range(2, 30))]
     worlds = torch.cat([one.worlds for one in many], dim=1)
     products = torch.einsum("iwd,jwd->ij", worlds, worlds) / worlds.shape[1]
     widths = products.diagonal().sqrt()
     torch.testing.assert_close(widths, 0.8**0.5 * shifts.spreads, rtol=0.1, atol=0)
     alikeness = (products / torch.outer(widths, widths))[1:, 1:]
-    torch.testing.assert_close(alikeness, alike(bank)[1:, 1:].float(), atol=0.05, rtol=0)
+    torch.testing.assert_close(alikeness, alike(BANK)[1:, 1:].float(), atol=0.05, rtol=0)
 
 
 def test_what_was_run_is_known_and_the_others_follow(shifts: StackShifts) -> None:
@@ -141,12 +149,9 @@ def test_what_was_run_is_known_and_the_others_follow(shifts: StackShifts) -> Non
     assert float(sure.var(0).sum() / blind.var(0).sum()) == pytest.approx(0.5, abs=0.15)
 
 
-def test_of_a_stack_with_one_image_nothing_is_told_to_the_others() -> None:
-    _, parts = experiences(4, 300, 0.4)
+def test_of_a_stack_with_one_image_nothing_is_told_to_the_others(parts: list[tuple[Tensor, Tensor]]) -> None:
     parts[2] = (parts[2][0][:1], parts[2][1][:1])
-    statistics = [fit(own - first, "low_rank") for first, own in parts]
-    bank = {"a": torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])}
-    found = StackShifts.of(statistics, summed(parts), bank, draw(1), 1e-9)
+    found = together(parts)
     assert found.spreads[2] == 0
     assert found.gains[:, 2].tolist() == [0, 0, 1, 0]
     assert all(value.isfinite().all() for value in vars(found).values())
@@ -196,7 +201,6 @@ def test_sums_grow_with_every_experience_and_lie_in_the_file(backbone: Backbone,
     assert state.prototypes is not None
     torch.testing.assert_close(state.shift_sums.origins[1], state.prototypes[2:].mean(0))
     assert torch.equal(state.shift_sums.beginning().origins, begun.origins)
-    # In units of the spread, the shifts of one experience have a spread of one an image.
     assert state.shift_sums.gram.any()
     images, labels = blobs([2, 3], 4)
     learner.learn(images, labels)  # known classes: no stack, no shift

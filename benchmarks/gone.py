@@ -22,9 +22,9 @@ from real_streams import half_of
 from unknowns import files
 
 import continual
-from continual.backbones import Backbone
-from continual.bench.review import DRAWN
-from continual.feature_cache import FeatureCache
+from continual.backbones.loading import Backbone
+from continual.learning.feature_cache import FeatureCache
+from continual.lifecycle.review import DRAWN
 from continual.seeding import generator
 
 

@@ -18,10 +18,10 @@ from measuring import interleaved, surroundings, table, write
 from PIL import Image
 from real_streams import backbone_of
 
-from continual.data import as_experience, training_loader
-from continual.decoded import LIMIT
-from continual.images import list_folder
-from continual.methods.mos import MOSLearner
+from continual.data.image_cache import LIMIT
+from continual.data.images import list_folder
+from continual.data.inputs import as_experience, training_loader
+from continual.methods.mos.learner import MOSLearner
 
 
 def main(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from continual.artefact import versions
+from continual.learning.model_file import versions
 
 Call = Callable[[], Any]
 

@@ -16,7 +16,7 @@ import typer
 from measuring import interleaved, surroundings, table, write
 from torch import Tensor
 
-from continual.adapters import AdapterStack, grouped, per_image, stacked
+from continual.adapters.bottleneck import AdapterStack, grouped, per_image, stacked
 
 
 def main(

@@ -23,22 +23,23 @@ from real_streams import backbone_of, carried, half_of
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual.adapters import shared
-from continual.alignment import Head, align
-from continual.bench.config import DataConfig
-from continual.bench.data_config import StreamConfig
-from continual.bench.sources import load_data
-from continual.bench.streams import Stream, make_stream
-from continual.data import PreparedImages
-from continual.feature_cache import FeatureCache
-from continual.features import extract
-from continual.learner import IncrementalLearner
-from continual.methods.mos import MOSLearner
+from continual.adapters.bottleneck import shared
+from continual.data.inputs import PreparedImages
+from continual.datasets.config import StreamConfig
+from continual.datasets.sources import load_data
+from continual.datasets.streams import Stream, make_stream
+from continual.experiments.config import DataConfig
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.features import extract
+from continual.learning.learner import IncrementalLearner
+from continual.methods.bases.alignment import Head, align
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.retrieval import Answering, ensemble
+from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
-from continual.mos_state import MOSState
-from continual.retrieval import Answering, cosine_scores, ensemble
-from continual.ridge import Readout, Sums, choose_strength, solve
 from continual.seeding import generator
+from continual.statistics.prototypes import cosine_scores
+from continual.statistics.ridge import Readout, Sums, choose_strength, solve
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}
 #: what is trained -> settings that differ; "joint" learns all classes as one experience, "strata" is that method

@@ -5,7 +5,7 @@
 
 The learner is one that `real_streams.py` trained. The tolerance decides, from class statistics alone, how certain is
 enough. Passes are counted over all test images asked; cost is that of these passes on paper, in plain forwards; time is
-measured for one batch. `--checked` images are run under every stack, to see how true `continual.stack_shifts` is of
+measured for one batch. `--checked` images are run under every stack, to see how true `feature_shift` is of
 them. The picture is of all records in the folder.
 """
 
@@ -23,12 +23,12 @@ from measuring import forward_flops, interleaved, pass_flops, ratio, surrounding
 from real_streams import aligned, backbone_of, stream_of
 from torch import Tensor
 
-from continual.adapters import shared
-from continual.data import PreparedImages, evaluation_loader
-from continual.feature_cache import FeatureCache
-from continual.methods.mos import MOSLearner
+from continual.adapters.bottleneck import shared
+from continual.data.inputs import PreparedImages, evaluation_loader
+from continual.learning.feature_cache import FeatureCache
+from continual.methods.mos.feature_shift import alike
+from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
-from continual.stack_shifts import alike
 
 TOLERANCES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 

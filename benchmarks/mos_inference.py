@@ -40,11 +40,11 @@ from real_streams import aligned, backbone_of
 from reference_mos import ReferenceMOS
 from torch import Tensor
 
-from continual.adapters import shared
-from continual.backbones import Backbone
-from continual.feature_cache import FeatureCache
-from continual.images import list_folder, open_image
-from continual.methods.mos import MOSLearner
+from continual.adapters.bottleneck import shared
+from continual.backbones.loading import Backbone
+from continual.data.images import list_folder, open_image
+from continual.learning.feature_cache import FeatureCache
+from continual.methods.mos.learner import MOSLearner
 
 Sides = dict[str, Callable[[Tensor], Any]]
 

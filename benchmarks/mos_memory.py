@@ -21,13 +21,13 @@ from measuring import surroundings, table, write
 from real_streams import aligned, backbone_of, remembered_as, stream_of
 from torch import Tensor
 
-from continual.alignment import align
-from continual.class_statistics import fit
-from continual.data import PreparedImages
-from continual.feature_cache import FeatureCache
-from continual.features import extract
-from continual.methods.mos import MOSLearner
-from continual.stack_features import StackFeatures
+from continual.data.inputs import PreparedImages
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.features import extract
+from continual.methods.bases.alignment import align
+from continual.methods.mos.adapter_features import StackFeatures
+from continual.methods.mos.learner import MOSLearner
+from continual.statistics.class_statistics import fit
 
 KINDS = [
     ("full", 0),

@@ -25,12 +25,12 @@ from reference_mos import ReferenceMOS
 from reference_mos import align as reference_align
 from torch import Tensor
 
-from continual.alignment import align
-from continual.backbones import Backbone, load_backbone
-from continual.class_statistics import LowRank, fit
-from continual.data import as_experience
-from continual.losses import feature_contrast, masked_cross_entropy
-from continual.methods.mos import MOSLearner, MOSTraining
+from continual.backbones.loading import Backbone, load_backbone
+from continual.data.inputs import as_experience
+from continual.losses.terms import feature_contrast, masked_cross_entropy
+from continual.methods.bases.alignment import align
+from continual.methods.mos.learner import MOSLearner, MOSTraining
+from continual.statistics.class_statistics import LowRank, fit
 
 CLASSES = 5  #: new ones
 
@@ -48,7 +48,7 @@ def training_of(backbone: Backbone, images: Tensor, device: str = "cpu", **setti
 
 
 def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
-    """Return one step, as `continual.training.run` does it."""
+    """Return one step, as `continual.learning.training.run` does it."""
     optimizer, labels = training.make_optimizer(), list(training.data.labels)
 
     def step() -> None:
@@ -196,7 +196,7 @@ def main(
     if weights is None:
         import timm
 
-        from continual.backbones import assemble
+        from continual.backbones.loading import assemble
 
         args = {"img_size": size}
         backbone = assemble(timm.create_model(model, num_classes=0, **args), model, args)

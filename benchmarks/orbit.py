@@ -34,8 +34,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import equivariant as eq
-from continual.artefact import versions
-from continual.backbones import load_backbone
+from continual.backbones.loading import load_backbone
+from continual.learning.model_file import versions
 
 CLASSES = 100
 

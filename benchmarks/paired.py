@@ -18,8 +18,8 @@ import numpy as np
 from measuring import table
 from scipy import stats
 
-from continual.bench.collected import collect
-from continual.bench.results import Cell
+from continual.experiments.collected import collect
+from continual.experiments.results import Cell
 
 FIGURES = ("average", "final")
 HEADINGS = ["stream", *[h for name in ("Ā", "final") for h in (f"best rival, {name}", "rival", "ours", "gain")]]

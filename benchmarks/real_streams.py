@@ -20,15 +20,15 @@ import torch
 import typer
 from torch import Tensor
 
-from continual.alignment import Head, align
-from continual.backbones import Backbone, load_backbone
-from continual.bench.config import DataConfig
-from continual.bench.sources import load_data
-from continual.bench.streams import Stream, split_classes
-from continual.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
-from continual.images import open_image
-from continual.methods.mos import MOSLearner
+from continual.backbones.loading import Backbone, load_backbone
+from continual.data.images import open_image
+from continual.datasets.sources import load_data
+from continual.datasets.streams import Stream, split_classes
+from continual.experiments.config import DataConfig
+from continual.methods.bases.alignment import Head, align
+from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
+from continual.statistics.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
 
 SETTINGS: dict[str, Any] = {
     "epochs": 2,

@@ -27,10 +27,10 @@ import numpy as np
 import typer
 from PIL import Image
 
-from continual.methods.mos import MOSLearner
+from continual.methods.mos.learner import MOSLearner
 from continual.testing import coloured_squares, tiny_backbone
 
-COMMAND = [sys.executable, "-m", "continual.bench.cli", "serve", "--port", "0", "--device", "cpu"]
+COMMAND = [sys.executable, "-m", "continual", "serve", "--port", "0", "--device", "cpu"]
 
 
 def tiny_model(path: Path) -> None:

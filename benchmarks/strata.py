@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import continual
-from continual.convnet import FrozenConvNet
-from continual.data import PreparedImages, evaluation_loader
+from continual.backbones.convnet import FrozenConvNet
+from continual.data.inputs import PreparedImages, evaluation_loader
 from continual.methods.strata import StrataLearner
-from continual.ridge import Sums, choose_strength, solve
 from continual.seeding import generator
+from continual.statistics.ridge import Sums, choose_strength, solve
 
 RIDGE, PROJECTION = "ridge", "ridge on a random projection of 2000"
 RIVALS = (RIDGE, PROJECTION)
@@ -81,7 +81,7 @@ def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
 
 
 def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float) -> Tensor:
-    """Return the values for z (m, C): `continual.ridge.solve` with standardised features, in its dual form.
+    """Return the values for z (m, C): `continual.statistics.ridge.solve` with standardised features, in its dual form.
 
     That is less work where there are fewer images than features.
     """

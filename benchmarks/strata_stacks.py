@@ -21,10 +21,10 @@ from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of
 from torch import Tensor
 
-from continual.adapters import StackWeights, shared
-from continual.backbones import Backbone
-from continual.bench.streams import Experience
-from continual.methods.mos import MOSLearner
+from continual.adapters.bottleneck import StackWeights, shared
+from continual.backbones.loading import Backbone
+from continual.datasets.streams import Experience
+from continual.methods.mos.learner import MOSLearner
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.strata import StrataLearner
 

@@ -24,10 +24,10 @@ from strata import answers
 from torch import Tensor
 
 import continual
-from continual.class_statistics import fit
-from continual.data import PreparedImages, evaluation_loader
+from continual.data.inputs import PreparedImages, evaluation_loader
 from continual.seeding import generator
-from continual.symmetry import Symmetry, content_order, group_named
+from continual.statistics.class_statistics import fit
+from continual.symmetry.base import Symmetry, content_order, group_named
 
 #: images (n, |G|, D): features of all views, the image as given first
 Views = Tensor

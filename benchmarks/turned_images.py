@@ -32,13 +32,13 @@ from turned_measures import Images, Remembered, measure, time_ratio
 from turned_report import report
 
 import equivariant as eq
-from continual.backbones import load_backbone
-from continual.bench.config import DataConfig
-from continual.bench.equivariance.study import linear_head
-from continual.bench.sources import load_data
-from continual.bench.streams import split_classes
-from continual.data import open_image
-from continual.preprocessing import Preprocessing
+from continual.backbones.loading import load_backbone
+from continual.data.inputs import open_image
+from continual.data.preprocessing import Preprocessing
+from continual.datasets.sources import load_data
+from continual.datasets.streams import split_classes
+from continual.experiments.config import DataConfig
+from continual.experiments.equivariance.study import linear_head
 
 
 class RememberedStages(eq.Staged):

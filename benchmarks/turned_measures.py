@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import equivariant as eq
-from continual.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache
 
 Images = tuple[Tensor, Tensor]  #: inputs (N, 3, H, W) and labels (N,)
 

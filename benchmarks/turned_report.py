@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from continual.bench.console import add_row, console, new_table
+from continual.console import add_row, console, new_table
 
 Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, a seed each
 

@@ -23,10 +23,10 @@ from real_streams import half_of
 from sklearn.metrics import roc_auc_score
 
 import continual
-from continual.backbones import Backbone
-from continual.calibration import expected_calibration_error, reliability_table
-from continual.feature_cache import FeatureCache
-from continual.state import Prediction
+from continual.backbones.loading import Backbone
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.state import Prediction
+from continual.metrics.calibration import expected_calibration_error, reliability_table
 
 RATES = (0.05, 0.1)  #: of false alarms asked for
 #: what MOS was trained with in benchmarks/year.py; the others train nothing

@@ -22,9 +22,9 @@ from typing import Any
 from sklearn.metrics import roc_auc_score
 
 import continual
-from continual.bench import edit_commands, learning
-from continual.feature_cache import FeatureCache
-from continual.flips import flips
+from continual.cli import edit_commands, learn
+from continual.learning.feature_cache import FeatureCache
+from continual.metrics.flips import flips
 
 RATE = 0.05  #: false alarms asked for
 COLUMNS = {
@@ -200,7 +200,7 @@ def main() -> None:
         folder = month_folder(asked.out / "month", *pictures(asked.images / "train", classes, 0, asked.per_class))
         started = time.process_time()
         options: dict[str, Any] = {**new, "settings": [*settings, f"seed={asked.seed}"]} if month == 1 else {}
-        learning.learn(model, folder, hold_out=0.0, yes=True, device="cpu", **options)
+        learn.learn(model, folder, hold_out=0.0, yes=True, device="cpu", **options)
         shutil.rmtree(folder)
         coming = by_month[month] if month < asked.months else []
         coming = [*coming, forgotten] if forgotten else coming

@@ -11,29 +11,29 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load_backbone": "continual.backbones",
-    "assemble": "continual.backbones",
-    "Backbone": "continual.backbones",
-    "IncrementalLearner": "continual.learner",
-    "Prediction": "continual.learner",
-    "ContinualClassifier": "continual.classifier",
+    "load_backbone": "continual.backbones.loading",
+    "assemble": "continual.backbones.loading",
+    "Backbone": "continual.backbones.loading",
+    "IncrementalLearner": "continual.learning.learner",
+    "Prediction": "continual.learning.learner",
+    "ContinualClassifier": "continual.sklearn",
     "EquimosError": "continual.errors",
     "load": "continual.methods",
     "method": "continual.methods",
-    "consolidated": "continual.consolidation",
+    "consolidated": "continual.methods.mos.consolidation",
     "export_onnx": "continual.export.writing",
     "StrataLearner": "continual.methods.strata",
-    "MOSLearner": "continual.methods.mos",
+    "MOSLearner": "continual.methods.mos.learner",
     "SimpleCILLearner": "continual.methods.simple_cil",
     "FinetuneLearner": "continual.methods.finetune",
     "JointLearner": "continual.methods.joint",
     # Avalanche strategies
-    "MOS": "continual.avalanche_plugin",
-    "SimpleCIL": "continual.avalanche_plugin",
-    "Finetune": "continual.avalanche_plugin",
-    "Joint": "continual.avalanche_plugin",
-    "LearnerStrategy": "continual.avalanche_plugin",
-    "strategy_for": "continual.avalanche_plugin",
+    "MOS": "continual.avalanche.strategy",
+    "SimpleCIL": "continual.avalanche.strategy",
+    "Finetune": "continual.avalanche.strategy",
+    "Joint": "continual.avalanche.strategy",
+    "LearnerStrategy": "continual.avalanche.strategy",
+    "strategy_for": "continual.avalanche.strategy",
 }
 
 __all__ = [*_WHERE, "__version__"]

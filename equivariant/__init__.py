@@ -10,12 +10,18 @@ any module, any group (`as_group`) and any representation of the output (`Trivia
 """
 
 from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
-from equivariant.canonicaliser import Canonicaliser
+from equivariant.checks.equivariance import (
+    action_error,
+    assert_equivariant,
+    equivariance_error,
+    orbit_answers,
+    orbit_consistency,
+    orbit_flip_rate,
+)
+from equivariant.checks.evaluation import Evaluation, evaluate
+from equivariant.checks.report import EquivarianceReport, equivariance_report
 from equivariant.coordinates import Boxes, Keypoints
-from equivariant.equitune import Equitune
-from equivariant.equizero import Equizero
 from equivariant.errors import EquivariantError, GroupError, InputError
-from equivariant.evaluation import Evaluation, evaluate
 from equivariant.groups import (
     FiniteGroup,
     as_group,
@@ -27,28 +33,22 @@ from equivariant.groups import (
     mirror_h,
     mirror_v,
 )
-from equivariant.lambda_equitune import LambdaEquitune
-from equivariant.max_pooling import OrbitMax
 from equivariant.motions import Motion
-from equivariant.networks import FeatureScore, ImageScore
 from equivariant.orbits import align, orbit
-from equivariant.proxies import Similarity, entropy, max_probability
-from equivariant.pruned_orbit import PrunedOrbit
-from equivariant.recipes import Recipe, Stage
-from equivariant.report import EquivarianceReport, equivariance_report
-from equivariant.staged import Staged, StagedPair, StagedViT
-from equivariant.surgery import take_off_head, wrap_module
-from equivariant.testing import (
-    action_error,
-    assert_equivariant,
-    equivariance_error,
-    orbit_answers,
-    orbit_consistency,
-    orbit_flip_rate,
-)
-from equivariant.tuning import tune
-from equivariant.tuning_result import TuningResult
-from equivariant.wrapper import OrbitWrapper, WeightedWrapper
+from equivariant.parts.networks import FeatureScore, ImageScore
+from equivariant.parts.proxies import Similarity, entropy, max_probability
+from equivariant.parts.staged import Staged, StagedPair, StagedViT
+from equivariant.parts.surgery import take_off_head, wrap_module
+from equivariant.tuning.recipes import Recipe, Stage
+from equivariant.tuning.result import TuningResult
+from equivariant.tuning.tune import tune
+from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
+from equivariant.wrappers.canonicaliser import Canonicaliser
+from equivariant.wrappers.equitune import Equitune
+from equivariant.wrappers.equizero import Equizero
+from equivariant.wrappers.lambda_equitune import LambdaEquitune
+from equivariant.wrappers.max_pooling import OrbitMax
+from equivariant.wrappers.pruned_orbit import PrunedOrbit
 
 __all__ = [
     "Action",

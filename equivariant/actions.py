@@ -73,7 +73,7 @@ class Maps(Action):
 
     Integer and boolean maps are interpolated by the nearest value. `crop="circle"` puts zeros outside the
     inscribed circle, for the identity too: with interpolated turns this removes most of what gets lost at
-    the corners; `equivariant.testing.action_error` measures what remains.
+    the corners; `equivariant.checks.equivariance.action_error` measures what remains.
     """
 
     interpolation: Interpolation = "bilinear"

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch
 
-from continual.backbones import Backbone
+from continual.backbones.loading import Backbone
 from continual.testing import TINY_ARGS, coloured_squares, tiny_backbone
 
 ROOT = Path(__file__).resolve().parents[1]

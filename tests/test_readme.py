@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import timm
 
-from continual.bench.config import load_runs
-from continual.bench.equivariance.config import load_study
+from continual.experiments.config import load_runs
+from continual.experiments.equivariance.config import load_study
 from tests.conftest import ROOT, TINY_ARGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import continual
-from continual.bench.config import DataConfig
-from continual.bench.sources import load_data
-from continual.bench.streams import split_classes
+from continual.datasets.sources import load_data
+from continual.datasets.streams import split_classes
+from continual.experiments.config import DataConfig
 
 
 @pytest.mark.shared

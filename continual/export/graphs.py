@@ -2,7 +2,7 @@
 
 All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that remember class
 statistics also give `probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`,
-`first_stack` and `refinements` (B,). See `continual.state.Prediction`.
+`first_stack` and `refinements` (B,). See `continual.learning.state.Prediction`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual.adapters import per_image, shared
+from continual.adapters.bottleneck import per_image, shared
+from continual.backbones.vit import Prefix
 from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
-from continual.learner import IncrementalLearner
-from continual.methods.mos import MOSLearner
-from continual.retrieval import cosine_scores, ensemble
-from continual.state import Scores
-from continual.trunk import Prefix
-from continual.unknowns import judge
+from continual.learning.learner import IncrementalLearner
+from continual.learning.state import Scores
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.retrieval import ensemble
+from continual.statistics.prototypes import cosine_scores
+from continual.uncertainty.gaussians import judge
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "familiarity"}

@@ -1,4 +1,4 @@
-"""Self-refined retrieval as an ONNX `Loop`: the rounds of `continual.retrieval.refine`, inside the graph.
+"""Self-refined retrieval as an ONNX `Loop`: the rounds of `continual.methods.mos.retrieval.refine`, inside the graph.
 
 The ViT stands once in the graph, in the loop's body. Its first turn runs every image under the first stack and asks
 the prototypes; each later one runs the images that have asked for another stack, and nothing else. The loop ends when

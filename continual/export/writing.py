@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from continual import artefact
-from continual.data import Label
+from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
 from continual.export.int8 import milliseconds, quantised
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
-from continual.learner import IncrementalLearner
-from continual.training import Progress
+from continual.learning import model_file
+from continual.learning.learner import IncrementalLearner
+from continual.learning.training import Progress
 
 TOLERANCE = 1e-3  #: largest difference of a score
 SHARE = 0.999  #: of the images must be within it, and be given the same class
@@ -108,7 +108,7 @@ def export_onnx(
         raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
     onnx.checker.check_model(model, full_check=True)
     given = list(made_up(max(prepared.size))) if images is None else images
-    with artefact.written(path) as temporary:
+    with model_file.written(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         found = compare(plain, Runner(temporary), given, progress)
         if not found.holds:
@@ -175,5 +175,5 @@ def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
         "temperature": state["method_state"].get("temperature"),
         "preprocessing": asdict(learner.backbone.preprocessing),
         "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},
-        "versions": artefact.versions(),
+        "versions": model_file.versions(),
     }

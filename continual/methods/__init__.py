@@ -9,10 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from continual import artefact
-from continual.backbones import Backbone
+from continual.backbones.loading import Backbone
 from continual.errors import InputError, nearest
-from continual.learner import IncrementalLearner
+from continual.learning import model_file
+from continual.learning.learner import IncrementalLearner
 
 #: what learns unless a method is named: the most accurate on every stream it was measured on (docs/strata.md)
 RECOMMENDED = "strata"
@@ -56,5 +56,5 @@ def with_preset(name: str, preset: str | None = None) -> tuple[str, str | None]:
 
 def load(path: str | Path, backbone: Backbone | None = None, **options: Any) -> IncrementalLearner[Any]:
     """Read a learner of any method back; see `IncrementalLearner.load`."""
-    _, header = artefact.read(path)
+    _, header = model_file.read(path)
     return method(header["method"]).load(path, backbone, **options)

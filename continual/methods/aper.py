@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual import artefact
-from continual.adapters import StackWeights
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.features import updated_means
-from continual.first_stack import FirstStackLearner, FirstStackState, FirstStackTraining
-from continual.retrieval import cosine_scores
-from continual.state import Scores, State, replace_state, without_row
-from continual.training import Progress
+from continual.adapters.bottleneck import StackWeights
+from continual.data.inputs import ExperienceData
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.state import Scores, State, replace_state, without_row
+from continual.learning.training import Progress
+from continual.methods.bases.first_adapter import FirstStackLearner, FirstStackState, FirstStackTraining
+from continual.statistics.prototypes import cosine_scores, updated_means
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class APERLearner(FirstStackLearner[APERState]):
         if state.stack is None or state.prototypes is None or state.counts is None:
             return {}, {}
         prototypes = {"prototypes/mean": state.prototypes, "prototypes/count": state.counts}
-        return artefact.join("stack", state.stack) | prototypes, {}
+        return model_file.join("stack", state.stack) | prototypes, {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> APERState:
         if not common.classes:
@@ -86,7 +85,7 @@ class APERLearner(FirstStackLearner[APERState]):
         return replace_state(
             common,
             APERState,
-            stack=artefact.part(tensors, "stack"),
+            stack=model_file.part(tensors, "stack"),
             prototypes=tensors["prototypes/mean"],
             counts=tensors["prototypes/count"],
         )

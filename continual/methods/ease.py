@@ -11,16 +11,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from continual import artefact
-from continual.adapter_training import PrototypeAdapterTraining, new_stack
-from continual.adapters import StackWeights, shared
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.learner import IncrementalLearner
-from continual.retrieval import cosine_scores
-from continual.settings import AdapterSettings, Settings
-from continual.state import Scores, State, replace_state, without_row
-from continual.training import Progress
+from continual.adapters.bottleneck import StackWeights, shared
+from continual.data.inputs import ExperienceData
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.state import Scores, State, replace_state, without_row
+from continual.learning.training import Progress
+from continual.methods.bases.adapter_training import PrototypeAdapterTraining, new_stack
+from continual.statistics.prototypes import cosine_scores
 
 
 class EASESettings(AdapterSettings):
@@ -167,7 +167,7 @@ class EASELearner(IncrementalLearner[EASEState]):
             return {}, {}
         tensors = {"prototypes/mean": state.prototypes, "prototypes/count": state.counts}
         for k, stack in enumerate(state.bank):
-            tensors |= artefact.join(f"bank/{k}", stack)
+            tensors |= model_file.join(f"bank/{k}", stack)
         return tensors, {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> EASEState:
@@ -176,7 +176,7 @@ class EASELearner(IncrementalLearner[EASEState]):
         return replace_state(
             common,
             EASEState,
-            bank=tuple(artefact.part(tensors, f"bank/{k}") for k in range(common.experiences)),
+            bank=tuple(model_file.part(tensors, f"bank/{k}") for k in range(common.experiences)),
             prototypes=tensors["prototypes/mean"],
             counts=tensors["prototypes/count"],
         )

@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual import artefact
-from continual.adapter_training import AdapterTraining, new_stack
-from continual.adapters import StackWeights, shared
-from continual.alignment import head_without
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.learner import IncrementalLearner
-from continual.settings import AdapterSettings, Settings
-from continual.state import Scores, State, replace_state
-from continual.training import Progress
+from continual.adapters.bottleneck import StackWeights, shared
+from continual.data.inputs import ExperienceData
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.state import Scores, State, replace_state
+from continual.learning.training import Progress
+from continual.methods.bases.adapter_training import AdapterTraining, new_stack
+from continual.methods.bases.alignment import head_without
 
 
 class FinetuneSettings(AdapterSettings):
@@ -72,13 +72,13 @@ class SingleStackLearner(IncrementalLearner[AdapterState]):
         if self.state.stack is None or self.state.head is None:
             return {}, {}
         tensors = {"head/weight": self.state.head[0], "head/bias": self.state.head[1]}
-        return tensors | artefact.join("stack", self.state.stack), {}
+        return tensors | model_file.join("stack", self.state.stack), {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> AdapterState:
         if not common.classes:
             return replace_state(common, AdapterState)
         head = (tensors["head/weight"], tensors["head/bias"])
-        return replace_state(common, AdapterState, stack=artefact.part(tensors, "stack"), head=head)
+        return replace_state(common, AdapterState, stack=model_file.part(tensors, "stack"), head=head)
 
 
 class FinetuneLearner(SingleStackLearner):

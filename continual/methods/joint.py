@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from continual.adapter_training import AdapterTraining, new_stack
-from continual.data import ExperienceData, Label
+from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
+from continual.learning.state import replace_state
+from continual.learning.training import Progress
+from continual.methods.bases.adapter_training import AdapterTraining, new_stack
 from continual.methods.finetune import AdapterState, SingleStackLearner
-from continual.state import replace_state
-from continual.training import Progress
 
 
 @dataclass(frozen=True)

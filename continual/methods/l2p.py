@@ -11,17 +11,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from continual import artefact
-from continual.alignment import head_without
-from continual.data import ExperienceData
+from continual.data.inputs import ExperienceData
 from continual.errors import InputError
-from continual.feature_cache import FeatureCache
-from continual.learner import IncrementalLearner
-from continual.retrieval import cosine_scores
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import Settings, TrainingSettings
+from continual.learning.state import Scores, State, replace_state
+from continual.learning.training import GradientTraining, Output, Progress
+from continual.methods.bases.alignment import head_without
 from continual.seeding import generator
-from continual.settings import Settings, TrainingSettings
-from continual.state import Scores, State, replace_state
-from continual.training import GradientTraining, Output, Progress
+from continual.statistics.prototypes import cosine_scores
 
 
 class L2PSettings(TrainingSettings):
@@ -155,10 +155,10 @@ class L2PLearner(IncrementalLearner[L2PState]):
         if self.state.pool is None or self.state.head is None:
             return {}, {}
         tensors = {"head/weight": self.state.head[0], "head/bias": self.state.head[1]}
-        return tensors | artefact.join("pool", self.state.pool), {}
+        return tensors | model_file.join("pool", self.state.pool), {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> L2PState:
         if not common.classes:
             return replace_state(common, L2PState)
         head = (tensors["head/weight"], tensors["head/bias"])
-        return replace_state(common, L2PState, pool=artefact.part(tensors, "pool"), head=head)
+        return replace_state(common, L2PState, pool=model_file.part(tensors, "pool"), head=head)

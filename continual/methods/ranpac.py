@@ -11,17 +11,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from continual import artefact
-from continual.adapters import StackWeights
-from continual.backbones import Backbone
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.first_stack import FirstStackLearner, FirstStackSettings, FirstStackState, FirstStackTraining
-from continual.regression import RegressionState, unpack_sums
-from continual.ridge import Sums, choose_strength, solve
+from continual.adapters.bottleneck import StackWeights
+from continual.backbones.loading import Backbone
+from continual.data.inputs import ExperienceData
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.state import Scores, State, replace_state
+from continual.learning.training import Progress, Training
+from continual.methods.bases.first_adapter import (
+    FirstStackLearner,
+    FirstStackSettings,
+    FirstStackState,
+    FirstStackTraining,
+)
+from continual.methods.bases.regression import RegressionState, unpack_sums
 from continual.seeding import generator
-from continual.state import Scores, State, replace_state
-from continual.training import Progress, Training
+from continual.statistics.ridge import Sums, choose_strength, solve
 
 
 class RanPACSettings(FirstStackSettings):
@@ -111,9 +116,9 @@ class RanPACLearner(FirstStackLearner[RanPACState]):
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.state
-        return (artefact.join("stack", state.stack) | state.pack_sums() if state.stack is not None else {}), {}
+        return (model_file.join("stack", state.stack) | state.pack_sums() if state.stack is not None else {}), {}
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> RanPACState:
         if not common.classes:
             return replace_state(common, RanPACState)
-        return replace_state(common, RanPACState, stack=artefact.part(tensors, "stack"), **unpack_sums(tensors))
+        return replace_state(common, RanPACState, stack=model_file.part(tensors, "stack"), **unpack_sums(tensors))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from continual.feature_cache import FeatureCache
-from continual.regression import RegressionLearner
-from continual.ridge import Sums, expected_best
+from continual.learning.feature_cache import FeatureCache
+from continual.methods.bases.regression import RegressionLearner
+from continual.statistics.ridge import Sums, expected_best
 
 
 class RidgeLearner(RegressionLearner):

@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.features import updated_means
-from continual.learner import IncrementalLearner
-from continual.retrieval import cosine_scores
-from continual.state import Scores, State, replace_state, without_row
-from continual.training import Progress, Training
+from continual.data.inputs import ExperienceData
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.state import Scores, State, replace_state, without_row
+from continual.learning.training import Progress, Training
+from continual.statistics.prototypes import cosine_scores, updated_means
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from continual import artefact
-from continual.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
-from continual.data import ExperienceData
-from continual.feature_cache import FeatureCache
-from continual.learner import IncrementalLearner
-from continual.losses import normalised_logits
-from continual.settings import Settings
-from continual.state import Scores, State, replace_state
-from continual.training import GradientTraining, Output, Progress
-from continual.unknowns import judge
+from continual.data.inputs import ExperienceData
+from continual.learning import model_file
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import Settings
+from continual.learning.state import Scores, State, replace_state
+from continual.learning.training import GradientTraining, Output, Progress
+from continual.losses.terms import normalised_logits
+from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
+from continual.uncertainty.gaussians import judge
 
 
 class SLCASettings(AlignmentSettings):
@@ -136,7 +136,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = self.state.pack_aligned()
-        return tensors | artefact.join("backbone", self.state.backbone or {}), values
+        return tensors | model_file.join("backbone", self.state.backbone or {}), values
 
     def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> SLCAState:
         if not common.classes:
@@ -144,6 +144,6 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         return replace_state(
             common,
             SLCAState,
-            backbone=artefact.part(tensors, "backbone"),
+            backbone=model_file.part(tensors, "backbone"),
             **unpack_aligned(tensors, values),
         )

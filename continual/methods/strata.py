@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from continual.feature_cache import FeatureCache
-from continual.regression import RegressionLearner
-from continual.ridge import Sums
-from continual.settings import Settings
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.settings import Settings
+from continual.methods.bases.regression import RegressionLearner
+from continual.statistics.ridge import Sums
 
 
 class StrataSettings(Settings):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from continual.learning.state import Scores
 from continual.serving.model import Served
-from continual.state import Scores
 
 BEST = 5  #: classes listed
 

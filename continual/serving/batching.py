@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from continual.learning.state import Scores
 from continual.serving.model import Served
-from continual.state import Scores
 
 
 class OverloadedError(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from continual.images import FORMATS, upright
+from continual.data.images import FORMATS, upright
 
 
 class RefusedError(Exception):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from continual.state import Prediction
+from continual.learning.state import Prediction
 from continual.testing.cases import Learner
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.backbones import Backbone, assemble, create
-from continual.data import Label
-from continual.learner import IncrementalLearner
+from continual.backbones.loading import Backbone, assemble, create
+from continual.data.inputs import Label
+from continual.learning.learner import IncrementalLearner
 
 Learner = IncrementalLearner[Any]
 Images = tuple[Tensor, list[Label]]  #: uint8 (N, 3, H, W) and N labels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from continual.data import Label
+from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.testing.assertions import assert_same, assert_valid, expect, refused, unchanged
 from continual.testing.cases import Case, Learner

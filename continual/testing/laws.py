@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from continual.backbones import fingerprint
-from continual.data import as_experience
+from continual.backbones.loading import fingerprint
+from continual.data.inputs import as_experience
 from continual.errors import InputError
-from continual.feature_cache import FeatureCache
-from continual.state import Prediction
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.state import Prediction
+from continual.learning.training import GradientTraining, run
 from continual.testing.assertions import (
     assert_close,
     assert_same,
@@ -27,7 +28,6 @@ from continual.testing.assertions import (
     unchanged,
 )
 from continual.testing.cases import Case
-from continual.training import GradientTraining, run
 
 # Purity ------------------------------------------------------------------------------------------------
 

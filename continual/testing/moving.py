@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from continual.symmetry import group_named, moved
+from continual.symmetry.base import group_named, moved
 from continual.testing.assertions import expect
 from continual.testing.cases import Case
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from continual.data import as_experience
+from continual.data.inputs import as_experience
 from continual.errors import EquimosError, InputError, LearningError
+from continual.learning.training import GradientTraining
 from continual.testing.assertions import expect, refused, unchanged
 from continual.testing.cases import Case
-from continual.training import GradientTraining
 
 
 def failure_changes_nothing(case: Case) -> None:

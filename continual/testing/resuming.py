@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from continual import checkpoints
-from continual.checkpoints import CheckpointFolder
-from continual.data import as_experience
+from continual.data.inputs import as_experience
+from continual.learning import checkpoints
+from continual.learning.checkpoints import CheckpointFolder
 from continual.testing.assertions import assert_same, expect
 from continual.testing.cases import Case, Images, Learner
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from continual.backbones import Backbone
-from continual.bench.streams import Stream, split_classes
-from continual.methods.mos import MOSLearner
+from continual.backbones.loading import Backbone
+from continual.datasets.streams import Stream, split_classes
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
-from continual.mos_state import MOSState
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "precision": "float32"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from paired import accuracies, best_rival, interval, lines
 
-from continual.bench.config import load_runs
-from continual.bench.results import Cell
+from continual.experiments.config import load_runs
+from continual.experiments.results import Cell
 from tests.conftest import ROOT
 
 

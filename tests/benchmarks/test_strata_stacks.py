@@ -9,8 +9,8 @@ from strata_stacks import stacked, summary
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from continual.adapters import shared
-from continual.backbones import Backbone
+from continual.adapters.bottleneck import shared
+from continual.backbones.loading import Backbone
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 

@@ -14,9 +14,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from torch import Tensor
 
-from continual.backbones import Backbone
-from continual.classifier import ContinualClassifier
+from continual.backbones.loading import Backbone
 from continual.errors import InputError
+from continual.sklearn import ContinualClassifier
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 QUICK = {"epochs": 5, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_lr": 0.05}

@@ -1,4 +1,4 @@
-"""What several processes share out, as far as one process can see it; `bench/test_torchrun.py` starts two."""
+"""What several processes share out, as far as one process can see it; `experiments/test_torchrun.py` starts two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from continual import distributed
-from continual.adapters import AdapterStack
+from continual.adapters.bottleneck import AdapterStack
 from continual.distributed import Rows
 from continual.errors import InputError
 from continual.seeding import generator

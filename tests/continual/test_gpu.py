@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from continual.methods import load
-from continual.methods.mos import MOSLearner
+from continual.methods.mos.learner import MOSLearner
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from zoo import GROUPS
 
 from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
 from equivariant.coordinates import Boxes, Keypoints
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group, from_generators
 from equivariant.motions import Motion
+from tests.support.zoo import GROUPS
 
 EXACT = [*GROUPS, "C2 x channels3"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import WRAPPERS, Anything, Micro, TinyUNet, Whole
 
 import equivariant as eq
+from tests.support.zoo import WRAPPERS, Anything, Micro, TinyUNet, Whole
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

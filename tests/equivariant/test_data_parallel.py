@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from zoo import WRAPPERS, Micro
+
+from tests.support.zoo import WRAPPERS, Micro
 
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
 LABELS = torch.tensor([0, 1, 2, 3])

@@ -10,14 +10,15 @@ import pytest
 import timm
 import torch
 
-from continual.adapters import per_image, stacked
-from continual.adapters import shared as shared_stack
-from continual.backbones import assemble
-from continual.class_statistics import fit
-from continual.losses import feature_contrast
-from continual.merging import mean, merge
-from continual.methods.mos import MOSLearner, MOSState
-from continual.retrieval import cosine_scores, ensemble, refine
+from continual.adapters.bottleneck import per_image, stacked
+from continual.adapters.bottleneck import shared as shared_stack
+from continual.backbones.loading import assemble
+from continual.losses.terms import feature_contrast
+from continual.merging.mean import mean, merge
+from continual.methods.mos.learner import MOSLearner, MOSState
+from continual.methods.mos.retrieval import ensemble, refine
+from continual.statistics.class_statistics import fit
+from continual.statistics.prototypes import cosine_scores
 
 pytestmark = pytest.mark.shared
 SCALE = 0.1

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import continual
-from continual.adapters import shared as shared_stack
-from continual.bench.config import DataConfig
-from continual.bench.sources import load_data
-from continual.bench.streams import split_classes
-from continual.data import PreparedImages
-from continual.methods.mos import MOSLearner
-from continual.retrieval import cosine_scores, ensemble
+from continual.adapters.bottleneck import shared as shared_stack
+from continual.data.inputs import PreparedImages
+from continual.datasets.sources import load_data
+from continual.datasets.streams import split_classes
+from continual.experiments.config import DataConfig
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.retrieval import ensemble
+from continual.statistics.prototypes import cosine_scores
 from tests.parity.test_mos_reference import golden, learner  # noqa: F401
 
 pytestmark = pytest.mark.shared

@@ -18,14 +18,14 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 import continual
-from continual.backbones import Backbone, load_backbone
+from continual.backbones.loading import Backbone, load_backbone
+from continual.data.images import list_folder, open_image
 from continual.errors import InputError
 from continual.export import int8, onnx_runner, writing
 from continual.export.onnx_runner import Runner
-from continual.images import list_folder, open_image
-from continual.learner import IncrementalLearner
+from continual.learning.learner import IncrementalLearner
+from continual.learning.state import Scores
 from continual.methods import method, methods
-from continual.state import Scores
 from continual.testing import coloured_squares, tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]

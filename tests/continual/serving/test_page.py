@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from served import BACKBONE, learner_of, serving, taught
 
 from continual.methods.strata import StrataLearner
 from continual.testing import coloured_squares
+from tests.support.served import BACKBONE, learner_of, serving, taught
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

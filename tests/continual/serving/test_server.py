@@ -16,9 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from malformed import FILES, TYPE, body, part, requests
 from PIL import Image
-from served import BACKBONE, learner_of, serving, taught
 
 import continual
 from continual.methods.strata import StrataLearner
@@ -26,6 +24,8 @@ from continual.serving.batching import Batcher
 from continual.serving.model import ModelInUse, Served
 from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
+from tests.support.malformed_requests import FILES, TYPE, body, part, requests
+from tests.support.served import BACKBONE, learner_of, serving, taught
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Adapters: small trainable parts of a frozen ViT, one file a kind, and the bank that serves them."""

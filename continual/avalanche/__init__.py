@@ -1,0 +1,1 @@
+"""Learners as Avalanche strategies, and Avalanche's strategies as learners."""

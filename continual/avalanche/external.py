@@ -1,0 +1,299 @@
+"""Any Avalanche strategy as a row of a benchmark: named by its import path, measured like every other method.
+
+    [methods.lwf]
+    method = "avalanche.training.supervised:LwF"
+    alpha = 1.0
+    temperature = 2.0
+
+The strategy trains a copy of the backbone (or, with `train_backbone = false`, only what stands on it) and a
+linear head that grows with the classes. Its settings are its constructor's keyword arguments, and those of
+`StrategySettings`, whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`,
+`train_mb_size` and `eval_mb_size`.
+
+Limits: answers are those of the strategy's model in evaluation mode. Rows that were stopped start anew.
+It cannot be saved. Memory is what the model has beside a frozen backbone, all tensors of the plugins, and stored
+exemplars as bytes of their pixels. Strategies that keep logits (DER) need a fixed head and fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
+
+import torch
+from pydantic import Field, create_model
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from continual.data.inputs import ExperienceData, as_experience
+from continual.errors import InputError, LearningError, nearest
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import Settings
+from continual.learning.state import Scores, State
+from continual.learning.training import Progress
+from continual.methods import method
+from continual.seeding import seeded
+
+
+class StrategySettings(Settings):
+    """What every Avalanche strategy is given."""
+
+    epochs: int = Field(5, ge=0, description="Avalanche's train_epochs")
+    batch_size: int = Field(32, ge=1, description="Avalanche's train_mb_size")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.01, gt=0, description="the head's rate")
+    backbone_lr_ratio: float = Field(0.01, gt=0, description="the backbone's rate as a share of lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(0.0, ge=0)
+    train_backbone: bool = Field(True, description="train the whole backbone, not only the head")
+
+
+#: arguments of a strategy that are not settings
+_GIVEN = {"model", "optimizer", "criterion", "device", "plugins", "evaluator", "eval_every", "peval_mode"}
+_OURS = {"train_epochs", "train_mb_size", "eval_mb_size"}
+
+
+def find_method(name: str) -> type[IncrementalLearner[Any]]:
+    """Return a method's learner by its name, or that of an Avalanche strategy by `module:Class`.
+
+    Raises InputError, with the nearest name, for one that is not there or cannot be used.
+    """
+    return strategy_learner(name) if ":" in name else method(name)
+
+
+@cache
+def strategy_learner(path: str) -> type[IncrementalLearner[Any]]:
+    """Return the learner of the Avalanche strategy at `module:Class`; see `find_method`."""
+    from avalanche.training.templates import SupervisedTemplate
+
+    place, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(place)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"method {path!r}: {error}; e.g. 'avalanche.training.supervised:LwF'") from None
+    kinds = {n: k for n, k in vars(module).items() if inspect.isclass(k) and issubclass(k, SupervisedTemplate)}
+    if name not in kinds:
+        raise InputError(f"method {path!r}: no strategy {name!r} in {place}: {nearest(name, kinds)}")
+    arguments = {
+        p.name: p
+        for p in list(inspect.signature(kinds[name].__init__).parameters.values())[1:]
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    if "model" not in arguments or "optimizer" not in arguments:
+        raise InputError(f"method {path!r} makes its own model or optimizer: only strategies that take both can be run")
+    own = {key: _field(p) for key, p in arguments.items() if key not in _GIVEN | _OURS}
+    body = {
+        "method": path,
+        "paper": "see Avalanche",
+        "summary": f"Avalanche's {name}",
+        "__doc__": f"Avalanche's {name} as a learner.",
+        "settings_type": create_model(f"{name}Settings", __base__=StrategySettings, **own),
+        "strategy_type": kinds[name],
+        "arguments": tuple(own),
+    }
+    return type(f"{name}Learner", (AvalancheLearner,), body)
+
+
+def _field(parameter: inspect.Parameter) -> Any:
+    """Return a constructor's argument as a setting's type and default."""
+    plain = {"int": int, "float": float, "bool": bool, "str": str}
+    kind = plain.get(getattr(parameter.annotation, "__name__", str(parameter.annotation)), Any)
+    if parameter.default is parameter.empty:
+        return (kind, ...)
+    try:
+        json.dumps(parameter.default)
+    except TypeError:
+        return (Any, None)
+    return (kind | None if parameter.default is None else kind, parameter.default)
+
+
+class GrowingModel(nn.Module):
+    """A copy of the backbone under a linear head that Avalanche lets grow with the classes."""
+
+    def __init__(self, learner: AvalancheLearner) -> None:
+        from avalanche.models import IncrementalClassifier
+
+        super().__init__()
+        trunk = learner.backbone.trunk
+        # A function, which strategies that copy the model do not copy: the frozen weights are there once.
+        self.features = lambda images, weights: learner.features(images, weights=weights or None)
+        learned = trunk.network.named_parameters() if learner.settings.train_backbone else ()
+        self.copy = nn.ParameterDict({name.replace(".", "/"): p.detach().clone() for name, p in learned})
+        self.classifier = IncrementalClassifier(learner.backbone.width, initial_out_features=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C or more) of prepared images."""
+        weights = {name.replace("/", "."): p for name, p in self.copy.items()}
+        logits: Tensor = self.classifier(self.features(images, weights))
+        return logits
+
+
+class AvalancheLearner(IncrementalLearner[State]):
+    """An Avalanche strategy in the place of a method; a `learn` that fails leaves it in between."""
+
+    strategy_type: ClassVar[Any]
+    arguments: ClassVar[tuple[str, ...]]  #: names of the strategy's own arguments
+    settings_type: ClassVar[type[Settings]] = StrategySettings
+    state_type = State
+    exemplar_free = False
+    any_backbone = True
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.strategy: Any = None
+        self.seen: list[ExperienceData] = []
+        self.progress: Progress | None = None
+
+    def learn(self, images: Any, labels: Any = None, *, progress: Progress | None = None, **_: Any) -> None:
+        """Train the strategy on one experience, with images loaded in this process."""
+        data = as_experience(images, labels, self.backbone.preprocessing)
+        known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
+        self.seen.append(data)
+        self.progress, updates = progress, self.state.updates
+        # Avalanche and its plugins draw from the global generators.
+        with seeded(self.settings.seed, "avalanche", updates):
+            if self.strategy is None:
+                self.strategy = self._make()
+            self.strategy.train(self._experience(known), num_workers=0)
+        before, new = self.state, len(known) - len(self.state.classes)
+        experience = (*before.class_experience, *[before.experiences] * new)
+        self.state = State(known, experience, before.experiences + bool(new), updates + 1)
+
+    def _make(self) -> Any:
+        from avalanche.training.plugins import EvaluationPlugin
+
+        settings, model = self.settings, GrowingModel(self).to(self.device)
+        groups = [
+            {"params": list(model.copy.parameters()), "lr": settings.lr * settings.backbone_lr_ratio},
+            {"params": list(model.classifier.parameters()), "lr": settings.lr},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if settings.optimizer == "adam":
+            optimizer: Any = torch.optim.Adam(groups, weight_decay=settings.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+        own = {name: getattr(settings, name) for name in self.arguments}
+        try:
+            return self.strategy_type(
+                model=model,
+                optimizer=optimizer,
+                criterion=nn.CrossEntropyLoss(),
+                train_mb_size=settings.batch_size,
+                train_epochs=settings.epochs,
+                eval_mb_size=settings.eval_batch_size,
+                device=self.device,
+                plugins=[_watcher(self)],
+                evaluator=EvaluationPlugin(loggers=[_quiet()]),
+                **own,
+            )
+        except (TypeError, ValueError, AssertionError, AttributeError) as error:
+            raise InputError(f"{self.method} cannot be made with {own}: {error}") from error
+
+    def _experience(self, classes: Iterable[Any]) -> Any:
+        """Return the newest experience as Avalanche's, numbered in the stream so far."""
+        from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
+        from avalanche.benchmarks.scenarios.task_aware import with_task_labels
+        from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, as_classification_dataset
+        from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset as Part
+
+        index, parts = {label: i for i, label in enumerate(classes)}, []
+        for data in self.seen:
+            part = as_classification_dataset(_Indexed(data, [index[label] for label in data.labels]))
+            # Some plugins ask for a task, of which there is one.
+            task = DataAttribute(ConstantSequence(0, len(part)), "targets_task_labels", use_in_getitem=True)
+            parts.append(Part([part.update_data_attribute("targets_task_labels", task)]))
+        return with_task_labels(with_classes_timeline(benchmark_from_datasets(train=parts))).train_stream[-1]
+
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Return the softmax over the classes seen of the strategy's model in evaluation mode."""
+        model = self.strategy.model.eval()
+        return Scores(model(images)[:, : len(self.state.classes)].float().softmax(-1))
+
+    def begin(self, data: ExperienceData) -> NoReturn:
+        """Raise InputError: the strategy trains in Avalanche's own loop."""
+        raise InputError(f"{self.method} trains in Avalanche's own loop: call learn")
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return every tensor that the strategy keeps beside the frozen backbone."""
+        if self.strategy is None:
+            return {}, {}
+        return dict(_tensors({"model": self.strategy.model, "plugins": self.strategy.plugins}, "", set())), {}
+
+    def save(self, path: str | Path, **rest: Any) -> None:
+        """Raise InputError: a strategy cannot be saved."""
+        raise InputError(f"{self.method} cannot be saved: its cells and their measurements are all that is kept")
+
+    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> State:
+        """Raise InputError: a strategy cannot be put back."""
+        raise InputError(f"{self.method} cannot be read from a file")
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes of the model, of what the plugins hold, and of stored exemplars as pixels."""
+        height, width = self.backbone.preprocessing.size
+        plugins = getattr(self.strategy, "plugins", [])
+        stored = sum(len(p.storage_policy.buffer) for p in plugins if hasattr(p, "storage_policy"))
+        return super().memory() | ({"exemplars": stored * 3 * height * width} if stored else {})
+
+
+@dataclass(eq=False)
+class _Indexed(Dataset[Any]):
+    """An experience's training images with class indices as `targets`."""
+
+    data: ExperienceData
+    targets: list[int]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.data.training[index][0], self.targets[index]
+
+
+def _tensors(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that modules, plugins and containers hold, each once; data sets are left out."""
+    if id(value) in seen or isinstance(value, Dataset | IncrementalLearner | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield name.strip("/"), value.detach()
+    elif isinstance(value, nn.Module):
+        for key, tensor in [*value.named_parameters(), *value.named_buffers()]:
+            yield from _tensors(tensor, f"{name}/{key}", seen)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}/{key}", seen)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _tensors(item, f"{name}/{number}", seen)
+    elif type(value).__module__.startswith("avalanche.") and hasattr(value, "__dict__"):
+        yield from _tensors(vars(value), name, seen)
+
+
+def _watcher(learner: AvalancheLearner) -> Any:
+    """Return a plugin that reports progress and stops a training whose loss diverges."""
+    from avalanche.core import SupervisedPlugin
+
+    class Watcher(SupervisedPlugin):
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            loss, place = float(strategy.loss.detach()), strategy.clock
+            if loss != loss or loss in (float("inf"), -float("inf")):
+                raise LearningError(f"the training loss of {learner.method} became {loss}: lower lr")
+            if learner.progress is not None:
+                steps = strategy.train_epochs * len(strategy.dataloader)
+                learner.progress("training", place.train_exp_iterations + 1, steps, {"loss": loss})
+
+    return Watcher()
+
+
+def _quiet() -> Any:
+    """Return a logger that says nothing; Avalanche warns if there is none."""
+    return importlib.import_module("avalanche.logging").BaseLogger()

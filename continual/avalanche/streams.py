@@ -1,0 +1,124 @@
+"""Streams as Avalanche benchmarks, for any Avalanche strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from continual.data.images import open_image
+from continual.data.inputs import Label
+from continual.data.preprocessing import Preprocessing
+from continual.datasets.config import DataConfig, StreamConfig
+from continual.datasets.sources import load_data
+from continual.datasets.streams import Stream, make_stream
+from continual.experiments.config import RunConfig, load_config
+
+if TYPE_CHECKING:
+    from avalanche.benchmarks import CLScenario
+
+
+def benchmark(
+    source: str | Path | RunConfig | DataConfig,
+    stream: StreamConfig | int | None = None,
+    *,
+    preprocessing: Preprocessing | int = 224,
+    seed: int | None = None,
+) -> CLScenario:
+    """Return a data set as an Avalanche benchmark.
+
+    `source` is a config (a TOML file or a `RunConfig`, with its stream and first seed), a `DataConfig`, or what
+    `data.source` may be: the name of a published data set, a folder, a manifest, parquet. `stream` says how it
+    is cut: a `StreamConfig`, or a number of classes an experience. `preprocessing` is a backbone's own
+    (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1], with MOS's augmentation.
+
+    Labels are positions in the class order; `benchmark.class_names` has the names. Raises InputError for what
+    `load_data` and `make_stream` refuse.
+
+        benchmark("photos.csv", StreamConfig(by="domains"), preprocessing=96)
+        benchmark("cifar100", 10, preprocessing=backbone.preprocessing, seed=1994)
+    """
+    title = str(source)
+    if isinstance(source, str | Path) and str(source).endswith(".toml"):
+        source = load_config(source)
+    if isinstance(source, RunConfig):
+        title, seed = source.title, source.seeds[0] if seed is None else seed
+        data, stream = source.data, source.stream if stream is None else stream
+    else:
+        data = source if isinstance(source, DataConfig) else DataConfig(source=_source(source))
+    if stream is None or isinstance(stream, int):
+        stream = StreamConfig(classes=stream)
+    if isinstance(preprocessing, int):
+        preprocessing = Preprocessing((preprocessing, preprocessing))
+    return to_avalanche(make_stream(title, *load_data(data), stream, 1993 if seed is None else seed), preprocessing)
+
+
+def _source(source: str | Path) -> str:
+    return str(source.absolute()) if isinstance(source, Path) else source
+
+
+class _OpenedImages(Dataset[Any]):
+    """Images as PIL images or uint8 tensors, with positions in the class order as `targets`."""
+
+    def __init__(self, images: Sequence[Any], targets: list[int]) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return open_image(self.images[index], index), self.targets[index]
+
+
+def to_avalanche(stream: Stream, preprocessing: Preprocessing) -> CLScenario:
+    """Return the stream as an Avalanche benchmark, with the backbone's preprocessing.
+
+    Labels are positions in `stream.class_order`, whose names are `class_names`. In a stream of new classes
+    Avalanche groups the images of an experience by class.
+    """
+    position = {label: i for i, label in enumerate(stream.class_order)}
+    known = [label for e in stream.experiences for label in e.classes]
+    make = _by_classes if len(set(known)) == len(known) else _by_domains
+    made = make(stream, position, preprocessing)
+    made.class_names = stream.class_order
+    return made
+
+
+def _by_classes(stream: Stream, position: dict[Label, int], preprocessing: Preprocessing) -> Any:
+    """Return a benchmark of disjoint classes."""
+    from avalanche.benchmarks import nc_benchmark
+
+    def joined(images: str, labels: str) -> _OpenedImages:
+        return _OpenedImages(
+            [image for e in stream.experiences for image in getattr(e, images)],
+            [position[label] for e in stream.experiences for label in getattr(e, labels)],
+        )
+
+    return nc_benchmark(
+        joined("train_images", "train_labels"),
+        joined("test_images", "test_labels"),
+        n_experiences=len(stream.experiences),
+        task_labels=False,
+        per_exp_classes={i: len(e.classes) for i, e in enumerate(stream.experiences)},
+        fixed_class_order=list(range(len(position))),
+        class_ids_from_zero_from_first_exp=True,
+        train_transform=preprocessing.training(),
+        eval_transform=preprocessing.evaluation(),
+    )
+
+
+def _by_domains(stream: Stream, position: dict[Label, int], preprocessing: Preprocessing) -> Any:
+    """Return a benchmark whose experiences share classes."""
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
+    from avalanche.benchmarks.utils import TransformGroups, as_classification_dataset
+
+    def part(images: Any, labels: list[Label]) -> Any:
+        transforms = {"train": preprocessing.training(), "eval": preprocessing.evaluation()}
+        opened = _OpenedImages(images, [position[label] for label in labels])
+        return as_classification_dataset(opened, TransformGroups(transforms))
+
+    train = [part(e.train_images, e.train_labels) for e in stream.experiences]
+    test = [part(e.test_images, e.test_labels).eval() for e in stream.experiences]
+    return with_classes_timeline(benchmark_from_datasets(train=train, test=test))

@@ -1,0 +1,1 @@
+"""Frozen timm networks: loaded, checked, and read."""

@@ -1,0 +1,298 @@
+"""Pretrained timm networks by full tag or from a local file, with their provenance and preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data import resolve_model_data_config
+from timm.layers import to_2tuple
+from timm.models import eva, get_pretrained_cfg_value, is_model, load_state_dict, vision_transformer
+from torch import Tensor, nn
+
+from continual.backbones.base import Frozen
+from continual.backbones.convnet import FrozenConvNet
+from continual.backbones.vit import FrozenViT
+from continual.data.preprocessing import Preprocessing
+from continual.errors import BackboneError, nearest
+from continual.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network, where it came from, and how images are prepared for it."""
+
+    trunk: Frozen
+    name: str  #: timm's name; a full tag such as 'vit_base_patch16_224.augreg_in21k' for hub weights
+    model_args: Mapping[str, Any]
+    preprocessing: Preprocessing
+    weights_file: str | None = None  #: the local file the weights were read from
+    sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.trunk.network))
+
+    @property
+    def width(self) -> int:
+        """D, the length of a feature."""
+        return self.trunk.width
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks, or of a CNN's stages."""
+        return self.trunk.depth
+
+    def describe(self) -> dict[str, Any]:
+        """Return the provenance as plain JSON values; `rebuild` is its inverse."""
+        values = {
+            "name": self.name,
+            "model_args": dict(self.model_args),
+            "weights_file": self.weights_file,
+            "sha256": self.sha256,
+            "preprocessing": asdict(self.preprocessing),
+        }
+        # As they come back from a file, lists for tuples, so that the two can be compared.
+        return dict(json.loads(json.dumps(values)))
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's tensors: names, shapes and bytes, independent of any file format."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@seeded(0, "random weights, soon replaced")
+def load_backbone(name: str | None = None, *, weights: str | Path | None = None, **options: Any) -> Backbone:
+    """Make a frozen backbone from timm's hub weights, or from a local file.
+
+    - `load_backbone("vit_base_patch16_224.augreg_in21k")` downloads (or finds in the cache) the weights
+      of that tag. An untagged name is refused: what it means has changed between timm releases.
+    - `load_backbone("vit_small_patch14_dinov2", weights="weights.safetensors", img_size=98)` reads a local
+      `.safetensors`, `.npz` (timm's JAX layout or plain arrays) or `.pth` file (weights only, never code).
+      A safetensors file may carry the name (`timm`) and model arguments (`depth`, ...) as metadata; those
+      given here come first.
+    - `load_backbone("tf_efficientnet_lite0.in1k", img_size=128)` makes a CNN, which takes images of any size.
+
+    `options` named like a field of `Preprocessing` (`mean`, `std`, `crop_pct`, `interpolation`,
+    `crop_scale`, `mirror`) change the preprocessing; the others (`img_size`, `depth`, ...) go to timm.
+    Raises BackboneError with what to do instead.
+    """
+    changes = {key: options.pop(key) for key in list(options) if key in Preprocessing.changeable()}
+    if weights is None:
+        if name is None:
+            raise BackboneError("name a backbone, e.g. 'vit_base_patch16_224.augreg_in21k', or give weights=FILE")
+        vit = from_hub(name, options)
+    else:
+        path = Path(weights)
+        state, metadata = read_weights(path)
+        name = name or metadata.pop("timm", None)
+        if name is None:
+            raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
+        options = {**{k: v for k, v in metadata.items() if k not in ("timm", "format")}, **options}
+        vit = create(name, options)
+        fill(vit, state, path, name)
+    return assemble(vit, name, options, weights_file=str(Path(weights).resolve()) if weights else None, **changes)
+
+
+def assemble(
+    network: nn.Module,
+    name: str,
+    model_args: Mapping[str, Any] | None = None,
+    *,
+    weights_file: str | None = None,
+    **preprocessing: Any,
+) -> Backbone:
+    """Freeze a network you already have, and drop its classifier; `name` is timm's name for its architecture.
+
+    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed. A CNN is given
+    images of the size `img_size` of its `model_args`, or of the one timm knows for it.
+    """
+    config = resolve_model_data_config(network)
+    trunk: Frozen
+    if isinstance(network, vision_transformer.VisionTransformer | eva.Eva):
+        trunk = FrozenViT(network)
+    else:
+        trunk = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
+    prepared = Preprocessing(
+        size=trunk.image_size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+    )
+    return Backbone(trunk, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
+
+
+@seeded(0, "random weights, soon replaced")
+def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> Backbone:
+    """Make the backbone that `Backbone.describe` described, from embedded weights `state` if given.
+
+    Raises BackboneError if the weights now differ from those described; the message has both hashes.
+    """
+    name, model_args = description["name"], description["model_args"]
+    if state is not None:
+        vit = create(name, model_args)
+        vit.load_state_dict(dict(state))
+        source = description["weights_file"]
+    elif description["weights_file"] is not None:
+        return _checked(load_backbone(name, weights=description["weights_file"], **model_args), description)
+    else:
+        vit, source = from_hub(name, model_args), None
+    return _checked(assemble(vit, name, model_args, weights_file=source), description)
+
+
+def _checked(backbone: Backbone, description: Mapping[str, Any]) -> Backbone:
+    check_same_weights(backbone, description)
+    preprocessing = Preprocessing.from_json(description["preprocessing"])
+    return replace(backbone, preprocessing=preprocessing)
+
+
+def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> None:
+    """Raise BackboneError unless the backbone has the weights that were described."""
+    if backbone.sha256 != description["sha256"]:
+        raise BackboneError(
+            f"the model was made with backbone weights {description['sha256']} ({description['name']}), but "
+            f"these are {backbone.sha256} ({backbone.name}): pass the same weights file and model arguments "
+            f"{dict(description['model_args'])}"
+        )
+
+
+def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """Make a timm model with random weights, and no head unless `num_classes` is among its arguments.
+
+    Raises BackboneError for a wrong name or argument.
+    """
+    architecture = name.split(".")[0]
+    if not is_model(architecture):
+        raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models())}")
+    try:
+        return _made(name, model_args, pretrained=False)
+    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+        raise BackboneError(f"timm cannot make {name!r} with {dict(model_args)}: {error}") from error
+
+
+def _made(name: str, model_args: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    arguments = {"num_classes": 0, **model_args}
+    try:
+        return timm.create_model(name, pretrained, **arguments).float()
+    except TypeError as error:
+        # Convolutions take images of any size, and most CNNs no such argument.
+        if "'img_size'" not in str(error):
+            raise
+    del arguments["img_size"]
+    return timm.create_model(name, pretrained, **arguments).float()
+
+
+def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """Make a timm model as `create` does, with the hub's weights of its tag; raises BackboneError if it cannot."""
+    check_tag(name)
+    create(name, model_args)  # wrong names and arguments fail here, before any download
+    try:
+        return _made(name, model_args, pretrained=True)
+    except Exception as error:  # every hub, proxy and cache has exceptions of its own
+        repository = get_pretrained_cfg_value(name, "hf_hub_id") or "the hub"
+        raise BackboneError(
+            f"the weights of {name!r} could not be fetched from {repository} ({type(error).__name__}): "
+            f"connect to the network once, or download them and pass weights=FILE"
+        ) from error
+
+
+def check_tag(name: str) -> None:
+    """Raise BackboneError if timm has the model, but no weights of this tag."""
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained(f"{architecture}.*") if is_model(architecture) else []
+    if is_model(architecture) and name not in tags:
+        what = f"has no tag {tag!r}" if tag else "needs its weights' tag, because timm may change the default"
+        choice = f"name one of {', '.join(map(repr, tags))}" if tags else "timm has no weights for it"
+        raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
+
+
+def in_cache(name: str) -> bool:
+    """Tell whether the weights of a tag were downloaded before, without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = get_pretrained_cfg_value(name, "hf_hub_id")
+    return bool(repository) and isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """Return (state, metadata) of a local weights file; the state of a JAX-layout npz is left to timm."""
+    if not path.is_file():
+        raise BackboneError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = {k: _plain(v) for k, v in (file.metadata() or {}).items()}
+            return safetensors.torch.load_file(path), metadata
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                if any("Transformer/" in key for key in arrays.files):
+                    return None, {}
+                return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, {}
+        if path.suffix in (".pth", ".pt", ".bin"):
+            return load_state_dict(str(path), weights_only=True), {}
+    except (SafetensorError, BadZipFile, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
+        raise BackboneError(f"{path} is not a readable {path.suffix} file: {error}") from error
+    except Exception as error:  # torch's weights-only unpickler raises pickle.UnpicklingError
+        raise BackboneError(
+            f"{path} is damaged or holds more than weights, and was not opened: save the model's state_dict()"
+        ) from error
+    raise BackboneError(f"{path}: weights must be .safetensors, .npz or .pth, got {path.suffix!r}")
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def fill(
+    vit: Any,
+    state: dict[str, Tensor] | None,
+    path: Path,
+    name: str,
+    convert: Callable[..., Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Load a local state into a model: everything but a classification head must fit, or BackboneError is raised.
+
+    `convert(state, model)` knows the layouts in which such states are found; by default timm's own for the model.
+    """
+    layouts: Any = convert or getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", lambda state, _: state)
+    try:
+        if state is None:
+            vit.load_pretrained(str(path))
+            return
+        state = {k: v.float() if v.is_floating_point() else v for k, v in layouts(state, vit).items()}
+    except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        raise BackboneError(f"{path} does not fit {name!r}: {type(error).__name__} {error}") from error
+    own = vit.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc.", "classifier."))}
+    problems = [f"{k} is missing" for k in own if k not in state]
+    problems += [f"{k} is not part of the model" for k in state if k not in own]
+    problems += [
+        f"{k} is {tuple(state[k].shape)} in the file but {tuple(own[k].shape)} in the model"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise BackboneError(
+            f"{path} does not fit {name!r}: {'; '.join(problems[:3])}{more}. "
+            f"Check the model's name, and give model arguments such as img_size or depth if it differs"
+        )
+    vit.load_state_dict(state)

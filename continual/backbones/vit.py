@@ -1,0 +1,278 @@
+"""A frozen timm ViT, taken in steps, so that adapters can stand beside each block's MLP.
+
+Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves.
+Because another timm release or an unusual model could order them differently, a `FrozenViT` compares
+itself with the model's own forward on a probe image when it is built, and refuses a model it would
+not reproduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from timm.models import eva, vision_transformer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import checkpoint as checkpoints
+
+from continual.adapters.bottleneck import Adapters
+from continual.backbones.attention import ALL, attend
+from continual.backbones.base import Frozen
+from continual.errors import BackboneError
+
+Attention = Callable[[Any, Tensor, slice, Any], Tensor]
+MLP = Callable[[Any, Tensor], Tensor]
+
+
+def _gain(gamma: Tensor | None, x: Tensor) -> Tensor:
+    return x if gamma is None else gamma * x
+
+
+#: Block class -> (attention half: tokens, those to go on with, rope -> h; MLP half: h -> tokens without adapters)
+_HALVES: dict[type, tuple[Attention, MLP]] = {
+    vision_transformer.Block: (
+        lambda b, x, read, _: x[:, read] + b.ls1(attend(b.attn, b.norm1(x), read)),
+        lambda b, h: h + b.ls2(b.mlp(b.norm2(h))),
+    ),
+    vision_transformer.ResPostBlock: (
+        lambda b, x, read, _: x[:, read] + b.norm1(attend(b.attn, x, read)),
+        lambda b, h: h + b.norm2(b.mlp(h)),
+    ),
+    eva.EvaBlock: (
+        lambda b, x, read, rope: x[:, read] + _gain(b.gamma_1, attend(b.attn, b.norm1(x), read, rope)),
+        lambda b, h: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
+    ),
+    eva.EvaBlockPostNorm: (
+        lambda b, x, read, rope: x[:, read] + b.norm1(attend(b.attn, x, read, rope)),
+        lambda b, h: h + b.norm2(b.mlp(h)),
+    ),
+}
+
+_SUPPORTED = (
+    "models whose blocks are an attention half followed by an MLP half: timm's VisionTransformer family "
+    "(vit_*, deit*, *_dinov2, *_reg4, clip and siglip image towers) and Eva family (eva02_*, *_dinov3)"
+)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What all stacks have in common for a batch: all that does not depend on the first adapter."""
+
+    h: Tensor  #: (B, m N, D), the tokens after the first block's attention
+    rope: Any  #: rotary positions, the same for all images, or None
+    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
+    first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
+    views: int = 1  #: m, how many views of each image there are, one after the other
+    weights: Tensor | None = None  #: (B, m), how they count, where that is known already
+
+    def __getitem__(self, rows: Tensor) -> Prefix:
+        """Return the prefix of some of the images."""
+        first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
+        return replace(self, h=self.h[rows], first=first, weights=weights)
+
+    def only(self, views: int) -> Prefix:
+        """Return the prefix of each image's first `views` views, which count alike."""
+        h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
+        assert h is not None
+        return replace(self, h=h, first=first, views=views, weights=h.new_full((len(h), views), 1 / views))
+
+    def of_views(self, views: int, weights: Tensor | None) -> Prefix:
+        """Return the prefix of images of which these are `views` views each."""
+        first = None if self.first is None else _beside(self.first, views)
+        return replace(self, h=_beside(self.h, views), first=first, views=views, weights=weights)
+
+
+class FrozenViT(Frozen):
+    """A ViT whose weights never change; `features` runs it with or without adapters.
+
+    Raises BackboneError when built on a model whose forward it cannot reproduce.
+    """
+
+    has_blocks = True
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        name = type(vit).__name__
+        if not isinstance(vit, vision_transformer.VisionTransformer | eva.Eva):
+            raise BackboneError(f"adapters cannot be attached to a {name}: use {_SUPPORTED}")
+        unknown = {type(block).__name__ for block in vit.blocks if type(block) not in _HALVES}
+        if unknown:
+            raise BackboneError(
+                f"{name} has blocks of kind {', '.join(sorted(unknown))}, which have no point between "
+                f"attention and MLP where an adapter could read: use {_SUPPORTED}"
+            )
+        self.vit = vit
+        self.depth: int = len(vit.blocks)
+        self.width: int = vit.embed_dim
+        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        vit.reset_classifier(0)
+        self.freeze()
+        self._compare_with_own_forward()
+
+    @property
+    def network(self) -> nn.Module:
+        return self.vit
+
+    @property
+    def milestones(self) -> list[nn.Module]:
+        return [block.norm1 for block in self.vit.blocks]
+
+    def _compare_with_own_forward(self) -> None:
+        parameter = next(self.vit.parameters())
+        probe = torch.linspace(-1, 1, 3 * self.image_size[0] * self.image_size[1])
+        probe = probe.reshape(1, 3, *self.image_size).to(parameter)
+        with torch.no_grad():
+            theirs = self.vit.forward_head(self.vit.forward_features(probe), pre_logits=True)
+            ours = self.features(probe)
+        if not torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-4):
+            raise BackboneError(
+                f"taken block by block, this {type(self.vit).__name__} does not give its own features "
+                f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
+            )
+
+    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+        """Run images (B, 3, H, W) as far as no adapter matters: embedding, the first block's attention and its MLP.
+
+        With gradients the MLP is left to `features`, which knows what to keep of it. `prompts` (B, P, D) are tokens
+        that enter the first block before those of the patches. Raises BackboneError for prompts in a ViT with rotary
+        positions, which belong to the places of its tokens.
+        """
+        vit = self.vit
+        tokens, rope = vit.patch_embed(images), None
+        if isinstance(vit, eva.Eva):
+            tokens, rope = vit._pos_embed(tokens)
+        else:
+            tokens = vit._pos_embed(tokens)
+        count = 0
+        if prompts is not None:
+            if rope is not None:
+                raise BackboneError(f"a {type(vit).__name__} with rotary positions takes no prompts: use a vit_* model")
+            place, count = vit.num_prefix_tokens, prompts.shape[1]
+            tokens = torch.cat([tokens[:, :place], prompts.to(tokens.dtype), tokens[:, place:]], dim=1)
+        h = self._attend(0, vit.norm_pre(tokens), rope)
+        # Of a last block, `features` runs the MLP for few tokens only.
+        if torch.is_grad_enabled() or self.depth == 1:
+            return Prefix(h, rope, count)
+        return Prefix(h, rope, count, self._mlp(0, h))
+
+    def features(
+        self,
+        images: Tensor | Prefix,
+        adapters: Adapters | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        checkpoint: bool = False,
+        compiled: str | None = None,
+    ) -> Tensor:
+        """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
+
+        Of a prefix of several views of each image, they are those of every view, (B m, D); an image's adapters serve
+        all its views.
+        With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
+        its attention and its MLP (MOS section 3.1). With prompts in the prefix, the features are the mean of
+        what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
+        stay as they are. With `checkpoint`, what a block's halves need for gradients is computed again when it is
+        needed. `compiled` is a backend of torch.compile, which then runs everything after the prefix.
+        """
+        if weights is not None:
+            own = {f"vit.{name}": value for name, value in weights.items()}
+            return functional_call(self, own, (images, adapters, checkpoint))
+        if compiled is None:
+            return self.forward(images, adapters, checkpoint)
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        return _compiled(compiled)(self, prefix, adapters, checkpoint)
+
+    def forward(self, images: Tensor | Prefix, adapters: Adapters | None = None, checkpoint: bool = False) -> Tensor:
+        """Return the features under the ViT's own weights."""
+        vit = self.vit
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        run = _run_again if checkpoint and torch.is_grad_enabled() else _run
+        views, last = prefix.views, self.depth - 1
+        tokens = prefix.h
+        for index in range(self.depth):
+            if index:
+                # After the last attention a token's feature is its own affair.
+                read = self._read(prefix) if index == last else ALL
+                h = _beside(run(self._attend, index, _apart(tokens, views), prefix.rope, read), views)
+            else:
+                h = self.read(prefix.h, prefix) if last == 0 else prefix.h
+            known = prefix.first if index == 0 else None
+            tokens = run(self._mlp, index, h) if known is None else known
+            if adapters is not None:
+                tokens = tokens + adapters(index, h)
+        tokens = _apart(vit.norm(tokens), views)
+        pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
+        return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
+        """Return what the last `blocks` blocks say of images (B, 3, H, W), side by side (B, 2 D blocks), in float32.
+
+        Of each block that is its class token and the mean of its patch tokens, each token first brought to mean 0 and
+        deviation 1; only one of the two without `patches` and for a ViT that has no class token. All blocks are read
+        if there are fewer. With `until`, the network ends after so many blocks.
+        """
+        prefix = self.prefix(images)
+        place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
+        last = until or self.depth
+        for index in range(last):
+            h = self._attend(index, tokens, prefix.rope) if index else prefix.h
+            known = prefix.first if index == 0 else None
+            tokens = self._mlp(index, h) if known is None else known
+            if index >= last - blocks:
+                level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
+                if place:
+                    found.append(level[:, 0])
+                if patches or not place:
+                    found.append(level[:, place:].mean(1))
+        return torch.cat(found, 1)
+
+    def read(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+        """Return of something of every token (B, m N, K) what belongs to those the features are made of."""
+        return _beside(_apart(tokens, prefix.views)[:, self._read(prefix)], prefix.views)
+
+    def _read(self, prefix: Prefix) -> slice:
+        vit = self.vit
+        if prefix.prompts:
+            return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + prefix.prompts)
+        plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
+        return slice(0, 1) if plain and vit.global_pool == "token" else slice(None)
+
+    def _attend(self, index: int, tokens: Tensor, rope: Any, read: slice = ALL) -> Tensor:
+        """Run one block's attention half, for the tokens that are read."""
+        block = self.vit.blocks[index]
+        own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
+        return _HALVES[type(block)][0](block, tokens, read, own)
+
+    def _mlp(self, index: int, h: Tensor) -> Tensor:
+        """Run one block's MLP half."""
+        block = self.vit.blocks[index]
+        return _HALVES[type(block)][1](block, h)
+
+
+def _apart(tokens: Tensor, views: int) -> Tensor:
+    """Return the tokens (B m, N, D) of views that are apart, from those (B, m N, D) that lie beside one another."""
+    return tokens if views == 1 else tokens.unflatten(1, (views, -1)).flatten(0, 1)
+
+
+def _beside(tokens: Tensor, views: int) -> Tensor:
+    """Undo `_apart`."""
+    return tokens if views == 1 else tokens.unflatten(0, (-1, views)).flatten(1, 2)
+
+
+def _run(half: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return half(*arguments)
+
+
+def _run_again(half: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Run half a block, and again when gradients pass; it draws no random numbers."""
+    return checkpoints.checkpoint(half, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+@cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """Return `FrozenViT.forward`, compiled: once for all experiences, as their stacks have the same shapes."""
+    return torch.compile(FrozenViT.forward, backend=backend, fullgraph=True)

@@ -1,1 +1,0 @@
-"""Benchmarks from configs, and the command `equimos`."""

@@ -1,0 +1,111 @@
+"""A look at every image of a collection: can it be read, and is it there twice?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from continual.data.images import EncodedImage, open_image
+from continual.datasets.catalogue import catalogue
+from continual.datasets.collection import Collection, count_problems
+from continual.errors import InputError
+from continual.learning.training import Progress
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found; plain JSON values. `errors` make a data set unfit, `remarks` do not."""
+
+    name: str
+    origin: str
+    split: str
+    classes: int
+    train: int
+    test: int
+    domains: list[str]
+    fewest: int  #: training images of the smallest class
+    most: int
+    list_sha256: str  #: of the list of images with labels and split
+    content_sha256: str  #: of the images' bytes and that list
+    errors: list[str]
+    remarks: list[str]
+
+
+def audit(found: Collection, progress: Progress | None = None) -> Report:
+    """Open every image once and compare the contents by SHA-256.
+
+    The same bytes in training and test are an error, save in a published data set, which is as it is; twice
+    in one part is a remark. So are one name for many classes' images and a class with a single image.
+    """
+    about = catalogue().get(found.name)
+    errors = count_problems(found, about.classes) if about else []
+    broken: list[str] = []
+    remarks = [*found.remarks]
+    places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
+    content = hashlib.sha256(found.fingerprint().encode())
+    rows = list(found.rows())
+    images = [*found.train.images, *found.test.images]
+    for done, (image, (split, _, label, name)) in enumerate(zip(images, rows, strict=True), 1):
+        try:
+            digest = _digest(image)
+            open_image(image, done - 1)
+        except (InputError, OSError, ValueError) as error:
+            broken.append(str(error))
+        else:
+            places[digest].append((split, label, name))
+            content.update(digest)
+        if progress is not None:
+            progress("checking images", done, len(images), {})
+    errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
+    for said, strict in _repeats(list(places.values())):
+        (errors if strict and about is None else remarks).append(said)
+    counts = Counter(found.train.labels)
+    if single := sorted(str(label) for label, n in counts.items() if n == 1):
+        remarks.append(f"{len(single)} classes have a single training image, such as {single[0]!r}")
+    domains = sorted({*(found.train.domains or []), *(found.test.domains or [])})
+    return Report(
+        found.name,
+        found.origin,
+        found.split,
+        len(found.classes),
+        len(found.train.labels),
+        len(found.test.labels),
+        domains,
+        min(counts.values()),
+        max(counts.values()),
+        found.fingerprint(),
+        content.hexdigest(),
+        errors,
+        remarks,
+    )
+
+
+def _repeats(groups: list[list[tuple[str, Any, str]]]) -> list[tuple[str, bool]]:
+    """Say which contents are there more than once, and whether that spoils a test."""
+    repeated = [group for group in groups if len(group) > 1]
+    leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
+    mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]
+    within = sum(max(Counter(split for split, _, _ in group).values()) > 1 for group in repeated)
+    said = []
+    for found, what, strict in (
+        (leaks, "images are both in training and in test", True),
+        (mixed, "images are there under more than one label", False),
+    ):
+        if found:
+            said.append((f"{len(found)} {what}, such as {' and '.join(name for _, _, name in found[0][:2])}", strict))
+    if within:
+        said.append((f"{within} images are there more than once in the same part", False))
+    return said
+
+
+def _digest(image: Any) -> bytes:
+    if isinstance(image, str | Path):
+        return hashlib.sha256(Path(image).read_bytes()).digest()
+    if isinstance(image, EncodedImage):
+        return hashlib.sha256(image.read()).digest()
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()

@@ -1,0 +1,250 @@
+"""Labelled images cut into a stream of experiences, as plain lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from continual.data.inputs import Label, as_images, plain_labels
+from continual.datasets.collection import Images
+from continual.datasets.config import StreamConfig
+from continual.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The training and test images of some classes, or of a domain, in the order in which they were given."""
+
+    train_images: Sequence[Any]
+    train_labels: list[Label]
+    test_images: Sequence[Any]
+    test_labels: list[Label]
+    classes: tuple[Label, ...]  #: in the stream's order
+    domain: str | None = None  #: where an experience brings a domain
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Experiences to be learned one after the other: of disjoint classes, or of domains that share classes."""
+
+    name: str
+    experiences: tuple[Experience, ...]
+    class_order: tuple[Label, ...]  #: all classes, in the order they appear
+
+
+def make_stream(name: str, train: Images, test: Images, config: StreamConfig, seed: int) -> Stream:
+    """Cut a data set into the experiences that a config asks for."""
+    drawn = None if config.order == "sorted" else seed
+    order: list[Any] | None = config.order if isinstance(config.order, list) else None
+    if config.only is not None:
+        train, test = _only(name, train, config.only), _only(name, test, config.only)
+    if config.by == "domains":
+        return split_domains(name, train, test, seed=drawn, order=order, per_class=config.per_class)
+    sizes: Any = config.classes
+    if isinstance(sizes, list) and sizes and isinstance(sizes[0], list):
+        order = [label for group in sizes for label in group]
+        train, test = _only(name, train, order), _only(name, test, order)
+        sizes = [len(group) for group in sizes]
+    if config.base is not None:
+        count = len(set(train.labels)) if config.max_classes is None else config.max_classes
+        sizes = _with_base(name, config.base, sizes, count)
+    return split_classes(
+        name,
+        train,
+        test,
+        sizes=sizes,
+        seed=drawn,
+        class_order=order,
+        per_class=config.per_class,
+        max_classes=config.max_classes,
+    )
+
+
+def _only(name: str, part: Images, classes: Sequence[Label]) -> Images:
+    """Keep the images of the classes named."""
+    if unknown := [label for label in classes if label not in set(part.labels)]:
+        raise InputError(f"{name}: no class {unknown[0]!r}: {nearest(str(unknown[0]), set(map(str, part.labels)))}")
+    rows = _rows(part.labels, classes)
+    domains = None if part.domains is None else _take(part.domains, rows)
+    return Images(_take(part.images, rows), _take(part.labels, rows), domains)
+
+
+def _with_base(name: str, base: int | str, increment: int, count: int) -> list[int]:
+    """Return the sizes of a first experience of `base` classes and later ones of `increment`.
+
+    >>> _with_base("toy", "half", 10, 100)
+    [50, 10, 10, 10, 10, 10]
+    """
+    first = count // 2 if base == "half" else int(base)
+    if not 1 <= first <= count or increment < 1 or (count - first) % increment:
+        raise InputError(
+            f"{name}: {count} classes cannot be split into {first} first and then {increment} an experience: the rest, "
+            f"{count - first}, must be a multiple of {increment}"
+        )
+    return [first] + [increment] * ((count - first) // increment)
+
+
+def split_domains(
+    name: str,
+    train: Images,
+    test: Images,
+    *,
+    seed: int | None = 1993,
+    order: Sequence[str] | None = None,
+    per_class: int | None = None,
+) -> Stream:
+    """Cut images with domains into one experience a domain; a class may come in any number of them.
+
+    The domains come in `order`, or sorted and permuted by `np.random.RandomState(seed).permutation`
+    (`seed=None`: sorted). Every learner takes a class that it has met before (see `IncrementalLearner.learn`).
+
+    Raises InputError for images without domains, for a domain without training or test images, for test images
+    of a class that the domains so far have not brought, and for an `order` that is not one.
+    """
+    if train.domains is None or test.domains is None:
+        raise InputError(
+            f"{name}: the images have no domains: use a manifest with a column 'domain', folders DOMAIN/CLASS with "
+            "data.domains=true, or data.domain_column"
+        )
+    present = sorted(set(train.domains))
+    if odd := sorted(set(train.domains) ^ set(test.domains)):
+        raise InputError(f"{name}: every domain needs training and test images; not so: {_few(odd)}")
+    domains = _ordered(name, present, seed, order, "domain")
+    experiences: list[Experience] = []
+    seen: dict[Label, None] = {}
+    for domain in domains:
+        rows = [i for i, d in enumerate(train.domains) if d == domain]
+        chosen = _rows(_take(train.labels, rows), sorted({train.labels[i] for i in rows}), per_class)
+        train_rows, test_rows = [rows[i] for i in chosen], [i for i, d in enumerate(test.domains) if d == domain]
+        classes = sorted({train.labels[i] for i in train_rows})
+        seen |= dict.fromkeys(classes)
+        if early := sorted({test.labels[i] for i in test_rows} - seen.keys(), key=str):
+            raise InputError(f"{name}: domain {domain!r} tests {_few(early)} before any domain trained it")
+        experiences.append(
+            Experience(
+                _take(train.images, train_rows),
+                _take(train.labels, train_rows),
+                _take(test.images, test_rows),
+                _take(test.labels, test_rows),
+                tuple(classes),
+                str(domain),
+            )
+        )
+    return Stream(name, tuple(experiences), tuple(seen))
+
+
+def split_classes(
+    name: str,
+    train: tuple[Any, Any] | Images,
+    test: tuple[Any, Any] | Images,
+    *,
+    sizes: Sequence[int] | int,
+    seed: int | None = 1993,
+    class_order: Sequence[Label] | None = None,
+    per_class: int | None = None,
+    max_classes: int | None = None,
+) -> Stream:
+    """Cut labelled images into experiences of disjoint classes.
+
+    `train` and `test` are (images, labels): images a list (paths, PIL images, ...), array or tensor.
+    `sizes` is how many classes each experience brings: one number for all, or a number for each.
+
+    The classes come in `class_order`, or in that of the published class-incremental results: sorted, then
+    permuted by `np.random.RandomState(seed).permutation`; `seed=None` leaves them sorted. Only the first
+    `max_classes` of that order are kept, and only the first `per_class` training images of each class.
+
+    Raises InputError for classes that do not fill the experiences exactly, for a class without training or
+    test images, and for a `class_order` that is not one.
+    """
+    train_images, train_labels = _images_and_labels(train, f"{name}: train")
+    test_images, test_labels = _images_and_labels(test, f"{name}: test")
+    classes: list[Label] = sorted(set(train_labels))
+    if strange := sorted(set(test_labels) - set(classes), key=str):
+        raise InputError(f"{name}: no training images of {_few(strange)}: drop their test images, or add some")
+    order = _ordered(name, classes, seed, class_order)
+    if max_classes is not None:
+        if not 1 <= max_classes <= len(order):
+            raise InputError(f"{name}: max_classes must be 1 to {len(order)}, the classes there are, got {max_classes}")
+        order = order[:max_classes]
+    if untested := [label for label in order if label not in set(test_labels)]:
+        raise InputError(f"{name}: no test images of {_few(untested)}: add some, or leave those classes out")
+    if per_class is not None and per_class < 1:
+        raise InputError(f"{name}: per_class must be at least 1 training image, got {per_class}")
+
+    ends = np.cumsum([0, *_checked_sizes(name, sizes, len(order))]).tolist()
+    experiences = []
+    for start, end in pairwise(ends):
+        chosen = order[start:end]
+        train_rows, test_rows = _rows(train_labels, chosen, per_class), _rows(test_labels, chosen)
+        experiences.append(
+            Experience(
+                _take(train_images, train_rows),
+                _take(train_labels, train_rows),
+                _take(test_images, test_rows),
+                _take(test_labels, test_rows),
+                tuple(chosen),
+            )
+        )
+    return Stream(name, tuple(experiences), tuple(order))
+
+
+def _images_and_labels(pair: tuple[Any, Any] | Images, what: str) -> tuple[Sequence[Any], list[Label]]:
+    images, labels = as_images(pair[0]), plain_labels(pair[1])
+    if len(images) != len(labels):
+        raise InputError(f"{what} has {len(images)} images but {len(labels)} labels: give one label an image")
+    return images, labels
+
+
+def _ordered(
+    name: str, found: Sequence[Label], seed: int | None, wanted: Sequence[Label] | None, what: str = "class"
+) -> list[Label]:
+    if wanted is not None:
+        order = plain_labels(wanted)
+        if len(set(order)) != len(order) or set(order) != set(found):
+            wrong = sorted(set(order) ^ set(found), key=str)
+            problem = f"differs in {_few(wrong)}" if wrong else f"names a {what} twice"
+            plural = {"class": "classes"}.get(what, f"{what}s")
+            raise InputError(f"{name}: {what}_order {problem}: name each of the {len(found)} {plural} once")
+        return order
+    if seed is None:
+        return list(found)
+    return [found[i] for i in np.random.RandomState(seed).permutation(len(found))]
+
+
+def _checked_sizes(name: str, sizes: Sequence[int] | int, count: int) -> list[int]:
+    if isinstance(sizes, int):
+        if sizes < 1 or count % sizes:
+            fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+            raise InputError(
+                f"{name}: {count} classes cannot be split into experiences of {sizes}: use {fitting} classes an "
+                f"experience, a list of sizes that adds up to {count}, or max_classes"
+            )
+        return [sizes] * (count // sizes)
+    if not sizes or min(sizes) < 1 or sum(sizes) != count:
+        raise InputError(
+            f"{name}: sizes {list(sizes)} add up to {sum(sizes)}: give positive numbers that add up to the {count} "
+            f"classes, or set max_classes"
+        )
+    return list(sizes)
+
+
+def _rows(labels: Sequence[Label], chosen: Sequence[Label], per_class: int | None = None) -> list[int]:
+    rows, found = [], dict.fromkeys(chosen, 0)
+    for row, label in enumerate(labels):
+        if label in found and (per_class is None or found[label] < per_class):
+            found[label] += 1
+            rows.append(row)
+    return rows
+
+
+def _take(values: Any, rows: list[int]) -> Any:
+    return values[rows] if isinstance(values, Tensor | np.ndarray) else [values[row] for row in rows]
+
+
+def _few(labels: Sequence[Label]) -> str:
+    return ", ".join(repr(label) for label in labels[:5]) + (", …" if len(labels) > 5 else "")

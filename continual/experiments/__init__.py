@@ -1,0 +1,1 @@
+"""Benchmark runs: configs, cells, results, reports."""

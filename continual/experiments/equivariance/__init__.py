@@ -1,0 +1,1 @@
+"""Studies of the package `equivariant` on any classifier."""

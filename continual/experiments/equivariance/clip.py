@@ -1,0 +1,105 @@
+"""CLIP by open_clip as a zero-shot classifier: an image tower, and a head made of class prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from continual.data.preprocessing import Preprocessing
+from continual.errors import BackboneError, InputError, nearest
+
+PREFIX = "clip/"
+
+
+class ImageTower(nn.Module):
+    """Images (n, 3, H, W) → features of length 1, (n, D)."""
+
+    def __init__(self, visual: nn.Module, width: int) -> None:
+        super().__init__()
+        self.visual, self.num_features = visual, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features."""
+        features = self.visual(x)
+        return F.normalize(features[0] if isinstance(features, tuple) else features, dim=-1)
+
+
+def load_clip(
+    name: str,
+    weights: Path | None,
+    args: dict[str, Any],
+    classes: Sequence[str] | None,
+    templates: Sequence[str],
+    *,
+    pretrained: bool = True,
+) -> tuple[ImageTower, nn.Linear | None, Preprocessing]:
+    """Return the image tower, the head (None without classes) and the preprocessing.
+
+    `name` is open_clip's, with the weights' tag after a dot: "ViT-B-32.openai". A head's row is the mean of the
+    class's prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a
+    name, tag or file that will not do, and InputError if open_clip is not installed.
+    """
+    clip = _open_clip()
+    architecture, _, tag = name.partition(".")
+    if architecture not in clip.list_models():
+        raise BackboneError(f"unknown CLIP {architecture!r}: {nearest(architecture, clip.list_models())}")
+    tags = clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags and not (weights or not pretrained):
+        choice = f"name one of {', '.join(map(repr, tags))}" if tags else "open_clip has no weights for it"
+        raise BackboneError(f"{PREFIX}{architecture} needs its weights' tag: {choice}; or give weights=FILE")
+    if weights is not None and not weights.is_file():
+        raise BackboneError(f"no weights file at {weights}")
+    source = str(weights) if weights else tag if pretrained else None
+    # Some published weights were trained with another GELU than the architecture of that name has.
+    gelu = bool((clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")) if tag else False
+    try:
+        model = clip.create_model(architecture, pretrained=source, force_quick_gelu=gelu, pretrained_text=False, **args)
+    except Exception as error:  # every hub, proxy and cache has exceptions of its own
+        cure = "check that it is of this CLIP" if weights else "connect to the network once, or give weights=FILE"
+        raise BackboneError(
+            f"{PREFIX}{name} could not be made from {source or args} ({type(error).__name__}: {_line(error)}): {cure}"
+        ) from error
+    model.eval()
+    head = None if classes is None else _head(model, clip.get_tokenizer(architecture), classes, templates)
+    width = head.in_features if head else model.text_projection.shape[-1]
+    return ImageTower(model.visual, width), head, _preprocessing(model.visual)
+
+
+@torch.no_grad()
+def _head(model: Any, tokenize: Any, classes: Sequence[str], templates: Sequence[str]) -> nn.Linear:
+    rows = []
+    for name in classes:
+        prompts = F.normalize(model.encode_text(tokenize([t.replace("{}", name) for t in templates])), dim=-1)
+        rows.append(F.normalize(prompts.mean(0), dim=-1))
+    head = nn.Linear(len(rows[0]), len(rows), bias=False)
+    head.weight.copy_(model.logit_scale.exp() * torch.stack(rows))
+    return head
+
+
+def _preprocessing(visual: Any) -> Preprocessing:
+    settings = visual.preprocess_cfg
+    size = settings["size"]
+    return Preprocessing(
+        size=(size, size) if isinstance(size, int) else tuple(size),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings["interpolation"],
+        crop_pct=1.0,
+    )
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise InputError('CLIP needs open_clip, which is not installed: pip install "equimos[clip]"') from error
+    return open_clip
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,129 @@
+"""Results of a study as a table (terminal, Markdown, CSV, JSON) and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from continual.console import add_row, new_table, write_text
+from continual.experiments.equivariance.symmetry import Measures
+
+#: figure -> heading; all are shares
+COLUMNS = {
+    "upright": "upright [%]",
+    "turned": "turned [%]",
+    "consistency": "same answer over the orbit [%]",
+    "flips": "orbit flips [%]",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row with one seed."""
+
+    label: str
+    wrapper: str
+    recipe: str | None
+    seed: int
+    measures: Measures
+
+
+def lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the table's lines: mean, and ± the standard deviation where there are several seeds."""
+    body = []
+    for label in dict.fromkeys(row.label for row in rows):
+        same = [row for row in rows if row.label == label]
+        body.append([label, *[_text([getattr(row.measures, key) for row in same]) for key in COLUMNS]])
+    return body
+
+
+def _text(shares: Sequence[float]) -> str:
+    values = 100 * np.array(shares)
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def terminal(title: str, rows: Sequence[Row]) -> Table:
+    """Return the table for a terminal."""
+    table = new_table("", *COLUMNS.values())
+    table.title, table.title_justify = title, "left"
+    for line in lines(rows):
+        add_row(table, *line)
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table as Markdown."""
+    rule = ["---", *["---:"] * len(COLUMNS)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (["", *COLUMNS.values()], rule, *lines(rows))) + "\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return one line a row and seed, with the accuracy by element."""
+    text = io.StringIO()
+    elements = list(rows[0].measures.by_element)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]])
+    for row in rows:
+        shares = [getattr(row.measures, key) for key in COLUMNS] + [row.measures.by_element[name] for name in elements]
+        writer.writerow([row.label, row.wrapper, row.recipe or "", row.seed, *shares])
+    return text.getvalue()
+
+
+def as_json(title: str, group: str, rows: Sequence[Row]) -> str:
+    """Return everything that was measured."""
+    return json.dumps({"title": title, "group": group, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+
+
+def write(title: str, group: str, rows: Sequence[Row], folder: Path) -> None:
+    """Write results.json, results.csv, results.md and results.png into a folder."""
+    write_text(folder / "results.json", as_json(title, group, rows))
+    write_text(folder / "results.csv", as_csv(rows))
+    write_text(folder / "results.md", f"# {title}\n\n{markdown(rows)}")
+    picture(title, group, rows, folder / "results.png")
+
+
+def picture(title: str, group: str, rows: Sequence[Row], path: Path) -> None:
+    """Draw accuracy upright and turned, accuracy by element, and the mean weight of each element."""
+    # The object interface, not pyplot: no global state, no display needed.
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(row.label for row in rows))
+    # Those that weigh all elements alike have nothing to show.
+    weighted = {label for label in labels if np.ptp(list(_mean(rows, label, "weights").values()) or [0.0]) > 1e-6}
+    figure = Figure(figsize=(5 * (2 + bool(weighted)), 1.6 + 0.45 * max(6, len(labels))), layout="constrained")
+    panels = figure.subplots(1, 2 + bool(weighted))
+    places = np.arange(len(labels))
+    for shift, key in ((-0.2, "upright"), (0.2, "turned")):
+        values = [[100 * getattr(row.measures, key) for row in rows if row.label == label] for label in labels]
+        spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
+        panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=key)
+    panels[0].set_yticks(places, labels)
+    panels[0].invert_yaxis()
+    panels[0].set(xlabel="accuracy [%]", xlim=(0, 100))
+    for label in labels:
+        accuracy = _mean(rows, label, "by_element")
+        panels[1].plot(list(accuracy), [100 * v for v in accuracy.values()], marker="o", markersize=4, label=label)
+        if label in weighted:
+            weights = _mean(rows, label, "weights")
+            panels[2].plot(list(weights), list(weights.values()), marker="o", markersize=4, label=label)
+    panels[1].set(xlabel=f"test images moved by an element of {group}", ylabel="accuracy [%]")
+    if weighted:
+        panels[2].axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
+        panels[2].set(xlabel=f"element of {group}", ylabel="mean weight on upright images")
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+
+
+def _mean(rows: Sequence[Row], label: str, key: str) -> dict[str, float]:
+    found = [getattr(row.measures, key) for row in rows if row.label == label]
+    return {name: float(np.mean([values[name] for values in found])) for name in found[0]}

@@ -1,0 +1,233 @@
+"""Run a study: for every seed and row, wrap the network, tune it if it has a recipe, and measure it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from continual.console import write_text
+from continual.data.inputs import as_images
+from continual.datasets.streams import Experience
+from continual.errors import InputError
+from continual.experiments.config import BackboneConfig
+from continual.experiments.equivariance import report
+from continual.experiments.equivariance.config import ModelConfig, RowConfig, StudyConfig
+from continual.experiments.equivariance.data import Part, Split, score_indices, split_of
+from continual.experiments.equivariance.files import save_tuned
+from continual.experiments.equivariance.models import Classifier, load_classifier
+from continual.experiments.equivariance.report import Row
+from continual.experiments.equivariance.symmetry import (
+    Data,
+    Measures,
+    Tick,
+    measure,
+    refusals,
+    remembered,
+    remembers,
+    tuned_parts,
+    wrapped,
+)
+from continual.experiments.pretraining import pretrained_on
+from continual.learning.model_file import versions
+from continual.learning.training import Progress
+from continual.seeding import seeded
+from equivariant.groups import FiniteGroup, as_group
+from equivariant.tuning.recipes import RECIPES, Recipe, Stage
+from equivariant.tuning.tune import tune
+
+
+def run_study(config: StudyConfig, out: Path, progress: Progress) -> list[Row]:
+    """Run what is not yet in the folder `out`, and return all rows; results and tuned models go there.
+
+    A folder holds one study; rows that are there are not run again, and a tuning that was interrupted goes on
+    where it was. Raises InputError for a folder of another study.
+    """
+    with refusals():
+        group = as_group(config.group)
+    _claim(out, config)
+    rows: list[Row] = []
+    for seed in config.seeds:
+        files = {label: out / "rows" / f"{_safe(label)}-{seed}.json" for label in config.rows}
+        study = None if all(file.is_file() for file in files.values()) else _Study(config, group, seed, progress)
+        for label, row in config.rows.items():
+            if files[label].is_file():
+                measures = Measures(**json.loads(files[label].read_text()))
+            else:
+                assert study is not None
+                measures = study.run(label, row, out / "models" / files[label].stem)
+                files[label].parent.mkdir(exist_ok=True)
+                write_text(files[label], json.dumps(asdict(measures), indent=1) + "\n")
+            rows.append(Row(label, row.wrapper, row.recipe, seed, measures))
+    report.write(config.title, group.name, rows, out)
+    return rows
+
+
+class _Study:
+    """What the rows of one seed share: the images, the network, and its features of the test images."""
+
+    def __init__(self, config: StudyConfig, group: FiniteGroup, seed: int, progress: Progress) -> None:
+        self.config, self.group, self.seed, self.progress = config, group, seed, progress
+        self.device = torch.device(config.device)
+        self.split = split_of(config.data, seed)
+        self.base = network(config.model, self.split, seed, self.device, progress)
+        self.indices = score_indices(self.base, self.split.classes)
+        self.test = self.split.test.prepared(self.base.preprocessing, self.indices)
+        self.views: Data | None = None
+
+    def run(self, label: str, row: RowConfig, folder: Path) -> Measures:
+        """Return what a row measures; a row with a recipe leaves its model in the folder."""
+        place = f"{label}, seed {self.seed}"
+        found = copy.deepcopy(self.base) if row.recipe else self.base
+        model = self._tuned(place, row, found, folder) if row.recipe else self._wrapped(row, found)
+        test = self.test
+        trained = row.recipe and any(s.train == "everything" for s in make_recipe(self.config, row, self.seed).stages)
+        if remembers(row, self.group) and not trained:
+            if self.views is None:
+                tick = counting(self.progress, "features of test images")
+                self.views = remembered(self.base.features, self.group, self.test, self.config.batch_size, tick)
+            test = self.views
+        measures = measure(
+            model, self.group, test, self.config.batch_size, counting(self.progress, f"{place}: test images")
+        )
+        figures = {"upright": measures.upright, "turned": measures.turned}
+        self.progress(place, 1, 1, figures)
+        return measures
+
+    def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
+        with seeded(self.seed, "wrapper"):
+            return wrapped(row, found.features, found.head, self.group).to(self.device).eval()
+
+    def _tuned(self, place: str, row: RowConfig, found: Classifier, folder: Path) -> nn.Module:
+        model, split = self._wrapped(row, found), self.split
+        assert found.head is not None
+        parts = {"train": split.train, "validation": split.validation}
+        data = {name: part.prepared(found.preprocessing, self.indices) for name, part in parts.items()}
+        with refusals():
+            result = tune(
+                model,
+                data["train"],
+                data["validation"],
+                make_recipe(self.config, row, self.seed),
+                group=self.group,
+                parts=tuned_parts(model, found.head),
+                folder=folder,
+                progress=lambda what, *rest: self.progress(f"{place}: {what}", *rest),
+            )
+        names = [""] * len(self.base.classes or split.classes)
+        for i, name in zip(self.indices, split.classes, strict=True):
+            names[i] = name
+        save_tuned(folder / "model.safetensors", model, row, self.group, found, self.base.classes or names)
+        result.save(folder / "course.json")
+        result.plot(folder / "course.png")
+        return model
+
+
+def network(
+    config: ModelConfig,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    *,
+    pretrained: bool = True,
+) -> Classifier:
+    """Return the network of a config on a device, with a head for the images' classes if it asks for one."""
+    if config.pretrain is not None and pretrained:
+        found = _trained_from_scratch(config, split, seed, progress)
+    else:
+        found = load_classifier(config, split.classes, pretrained=pretrained)
+    found.features.to(device)
+    if config.head == "fit":
+        found = with_fitted_head(found, split.train, split.classes, device, progress)
+    if found.head is not None:
+        found.head.requires_grad_(False).to(device)
+    return found
+
+
+def counting(progress: Progress, stage: str) -> Tick:
+    """Return what reports how many images of a stage are done."""
+    return lambda done, total: progress(stage, done, total, {})
+
+
+def with_fitted_head(
+    found: Classifier, images: Part, classes: tuple[str, ...], device: torch.device, progress: Progress
+) -> Classifier:
+    """Return a network with a linear head fitted to its features of some images as they are."""
+    data, rows = images.prepared(found.preprocessing), []
+    with torch.no_grad():
+        for batch, _ in DataLoader(data, 64):
+            rows.append(found.features(batch.to(device)).float().cpu())
+            done = min(64 * len(rows), len(images.classes))
+            progress("features of training images", done, len(images.classes), {})
+    head = linear_head(torch.cat(rows).numpy(), np.array(images.classes), len(classes))
+    return replace(found, head=head.to(device), classes=classes)
+
+
+def linear_head(features: np.ndarray, labels: np.ndarray, classes: int) -> nn.Linear:
+    """Fit a logistic regression on standardised features (N, D), and fold the scaling into it."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features)
+    fitted = LogisticRegression(C=0.01, max_iter=2000).fit(scaler.transform(features), labels)
+    weight, bias = fitted.coef_ / scaler.scale_, fitted.intercept_
+    bias = bias - weight @ scaler.mean_
+    if classes == 2:  # scikit-learn has one row for two classes: the score of the second over the first
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    head = nn.Linear(features.shape[1], classes).requires_grad_(False)
+    head.weight.copy_(torch.from_numpy(weight))
+    head.bias.copy_(torch.from_numpy(bias))
+    return head
+
+
+def make_recipe(config: StudyConfig, row: RowConfig, seed: int) -> Recipe:
+    """Return a row's recipe: one of the config's own, or a built-in one."""
+    assert row.recipe is not None
+    own = config.recipes.get(row.recipe)
+    if own is None:
+        return replace(RECIPES[row.recipe], seed=seed)
+    stages = tuple(Stage(**stage.model_dump()) for stage in own.stages)
+    return Recipe(stages, seed=seed, **own.model_dump(exclude={"stages"}))
+
+
+def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress: Progress) -> Classifier:
+    classes = [split.classes[c] for c in split.train.classes]
+    experience = Experience(as_images(split.train.images), list(classes), [], [], split.classes)
+    wanted = BackboneConfig(
+        name=config.name, weights=None, args=config.args, preprocessing=config.preprocessing, pretrain=config.pretrain
+    )
+    made = pretrained_on(experience, wanted, seed, progress)
+    assert config.name is not None
+    return Classifier(config.name, made.trunk.network, None, made.preprocessing, None, config.args)
+
+
+def _claim(out: Path, config: StudyConfig) -> None:
+    """Make the folder, or check that it is this study's."""
+    file = out / "study.json"
+    record = {"config": config.model_dump(mode="json", exclude={"device", "title"}), "versions": versions()}
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        if any(out.iterdir()):
+            raise InputError(f"{out} is not empty and not the folder of a study: choose another --out")
+        write_text(file, json.dumps(record, indent=1) + "\n")
+        return
+    try:
+        there = json.loads(file.read_text())["config"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise InputError(f"cannot use {out} as the folder of a study: {error}") from error
+    changed = [key for key, value in record["config"].items() if there.get(key) != value]
+    if changed:
+        was = there.get(changed[0])
+        said = f"{changed[0]} is {was!r} there" if isinstance(was, str) else f"another {changed[0]}"
+        raise InputError(f"{out} holds a study with other settings ({said}): choose another --out, or delete it")
+
+
+def _safe(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in label)

@@ -1,0 +1,185 @@
+"""Wrappers by name, around any classifier, and what is measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from continual.errors import InputError
+from continual.experiments.equivariance.config import WrapperConfig
+from continual.symmetry.base import refusals
+from equivariant.actions import Action, Images
+from equivariant.checks.equivariance import evaluating, orbit_answers, orbit_consistency, orbit_flip_rate
+from equivariant.groups import FiniteGroup
+from equivariant.orbits import orbit
+from equivariant.parts.proxies import Similarity
+from equivariant.parts.staged import StagedViT
+from equivariant.tuning.orbit_cache import CachedOrbit
+from equivariant.tuning.tune import find_wrapper
+from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
+from equivariant.wrappers.canonicaliser import Canonicaliser
+from equivariant.wrappers.equitune import Equitune
+from equivariant.wrappers.equizero import Equizero
+from equivariant.wrappers.lambda_equitune import LambdaEquitune
+from equivariant.wrappers.max_pooling import OrbitMax
+from equivariant.wrappers.pruned_orbit import PrunedOrbit
+
+Data = Dataset[Any]  #: of (image (C, H, W) or its views' features (|G|, D), label)
+Tick = Callable[[int, int], None]  #: tick(images done, images in all)
+
+
+class Features(nn.Module):
+    """A network's features (n, D) of images (n, C, H, W), or remembered ones: (n, |G|, D), of every view."""
+
+    def __init__(self, network: nn.Module, identity: int) -> None:
+        super().__init__()
+        self.network, self.identity = network, identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of the images as they are."""
+        return self.network(x) if x.ndim == 4 else x[:, self.identity]
+
+
+def wrapped(config: WrapperConfig, features: nn.Module, head: nn.Module | None, group: FiniteGroup) -> nn.Module:
+    """Return a model that gives class scores (or features, without a head), made equivariant by a config.
+
+    Neither part is copied. Raises InputError if the wrapper cannot be had around them.
+    """
+    end = nn.Identity() if head is None else head
+    inner = Features(features, group.identity)
+    whole, chunk = nn.Sequential(inner, end), config.chunk
+    with refusals():
+        match config.wrapper:
+            case "plain":
+                return whole
+            case "equitune":
+                return Equitune(whole, group, chunk=chunk)
+            case "lambda":
+                width = None if isinstance(end, nn.Linear) else getattr(features, "num_features", None)
+                return LambdaEquitune(inner, group, head=end, positive=config.positive, width=width, chunk=chunk)
+            case "equizero" if config.proxy == "similarity":
+                if not isinstance(end, nn.Linear):
+                    raise InputError(
+                        "similarity is to the rows of a linear head, which this network lacks: choose proxy='entropy'"
+                    )
+                chosen = Equizero(inner, group, proxy=Similarity(end.weight.detach().clone()), chunk=chunk)
+                return nn.Sequential(chosen, end)
+            case "equizero":
+                return Equizero(whole, group, proxy=config.proxy, chunk=chunk)
+            case "canonicaliser":
+                return Canonicaliser(whole, group, chunk=chunk)
+            case "max":
+                return OrbitMax(whole, group, chunk=chunk)
+            case _:
+                staged = StagedViT(features, config.blocks)
+                return nn.Sequential(PrunedOrbit(staged, group, keep=config.keep, chunk=chunk), end)
+
+
+def tuned_parts(model: nn.Module, head: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters a stage of a recipe may train, by its name."""
+    wrapper = find_wrapper(model)
+    return {"weights": wrapper.weight_parameters() if wrapper else [], "head": list(head.parameters())}
+
+
+# Measuring -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A classifier's answers over the orbit of every test image; shares in [0, 1]."""
+
+    upright: float  #: accuracy on the images as they are
+    turned: float  #: mean accuracy over all elements
+    consistency: float  #: images with the same answer over the whole orbit
+    flips: float  #: pairs (image, element but the identity) right on x and wrong on g·x
+    by_element: dict[str, float] = field(default_factory=dict)  #: accuracy on images moved by each element
+    weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on upright images
+
+
+def remembers(config: WrapperConfig, group: FiniteGroup) -> bool:
+    """Whether a wrapper can be measured on remembered features: it must look at images through them alone.
+
+    Interpolated turns do not compose exactly, which remembered views would hide.
+    """
+    return group.exact and config.wrapper in ("plain", "equitune", "lambda", "equizero", "max")
+
+
+@torch.no_grad()
+def remembered(features: nn.Module, group: FiniteGroup, data: Data, batch_size: int, tick: Tick | None = None) -> Data:
+    """Return the features of every view of every image, (|G|, D), with the labels, as data to measure on."""
+    rows, labels = [], []
+    device = _device(features)
+    with evaluating(features):
+        for images, truth in _batches(data, batch_size, device, tick):
+            views = [features(view) for view in orbit(group, images)]
+            rows.append(torch.stack(views, 1).cpu())
+            labels.append(truth.cpu())
+    return torch.utils.data.TensorDataset(torch.cat(rows), torch.cat(labels))
+
+
+def measure(
+    model: nn.Module,
+    group: FiniteGroup,
+    data: Data,
+    batch_size: int = 64,
+    tick: Tick | None = None,
+) -> Measures:
+    """Measure a model of `wrapped` on images, or on what `remembered` made of them.
+
+    The group may be another than the wrapper's; there are no weights of its elements then.
+    """
+    wrapper = find_wrapper(model)
+    weighing = wrapper if isinstance(wrapper, WeightedWrapper) and wrapper.group == group else None
+    answers, labels, weights = [], [], torch.zeros(group.order, dtype=torch.float64)
+    with _fitting(wrapper, data) as action, refusals(), evaluating(model):
+        for images, truth in _batches(data, batch_size, _device(model), tick):
+            answers.append(orbit_answers(model, group, images, input=action).cpu())
+            labels.append(truth.cpu())
+            if weighing is not None:
+                weights += weighing.orbit_weights(images).sum(1).double().cpu()
+    found, truth = torch.cat(answers, 1), torch.cat(labels)
+    right = (found == truth).double().mean(1)
+    shares = weights / len(truth) if weighing is not None else torch.empty(0)
+    return Measures(
+        float(right[group.identity]),
+        float(right.mean()),
+        orbit_consistency(found),
+        orbit_flip_rate(found, truth, group.identity),
+        dict(zip(group.names, right.tolist(), strict=True)),
+        dict(zip(group.names, shares.tolist(), strict=False)),
+    )
+
+
+@contextmanager
+def _fitting(wrapper: OrbitWrapper | None, data: Data) -> Iterator[Action]:
+    """Yield how the group acts on the data, images or remembered views, and let the wrapper act so for a while."""
+    images = data[0][0].ndim == 3
+    action: Action = Images() if images else CachedOrbit()
+    before = wrapper.input if wrapper else action
+    try:
+        if wrapper:
+            wrapper.input = action
+        yield action
+    finally:
+        if wrapper:
+            wrapper.input = before
+
+
+def _batches(data: Data, size: int, device: torch.device, tick: Tick | None) -> Iterator[tuple[Tensor, Tensor]]:
+    loader, done = DataLoader(data, size), 0
+    total = len(data)  # type: ignore[arg-type]
+    for images, labels in loader:
+        yield images.to(device), labels.to(device)
+        done += len(labels)
+        if tick is not None:
+            tick(done, total)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,152 @@
+"""A report as one HTML page that needs nothing else: no scripts, fonts or pictures from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from continual.console import count
+from continual.experiments import pictures
+from continual.experiments.collected import Run
+from continual.experiments.comparison import Board
+from continual.experiments.gallery import gallery
+from continual.experiments.results import Cell
+from continual.experiments.tables import ABSENT, Table, further_table, results_table
+
+MEANINGS = {
+    "average accuracy Ā": "the mean, over the experiences, of the accuracy on all classes seen by then",
+    "final accuracy": "the accuracy on all classes after the last experience",
+    "forgetting": "the mean, over all experiences but the last, of the best accuracy so far less that at the end "
+    "(Chaudhry et al. 2018)",
+    "negative, positive flips": "of the images that both of two consecutive models can know, the share that was right "
+    "and is wrong, or was wrong and is right; the mean over the experiences (Yan et al. 2021)",
+    "inconsistency": "the share that is wrong and was answered otherwise before (Echterhoff et al. 2024)",
+    "backward trust": "of the images that were right, the share that still is (Bansal et al. 2019)",
+    "relative negative flips": "negative flips over what independent errors would give: 1 is as bad as chance",
+    "right stack": "the share of images answered with the adapters of the experience that brought their class; at "
+    "first by the prototypes, then refined",
+    "calibration error": "expected calibration error of the last model, 15 bins of equal width (Guo et al. 2017)",
+    "backward transfer": "the mean change of an experience's accuracy since it was learned (Lopez-Paz, Ranzato 2017)",
+    "forward transfer": "the accuracy on an experience before it is learned; 0 by construction where its classes are "
+    "new, and then not shown",
+    "learning, evaluation": "seconds in all; evaluation remembers the features of frozen weights from one experience "
+    "to the next, inference times one batch with nothing remembered",
+    "waiting for images": "the share of the training loop's time; of a GPU, which works on meanwhile, at most so much "
+    "was idle",
+    "memory": "bytes stored after the last experience beside the frozen backbone",
+    "±": "the standard deviation over the seeds (n - 1)",
+}
+
+
+def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
+    """Return the page's HTML."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("continual.experiments", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    shown: list[dict[str, Any]] = []
+    classes: dict[str, str] = {}
+    for number, board in enumerate(boards):
+        drawn = [
+            {"svg": Markup(pictures.inline(p.figure, f"b{number}p{place}", p.caption, classes)), "caption": p.caption}
+            for place, p in enumerate(gallery(board.cells))
+        ]
+        shown.append(
+            {
+                "title": board.title,
+                "summary": _summary(board),
+                "results": results_table(board.cells, board.protocol),
+                "notes": board.notes(),
+                "pictures": drawn,
+                "further": further_table(board.cells),
+                "protocol": board.protocol and board.protocol.title,
+                "published": _published(board),
+                "experiences": _experiences(board.cells),
+                "reliability": _reliability(board.cells),
+            }
+        )
+    title = boards[0].title if len(boards) == 1 else f"{len(boards)} benchmarks"
+    return environment.get_template("page.html").render(
+        title=title, boards=shown, classes=classes, meanings=MEANINGS, runs=[_provenance(run) for run in runs]
+    )
+
+
+def _summary(board: Board) -> str:
+    cell, backbone = board.cells[0], board.config.get("backbone") or {}
+    parts = [
+        f"{count(sum(cell.class_counts), 'class')} in {count(len(cell.class_counts), 'experience')}",
+        f"{sum(cell.test_counts)} test images",
+        f"data: {board.config['data']['source']}",
+        f"backbone: {backbone.get('name') or Path(backbone.get('weights') or '').name}",
+        f"{'seeds' if len(board.seeds) > 1 else 'seed'} {', '.join(map(str, board.seeds))}",
+    ]
+    return " · ".join(parts)
+
+
+def _published(board: Board) -> Table | None:
+    if board.protocol is None:
+        return None
+    lines = [
+        [figure.name, f"{100 * figure.average:.2f}", f"{100 * figure.final:.2f}", figure.source.text]
+        for figure in board.protocol.figures
+    ]
+    return Table(["method", "published Ā [%]", "published final [%]", "source"], lines)
+
+
+def _experiences(cells: Sequence[Cell]) -> Table:
+    """Return the mean accuracy on all classes seen after each experience, a line a label."""
+    steps = len(cells[0].accuracy)
+    lines = [
+        [label, *[f"{100 * value:.1f}" for value in np.mean([c.seen_accuracy() for c in alike], axis=0)]]
+        for label, alike in _by_label(cells)
+    ]
+    return Table(["after experience", *[str(n) for n in range(1, steps + 1)]], lines)
+
+
+def _reliability(cells: Sequence[Cell]) -> Table:
+    """Return, for every label and bin of confidence, the images, the mean confidence and the share answered right."""
+    lines = []
+    for label, alike in _by_label(cells):
+        table = np.sum([cell.reliability[-1] for cell in alike], axis=0)
+        for place, (images, confidence, right) in enumerate(table):
+            edges = f"{100 * place / len(table):.1f} to {100 * (place + 1) / len(table):.1f}"
+            means = [f"{100 * x / images:.1f}" if images else ABSENT for x in (confidence, right)]
+            lines.append([label, edges, f"{images:.0f}", *means])
+    return Table(["method", "confidence [%]", "images", "mean confidence [%]", "answered right [%]"], lines)
+
+
+def _by_label(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
+    for label in dict.fromkeys(cell.label for cell in cells):
+        yield label, [cell for cell in cells if cell.label == label]
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    hashes = sorted({cell.backbone for cell in run.cells})
+    facts = [("folder", str(run.path)), ("weights (SHA-256)", ", ".join(hashes))]
+    for key, value in run.record.items():
+        if key != "config":
+            facts += _facts(key, value)
+    return {
+        "name": run.config.get("title") or run.path.name,
+        "missing": run.missing,
+        "facts": facts,
+        "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+    }
+
+
+def _facts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Write whatever a run has noted about itself, a nested table as dotted names."""
+    if isinstance(value, Mapping):
+        for inner, nested in value.items():
+            yield from _facts(f"{key}.{inner}", nested)
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

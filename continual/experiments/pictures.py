@@ -1,0 +1,232 @@
+"""Pictures of results: curves over the experiences, heat maps, forgetting, reliability.
+
+Every function returns a matplotlib figure drawn in neutral ink. `save` writes it on white; `inline` makes
+it a piece of a page, with transparent ground and the page's own text colour and font, for light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from continual.experiments import svg
+from continual.experiments.results import Cell
+from continual.metrics import transfer
+from continual.metrics.calibration import expected_calibration_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: One a method; each has a contrast of 3 or more both with white and with the page's dark ground.
+COLOURS = (
+    "#2f80d0", "#d4620e", "#23915a", "#c2479b", "#8268d6",
+    "#a87d14", "#168c9c", "#d6473f", "#78848f", "#6f8f1c",
+)  # fmt: skip
+INK = "#1f2933"  #: stands for the page's text colour until the picture is on one
+MARKERS = "osD^vPX*<>"
+
+#: draws one label's cells on axes in a style, whose label it may change
+Draw = Callable[[Any, list[Cell], dict[str, Any]], None]
+
+
+def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
+    """Draw the accuracy on all classes seen after each experience."""
+    return curves(cells, "seen_accuracy", "accuracy on classes seen [%]", 100, title, limits=(0, 102))
+
+
+def curves(
+    cells: Sequence[Cell],
+    name: str,
+    heading: str,
+    factor: float = 1,
+    title: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw one of `Cell.series` against experiences, a line a label: the seeds' mean, and ± their deviation."""
+    return panels(cells, {name: title}, heading, factor, limits)
+
+
+def panels(
+    cells: Sequence[Cell],
+    names: Mapping[str, str],
+    heading: str,
+    factor: float = 100,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw several of `Cell.series` side by side on one scale, as `curves` draws one; `names` are their titles."""
+    # Many bands lie on one another: fainter, the lines can still be told apart.
+    shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
+
+    def drawing(name: str) -> Draw:
+        def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+            values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
+            steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+            axes.plot(steps, mean, **style)
+            if len(values) > 1:
+                spread = values.std(0, ddof=1)
+                axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, color=style["color"], linewidth=0)
+
+        return draw
+
+    figure = _lines(cells, {title: drawing(name) for name, title in names.items()})
+    for axes in figure.axes:
+        axes.set(xlabel="experiences learned", ylim=limits if limits else (min(0, axes.get_ylim()[0]), None))
+        axes.set_xticks(_ticks(max(len(cell.accuracy) for cell in cells)))
+    figure.axes[0].set_ylabel(heading)
+    return figure
+
+
+def forgetting(cells: Sequence[Cell]) -> Figure:
+    """Draw how much of each experience is forgotten at the end; the last has had no time to be."""
+
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+        values = 100 * np.array([transfer.experience_forgetting(cell.matrix()) for cell in alike])
+        steps = np.arange(1, values.shape[1] + 1)
+        error = values.std(0, ddof=1) if len(values) > 1 else None
+        axes.errorbar(steps, values.mean(0), error, capsize=2, elinewidth=1, **style)
+
+    figure = _lines(cells, {"": draw})
+    figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
+    figure.axes[0].set_xticks(_ticks(max(len(cell.accuracy) for cell in cells) - 1))
+    return figure
+
+
+def reliability(cells: Sequence[Cell]) -> Figure:
+    """Draw the share answered right against confidence, over the last models of all seeds; the diagonal is perfect."""
+
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+        table = np.sum([cell.reliability[-1] for cell in alike], axis=0)
+        count, confidence, right = table[table[:, 0] > 0].T
+        error = expected_calibration_error(table)
+        style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"
+        axes.plot(100 * confidence / count, 100 * right / count, **style)
+
+    figure = _lines(cells, {"": draw})
+    axes = figure.axes[0]
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="mean confidence of a bin [%]", ylabel="answered right [%]", xlim=(0, 102), ylim=(0, 102))
+    return figure
+
+
+def accuracy_matrix(cells: Sequence[Cell]) -> Figure:
+    """Draw the mean accuracy matrix of one label's cells: rows learned so far, columns the experience tested."""
+    matrix = 100 * np.mean([cell.matrix() for cell in cells], axis=0)
+    return _heat_maps([("", matrix)], "tested on experience", "experiences learned")
+
+
+def retrieval(cells: Sequence[Cell]) -> Figure:
+    """Draw, for one label's cells, how often each stack was chosen for the images of each, before and after."""
+    maps = []
+    for title, name in (("at first", "first_confusion"), ("refined", "confusion")):
+        counts = np.sum([getattr(cell, name)[-1] for cell in cells], axis=0)
+        maps.append((title, 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
+    return _heat_maps(maps, "chosen stack", "right stack")
+
+
+def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
+    """Draw every label's cells on axes side by side, which have titles and one legend."""
+    # The object interface, not pyplot: no global state, no display needed.
+    from matplotlib.figure import Figure
+
+    grouped: dict[str, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(cell.label, []).append(cell)
+    # Room for the legend below, two labels a line.
+    width = 4.6 if len(drawings) == 1 else 3.2 * len(drawings)
+    figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")
+    every = figure.subplots(1, len(drawings), squeeze=False, sharey=True)[0]
+    for number, (label, alike) in enumerate(grouped.items()):
+        style = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
+            "markersize": 4,
+            "linewidth": 1.5,
+            "label": _plain(label),
+        }
+        for axes, draw in zip(every, drawings.values(), strict=True):
+            draw(axes, alike, style)
+    for axes, title in zip(every, drawings, strict=True):
+        _ink(axes)
+        axes.set_title(_plain(title), color=INK, fontsize=10)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+    handles, labels = every[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+    return figure
+
+
+def _heat_maps(maps: Sequence[tuple[str, Any]], across: str, down: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.7 if len(maps) == 1 else 2.6), layout="constrained")
+    for number, (axes, (title, values)) in enumerate(
+        zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True)
+    ):
+        size = len(values) + 0.5
+        image = axes.imshow(
+            values, cmap="viridis", vmin=0, vmax=100, interpolation="none", extent=(0.5, size, size, 0.5)
+        )
+        axes.set(xlabel=across, ylabel=down if number == 0 else "")
+        axes.set_title(title, color=INK, fontsize=10)
+        axes.set_xticks(_ticks(len(values), most=10 // len(maps)))
+        axes.set_yticks(_ticks(len(values), most=10 // len(maps)))
+        _ink(axes)
+        if len(values) * len(maps) <= 12:
+            for (row, column), value in np.ndenumerate(values):
+                if not np.isnan(value):
+                    colour = "black" if value > 55 else "white"
+                    axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.8, label="[%]")
+    _ink(bar.ax)
+    return figure
+
+
+def _ink(axes: Any) -> None:
+    axes.patch.set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+
+
+def _ticks(count: int, most: int = 10) -> list[int]:
+    """Number experiences from 1, at most so many of them."""
+    return [*range(1, count + 1, max(1, -(-count // most)))]
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading a label as mathematics, or as one to hide."""
+    return text.replace("$", r"\$") if not text.startswith("_") else f" {text}".replace("$", r"\$")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG on white."""
+    with _quiet():
+        figure.savefig(path, dpi=150, facecolor="white")
+
+
+def inline(figure: Figure, name: str, description: str, classes: dict[str, str]) -> str:
+    """Return an SVG element for a page; `name` and `classes` are as in `svg.piece`."""
+    import matplotlib
+
+    text = io.StringIO()
+    with _quiet(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return svg.piece(text.getvalue(), name, description, INK, classes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Letters that matplotlib's font lacks are shown by the browser's, and as boxes in a PNG: no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

@@ -1,0 +1,94 @@
+"""A backbone for people without pretrained weights: a ViT trained in full on the first experience.
+
+From then on it is frozen, as any backbone of this library. Its features know the first classes only, so
+this protocol shows how methods behave, not how good they can be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from continual.backbones.loading import Backbone, assemble, create
+from continual.data.inputs import as_experience, training_loader
+from continual.datasets.streams import Experience
+from continual.errors import BackboneError
+from continual.experiments.config import BackboneConfig, PretrainConfig
+from continual.learning.training import Checkpoints, Progress, go_back, snapshot
+from continual.seeding import seeded
+
+
+def untrained(config: BackboneConfig) -> Backbone:
+    """Return a backbone like the one that is named, with random weights."""
+    assert config.name is not None
+    return assemble(create(config.name, config.args), config.name, config.args, **config.preprocessing)
+
+
+def pretrained_on(
+    experience: Experience,
+    config: BackboneConfig,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Backbone:
+    """Return a frozen backbone whose every weight was trained on one experience's images.
+
+    The head told the classes apart, and with `turns` each class's quarter turns as well (4 outputs a
+    class); it is thrown away. With `checkpoints` the training is kept after every epoch and goes on from there.
+    """
+    pretrain = config.pretrain
+    assert pretrain is not None
+    if config.name is None:
+        raise BackboneError("backbone.pretrain needs backbone.name, e.g. 'vit_tiny_patch16_224'")
+    with seeded(seed, "pretraining"):
+        frame = untrained(config)
+    vit: Any = frame.trunk.network
+    vit.requires_grad_(True)
+    data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
+    index = {c: i for i, c in enumerate(experience.classes)}
+    _train(vit, frame.width, data.training, index, pretrain, seed, progress, checkpoints)
+    return assemble(vit, config.name, config.args, **config.preprocessing)
+
+
+def _train(
+    vit: Any,
+    width: int,
+    dataset: Any,
+    index: dict[Any, int],
+    config: PretrainConfig,
+    seed: int,
+    progress: Progress | None,
+    checkpoints: Checkpoints | None,
+) -> None:
+    turns = 4 if config.turns else 1
+    with seeded(seed, "pretraining head"):
+        head = nn.Linear(width, turns * len(index))
+    vit.train()
+    parameters = [*vit.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
+    loader, sampler = training_loader(dataset, config.batch_size, seed, -1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * len(loader))
+    done, loss = 0, torch.tensor(torch.nan)
+    live = {f"{part}/{name}": t for part, m in (("vit", vit), ("head", head)) for name, t in m.state_dict().items()}
+    if checkpoints is not None and (found := checkpoints.latest()) is not None:
+        done = found[0]
+        go_back(found[1], live, optimizer, schedule)
+    for epoch in range(done, config.epochs):
+        sampler.epoch = epoch
+        for images, labels in loader:
+            targets = torch.tensor([index[label] for label in labels])
+            batch = torch.cat([images.rot90(k, (2, 3)) for k in range(turns)])
+            target = torch.cat([targets + k * len(index) for k in range(turns)])
+            loss = F.cross_entropy(head(vit(batch)), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if checkpoints is not None:
+            checkpoints.keep(epoch + 1, snapshot(live, optimizer, schedule))
+        if progress is not None:
+            progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss.detach())})
+    vit.eval()

@@ -1,0 +1,121 @@
+"""What is needed to do a run again: where it ran, on which images, with which weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continual import distributed
+from continual.data.inputs import open_image
+from continual.datasets.streams import Stream
+from continual.learning.learner import IncrementalLearner
+from continual.learning.model_file import versions
+from continual.learning.training import Progress
+
+
+def now() -> str:
+    """Return the time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """Return versions, device, machine and git state (None outside a checkout)."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device
+    return {
+        "time": now(),
+        "versions": versions(),
+        "device": {"name": device, "model": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()},
+        "processes": distributed.count(),
+        "system": platform.platform(),
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the checkout in the working folder, and whether files differ from it."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "changed_files": len(status.stdout.splitlines())}
+
+
+def peak_memory(device: str) -> dict[str, int]:
+    """Return the most bytes this process has held so far, in main memory and on a CUDA device."""
+    import resource  # POSIX only
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.startswith("cuda"):
+        peak["device"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def stream_digest(stream: Stream, progress: Progress | None = None) -> str:
+    """Return the SHA-256 of a stream's images and labels, in its order."""
+    digest, done = hashlib.sha256(), 0
+    total = sum(len(e.train_images) + len(e.test_images) for e in stream.experiences)
+    for experience in stream.experiences:
+        for images, labels in (
+            (experience.train_images, experience.train_labels),
+            (experience.test_images, experience.test_labels),
+        ):
+            digest.update(repr(labels).encode())
+            for image in images:
+                digest.update(_image_digest(image))
+                done += 1
+                if progress is not None:
+                    progress("reading the images", done, total, {})
+    return digest.hexdigest()
+
+
+def _image_digest(image: Any) -> bytes:
+    if isinstance(image, str | Path):
+        found = Path(image).stat()
+        return _file_digest(Path(image), found.st_mtime_ns, found.st_size)
+    if isinstance(image, Tensor):
+        image = image.numpy()
+    if not isinstance(image, np.ndarray):
+        image = np.asarray(open_image(image))
+    return hashlib.sha256(f"{image.dtype}{image.shape}".encode() + image.tobytes()).digest()
+
+
+@cache
+def _file_digest(path: Path, modified: int, size: int) -> bytes:
+    """Read a file once for all seeds."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def model_digest(learner: IncrementalLearner[Any]) -> str:
+    """Return the SHA-256 of everything a learner has learned."""
+    tensors, values = learner.export()
+    digest = hashlib.sha256(repr(values).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def cell_record(learner: IncrementalLearner[Any], stream: Stream, data: str, device: str) -> dict[str, Any]:
+    """Return what decides a cell's results, and under `circumstances` what does not."""
+    return {
+        "backbone": learner.backbone.describe(),
+        "class_order": list(stream.class_order),
+        "data": data,
+        "model": model_digest(learner),
+        "circumstances": {**surroundings(device), "peak_memory": peak_memory(device)},
+    }

@@ -1,0 +1,107 @@
+"""Published figures, found by data set, protocol and method; `published.toml` holds them with their sources."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures were published, and under which conditions."""
+
+    text: str
+    backbone: str
+    weights: tuple[str, ...]  #: timm's tags, any of which they may have used
+    seed: int
+    normalised: bool  #: whether inputs were normalised by mean and standard deviation
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One method's published accuracies, as shares."""
+
+    method: str  #: its name here
+    name: str  #: its name there
+    average: float
+    final: float
+    source: Source
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A data set cut in a certain way, and what was published for it; the first figure of a method is the main one."""
+
+    data: str
+    title: str
+    classes: int
+    increment: int
+    figures: tuple[Figure, ...]
+
+    def figure(self, method: str) -> Figure | None:
+        """Return a method's figure, None if there is none."""
+        return next((figure for figure in self.figures if figure.method == method), None)
+
+
+def find(data: str, class_counts: Sequence[int]) -> Protocol | None:
+    """Return the published protocol of a data set that brings these numbers of classes, None if there is none.
+
+    >>> find("cifar100", [5] * 20).figure("mos").average
+    0.9329999999999999
+    >>> find("cifar100", [10] * 10) is None
+    True
+    """
+    for protocol in protocols():
+        same = _plain(protocol.data) == _plain(data)
+        if same and [*class_counts] == [protocol.increment] * (protocol.classes // protocol.increment):
+            return protocol
+    return None
+
+
+@cache
+def protocols() -> tuple[Protocol, ...]:
+    """Return every published protocol."""
+    values = tomllib.loads(files("continual.experiments").joinpath("published.toml").read_text(encoding="utf-8"))
+    sources = {
+        key: Source(**{**source, "weights": tuple(source["weights"])}) for key, source in values["sources"].items()
+    }
+    return tuple(_protocol(table, sources, values["names"]) for table in values["protocols"])
+
+
+def _protocol(table: Mapping[str, Any], sources: Mapping[str, Source], names: Mapping[str, str]) -> Protocol:
+    figures = tuple(
+        Figure(method, names[method], average / 100, final / 100, source)
+        for key, source in sources.items()
+        for method, (average, final) in table.get(key, {}).items()
+    )
+    return Protocol(table["data"], table["title"], table["classes"], table["increment"], figures)
+
+
+def differences(config: Mapping[str, Any], source: Source) -> list[str]:
+    """Say in which conditions a run's config differs from those of published figures."""
+    found = []
+    backbone, stream = config.get("backbone") or {}, config.get("stream") or {}
+    name = str(backbone.get("name") or backbone.get("weights") or "unnamed")
+    model, _, tag = name.partition(".")
+    if model != source.backbone or tag not in source.weights or backbone.get("args") or backbone.get("pretrain"):
+        allowed = " or ".join(f"{source.backbone}.{tag}" for tag in source.weights)
+        arguments = ", ".join(f"{k}={v}" for k, v in (backbone.get("args") or {}).items())
+        found.append(f"backbone {name}{f' ({arguments})' if arguments else ''}; published: {allowed}")
+    normalisation = [(backbone.get("preprocessing") or {}).get(key) for key in ("mean", "std")]
+    if not source.normalised and [[*(x or [])] for x in normalisation] != [[0, 0, 0], [1, 1, 1]]:
+        found.append("inputs normalised as the backbone asks; published: scaled to [0, 1] only")
+    if stream.get("per_class") is not None:
+        found.append(f"{stream['per_class']} training images a class; published: all")
+    if stream.get("order", "seed") != "seed":
+        found.append("another order of classes; published: the permutation of the seed")
+    if (seeds := config.get("seeds")) != [source.seed]:
+        found.append(f"seeds {', '.join(map(str, seeds or []))}; published: {source.seed}")
+    return found
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

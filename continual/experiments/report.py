@@ -1,0 +1,81 @@
+"""What a run leaves in its folder beside its cells, and reports of one or several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from continual.console import write_text
+from continual.errors import InputError
+from continual.experiments import pictures, tables
+from continual.experiments.collected import Run
+from continual.experiments.comparison import Board
+from continual.experiments.gallery import gallery
+from continual.experiments.results import Cell
+
+PAGE = "report.html"
+
+
+def terminal(title: str, cells: Sequence[Cell]) -> Table:
+    """Return the results table for a terminal."""
+    return tables.terminal(title, tables.results_table(cells))
+
+
+def write(title: str, cells: Sequence[Cell], out: Path) -> None:
+    """Write results.json, results.csv, results.md and accuracy.png into a run folder."""
+    write_text(out / "results.json", json.dumps([asdict(cell) for cell in cells]) + "\n")
+    write_text(out / "results.csv", tables.csv_text(tables.experience_lines(cells)))
+    write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
+    pictures.save(pictures.accuracy(cells, title), out / "accuracy.png")
+
+
+def check_folder(out: Path) -> None:
+    """Raise InputError unless `out` is new, empty, or holds a report."""
+    if out.is_file():
+        raise InputError(f"{out} is a file: name a folder for the report")
+    if out.is_dir() and any(out.iterdir()) and not (out / PAGE).is_file():
+        raise InputError(f"{out} is not empty and holds no report: choose another --out")
+
+
+def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> list[Path]:
+    """Write a report into a folder and return its files, the page first.
+
+    report.html is self-contained; table.md, .tex and .csv hold the results table, experiences.csv what was
+    measured after each experience, pictures/ every picture as PNG.
+    """
+    from continual.experiments.page import page
+
+    check_folder(out)
+    shown = [tables.results_table(board.cells, board.protocol) for board in boards]
+    titled = [*zip(boards, shown, strict=True)]
+    texts = {
+        PAGE: page(boards, runs),
+        "table.md": "\n".join(
+            f"# {board.title}\n\n{tables.markdown(table)}" + "".join(f"\n{note}\n" for note in board.notes())
+            for board, table in titled
+        ),
+        "table.tex": "\n".join(f"% {board.title}\n{tables.latex(table)}" for board, table in titled),
+        "table.csv": _joined(boards, [tables.result_lines(board.cells, board.protocol) for board in boards]),
+        "experiences.csv": _joined(boards, [tables.experience_lines(board.cells) for board in boards]),
+    }
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, text in texts.items():
+        write_text(out / name, text)
+        files.append(out / name)
+    for number, board in enumerate(boards, start=1):
+        for picture in gallery(board.cells):
+            prefix = f"{number}-" if len(boards) > 1 else ""
+            files.append(out / "pictures" / f"{prefix}{picture.name}.png")
+            pictures.save(picture.figure, files[-1])
+    return files
+
+
+def _joined(boards: Sequence[Board], found: Sequence[list[list[object]]]) -> str:
+    """Join lines of several boards below one heading, with the board's title in front."""
+    lines = [[board.title, *line] for board, (_, *rest) in zip(boards, found, strict=True) for line in rest]
+    return tables.csv_text([["benchmark", *found[0][0]], *lines])

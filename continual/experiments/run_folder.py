@@ -1,0 +1,193 @@
+"""The folder of a run: what it is of, its finished cells, and those in the making."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from continual import distributed
+from continual.errors import InputError
+from continual.experiments.config import RunConfig
+from continual.experiments.results import Cell
+from continual.learning import checkpoints
+from continual.learning.checkpoints import CheckpointFolder
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+
+ABSENT = "absent"
+
+
+class RunFolder:
+    """`run.json` says what the run is; `cells/`, `records/` and `work/` hold one entry a method and seed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self, config: RunConfig, data: Mapping[str, str]) -> None:
+        """Raise InputError if the folder is of something else; nothing is written.
+
+        `data` are the hashes of each seed's stream. The settings must be those of the run that is there; seeds
+        and methods may have been added.
+        """
+        try:
+            there = json.loads((self.path / "run.json").read_text())
+            before, known = there["config"], there["data"]
+        except FileNotFoundError:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise InputError(f"{self.path} is not empty and not a run folder: choose another --out") from None
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"cannot use {self.path} as a run folder: {error!r}: choose another --out") from error
+        if problems := differences(before, config.model_dump(mode="json")):
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise InputError(
+                f"{self.path} holds a run with other settings: {'; '.join(problems[:5])}{more}: choose another --out, "
+                f"or delete it"
+            )
+        if changed := [seed for seed, digest in data.items() if known.get(seed, digest) != digest]:
+            raise InputError(
+                f"the images have changed since the run in {self.path} began (seed {', '.join(changed)}): choose "
+                f"another --out, or put them back"
+            )
+
+    def claim(self, config: RunConfig, data: Mapping[str, str], here: Mapping[str, Any]) -> None:
+        """Make the folder, or add what is new to it, after a `check`; `here` describes this machine."""
+        file = self.path / "run.json"
+        self.path.mkdir(parents=True, exist_ok=True)
+        values = {"config": config.model_dump(mode="json"), "data": dict(data), "begun": dict(here)}
+        if file.exists():
+            there = json.loads(file.read_text())
+            values["begun"] = there["begun"]
+            if values == there:
+                return
+        write_json(file, values)
+
+    def cell(self, label: str, seed: int) -> CellFolder:
+        """Return the place of one method with one seed."""
+        safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in label)
+        mark = "" if safe == label else f"-{sha256(label.encode()).hexdigest()[:4]}"
+        return CellFolder(self.path, f"{safe}{mark}-{seed}")
+
+    def clear(self) -> None:
+        """Remove what cells were made from."""
+        shutil.rmtree(self.path / "work", ignore_errors=True)
+
+    def shared(self, name: str) -> Path:
+        """Return a place for what cells share while they are made, such as a pretrained backbone."""
+        return self.path / "work" / name
+
+
+def differences(before: Any, after: Any, place: str = "") -> list[str]:
+    """Say in which keys two configs differ; seeds and methods may be added.
+
+    >>> differences({"a": {"b": 1, "c": 2}, "seeds": [1]}, {"a": {"b": 3, "c": 2}, "seeds": [2, 1]})
+    ['a.b is 1 there, 3 now']
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = before if place == "methods" else {**before, **after}
+        prefix = f"{place}." if place else ""
+        lines = [differences(before.get(key, ABSENT), after.get(key, ABSENT), f"{prefix}{key}") for key in keys]
+        return [line for found in lines for line in found]
+    if before == after or (place == "seeds" and set(before) <= set(after)):
+        return []
+    return [f"{place} is {before} there, {after} now"]
+
+
+class CellFolder:
+    """One method with one seed: `cells/NAME.json` when it is finished, `work/NAME/` until then.
+
+    In the making it holds, one file each: the learner after the last two experiences, the measurements and
+    the newly remembered features after each evaluation, and the training of the experience that is being
+    learned after its last two epochs. Of several processes all read, and the first writes.
+    """
+
+    def __init__(self, run: Path, name: str) -> None:
+        self.file, self.record = run / "cells" / f"{name}.json", run / "records" / f"{name}.json"
+        self.work, self.lock = run / "work" / name, run / "work" / f"{name}.lock"
+        self._learned = CheckpointFolder(self.work, "learned")
+
+    def read(self) -> list[Cell] | None:
+        """Return the cell and its variants if they are finished."""
+        try:
+            return [Cell(**values) for values in json.loads(self.file.read_text())]
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.file} is damaged or of another version ({error}): delete it to run it anew"
+            ) from None
+
+    def finish(self, cells: Sequence[Cell], record: Mapping[str, Any]) -> None:
+        """Write the finished cell and remove what it was made from."""
+        write_json(self.record, record)
+        write_json(self.file, [vars(cell) for cell in cells])
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def training(self, number: int) -> CheckpointFolder:
+        """Return where the epochs of experience `number` (from 0) are kept."""
+        return CheckpointFolder(self.work / f"experience-{number}", "epoch")
+
+    def keep_learned(self, number: int, learner: IncrementalLearner[Any], seconds: float) -> None:
+        """Keep the learner after `number` experiences, the last of which took so long."""
+        if not distributed.first():
+            return
+        self._learned.keep(number, (learner.export(), seconds))
+        shutil.rmtree(self.work / f"experience-{number - 2}", ignore_errors=True)
+
+    def keep_evaluated(self, number: int, cells: Sequence[Cell], cache: FeatureCache) -> None:
+        """Keep the measurements after `number` experiences, and the features remembered since the last time."""
+        newest: dict[Any, Any] = {}
+        for features in distributed.exchange(cache.newest()):
+            for name, (images, found) in features.items():
+                newest.setdefault(name, []).append((images, found))
+        if distributed.first():
+            joined = {k: tuple(map(torch.cat, zip(*parts, strict=True))) for k, parts in newest.items()}
+            checkpoints.write(self._evaluated(number), ([vars(cell) for cell in cells], joined))
+
+    def _evaluated(self, number: int) -> Path:
+        return self.work / f"evaluated-{number}.safetensors"
+
+    def resume(self, learner: IncrementalLearner[Any], cache: FeatureCache) -> Progressed:
+        """Put the learner and the cache back to the last point that is whole, and say where that is."""
+        evaluated: list[Any] = []
+        while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
+            evaluated.append(found)
+        for number in reversed(self._learned.numbers()):
+            kept = checkpoints.read(self._learned.path(number))
+            if kept is None or len(evaluated) < number - 1:
+                continue
+            state, seconds = kept["value"]
+            learner.restore(*state)
+            for _, features in evaluated[:number]:
+                cache.remember(features, learner.device)
+            cells = [Cell(**values) for values in evaluated[:number][-1][0]] if evaluated[:number] else []
+            return Progressed(number, len(evaluated[:number]), seconds, cells)
+        return Progressed(0, 0, 0.0, [])
+
+
+class Progressed:
+    """How far a cell has come."""
+
+    def __init__(self, learned: int, evaluated: int, seconds: float, cells: list[Cell]) -> None:
+        self.learned, self.evaluated = learned, evaluated  #: experiences
+        self.seconds = seconds  #: that learning the last one took
+        self.cells = cells  #: measurements after `evaluated` experiences; empty before the first
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write atomically and durably, so that a killed run leaves no half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes that share a folder may write the same file at once.
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

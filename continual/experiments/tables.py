@@ -1,0 +1,196 @@
+"""Results as a table: for a terminal, in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from continual.experiments.published import Protocol
+from continual.experiments.results import Cell, Row, rows
+from continual.experiments.transformed import MEASURES
+
+ABSENT = "–"  #: where a method has no such figure
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a figure is shown."""
+
+    heading: str
+    factor: float = 100
+    decimals: int = 1
+
+
+#: figure -> column, of the results table
+MAIN = {
+    "average": Column("average accuracy Ā [%]"),
+    "final": Column("final accuracy [%]"),
+    "forgetting": Column("forgetting [%]"),
+    "negative_flips": Column("negative flips [%]"),
+    "right_stack": Column("right stack [%]"),
+    "calibration_error": Column("calibration error [%]"),
+    "learning_seconds": Column("learning [s]", 1, 0),
+    "inference_seconds": Column("inference [ms/image]", 1000, 2),
+    "passes": Column("passes an image", 1, 2),
+    "memory": Column("memory [MiB]", 2**-20, 2),
+}
+#: figure -> column, of the table of further measures
+FURTHER = {
+    "old_accuracy": Column("accuracy on old classes [%]"),
+    "new_accuracy": Column("accuracy on new classes [%]"),
+    "backward_transfer": Column("backward transfer [%]"),
+    "forward_transfer": Column("forward transfer [%]"),
+    "positive_flips": Column("positive flips [%]"),
+    "inconsistency": Column("inconsistency [%]"),
+    "backward_trust": Column("backward trust [%]"),
+    "relative_negative_flips": Column("relative negative flips", 1, 2),
+    "right_stack_at_first": Column("right stack at first [%]"),
+    "refinements": Column("refinements an image", 1, 2),
+    "waiting": Column("waiting for images [%]"),
+    "evaluation_seconds": Column("evaluation [s]", 1, 0),
+    "parameters": Column("numbers stored [10³]", 1e-3, 1),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and lines of text; the first column is the method's label."""
+
+    headings: list[str]
+    lines: list[list[str]]
+
+
+def results_table(cells: Sequence[Cell], protocol: Protocol | None = None) -> Table:
+    """Return the results table, with the published accuracies of `protocol` in columns of their own.
+
+    A published figure stands in the line that bears its method's name, or else in the method's first line.
+    """
+    table = rows(cells)
+    columns = _columns(table, _main(cells))
+    if protocol is not None and (named := _published(table, protocol)):
+        for place, (name, heading) in ((3, ("final", "final")), (2, ("average", "Ā"))):
+            values = [f"{100 * getattr(named[n], name):.2f}" if n in named else ABSENT for n in range(len(table))]
+            columns.insert(place, [f"published {heading} [%]", *values])
+    return _transposed(columns)
+
+
+def _main(cells: Sequence[Cell]) -> dict[str, Column]:
+    """Return the main columns, those of moved test images after the upright ones'."""
+    turned = {
+        f"{name} {group}": Column(heading.format(group))
+        for group in dict.fromkeys(group for cell in cells for group in cell.groups)
+        for name, heading in MEASURES.items()
+    }
+    first = [*MAIN][:2]
+    return {**{key: MAIN[key] for key in first}, **turned, **MAIN}
+
+
+def further_table(cells: Sequence[Cell]) -> Table:
+    """Return the table of further measures."""
+    return _transposed(_columns(rows(cells), FURTHER))
+
+
+def _transposed(columns: list[list[str]]) -> Table:
+    headings, *lines = zip(*columns, strict=True)
+    return Table([*headings], [[*line] for line in lines])
+
+
+def _columns(table: Sequence[Row], columns: dict[str, Column]) -> list[list[str]]:
+    """Return columns of text, without those that are empty."""
+    shown = {key: c for key, c in columns.items() if any(row.mean.get(key) is not None for row in table)}
+    body = [[c.heading, *[_text(row, key, c) for row in table]] for key, c in shown.items()]
+    return [["method", *[row.label for row in table]], *body]
+
+
+def _text(row: Row, key: str, column: Column) -> str:
+    mean, deviation = row.mean.get(key), row.deviation.get(key)
+    if mean is None:
+        return ABSENT
+    text = f"{column.factor * mean:.{column.decimals}f}"
+    return text if deviation is None else f"{text} ± {column.factor * deviation:.{column.decimals}f}"
+
+
+def _published(table: Sequence[Row], protocol: Protocol) -> dict[int, object]:
+    found: dict[int, object] = {}
+    for method in {row.method for row in table}:
+        lines = [number for number, row in enumerate(table) if row.method == method]
+        named = [number for number in lines if table[number].label == method]
+        if figure := protocol.figure(method):
+            found[(named or lines)[0]] = figure
+    return found
+
+
+def terminal(title: str, table: Table) -> TerminalTable:
+    """Return a table for a terminal."""
+    # Labels and titles come from users: they are text, never markup.
+    shown = TerminalTable(title=Text(title), box=box.ROUNDED)
+    for number, heading in enumerate(table.headings):
+        shown.add_column(Text(heading), justify="left" if number == 0 else "right", overflow="fold")
+    for line in table.lines:
+        shown.add_row(*[Text(text) for text in line])
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown."""
+    rule = ["---", *["---:"] * (len(table.headings) - 1)]
+    lines = [[text.replace("|", "\\|") for text in line] for line in (table.headings, rule, *table.lines)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """Return a table as LaTeX, for the package booktabs."""
+    head, *lines = [" & ".join(map(_latex, line)) + r" \\" for line in (table.headings, *table.lines)]
+    columns = "l" + "r" * (len(table.headings) - 1)
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
+    return "\n".join([*body, r"\end{tabular}"]) + "\n"
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "Ā": r"$\bar{A}$", "–": "--", "³": "$^3$", "α": r"$\alpha$", "λ": r"$\lambda$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> list[list[object]]:
+    """Return headings, then every figure of every label in shares, seconds and bytes; None where there is none."""
+    table = rows(cells)
+    keys = [*table[0].mean]
+    named = {} if protocol is None else _published(table, protocol)
+    headings = ["label", "method", "seeds", *[f"{key}{part}" for key in keys for part in ("", "_sd")]]
+    lines: list[list[object]] = []
+    for number, row in enumerate(table):
+        figures = [values[key] for key in keys for values in (row.mean, row.deviation)]
+        figure = named.get(number)
+        published = [getattr(figure, key, None) for key in ("average", "final")]
+        lines.append([row.label, row.method, row.seeds, *figures, *published])
+    return [[*headings, "published_average", "published_final"], *lines]
+
+
+def experience_lines(cells: Sequence[Cell]) -> list[list[object]]:
+    """Return headings, then what every cell measured after every experience, one line each."""
+    keys = [*cells[0].series()]
+    lines: list[list[object]] = []
+    for cell in cells:
+        columns = cell.series()
+        for number in range(len(cell.accuracy)):
+            lines.append([cell.label, cell.method, cell.seed, number + 1, *[columns[key][number] for key in keys]])
+    return [["label", "method", "seed", "experience", *keys], *lines]
+
+
+def csv_text(lines: Sequence[Sequence[object]]) -> str:
+    """Return lines as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

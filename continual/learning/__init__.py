@@ -1,0 +1,1 @@
+"""The learner: its settings, state, features, training, and file."""

@@ -1,0 +1,144 @@
+"""Features of images under a learner's backbone, of a whole data set, and the running class means built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from continual import distributed
+from continual.adapters.bottleneck import Adapters
+from continual.backbones.loading import Backbone
+from continual.backbones.vit import Prefix
+from continual.data.inputs import Label, evaluation_loader
+from continual.errors import InputError, LearningError
+from continual.learning.feature_cache import FeatureCache
+from continual.symmetry.base import Symmetry
+
+if TYPE_CHECKING:
+    from continual.learning.training import Progress
+
+
+class FeatureMaker:
+    """What gives a learner features of images, under its settings' precision and symmetry."""
+
+    backbone: Backbone
+    settings: Any
+    state: Any
+    device: torch.device
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """What is made of an image's views, if the settings name a group."""
+        return Symmetry.of(self.settings, self.state.fitted)
+
+    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
+        with self._autocast():
+            trunk, symmetry = self.backbone.trunk, self.symmetry
+            if symmetry is None:
+                return trunk.prefix(images, prompts)
+            views, weights = symmetry.look(trunk, images)
+            each = len(views) // len(images)
+            prompts = None if prompts is None else prompts.repeat_interleave(each, 0)
+            return trunk.prefix(views, prompts).of_views(each, weights)
+
+    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
+        """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
+        trunk, symmetry = self.backbone.trunk, self.symmetry
+        if symmetry is None:
+            with self._autocast():
+                return trunk.features(images, adapters, **options)
+        if isinstance(images, Tensor) and adapters is None:
+            return self._over_views(symmetry, images, lambda views: trunk.features(views, adapters, **options))
+        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        with self._autocast():
+            found = trunk.features(prefix, adapters, **options)
+        return symmetry.mean(found, prefix.views, prefix.weights)
+
+    def features_and_some(self, prefix: Prefix, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
+        """Return features (B, D), and the mean of those of each image's first `views` views (B, D), from one pass."""
+        assert self.symmetry is not None
+        with self._autocast():
+            found = self.backbone.trunk.features(prefix, adapters)
+        each = found.unflatten(0, (-1, prefix.views))
+        return self.symmetry.mean(found, prefix.views, prefix.weights), each[:, :views].mean(1)
+
+    def described(self, views: Tensor) -> Tensor:
+        """Return what the symmetry reads of views (B, m, 3, H, W), (B, m, K), to tell how they count."""
+        assert self.symmetry is not None
+        with self._autocast():
+            return self.symmetry.describe(self.backbone.trunk, views)
+
+    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
+        """Return what the last blocks say of prepared images, side by side (B, D'); see `Frozen.block_tokens`.
+
+        Raises InputError for a symmetry that reads from features how a view counts.
+        """
+
+        def tokens(views: Tensor) -> Tensor:
+            return self.backbone.trunk.block_tokens(views, blocks, patches=patches)
+
+        symmetry = self.symmetry
+        if symmetry is None:
+            with self._autocast():
+                return tokens(images)
+        if symmetry.reads_features:
+            raise InputError(
+                f"{symmetry.kind} reads from a backbone's last features how a view counts, and this method reads other "
+                "tokens: choose symmetry='frame'"
+            )
+        return self._over_views(symmetry, images, tokens)
+
+    def _over_views(self, symmetry: Symmetry, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
+        with self._autocast():
+            views, weights = symmetry.look(self.backbone.trunk, images)
+            found = compute(views)
+        return symmetry.mean(found, len(views) // len(images), weights)
+
+    def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Return features (B, D) without adapters, from `cache` where it has them."""
+        if cache is None:
+            return self.features(images)
+        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        lower = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext()
+
+
+def extract(
+    dataset: Any,
+    compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
+    *,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    stage: str = "collecting features",
+    workers: int = 0,
+) -> tuple[list[Tensor], list[Label]]:
+    """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
+
+    Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients. Raises
+    LearningError if a result is not finite.
+    """
+    parts: list[tuple[Sequence[Tensor], Sequence[Label]]] = []
+    done = 0
+    with torch.no_grad():
+        for images, labels in evaluation_loader(dataset, batch_size, num_workers=workers):
+            parts.append((list(compute(images.to(device), labels)), labels))
+            done = min(done + distributed.count() * len(labels), len(dataset))
+            if progress is not None:
+                progress(stage, done, len(dataset), {})
+    columns, names = zip(*distributed.in_turn(parts), strict=True)
+    joined = [torch.cat([values.to(device) for values in column]) for column in zip(*columns, strict=True)]
+    if not all(torch.isfinite(values).all() for values in joined):
+        raise LearningError(
+            "features of the training images are NaN or infinite: the adapters diverged (lower lr) or the "
+            "images hold such values; the learner is as it was before"
+        )
+    return joined, [label for labels in names for label in labels]

@@ -1,0 +1,233 @@
+"""What has grown in a folder of class folders since a model last learned from it: the plan of an experience."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from continual.console import count
+from continual.data.images import image_files, list_folder, unread
+from continual.data.inputs import Label
+from continual.errors import InputError, nearest
+from continual.learning.training import Progress
+from continual.lifecycle.seen_images import Ledger, Met, meet, recall
+from continual.lifecycle.split import divided
+
+#: classes with fewer images are remarked on
+TINY = 5
+#: names shown of a long list
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file and what is known of it."""
+
+    path: Path
+    met: Met
+
+
+@dataclass
+class Plan:
+    """What is new, what was there before, and what is odd. `notes` do no harm, `problems` have to be cured first."""
+
+    learn: list[Picture] = field(default_factory=list)
+    hold_out: list[Picture] = field(default_factory=list)  #: new, and kept for evaluation
+    held_out: list[Picture] = field(default_factory=list)  #: in earlier months, and still here
+    learned: int = 0  #: images that were learned before
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self, known: Sequence[Label]) -> list[str]:
+        """Say what will be learned and held out, and what is odd, for people."""
+        counts = Counter(picture.met.label for picture in self.learn)
+        said = []
+        for noun, wanted in (("new class", False), ("known class with new images", True)):
+            found = {name: n for name, n in sorted(counts.items(), key=str) if (name in known) == wanted}
+            if found:
+                head, _, rest = noun.partition(" class")
+                number = count(len(found), f"{head} class") + rest
+                said.append(f"{number}: {', '.join(f'{name} ({n})' for name, n in found.items())}")
+        if self.hold_out:
+            said.append(f"held out to evaluate on: {count(len(self.hold_out), 'new image')}")
+        if self.held_out:
+            said.append(f"held out before, and still here: {count(len(self.held_out), 'image')}")
+        if self.learned:
+            said.append(f"learned before, left out: {count(self.learned, 'image')}")
+        tiny = [f"{name} ({n})" for name, n in counts.items() if n < TINY and name not in known]
+        if tiny:
+            said.append(f"note: few images to learn from: {', '.join(map(str, tiny))}")
+        return said + [f"note: {note}" for note in self.notes]
+
+
+def plan(
+    folder: Path,
+    ledger: Ledger,
+    known: Sequence[Label],
+    *,
+    only: Sequence[str] = (),
+    hold_out: float = 0.0,
+    progress: Progress | None = None,
+) -> Plan:
+    """Compare a folder with what a model has met.
+
+    `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
+    for evaluation, the same ones whenever the same images are there. Raises InputError for a folder without
+    images, or an unknown name in `only`.
+    """
+    paths, names = list_folder(folder)
+    if unknown := set(only) - set(names):
+        name = min(unknown)
+        raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
+    made = Plan()
+    label_of = {name: _label(name, known, made) for name in dict.fromkeys(names)}
+    wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, ledger, known, only, made)
+    pictures, elsewhere = _look(paths, names, label_of, wanted, ledger, made, progress)
+    _check_folders(folder, pictures, elsewhere, label_of, known, made)
+    _check_names([name for name in label_of if name in wanted], known, made)
+    _divide(pictures, ledger, hold_out, made)
+    made.notes += _strays(folder, set(names))
+    return made
+
+
+def same_name(name: str) -> str:
+    """Return what names that people take for the same have in common.
+
+    >>> same_name("Hex  Nut") == same_name("hex nut ") == same_name("ＨＥＸ nut")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _label(name: str, known: Sequence[Label], made: Plan) -> Label:
+    """Return the class that a folder stands for: where classes are numbers, its name is one."""
+    if not known or isinstance(known[0], str):
+        return name
+    if not name.isdecimal():
+        made.problems.append(f"the classes of the model are numbers, but there is a folder {name!r}: rename it")
+        return name
+    return int(name)
+
+
+def _look(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    label_of: dict[str, Label],
+    wanted: set[str],
+    ledger: Ledger,
+    made: Plan,
+    progress: Progress | None,
+) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
+    """Return new images, and how many of a folder were met as another class; from other folders, the held-out alone."""
+    new: dict[int, Picture] = {}
+    copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
+    for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
+        if progress is not None:
+            progress("looking at images", done, len(paths), {})
+        try:
+            met = meet(path, label_of[name], ledger) if name in wanted else recall(path, ledger)
+        except InputError as error:
+            corrupt += [str(error)] if name in wanted else []
+            continue
+        if isinstance(met, int):
+            continue
+        if met.digest in ledger.by_digest:
+            if met.held_out:
+                made.held_out.append(Picture(path, met))
+            elif name in wanted:
+                made.learned += 1
+            elsewhere[name, met.label] += met.label != label_of[name]
+        elif met.digest not in new:
+            new[met.digest] = Picture(path, met)
+        elif new[met.digest].met.label == met.label:
+            copies += 1
+        else:
+            made.problems.append(f"{path} and {new[met.digest].path} are the same image in two classes: remove one")
+    if corrupt:
+        made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
+    if copies:
+        made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
+    return list(new.values()), elsewhere
+
+
+def _divide(pictures: Sequence[Picture], ledger: Ledger, hold_out: float, made: Plan) -> None:
+    """Deal new images out to learning and holding out, and remark on near-duplicates."""
+    held, alike = divided([picture.met for picture in pictures], ledger.images, hold_out)
+    for picture, out in zip(pictures, held, strict=True):
+        if out:
+            made.hold_out.append(replace(picture, met=replace(picture.met, held_out=True)))
+        else:
+            made.learn.append(picture)
+    if alike.number:
+        shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in alike.examples]
+        more = alike.number - len(shown)
+        rest = f", and {more} more" if more else ""
+        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{rest}")
+
+
+def _left_out(
+    label_of: dict[str, Label], ledger: Ledger, known: Sequence[Label], only: Sequence[str], made: Plan
+) -> set[str]:
+    """Return the folders that are not to be looked at unless they are named."""
+    recorded = {met.label for met in ledger.images}
+    forgotten = [name for name, label in label_of.items() if label in ledger.forgotten and name not in only]
+    silent = [n for n, label in label_of.items() if label in known and label not in recorded and n not in only]
+    if forgotten:
+        made.notes.append(f"left out, for they were forgotten: {_some(forgotten)}; --class NAME learns them again")
+    if silent:
+        made.notes.append(
+            f"left out, for which of their images were learned is not recorded: {_some(silent)}; --class NAME learns "
+            "all that is there"
+        )
+    return {*forgotten, *silent}
+
+
+def _check_folders(
+    folder: Path,
+    new: Sequence[Picture],
+    elsewhere: dict[tuple[str, Label], int],
+    label_of: dict[str, Label],
+    known: Sequence[Label],
+    made: Plan,
+) -> None:
+    """Look at images that lie in another folder than they were learned from: moved, or the class was renamed."""
+    coming = Counter(picture.met.label for picture in new)
+    for (name, label), n in elsewhere.items():
+        if n and label_of[name] not in known and n > coming[label_of[name]] > 0:
+            made.problems.append(
+                f"most images of {folder / name} were learned as {label!r}: rename the folder so, if new ones are "
+                "of that class"
+            )
+        elif n and coming[label_of[name]] + (label_of[name] in known):
+            made.notes.append(
+                f"{count(n, 'image')} of {name} left out, learned as {label}: if they moved, use `equimos correct`"
+            )
+
+
+def _check_names(names: Sequence[str], known: Sequence[Label], made: Plan) -> None:
+    """Find names that differ in case, spaces or the way letters are encoded alone."""
+    groups = defaultdict[str, list[str]](list)
+    for name in dict.fromkeys([*map(str, known), *names]):
+        groups[same_name(name)].append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            shown = " and ".join(ascii(name) if not name.isascii() else repr(name) for name in group)
+            made.problems.append(f"the classes {shown} are one name for people: rename the folders to one of them")
+
+
+def _strays(folder: Path, used: set[str]) -> list[str]:
+    """Remark on images outside class folders, and on class folders without images."""
+    loose = sum(len(path.relative_to(folder).parts) == 1 for path in image_files(folder))
+    empty = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")} - used
+    notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
+    others = unread(folder)
+    notes += [f"left out: {others}"] if others else []
+    return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])
+
+
+def _some(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:
+    more = f"{between}and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more

@@ -1,0 +1,199 @@
+"""The versions of a model file: the one in use, and earlier ones beside it. Each is whole at every moment.
+
+Earlier versions of `parts.safetensors` lie in `parts.safetensors.history/`, named by their numbers; the model
+file itself is always the one in use. A new version is written beside it, the old one is kept, and only then does
+the new one take its name: a process that is killed in between leaves the old version in use.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from continual.errors import InputError, ModelFileError
+from continual.learning import model_file
+from continual.learning.learner import IncrementalLearner
+from continual.lifecycle import contents
+from continual.lifecycle.held_out_features import HeldFeatures
+from continual.lifecycle.seen_images import Ledger
+
+#: how many earlier versions are kept
+KEPT = 10
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model file."""
+
+    number: int
+    path: Path
+    current: bool
+
+    def about(self) -> dict[str, Any]:
+        """Return number, date (ISO, UTC), what was done, classes and bytes, as JSON values."""
+        header, there = model_file.read_header(self.path), self.path.stat()
+        notes = header.get("notes") or {}
+        written = datetime.fromtimestamp(there.st_mtime, UTC).isoformat(timespec="seconds")
+        return {
+            "version": self.number,
+            "current": self.current,
+            "date": notes.get("date", written),
+            "event": notes.get("event"),
+            "held_out": notes.get("held_out"),
+            "classes": header["state"]["classes"],
+            "bytes": there.st_size,
+        }
+
+
+def folder_of(model: Path) -> Path:
+    """Return where the earlier versions of a model file lie: beside the file itself, wherever a link to it is."""
+    model = _itself(model)
+    return model.with_name(f"{model.name}.history")
+
+
+def versions(model: Path) -> list[Version]:
+    """Return all versions, oldest first; the one in use may also be an earlier one, after a rollback.
+
+    Raises ModelFileError if there is no such model.
+    """
+    if not model.is_file():
+        raise ModelFileError(f"no model file at {model}: check --model")
+    kept = _kept(model)
+    current = next((n for n in reversed(kept) if _same(kept[n], model)), max(kept, default=0) + 1)
+    paths = {**kept, current: model}
+    return [Version(n, paths[n], n == current) for n in sorted(paths)]
+
+
+def save(
+    learner: IncrementalLearner[Any],
+    model: Path,
+    event: str,
+    *,
+    embed_backbone: bool,
+    ledger: Ledger | None = None,
+    held: HeldFeatures | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a learner the version in use, and keep the one before; `event` says what was done.
+
+    `ledger` says which images it has met, `held` has features of some that are held out, as `ledger` says, and
+    `figures` how it did on those. Raises ModelFileError, and changes
+    nothing, where that cannot be written.
+    """
+    seen, about = (ledger or Ledger()).pack()
+    notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seen": about}
+    if held is not None and ledger is not None:
+        seen |= held.within(ledger).pack()
+    if figures:
+        notes["held_out"] = dict(figures)
+    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=seen))
+
+
+def rollback(model: Path, number: int | None = None) -> Version:
+    """Make an earlier version, by default the one before, the version in use; return it.
+
+    The version left stays among the others, so that `rollback` to it leads back. Raises InputError for a
+    version that is not there, ModelFileError for one that is damaged.
+    """
+    there = versions(model)
+    (now,) = [version.number for version in there if version.current]
+    earlier = [version.number for version in there if version.number < now]
+    wanted = (earlier or [0])[-1] if number is None else number
+    for version in there:
+        if version.number == wanted and not version.current:
+            source = version.path
+            contents.read(source)
+            replace(model, partial(_link, source))
+            return Version(wanted, model, True)
+    others = ", ".join(str(version.number) for version in there if not version.current) or "none"
+    said = "no earlier version" if number is None else f"no other version {number}"
+    raise InputError(f"{model} is version {now} and has {said}; there are: {others}")
+
+
+def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
+    """Return the versions not in use that know a class, by its name or another, and the digests of its images.
+
+    Another name it has where most of a class's images are those that were met under the name asked for.
+    """
+    found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
+    images = {met.digest for _, file in found for met in file.ledger.images if str(met.label) == label}
+    return [
+        version
+        for version, file in found
+        if label in map(str, file.classes) or not file.ledger.named(images).isdisjoint(file.classes)
+    ], images
+
+
+def purge(model: Path, label: str) -> int:
+    """Delete the versions not in use that know a class, see `knowing`; return how many."""
+    known, _ = knowing(model, label)
+    for version in known:
+        version.path.unlink()
+    return len(known)
+
+
+def replace(model: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file, and put it in the model's place; what was there becomes an earlier version.
+
+    To be called by one process at a time. Raises ModelFileError, and changes nothing, if that fails.
+    """
+    model = _itself(model)
+    staged = model.with_name(f".{model.name}.new")
+    try:
+        # What processes that were killed have left behind.
+        for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
+            litter.unlink(missing_ok=True)
+        write(staged)
+        if model.exists():
+            _keep(model)
+        staged.replace(model)
+        for number in sorted(_kept(model))[:-KEPT]:
+            _kept(model)[number].unlink()
+    except (ModelFileError, OSError) as error:
+        said = str(error).replace(str(staged), str(model))
+        raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _itself(model: Path) -> Path:
+    """Return the file that a link leads to, so that the link stays when the file is replaced."""
+    return Path(os.path.realpath(model))
+
+
+def _keep(model: Path) -> None:
+    (number,) = [version.number for version in versions(model) if version.current]
+    place = folder_of(model) / f"{number}.safetensors"
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        _link(model, place)
+
+
+def _kept(model: Path) -> dict[int, Path]:
+    folder = folder_of(model)
+    found = [path for path in folder.glob("*.safetensors") if path.stem.isdecimal()] if folder.is_dir() else []
+    return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
+
+
+def _link(source: Path, place: Path) -> None:
+    """Let `place` be the same file as `source`, or a copy where the file system has no links; whole or not at all."""
+    try:
+        os.link(source, place)
+    except OSError:
+        temporary = place.with_name(f".{place.name}.tmp")
+        try:
+            shutil.copy2(source, temporary)
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.samefile(b) or filecmp.cmp(a, b, shallow=False)

@@ -1,0 +1,1 @@
+"""Loss terms of a training, one file a term."""

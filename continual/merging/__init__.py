@@ -1,0 +1,1 @@
+"""Merge rules: several finished adapters become one."""

@@ -1,0 +1,179 @@
+"""Classifier alignment (MOS section 3.2): retrain the head on features drawn from the class statistics.
+
+`align` is the rule; the rest is what all methods with an aligned head share: settings, state, its end of a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from continual.learning import model_file
+from continual.learning.settings import TrainingSettings
+from continual.learning.state import State, without_item, without_row
+from continual.learning.training import GradientTraining
+from continual.seeding import generator as seeded
+from continual.statistics.class_statistics import ClassStatistics, Kind, fit, restore
+from continual.uncertainty import gaussians
+from continual.uncertainty.gaussians import Calibration, KnownClasses, calibrate, known_classes
+
+Head = tuple[Tensor, Tensor]  #: weight (C, D), bias (C,)
+Rescale = Callable[[Tensor], Tensor]  #: what a loss does to the logits (B, C) first
+
+
+class AlignmentSettings(TrainingSettings):
+    """What every method has that aligns its head."""
+
+    statistics: Kind = Field("full", description="what is remembered of a class")
+    statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
+    covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
+    align_first: bool | None = Field(
+        None, description="align the head after the first experience as well; None: where there is a group"
+    )
+    alignment_epochs: int = Field(30, ge=0)
+    alignment_lr: float = Field(0.005, gt=0)
+
+
+@dataclass(frozen=True)
+class AlignedState(State):
+    """One head, and the class statistics it is aligned on."""
+
+    head: Head | None = None
+    statistics: tuple[ClassStatistics, ...] = ()
+    calibration: Calibration | None = None  #: what is usual of known images
+
+    @cached_property
+    def known(self) -> KnownClasses | None:
+        """What tells known images from others."""
+        return known_classes(self.statistics, self.calibration)
+
+    def own_without(self, index: int) -> dict[str, Any]:
+        """Leave out head row and statistics."""
+        kept = without_item(self.statistics, index)
+        usual = None if self.calibration is None else calibrate(kept, torch.Generator().manual_seed(index))
+        return {"head": head_without(self.head, index), "statistics": kept, "calibration": usual}
+
+    def pack_aligned(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return head, statistics and calibration as tensors and JSON values, for `unpack_aligned`."""
+        if self.head is None:
+            return {}, {"statistics": []}
+        tensors = {"head/weight": self.head[0], "head/bias": self.head[1]}
+        for c, statistics in enumerate(self.statistics):
+            tensors |= model_file.join(f"statistics/{c}", statistics.tensors())
+        calibration, temperature = gaussians.pack(self.calibration)
+        kinds = [[s.kind, s.count] for s in self.statistics]
+        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
+
+
+def unpack_aligned(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an `AlignedState`'s own fields from what its `pack_aligned` gave."""
+    return {
+        "head": (tensors["head/weight"], tensors["head/bias"]),
+        "statistics": tuple(
+            restore(kind, count, model_file.part(tensors, f"statistics/{c}"))
+            for c, (kind, count) in enumerate(values["statistics"])
+        ),
+        "calibration": gaussians.unpack(tensors, values.get("temperature")),
+    }
+
+
+def head_without(head: Head | None, index: int) -> Head | None:
+    """Return a head without the row of one class."""
+    return None if head is None else (without_row(head[0], index), without_row(head[1], index))
+
+
+def unchanged(logits: Tensor) -> Tensor:
+    """Return the logits."""
+    return logits
+
+
+def aligned_fields(
+    training: GradientTraining[Any], features: Tensor, targets: Tensor, rescale: Rescale = unchanged
+) -> dict[str, Any]:
+    """Return an `AlignedState`'s own fields after an experience of features (n, D) of classes (n,).
+
+    Statistics of classes seen before become those of all their images together. The head is aligned from the
+    second experience on, or from the first (`align_first`). The settings are `AlignmentSettings`.
+    """
+    settings, before = training.settings, training.before
+    statistics = list(before.statistics)
+    for target in targets.unique().tolist():
+        found = fit(features[targets == target], settings.statistics, settings.statistics_components)
+        if target < len(before.classes):
+            statistics[target] = statistics[target].merged(found)
+        else:
+            statistics.append(found)
+    head = training.head_tensors()
+    # A head that was trained on single views is to be asked about means of them.
+    first = settings.group is not None if settings.align_first is None else settings.align_first
+    if (before.updates or first) and settings.alignment_epochs:
+        head = align(
+            *head,
+            statistics,
+            generator=seeded(settings.seed, "alignment", before.updates, device=training.learner.device),
+            epochs=settings.alignment_epochs,
+            batch_size=settings.batch_size,
+            lr=settings.alignment_lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            floor=settings.covariance_floor,
+            rescale=rescale,
+            examples=(features, targets) if training.correcting else None,
+        )
+    calibration = calibrate(statistics, seeded(settings.seed, "calibration", before.updates))
+    return {"head": head, "statistics": tuple(statistics), "calibration": calibration}
+
+
+def align(
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Sequence[ClassStatistics],
+    *,
+    generator: torch.Generator,
+    epochs: int = 30,
+    batch_size: int = 48,
+    lr: float = 0.005,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    floor: float = 1e-4,
+    rescale: Rescale = unchanged,
+    examples: tuple[Tensor, Tensor] | None = None,
+) -> Head:
+    """Return a head aligned with all C classes; the one given is not changed.
+
+    Every epoch draws `5 * batch_size` features of each class, shuffles them and takes SGD steps on the
+    cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero.
+    `rescale` is what the loss does to the logits (B, C) first. `examples`, features (n, D) with class indices (n,),
+    are repeated to a quarter of one class's draws at least and added to those of every epoch. `generator` decides
+    every random number. Each covariance is factored once.
+    """
+    if len(statistics) != len(weight):
+        raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
+    share = 5 * batch_size
+    samplers = [s.sampler(floor) for s in statistics]
+    labels = torch.arange(len(weight), device=weight.device).repeat_interleave(share)
+    known = weight.new_empty(0, weight.shape[1])
+    if examples is not None:
+        every = torch.arange(max(share // 4, len(examples[0])), device=weight.device) % len(examples[0])
+        known, labels = examples[0][every], torch.cat([labels, examples[1][every]])
+    head = [weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+    optimizer = torch.optim.SGD(head, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
+    with torch.enable_grad():
+        for _ in range(epochs):
+            features = torch.cat([*[sampler.draw(share, generator) for sampler in samplers], known])
+            order = torch.randperm(len(labels), generator=generator, device=weight.device)
+            for rows in order.split(share):
+                loss = F.cross_entropy(rescale(F.linear(features[rows], *head)), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            scheduler.step()
+    return head[0].detach(), head[1].detach()

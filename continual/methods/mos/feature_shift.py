@@ -1,0 +1,186 @@
+"""How stacks shift features, and what that foretells of an image that only some of them have seen.
+
+The shift of an image x under stack k is phi(x; A_k) - phi(x; A_1). Three things foretell it, and none needs an image
+that is gone:
+
+- its mean over the images the stack was trained on;
+- a part that is linear in phi(x; A_1). As every stack is merged towards those before it, all of them move an image in
+  much the same direction: one regression serves all, of every stack's shifts in units of their spread, of which only
+  the normal equations are remembered. Cross-validation chooses its strength, and says how much it leaves unexplained;
+- the rest under other stacks: to first order a shift is linear in A_k - A_1, so the rests of two stacks are correlated
+  as these differences are; on real images nearly so (`benchmarks/README.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from continual.adapters.bottleneck import StackWeights
+from continual.statistics.class_statistics import ClassStatistics
+from continual.statistics.cross_validation import best_strength
+
+DRAWS = 8192  #: of all classes together
+WORLDS = 64
+#: What is drawn spreads this much wider than training images do: new images are less like them than they are.
+WIDER = 2**0.5
+
+#: (rows (M,), stacks (M,)) -> features (M, D), each image's under its stack
+FeaturesOf = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ShiftSums:
+    """The normal equations of shifts, in units of their spread, on features under the first stack.
+
+    Both are centred among the images of each experience, whose mean features are the origins.
+    """
+
+    gram: Tensor  #: (D, D)
+    cross: Tensor  #: (D, D)
+    origins: Tensor  #: (T, D)
+
+    @classmethod
+    def of(cls, first: Tensor, own: Tensor) -> Self:
+        """Sum over one experience's images: features (n, D) under the first stack, and under their own."""
+        origin, shift = first.mean(0, keepdim=True), own - first
+        rows, shift = first - origin, shift - shift.mean(0)
+        spread = shift.square().sum(1).mean().sqrt()
+        return cls(rows.mT @ rows * (spread > 0), rows.mT @ shift / spread.clamp(min=1e-12), origin)
+
+    def plus(self, later: Self) -> Self:
+        """Return the sums over these experiences and later ones."""
+        origins = torch.cat([self.origins, later.origins])
+        return type(self)(self.gram + later.gram, self.cross + later.cross, origins)
+
+    def beginning(self) -> Self:
+        """Return the sums over the first experience alone, which adds nothing but its origin."""
+        return type(self)(torch.zeros_like(self.gram), torch.zeros_like(self.cross), self.origins[:1])
+
+    def solve(self, count: int) -> tuple[Tensor, float]:
+        """Return the slope (D, D), and the share of the shifts of `count` images that it leaves unexplained."""
+        values, directions = torch.linalg.eigh(self.gram.cpu().double())  # MPS lacks float64
+        turned = directions.mT @ self.cross.cpu().double()
+        free = count - (len(self.origins) - 1)
+        strength, left = best_strength(values, turned.square().sum(1), count, free)
+        if left >= 1:
+            return torch.zeros_like(self.gram), 1.0
+        return (directions @ (turned / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
+
+
+@dataclass(frozen=True)
+class StackShifts:
+    """All stacks' shifts together, of features or of what is linear in them (K numbers)."""
+
+    means: Tensor  #: (T, K)
+    slope: Tensor  #: (D, K), in units of the spread
+    origins: Tensor  #: (T, K), what the slope makes of each experience's mean feature
+    spreads: Tensor  #: (T,)
+    gains: Tensor  #: (T, T), the expected rest under a stack for one of 1 under another
+    worlds: Tensor  #: (T, WORLDS, K), rests drawn for all stacks together
+
+    @classmethod
+    def of(
+        cls,
+        shifts: Sequence[ClassStatistics],
+        sums: ShiftSums | None,
+        bank: StackWeights,
+        generator: torch.Generator,
+        floor: float,
+    ) -> Self:
+        """Put together what is remembered of the shifts of features, and draw the worlds.
+
+        Without sums (of models that were learned before there were any) no part is linear.
+        """
+        means = torch.stack([shift.mean for shift in shifts])
+        count, width = means.shape
+        slope, unexplained, origins = torch.zeros(width, width).to(means), 1.0, means
+        if sums is not None:
+            slope, unexplained = sums.solve(sum(shift.count for shift in shifts[1:]))
+            origins = sums.origins
+        spreads = torch.stack([shift.covariance_matrix().trace().clamp(min=0).sqrt() for shift in shifts])
+        # One image has no spread, of which nothing can be told.
+        per = torch.where(spreads > 1e-3 * spreads.max(), 1 / spreads, 0)
+        correlation = alike(bank)
+        # The first stack shifts nothing, and tells nothing of the others.
+        drawn = [torch.zeros(WORLDS, width).to(means)]
+        drawn += [s.sampler(floor).draw(WORLDS, generator) - s.mean for s in shifts[1:]]
+        units = torch.stack(drawn) * per[:, None, None]
+        mixing = torch.linalg.cholesky(correlation + 1e-4 * torch.eye(count))  # equal stacks make it singular
+        mixed = torch.einsum("ij,jwd->iwd", mixing.to(units), units)
+        gains = correlation.to(spreads) * torch.outer(spreads, per)
+        gains.fill_diagonal_(1)
+        worlds = WIDER * unexplained**0.5 * spreads[:, None, None] * mixed
+        return cls(means, slope, origins @ slope, spreads, gains, worlds)
+
+    def through(self, weight: Tensor) -> Self:
+        """Return the same of what a linear map (K', K) makes of features."""
+        parts = {name: linear(getattr(self, name), weight) for name in ("means", "slope", "origins", "worlds")}
+        return replace(self, **parts)
+
+    def expected(self, sloped: Tensor, stacks: Tensor) -> Tensor:
+        """Return the shifts (M, K) expected under stacks (M,), of images with `first @ slope` (M, K)."""
+        return self.means[stacks] + self.spreads[stacks, None] * (sloped - self.origins[stacks])
+
+    def moved(
+        self, known: Tensor, rest: Tensor, sloped: Tensor, under: Tensor, stacks: Tensor, world: Tensor | None = None
+    ) -> Tensor:
+        """Foretell what images have under stacks (M,), from what they have under others.
+
+        Args:
+            known: (M, K), what they have under the stacks `under` (M,), which have been run.
+            rest: (M, K), what is shifted in that but not `expected`.
+            sloped: (M, K), `first @ slope`.
+            under: (M,) int64.
+            stacks: (M,) int64.
+            world: (M,) int64, in which world; in the mean of all without.
+        """
+        gain = self.gains[stacks, under, None]
+        shift = self.expected(sloped, stacks) - self.expected(sloped, under) + (gain - 1) * rest
+        if world is not None:
+            shift = shift + (self.worlds[stacks, world] - gain * self.worlds[under, world])
+        return known + shift
+
+    def imagined(
+        self,
+        class_experience: Tensor,
+        statistics: Sequence[ClassStatistics],
+        generator: torch.Generator,
+        floor: float = 1e-4,
+    ) -> tuple[Tensor, FeaturesOf]:
+        """Return features (n, D) under the first stack, as many of each class in turn, and those under other stacks.
+
+        They are drawn from the classes' statistics, each under its own stack, and a world each; `class_experience` is
+        (C,).
+        """
+        count = max(1, DRAWS // len(statistics))
+        own = class_experience.repeat_interleave(count)
+        mine = torch.cat([s.mean + WIDER * (s.sampler(floor).draw(count, generator) - s.mean) for s in statistics])
+        world = torch.randint(self.worlds.shape[1], (len(mine),), generator=generator, device=mine.device)
+        first, unit = mine.clone(), torch.eye(mine.shape[1]).to(mine)
+        for stack in own[own > 0].unique().tolist():
+            rows, spread = own == stack, self.spreads[stack]
+            fixed = self.means[stack] - spread * self.origins[stack] + self.worlds[stack, world[rows]]
+            first[rows] = torch.linalg.solve(unit + spread * self.slope, mine[rows] - fixed, left=False)
+
+        def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
+            shift = self.expected(first[rows] @ self.slope, stacks) + self.worlds[stacks, world[rows]]
+            # What was drawn under its own stack is given back to the bit.
+            return torch.where((stacks == own[rows]).unsqueeze(-1), mine[rows], first[rows] + shift)
+
+        return first, features_of
+
+
+def alike(bank: StackWeights) -> Tensor:
+    """Return the correlation (T, T) of stacks' (T, ...) differences from the first; none with the first."""
+    weights = torch.cat([tensor.flatten(1) for tensor in bank.values()], dim=1)
+    moved = (weights - weights[:1]).cpu().double()
+    length = moved.norm(dim=1)
+    correlation = moved @ moved.mT / torch.outer(length, length).clamp(min=1e-24)
+    correlation.fill_diagonal_(1)
+    return correlation

@@ -1,0 +1,109 @@
+"""A learner as a scikit-learn classifier of images: `partial_fit` learns an experience."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from continual import methods
+from continual.backbones import loading
+from continual.backbones.loading import Backbone
+from continual.learning.learner import IncrementalLearner
+
+
+class ContinualClassifier(ClassifierMixin, BaseEstimator):
+    """Learns classes of images for ever; new ones may come with every `partial_fit`.
+
+    `backbone` is one that was loaded, or timm's full tag; `method` one of `equimos methods`, with its `settings` by
+    name. Images `X` are what `IncrementalLearner.learn` takes as a sequence: paths, PIL images, uint8 arrays (H, W, 3)
+    or tensors (3, H, W), or float tensors that are finished inputs; `y` has one str or int each.
+
+    The learner itself is `learner_`: it corrects, renames and forgets, saves, and says what is unknown.
+
+    >>> from continual.testing import coloured_squares, tiny_backbone
+    >>> images, labels = coloured_squares([0, 1], 4)
+    >>> model = ContinualClassifier(tiny_backbone(), method="simple_cil").partial_fit(images, labels)
+    >>> more, names = coloured_squares([7], 4)
+    >>> model.partial_fit(more, names).classes_
+    array([0, 1, 7])
+    >>> model.predict(more), model.score(images, labels)
+    (array([7, 7, 7, 7]), 1.0)
+    >>> model.predict_proba(images).shape
+    (8, 3)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str,
+        *,
+        method: str = methods.RECOMMENDED,
+        settings: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.method = method
+        self.settings = settings
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Forget everything and learn one experience."""
+        self.__dict__.pop("learner_", None)
+        return self.partial_fit(X, y)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+        """Learn one experience more; see `IncrementalLearner.learn` for what it does to classes seen before.
+
+        `classes` is not needed and ignored: nobody knows what the next month brings. Raises InputError, and stays as
+        it was, for images or labels that cannot be used.
+        """
+        learner: IncrementalLearner[Any] | None = getattr(self, "learner_", None)
+        if learner is None:
+            frozen = loading.load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
+            name, preset = methods.with_preset(self.method)
+            options = {"preset": preset, **(self.settings or {})}
+            learner = methods.method(name)(frozen, device=self.device, **options)
+        learner.learn(X, y)
+        self.learner_ = learner
+        return self
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The classes learned so far, (C,), sorted as scikit-learn's metrics expect them."""
+        check_is_fitted(self)
+        return np.array(sorted(self.learner_.classes))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the answer for each image, (B,); raises NotFittedError before anything was learned."""
+        check_is_fitted(self)
+        return np.array(self.learner_.predict(X).labels)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return a probability for each image and class, (B, C), columns as in `classes_`, rows summing to 1.
+
+        They are calibrated where the method can (strata, ridge, mos, slca); elsewhere they are scores that only rank.
+        With mos and slca the likeliest class need not be the answer of `predict`, which knows more than statistics.
+        """
+        check_is_fitted(self)
+        found = self.learner_.predict(X)
+        values = found.scores if found.probabilities is None else found.probabilities
+        order = [found.classes.index(label) for label in sorted(found.classes)]
+        rows: NDArray[np.float64] = values[:, order].double().numpy()
+        return rows / rows.sum(1, keepdims=True)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "learner_")
+
+    def __sklearn_clone__(self) -> Self:
+        # The backbone is frozen: copies of an estimator, of which searches make many, may share it.
+        return type(self)(**self.get_params(deep=False))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,1 @@
+"""What is remembered instead of images: class statistics, Gram sums, prototypes."""

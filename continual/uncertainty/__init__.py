@@ -1,0 +1,1 @@
+"""Calibrated probabilities, and how unlike all known images an image is."""

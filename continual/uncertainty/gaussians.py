@@ -1,0 +1,216 @@
+"""How probable each class is for an image, and how rare its distance to them all is among images that are known.
+
+Classes are Gaussians of one covariance, pooled over them and shrunk halfway to a multiple of I. Distances to them
+(Lee et al. 2018, arXiv 1807.03888, section 2) give probabilities, by one temperature; the smallest, less the distance
+to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), says how strange an
+image is.
+
+A class of few images lies closer to these than to any other image of it. So the temperature and the usual strangeness
+are those of images left out of mean and covariance, in closed form, and every distance is divided by the variance of a
+new image around the mean of n, 1 + 1/n times the class's own. The images themselves are gone: stand-ins are drawn that
+have exactly the stored mean and covariance, so that all classes can be asked again whenever one was learned.
+Training has bent the features towards its images, too; that is not taken out, and with three images a class or fewer
+false alarms may be twice as many as were asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from continual.statistics.class_statistics import ClassStatistics
+
+SHRINKAGE = 0.5  #: rho in (1 - rho) S + rho tr(S) / D I
+LEVELS = 1024  #: quantiles of strangeness that are kept
+STAND_INS = 64  #: at most, of a class
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Gaussians of one covariance A, in coordinates in which A is the identity."""
+
+    centre: Tensor  #: (D,), taken off first, for the sake of rounding
+    whitening: Tensor  #: (D, D), V with V^T V = A^-1
+    means: Tensor  #: (C, D), whitened
+    counts: Tensor  #: (C,), images of each
+    weight: float  #: a; an image d from the mean of n is in A as a n / (n - 1) d d^T
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Return d^T A^-1 d / (1 + 1/n) of features (B, D) to every mean, (B, C)."""
+        return self._squares(self._whitened(features)) / (1 + 1 / self.counts)
+
+    def left_out(self, features: Tensor, own: Tensor) -> Tensor:
+        """Return `distances` of learned images (B, D) of classes `own` (B,), as if mean and A did not hold them.
+
+        A^-1 changes by Sherman and Morrison's formula. Rows of a class's only image mean nothing.
+        """
+        white = self._whitened(features)
+        d, n = white - self.means[own], self.counts[own]
+        a = self.weight * n / (n - 1).clamp(min=1)
+        gain = a / (1 - a * d.square().sum(-1)).clamp(min=1e-6)
+        across = (d * white).sum(-1, keepdim=True) - d @ self.means.mT
+        grown = (self._squares(white) + gain[:, None] * across.square()) / (1 + 1 / self.counts)
+        # The mean of the other n - 1 lies n / (n - 1) d away, and varies by 1 / (n - 1) instead of 1 / n.
+        grown[torch.arange(len(own)), own] *= (n + 1) / (n - 1).clamp(min=1)
+        return grown
+
+    def _whitened(self, features: Tensor) -> Tensor:
+        return (features.float() - self.centre) @ self.whitening.mT
+
+    def _squares(self, white: Tensor) -> Tensor:
+        return torch.cdist(white, self.means, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is usual among images of known classes."""
+
+    temperature: float  #: T of the probabilities
+    strangeness: Tensor  #: (LEVELS,), quantiles, ascending
+
+
+@dataclass(frozen=True)
+class KnownClasses:
+    """What is needed to tell known images from others."""
+
+    classes: Gaussians
+    whole: Gaussians  #: a single one, of all features
+    calibration: Calibration
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return softmax(-distance / T) of features (B, D): (B, C)."""
+        return (-self.classes.distances(features) / self.calibration.temperature).softmax(-1)
+
+    def familiarity(self, features: Tensor) -> Tensor:
+        """Return the share of known images expected to be at least as strange as features (B, D): (B,), in (0, 1].
+
+        Saying "unknown" at a familiarity of at most p is a false alarm for a share p of known images.
+        """
+        strange = self.classes.distances(features).amin(-1) - self.whole.distances(features)[:, 0]
+        return familiarity(self.calibration.strangeness, strange)
+
+
+def familiarity(usual: Tensor, strange: Tensor) -> Tensor:
+    """Return the share of known images, of which quantiles (LEVELS,) are given, that are at least as strange (B,)."""
+    return (1 + LEVELS - torch.searchsorted(usual, strange)) / (1 + LEVELS)
+
+
+def known_classes(statistics: Sequence[ClassStatistics], calibration: Calibration | None) -> KnownClasses | None:
+    """Make them of class statistics and what `calibrate` said of them; None where that was nothing."""
+    if calibration is None or not _enough(statistics):
+        return None
+    return KnownClasses(*_gaussians(statistics), calibration)
+
+
+def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator) -> Calibration | None:
+    """Ask stand-ins of every class; None for fewer than two classes, or no class with a second image.
+
+    `generator` is of the CPU. A class counts as its share of the images; one with a single image has no stand-ins.
+    """
+    if not _enough(statistics):
+        return None
+    classes, whole = _gaussians(statistics)
+    distances, strange, own, weights = [], [], [], []
+    for c, known in enumerate(statistics):
+        if known.count < 2:
+            continue
+        features = _stand_ins(known, generator)
+        target = torch.full((len(features),), c, device=features.device)
+        distances.append(classes.left_out(features, target))
+        strange.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(target))[:, 0])
+        own.append(target)
+        weights.append(torch.full_like(strange[-1], known.count / len(features)))
+    temperature = fit_temperature(torch.cat(distances), torch.cat(own))
+    return Calibration(temperature, quantiles(torch.cat(strange), torch.cat(weights)))
+
+
+def _enough(statistics: Sequence[ClassStatistics]) -> bool:
+    return len(statistics) > 1 and any(s.count > 1 for s in statistics)
+
+
+def judge(known: KnownClasses | None, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the probabilities (B, C) and the familiarity (B,) of features (B, D), None where nothing is known."""
+    return (None, None) if known is None else (known.probabilities(features), known.familiarity(features))
+
+
+def pack(calibration: Calibration | None) -> tuple[dict[str, Tensor], float | None]:
+    """Return the tensors and the JSON value to be stored, for `unpack`."""
+    if calibration is None:
+        return {}, None
+    return {"calibration/strangeness": calibration.strangeness}, calibration.temperature
+
+
+def unpack(tensors: Mapping[str, Tensor], temperature: float | None) -> Calibration | None:
+    """Rebuild what `pack` took apart."""
+    return None if temperature is None else Calibration(temperature, tensors["calibration/strangeness"])
+
+
+def _stand_ins(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:
+    """Draw features (m, D), m <= STAND_INS, some of n that have exactly the mean and covariance of the statistics."""
+    n, width = statistics.count, len(statistics.mean)
+    values, directions = torch.linalg.eigh(statistics.covariance_matrix().cpu().double())
+    rank = min(n - 1, width)
+    factor = directions[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
+    rows = torch.randn(min(n, 4 * width), rank, generator=generator, dtype=torch.float64)
+    if n <= len(rows):  # for more, the difference does not matter
+        # Orthonormal columns that sum to zero are n images' coordinates with mean 0 and covariance I / (n - 1).
+        rows = torch.linalg.qr(rows - rows.mean(0)).Q * (n - 1) ** 0.5
+    return (statistics.mean.cpu() + rows[:STAND_INS] @ factor.mT).to(statistics.mean)
+
+
+def quantiles(values: Tensor, weights: Tensor) -> Tensor:
+    """Return LEVELS quantiles of values of which each counts as much as its weight."""
+    values, order = values.sort()
+    upto = weights[order].cumsum(0)
+    wanted = (torch.arange(LEVELS, device=values.device) + 0.5) / LEVELS * upto[-1]
+    return values[torch.searchsorted(upto, wanted).clamp(max=len(values) - 1)]
+
+
+def fit_temperature(distances: Tensor, own: Tensor) -> float:
+    """Return the T for which softmax(-distances / T) of rows (n, C) says the classes `own` (n,) best, by likelihood.
+
+    A share 1 / (n + 1) of every row is given to all classes alike, so that a few rows that are all right do not
+    make T zero.
+    """
+
+    def loss(log_t: float) -> float:
+        return float(F.cross_entropy(-distances / math.exp(log_t), own, label_smoothing=1 / (len(own) + 1)))
+
+    low, high = math.log(1e-2), math.log(1e4)
+    for _ in range(60):  # the likelihood is concave in 1 / T, so it has one summit
+        a, b = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
+    return math.exp((low + high) / 2)
+
+
+def _gaussians(statistics: Sequence[ClassStatistics]) -> tuple[Gaussians, Gaussians]:
+    """Return the classes' Gaussians, and the one of all features."""
+    means = torch.stack([s.mean for s in statistics]).cpu().double()
+    counts = torch.tensor([s.count for s in statistics])
+    total, within = int(counts.sum()), torch.zeros(means.shape[1], means.shape[1], dtype=torch.float64)
+    for s in statistics:
+        within += (s.count - 1) * s.covariance_matrix().cpu().double()
+    mean = (counts[:, None] * means).sum(0) / total
+    gaps = means - mean
+    scatter = within + gaps.mT @ (counts[:, None] * gaps)
+    device = statistics[0].mean.device
+    return (
+        _whitened(means, counts, within, total - len(counts), device),
+        _whitened(mean[None], torch.tensor([total]), scatter, total - 1, device),
+    )
+
+
+def _whitened(means: Tensor, counts: Tensor, scatter: Tensor, freedom: int, device: torch.device) -> Gaussians:
+    covariance = (1 - SHRINKAGE) * scatter / freedom
+    covariance.diagonal().add_(SHRINKAGE * max(float(scatter.trace()) / freedom / len(scatter), 1e-6))
+    factor = torch.linalg.cholesky(covariance)
+    whitening = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=factor.dtype), upper=False)
+    centre = means.mean(0)
+    white = (means - centre) @ whitening.mT
+    own = [tensor.to(device, torch.float32) for tensor in (centre, whitening, white, counts)]
+    return Gaussians(own[0], own[1], own[2], own[3], weight=(1 - SHRINKAGE) / freedom)

@@ -1,0 +1,146 @@
+"""How sure a ridge regression may be of its values: calibrated probabilities, and what is unlike all images seen.
+
+The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
+standardised and A the Gram matrix with the strength on its diagonal. t_c = f_c / sqrt(h) is the value in standard
+errors: softmax(t / T) are probabilities, and an image whose largest t is small is unlike every class.
+
+Images that were learned are answered better than others. So T and what is usual are those of images left out, in
+closed form, while their features are still in hand: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
+Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units of a typical own t. The sums
+tell that at any time (with the mean leverage for each image's: Golub, Heath and Wahba, Technometrics 1979), so that
+what was kept stays true while more classes come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from continual.learning import model_file
+from continual.statistics.ridge import Readout, Standardised, Sums
+from continual.uncertainty.gaussians import LEVELS, familiarity, quantiles
+
+SKETCH = 256  #: numbers from which a leverage is told, to 9 %, where there are more features
+#: what T is chosen from, in units of a typical own t
+TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """What is usual of a regression's values. All are tensors."""
+
+    errors: Readout  #: features (B, D') to (B, k), the squares of which sum to the leverage less 1/n
+    share: Tensor  #: (), 1/n
+    typical: Tensor  #: (), the own t of an image left out
+    losses: Tensor  #: cross-entropy at each of TEMPERATURES, a sum over images left out
+    strangeness: Tensor  #: (LEVELS,), quantiles of -max t of the same, ascending
+    images: Tensor  #: (), how many those count for; 0 where nothing is known
+    classes: Tensor  #: (), how many were known then
+
+    @cached_property
+    def temperature(self) -> float | None:
+        """The likeliest T, in units of a typical own t; None where nothing is known."""
+        return float(TEMPERATURES[int(self.losses.argmin())]) if self.images else None
+
+    def judge(self, values: Tensor, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the probabilities (B, C) and the familiarity (B,) of values (B, C) and their features (B, D').
+
+        See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
+        """
+        if self.temperature is None or values.shape[1] < 2:
+            return None, None
+        leverage = self.errors(features).square().sum(-1) + self.share.to(values)
+        t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
+        return (t / self.temperature).softmax(-1), familiarity(self.strangeness.to(values), -t.amax(-1))
+
+    def mean_leverage(self, sums: Sums) -> Tensor:
+        """Return the mean leverage () of the images in the sums."""
+        count, weight, bias = sums.counts.sum(), self.errors.weight.to(sums.total), self.errors.bias.to(sums.total)
+        squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
+        return squares / count + bias.square().sum() + self.share
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to be stored, for `restore`."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return own | model_file.join("errors", vars(self.errors))
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor]) -> Certainty:
+        """Rebuild what `tensors` took apart."""
+        errors = Readout(**model_file.part(tensors, "errors"))
+        return cls(errors, **{name: value for name, value in tensors.items() if "/" not in name})
+
+    def told(self, t: Tensor, labels: Tensor) -> Certainty:
+        """Return what is usual with images left out, of own classes `labels` (n,), whose t are (n, C).
+
+        Those before count for a quarter once there are twice as many classes: their unit does not tell all.
+        """
+        t, classes = t / self.typical, t.shape[1]
+        fade = (self.classes / classes).clamp(max=1).square()
+        old = fade * self.images
+        # Without a share for all classes alike, a few images that are all right would ask for T = 0.
+        smooth = 1 / (1 + len(t))
+        losses = [
+            F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="sum") for T in TEMPERATURES.tolist()
+        ]
+        weights = torch.cat([old.expand(LEVELS) / LEVELS, t.new_ones(len(t))])
+        return replace(
+            self,
+            losses=fade * self.losses + torch.stack(losses),
+            strangeness=quantiles(torch.cat([self.strangeness, -t.amax(-1)]), weights),
+            images=old + len(t),
+            classes=torch.full_like(self.classes, classes),
+        )
+
+
+def certainty(
+    sums: Sums,
+    system: Standardised,
+    readout: Readout,
+    newest: tuple[Tensor, Tensor] | None,
+    before: Certainty | None,
+    generator: torch.Generator,
+) -> Certainty:
+    """Return how sure a map may be that was solved from the sums by their system.
+
+    `newest` are features (n, D') that the sums hold, with class indices (n,); None leaves what is usual as it was
+    `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch.
+    """
+    count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
+    rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
+    if width > SKETCH:
+        rows = (torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5).to(rows)
+    drawn = torch.linalg.solve_triangular(system.lower, rows, upper=False, left=False)
+    weight = (drawn / system.deviation).mT
+    # The leverages of all images sum to 1 + tr(I - strength A^-1).
+    leverage = ((1 + rows.square().sum() - system.strength * drawn.square().sum()) / count).clamp(1e-6, 1 - 1e-6)
+    own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
+    # Left out, a typical image keeps at least half of what guessing would give its class.
+    own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
+    zero = own.new_zeros(())
+    usual = (zero.expand(len(TEMPERATURES)), zero.expand(LEVELS), zero, zero)
+    if before is not None:
+        usual = (before.losses, before.strangeness, before.images, before.classes)
+    found = Certainty(
+        Readout(weight.float().contiguous(), -(system.mean @ weight).float()),
+        1 / count,
+        _left_out(own, leverage, 1.0),
+        *(tensor.contiguous() for tensor in usual),
+    )
+    if newest is None or classes < 2 or not (told := sums.counts[newest[1]] > 1).any():
+        return found
+    features, labels = newest[0][told].to(rows), newest[1][told]
+    x = ((features - system.mean) / system.deviation).mT
+    leverages = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
+    t = _left_out(readout(features), leverages[:, None], F.one_hot(labels, classes))
+    return found.told(t, labels)
+
+
+def _left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:
+    """Return t for images that were learned, as if they had not been: (f - h y) / (1 - h) over sqrt(h / (1 - h))."""
+    return (values - leverage * targets) / (leverage * (1 - leverage)).clamp(min=1e-12).sqrt()

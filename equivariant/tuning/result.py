@@ -1,0 +1,75 @@
+"""What tuning did: its course, and the accuracy before and after; as a table, a picture and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from equivariant.checks.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Record:
+    """One score of the validation split."""
+
+    stage: int  #: counted from 0
+    step: int  #: optimizer steps taken in this stage
+    loss: float | None  #: mean training loss since the last record; None before the first step
+    validation_loss: float
+    validation_accuracy: float  #: in [0, 1]
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The course of the tuning, and the evaluations on test images, if there were any."""
+
+    group: str
+    history: list[Record] = field(default_factory=list)
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+
+    def table(self) -> str:
+        """Return accuracies in percent, upright and turned, as Markdown."""
+        rows = ["| | upright | turned |", "|---|---|---|"]
+        for name, found in (("before", self.before), ("after", self.after)):
+            if found is not None:
+                rows.append(f"| {name} | {found.upright:.2%} | {found.turned:.2%} |".replace("%", " %"))
+        return "\n".join(rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the course, the accuracies, and the learned weight of each element; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        evaluations = [(n, e) for n, e in (("before", self.before), ("after", self.after)) if e is not None]
+        weights = self.after.weights if self.after else {}
+        figure = Figure(figsize=(4 * (1 + bool(evaluations) + bool(weights)), 3.2), layout="constrained")
+        panels = iter(figure.subplots(1, 1 + bool(evaluations) + bool(weights), squeeze=False)[0])
+        axes, done = next(panels), 0
+        for stage in sorted({record.stage for record in self.history}):
+            records = [record for record in self.history if record.stage == stage]
+            axes.plot(
+                [done + r.step for r in records], [r.validation_accuracy for r in records], label=f"stage {stage}"
+            )
+            done += records[-1].step
+        axes.set(xlabel="step", ylabel="validation accuracy")
+        axes.legend(frameon=False)
+        if evaluations:
+            axes = next(panels)
+            for i, (name, found) in enumerate(evaluations):
+                axes.bar([0.4 * i, 1.5 + 0.4 * i], [found.upright, found.turned], 0.38, label=name)
+            axes.set(xticks=[0.2, 1.7], xticklabels=["upright", "turned"], ylabel="test accuracy", ylim=(0, 1))
+            axes.legend(frameon=False)
+        if weights:
+            axes = next(panels)
+            axes.bar(list(weights), list(weights.values()), color="#4477aa")
+            axes.axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
+            axes.set(xlabel=f"element of {self.group}", ylabel="mean weight on upright images")
+            axes.tick_params(axis="x", rotation=45)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(Path(path), dpi=150)

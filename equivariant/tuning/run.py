@@ -1,0 +1,177 @@
+"""The training loop of `tuning`: stages, early stopping, and a checkpoint from which it goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equivariant.actions import Action
+from equivariant.checks.evaluation import Data, accuracy_and_loss, as_dataset, batches, device_of, size_of
+from equivariant.errors import InputError
+from equivariant.groups import FiniteGroup
+from equivariant.orbits import act_each, random_elements
+from equivariant.tuning import files
+from equivariant.tuning.recipes import Recipe, Stage
+from equivariant.tuning.result import Record
+
+#: progress(what, steps done, steps in all, figures)
+Progress = Callable[[str, int, int, dict[str, float]], None]
+Turn = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def random_turns(group: FiniteGroup, action: Action) -> Turn:
+    """Return what moves every image of a batch by a random element."""
+    return lambda images, generator: act_each(group, random_elements(group, len(images), generator), images, action)
+
+
+class Run:
+    """A tuning under way: all that a checkpoint must hold."""
+
+    def __init__(
+        self, model: nn.Module, group: FiniteGroup, recipe: Recipe, path: Path | None, progress: Progress | None
+    ) -> None:
+        self.model, self.group, self.recipe, self.path, self.progress = model, group, recipe, path, progress
+        self.stage = self.step = 0
+        self.history: list[Record] = []
+        self.best: dict[str, Tensor] = {}  #: the state at the best record of this stage
+        self.touched: set[str] = set()  #: names of all that training has changed so far
+        self.loaded: dict[str, Tensor] = {}  #: the optimizer's state, when resuming
+        shapes = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+        self.signature = json.loads(json.dumps([asdict(recipe), group.fingerprint, shapes]))
+
+    def train(self, trained: list[nn.Parameter], training: Data, held_out: Data, turn: Turn | None) -> None:
+        """Run the present stage, or go on with it, and leave the model at its best; `turn` moves each batch first."""
+        stage = self.recipe.stages[self.stage]
+        self.touched |= _changing(self.model)
+        optimizer = _optimizer(stage, trained)
+        if self.loaded:
+            _load_optimizer(optimizer, self.loaded)
+        elif self.step == 0:
+            self._validate(held_out, None)
+        order = _order(size_of(as_dataset(training)), self.recipe, self.stage, stage.steps)
+        try:
+            self._steps(
+                stage, optimizer, batches(training, device_of(self.model), order=order[self.step :]), held_out, turn
+            )
+        finally:
+            self.model.load_state_dict(self.best, strict=False)
+        self.stage, self.step, self.best, self.loaded = self.stage + 1, 0, {}, {}
+        self._save(None)
+
+    def _steps(
+        self,
+        stage: Stage,
+        optimizer: torch.optim.Optimizer,
+        training: Iterator[tuple[Tensor, Tensor]],
+        held_out: Data,
+        turn: Turn | None,
+    ) -> None:
+        losses: list[float] = []
+        for images, labels in training:
+            if self._stale() >= self.recipe.patience:
+                return
+            # Seeded by the step, so that a tuning that goes on later draws the same numbers.
+            generator = torch.manual_seed(self.recipe.seed * 1_000_003 + self.stage * 500_009 + self.step)
+            scores = self.model(images if turn is None else turn(images, generator))
+            loss = functional.cross_entropy(scores.float(), labels)
+            if not loss.isfinite():
+                raise InputError(
+                    f"the loss became {loss.item()} at step {self.step} of stage {self.stage} ({stage.train}): lower "
+                    f"its learning_rate, now {stage.learning_rate:g}; the model is at its best so far"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.step += 1
+            losses.append(loss.item())
+            if self.progress is not None:
+                self.progress(stage.train, self.step, stage.steps, {"loss": losses[-1]})
+            if self.step % self.recipe.validate_every == 0 or self.step == stage.steps:
+                self._validate(held_out, sum(losses) / len(losses))
+                losses = []
+                self._save(optimizer)
+
+    def _validate(self, held_out: Data, loss: float | None) -> None:
+        accuracy, validation_loss = accuracy_and_loss(self.model, held_out, self.recipe.batch_size)
+        self.history.append(Record(self.stage, self.step, loss, validation_loss, accuracy))
+        if self._stale() == 0:
+            self.best = {name: tensor.clone() for name, tensor in self._state().items()}
+
+    def _stale(self) -> int:
+        """Return how many records ago this stage was at its best."""
+        records = [record for record in self.history if record.stage == self.stage]
+        scores = [(r.validation_accuracy, -r.validation_loss if isfinite(r.validation_loss) else -inf) for r in records]
+        return len(scores) - 1 - scores.index(max(scores))
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items() if name in self.touched}
+
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.path is None:
+            return
+        tensors = files.join("model", self._state()) | files.join("best", self.best)
+        if optimizer is not None:
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{number}/{key}": torch.as_tensor(value) for key, value in state.items()}
+        values = {
+            "stage": self.stage,
+            "step": self.step,
+            "history": [asdict(record) for record in self.history],
+            "signature": self.signature,
+        }
+        files.write(self.path, tensors, values)
+
+    def resume(self) -> None:
+        """Take up the checkpoint, if there is one; raises InputError if it is of another tuning."""
+        found = files.read(self.path) if self.path else None
+        if found is None:
+            return
+        tensors, values = found
+        if values["signature"] != self.signature:
+            raise InputError(
+                f"{self.path} is the checkpoint of another recipe, group or model: choose another folder, or delete it"
+            )
+        state = files.part(tensors, "model")
+        self.model.load_state_dict(state, strict=False)
+        self.stage, self.step, self.touched = values["stage"], values["step"], set(state)
+        self.history = [Record(**record) for record in values["history"]]
+        self.best, self.loaded = files.part(tensors, "best"), files.part(tensors, "optimizer")
+
+
+def _changing(model: nn.Module) -> set[str]:
+    """Return the names of what training may change: trained parameters, and buffers."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | {name for name, _ in model.named_buffers()}
+
+
+def _order(count: int, recipe: Recipe, stage: int, steps: int) -> list[list[int]]:
+    """Return the indices of every batch of a stage: epochs in random orders that depend on the seed alone."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1009 + stage)
+    order: list[list[int]] = []
+    while len(order) < steps:
+        epoch = torch.randperm(count, generator=generator).tolist()
+        order += [epoch[start : start + recipe.batch_size] for start in range(0, count, recipe.batch_size)]
+    return order[:steps]
+
+
+def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
+    if stage.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=stage.momentum, **options)
+    return torch.optim.AdamW(parameters, **options)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, key = name.partition("/")
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

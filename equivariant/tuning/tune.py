@@ -1,0 +1,151 @@
+"""Fine-tune a wrapped classifier: λ alone, λ and then everything, or the head alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from equivariant.actions import Images
+from equivariant.checks.evaluation import Data, as_dataset, device_of, evaluate
+from equivariant.errors import InputError
+from equivariant.groups import FiniteGroup, as_group
+from equivariant.tuning.orbit_cache import cache_views, can_cache, on_caches
+from equivariant.tuning.recipes import Recipe, Stage, as_recipe
+from equivariant.tuning.result import TuningResult
+from equivariant.tuning.run import Progress, Run, random_turns
+from equivariant.wrappers.base import OrbitWrapper
+
+Parts: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
+
+
+def tune(
+    model: nn.Module,
+    train: Data,
+    validation: Data,
+    recipe: Recipe | str = "lambda_only",
+    *,
+    group: FiniteGroup | str | None = None,
+    test: Data | None = None,
+    parts: Parts | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> TuningResult:
+    """Train a classifier in place, by a recipe, on its own device; return how it went.
+
+    - `model` holds one wrapper (or is it) and returns class scores (B, K). A plain model needs `group` and
+      `parts`, e.g. `parts={"head": list(head.parameters())}`.
+    - `train`, `validation`, `test`: (images (N, C, H, W), labels (N,)) or data sets of such pairs. Each stage
+      ends at its best validation accuracy, which may be where it began. `test` is scored before and after.
+    - `folder`: a checkpoint is kept there, and a tuning that was stopped goes on from it, with the same result
+      to the bit. Raises InputError if it is of another recipe or model.
+    - `progress` is called after every step.
+
+    Parameters that a stage does not train are frozen while it runs. Whatever happens, the parameters'
+    `requires_grad`, the modules' modes and the random state are afterwards as they were. Raises InputError if
+    the data or parts do not fit, or if the loss is not finite. A stage that is stopped, by an error or by hand,
+    leaves the model at its best so far.
+    """
+    recipe, wrapper = as_recipe(recipe), find_wrapper(model)
+    if wrapper is not None and group is None:
+        group = wrapper.group
+    if group is None:
+        raise InputError("the model holds no wrapper, so say which group: group='C4'")
+    group = as_group(group)
+    action = wrapper.input if wrapper else Images()
+    parts = parameter_parts(model) if parts is None else parts
+    for stage in recipe.stages:
+        trained_by(stage, parts, model)
+    train, validation = as_dataset(train, "train"), as_dataset(validation, "validation")
+    score = partial(evaluate, model, group=group, input=action, batch_size=recipe.batch_size)
+    before = score(as_dataset(test, "test")) if test is not None else None
+    run = Run(model, group, recipe, Path(folder) / "checkpoint.safetensors" if folder else None, progress)
+    device = device_of(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _restoring(model):
+        run.resume()
+        while run.stage < len(recipe.stages):
+            stage = recipe.stages[run.stage]
+            trained = trained_by(stage, parts, model)
+            _freeze_all_but(model, trained, recipe.batch_statistics)
+            with _cached(model, wrapper, recipe, train, validation) as (training, held_out, images):
+                run.train(trained, training, held_out, random_turns(group, action) if images and recipe.turn else None)
+    return TuningResult(group.name, run.history, before, score(test) if test is not None else None)
+
+
+def find_wrapper(model: nn.Module) -> OrbitWrapper | None:
+    """Return the wrapper in a model, None if there is none; raises InputError if there are several."""
+    found = [module for module in model.modules() if isinstance(module, OrbitWrapper)]
+    if len(found) > 1:
+        raise InputError(f"the model holds {len(found)} wrappers: tune one of them at a time")
+    return found[0] if found else None
+
+
+def parameter_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters by part: "weights" of the wrapper, its "backbone", and the "head", all others."""
+    wrapper = find_wrapper(model)
+    weights = wrapper.weight_parameters() if wrapper else []
+    backbone = list(wrapper.model.parameters()) if wrapper else []
+    taken = {id(p) for p in (*weights, *backbone)}
+    return {"weights": weights, "backbone": backbone, "head": [p for p in model.parameters() if id(p) not in taken]}
+
+
+def trained_by(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters a stage trains; raises InputError, with the cure, if there are none."""
+    chosen = list(model.parameters()) if stage.train == "everything" else list(parts.get(stage.train, ()))
+    if not chosen:
+        cure = {
+            "weights": "this model has no λ or score network: use LambdaEquitune, Canonicaliser or PrunedOrbit",
+            "head": "its head is inside the backbone: take it off with take_off_head(model) and wrap the features, or "
+            "say parts={'head': …}",
+            "everything": "the model has no parameters",
+        }
+        raise InputError(f"there is nothing to train in stage {stage.train!r}: {cure[stage.train]}")
+    return chosen
+
+
+@contextmanager
+def _restoring(model: nn.Module) -> Iterator[None]:
+    """Put back every parameter's requires_grad and every module's mode."""
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _freeze_all_but(model: nn.Module, chosen: list[nn.Parameter], batch_statistics: bool) -> None:
+    """Let the chosen parameters train; put modules that hold only others, and batch norm, in evaluation mode."""
+    numbers = {id(parameter) for parameter in chosen}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in numbers)
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        frozen = own and not any(parameter.requires_grad for parameter in own)
+        if frozen or (isinstance(module, _BatchNorm) and not batch_statistics):
+            module.eval()
+
+
+@contextmanager
+def _cached(
+    model: nn.Module, wrapper: OrbitWrapper | None, recipe: Recipe, train: Data, validation: Data
+) -> Iterator[tuple[Data, Data, bool]]:
+    """Yield the data to train and to validate on, and whether they are still images or a frozen backbone's features."""
+    first = model[0] if isinstance(model, nn.Sequential) else model
+    frozen = wrapper is first and not any(p.requires_grad for p in wrapper.model.parameters())
+    if wrapper is None or not (recipe.cache and frozen and can_cache(wrapper)):
+        yield train, validation, True
+        return
+    caches = [cache_views(wrapper, data, recipe.batch_size) for data in (train, validation)]
+    with on_caches(wrapper):
+        yield caches[0], caches[1], False

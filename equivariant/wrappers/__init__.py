@@ -1,0 +1,1 @@
+"""Wrappers that make a model equivariant, one file each."""

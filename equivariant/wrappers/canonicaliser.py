@@ -1,0 +1,98 @@
+"""Learned canonicalisation: turn each image the way a small network prefers, run the model once, turn back.
+
+Kaba et al., "Equivariance with Learned Canonicalization Functions" (arXiv 2211.06489), over a finite group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant.errors import InputError
+from equivariant.groups import FiniteGroup
+from equivariant.orbits import act_each, align, chunks, orbit
+from equivariant.outputs import leaves
+from equivariant.parts.chosen import Chosen
+from equivariant.parts.networks import ImageScore
+from equivariant.ties import best, default_tolerance
+from equivariant.wrappers.base import Views, WeightedWrapper, weighted_sum
+
+
+class Canonicaliser(WeightedWrapper):
+    """f(x) = h⁻¹∘M(h·x) with h = argmax_h s(h·x): one backbone pass, and |G| passes of the small network s.
+
+    - `score`: s, images (n, C, H, W) → (n,) or (n, 1); by default `ImageScore(channels)`. Without training it
+      prefers at random (but always the same), which still makes the answer equivariant.
+    - In evaluation the choice is hard. Elements whose scores tie within `tie_tolerance` (relative to
+      max(1, |score|)) each get a backbone pass, and their answers are averaged.
+    - In training the choice is a hard Gumbel-softmax at `temperature`, straight-through, so that the loss of
+      the one pass teaches s. The noise makes training random; `noise=False` chooses as in evaluation, and if
+      elements tie, the model sees the mean of their views.
+
+    Other options as for `OrbitWrapper`; `chunk` bounds the passes of s.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: FiniteGroup | str,
+        *,
+        score: nn.Module | None = None,
+        channels: int = 3,
+        temperature: float = 1.0,
+        noise: bool = True,
+        tie_tolerance: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, group, **options)
+        if not temperature > 0:
+            raise InputError(f"temperature={temperature!r} must be above 0")
+        self.score = ImageScore(channels) if score is None else score
+        self.temperature, self.noise, self.tie_tolerance = temperature, noise, tie_tolerance
+
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the preferred view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""
+        scores = self.scores(x)
+        if not self.training:
+            weights = self._hard(scores)
+            chosen = Chosen(self.group, weights)
+            output = self.call(self.model, chosen.views(x, self.input))
+            return chosen.combine(output, self.output, self.check_answer), weights
+        weights = self._straight_through(scores)
+        canonical = weighted_sum(weights, orbit(self.group, x, self.input))
+        answers = leaves(self.output, self.call(self.model, canonical))
+        back = [align(self.group, tensor.expand(len(weights), *tensor.shape), action) for action, tensor in answers]
+        return Views(self.output, back).combine(weights), weights
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return s(g·x) for every element and image, (|G|, B)."""
+        self.check_input(x)
+        parts = []
+        for elements in chunks(self.group.order, self.chunk):
+            images = orbit(self.group, x, self.input, elements).flatten(0, 1)
+            parts.append(self.check_scores(self.call(self.score, images), elements, len(x), "the score network"))
+        return torch.cat(parts)
+
+    def canonicalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the preferred element of each image, (B,) int64, and the images so turned, (B, …).
+
+        Of tied elements it returns the first.
+        """
+        elements = self._hard(self.scores(x)).argmax(0)
+        return elements, act_each(self.group, elements, x, self.input)
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of s."""
+        return list(self.score.parameters())
+
+    def _hard(self, scores: Tensor) -> Tensor:
+        return best(scores, default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance)
+
+    def _straight_through(self, scores: Tensor) -> Tensor:
+        """Return hard weights (|G|, B) whose gradient is that of the softmax."""
+        if self.noise:
+            scores = scores - torch.empty_like(scores).exponential_().log()  # -log of an exponential is Gumbel noise
+        soft = (scores / self.temperature).softmax(0)
+        return self._hard(scores.detach()) + (soft - soft.detach())

@@ -1,0 +1,75 @@
+"""Equizero: the one view that a proxy loss likes best.
+
+Basu et al., "Efficient Equivariant Transfer Learning from Pretrained Models" (NeurIPS 2023, arXiv 2305.09900).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant.groups import FiniteGroup
+from equivariant.parts.proxies import Proxy, as_proxy
+from equivariant.ties import best, default_tolerance
+from equivariant.wrappers.base import WeightedWrapper, weighted_sum
+
+
+class Equizero(WeightedWrapper):
+    """f(x) = g*⁻¹∘M(g*·x) with g* = argmin_g ℓ(M(g·x)).
+
+    - `proxy`: the loss ℓ by name ("entropy", "max_probability"), `Similarity(references)`, or any function from
+      the model's output for n views to (n,). InputError if it returns another shape or is not finite.
+    - `tie_tolerance`: elements whose losses are this close to the least, relative to max(1, |loss|), tie, and
+      their outputs are averaged (see `selection`); by default a few roundings of the output's dtype.
+    - `straight_through`: choosing has no useful gradient, so that of equitune is taken instead.
+
+    Other options as for `OrbitWrapper`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: FiniteGroup | str,
+        *,
+        proxy: str | Proxy = "entropy",
+        tie_tolerance: float | None = None,
+        straight_through: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, group, **options)
+        self.proxy = as_proxy(proxy)
+        self.tie_tolerance, self.straight_through = tie_tolerance, straight_through
+
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the chosen view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""
+        views = self.views(x, self._view, "the proxy loss")
+        assert views.scores is not None
+        tolerance = default_tolerance(views.tensors[0].dtype) if self.tie_tolerance is None else self.tie_tolerance
+        weights = best(-views.scores, tolerance)
+        if not (self.straight_through and torch.is_grad_enabled()):
+            return views.combine(weights), weights
+        uniform = torch.full_like(weights, 1 / len(weights))
+
+        def through(tensor: Tensor) -> Tensor:
+            return _StraightThrough.apply(weighted_sum(weights, tensor.detach()), weighted_sum(uniform, tensor))
+
+        return views.map(through), weights
+
+    def _view(self, images: Tensor) -> tuple[Any, Tensor]:
+        output = self.model(images)
+        with torch.no_grad():
+            return output, self.proxy(output)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Return the first argument; send the gradient to the second."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient

@@ -1,0 +1,31 @@
+"""The elementwise maximum over the orbit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from equivariant.errors import InputError
+from equivariant.outputs import actions
+from equivariant.wrappers.base import OrbitWrapper
+
+
+class OrbitMax(OrbitWrapper):
+    """f(x) = max_g g⁻¹∘M(g·x), elementwise: for class scores, each class takes its own best view.
+
+    Options as for `OrbitWrapper`. Raises InputError for an output that is not moved by mere permutation (a
+    vector field, points, boxes): there the maximum is not equivariant.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for action in actions(self.output):
+            if not action.permutes:
+                raise InputError(
+                    f"a maximum over {action} is not equivariant: use Equitune, LambdaEquitune or Equizero"
+                )
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the maximum over the views of `x` (B, …)."""
+        return self.views(x).map(lambda tensor: tensor.amax(0))

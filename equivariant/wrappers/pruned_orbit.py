@@ -1,0 +1,114 @@
+"""The pruned orbit: score every view after a few blocks, and finish only the best.
+
+It costs (|G|·k + m·(L - k)) / L backbone passes for k of L blocks and the m best elements: 1.5 instead of 4
+for C4 with k = 2, m = 1 and L = 12.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant.errors import InputError
+from equivariant.groups import FiniteGroup
+from equivariant.orbits import chunks, orbit
+from equivariant.outputs import leaves, rebuild
+from equivariant.parts.chosen import Chosen
+from equivariant.parts.networks import FeatureScore
+from equivariant.parts.staged import Staged
+from equivariant.ties import default_tolerance, top
+from equivariant.wrappers.base import WeightedWrapper
+
+
+class PrunedOrbit(WeightedWrapper):
+    """f(x) = Σ_g w_g g⁻¹∘late(early(g·x)), with w a softmax of s(early(g·x)) over the `keep` best elements.
+
+    The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of
+    the best, within `tie_tolerance` relative to max(1, |score|), are finished too.
+
+    - `model`: a `Staged` model: `StagedViT(vit, blocks=2)` for a timm ViT, else `StagedPair(first, second)`.
+    - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which
+      starts with equal scores: until it is trained, all elements tie and all are finished.
+    - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
+
+    How many passes there are depends on the images, so `torch.export` will not take it.
+    Other options as for `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
+    """
+
+    def __init__(
+        self,
+        model: Staged,
+        group: FiniteGroup | str,
+        *,
+        keep: int = 1,
+        score: nn.Module | None = None,
+        tie_tolerance: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, group, **options)
+        if not isinstance(model, Staged):
+            raise InputError(
+                f"a pruned orbit needs a model it can stop half-way, not {type(model).__name__}: use StagedViT(vit, "
+                f"blocks=2) for a timm ViT, or StagedPair(first, second, width)"
+            )
+        if not (isinstance(keep, int) and 1 <= keep <= self.group.order):
+            raise InputError(f"keep={keep!r} must be from 1 to {self.group.order}, the order of {self.group.name}")
+        self.model: Staged = model
+        self.keep, self.tie_tolerance = keep, tie_tolerance
+        self.score = FeatureScore(model.width) if score is None else score
+
+    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+        """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
+        rows, states, scores = self._early(x)
+        weights = self._weights(scores)
+        chosen = Chosen(self.group, weights)
+        states = states[torch.isin(rows, chosen.rows)]
+        parts = [self.call(self.model.late, part) for part in states.split(len(x) * (self.chunk or len(states)))]
+        return chosen.combine(self._join(parts), self.output, self.check_answer), weights
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of s."""
+        return list(self.score.parameters())
+
+    def _early(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the views still in the race, (R,) as g·B + b, their states (R, …), and all scores (|G|, B).
+
+        A view that falls behind is dropped at once: whatever comes later, it cannot be among the best.
+        """
+        self.check_input(x)
+        rows, states, scores = [], [], []
+        for elements in chunks(self.group.order, self.chunk):
+            # The views are made inside the call: nothing out here holds them while `early` runs.
+            fresh = self.call(partial(self._early_states, elements=elements), x)
+            scores.append(self.check_scores(self.score(fresh), elements, len(x), "the score network"))
+            states.append(fresh)
+            rows.append(torch.arange(len(fresh), device=x.device) + elements[0] * len(x))
+            if not self.training and elements[-1] >= self.keep:
+                racing = self._best(torch.cat(scores)).flatten()
+                states = [state[racing[own]] for state, own in zip(states, rows, strict=True)]
+                rows = [own[racing[own]] for own in rows]
+        return torch.cat(rows), torch.cat(states), torch.cat(scores)
+
+    def _early_states(self, x: Tensor, elements: list[int]) -> Tensor:
+        return self.model.early(orbit(self.group, x, self.input, elements).flatten(0, 1))
+
+    def _best(self, scores: Tensor) -> Tensor:
+        """Return a mask (|G|, B) of the elements to finish."""
+        tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
+        return top(_wide(scores.detach()), self.keep, tolerance)
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        wide = _wide(scores)
+        return (wide if self.training else wide.masked_fill(~self._best(scores), -torch.inf)).softmax(0)
+
+    def _join(self, parts: list[Any]) -> Any:
+        """Join the outputs of several passes along their batch axis."""
+        tensors = zip(*[[tensor for _, tensor in leaves(self.output, part)] for part in parts], strict=True)
+        return rebuild(self.output, iter([torch.cat(list(same)) for same in tensors]))
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -1,0 +1,278 @@
+"""`equimos learn` as a conversation: the plan, the questions, what broke, and what is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import continual
+from continual import console
+from continual.cli import learn
+from continual.lifecycle import contents, versions
+from continual.lifecycle.review import Review
+from continual.methods import RECOMMENDED
+from continual.methods.mos.learner import MOSLearner
+from tests.support.refusals import refused
+
+Equimos = Callable[..., Any]
+Pictures = Callable[..., Path]
+
+QUICK = ("--method", "simple_cil")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the user at the terminal will say; every question takes one away."""
+    said: list[bool] = []
+    monkeypatch.setattr(learn, "can_ask", lambda: True)
+    monkeypatch.setattr(learn, "confirmed", lambda _: said.pop(0))
+    return said
+
+
+def test_without_a_terminal_one_has_to_say_yes(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    before = model.read_bytes()
+    refused(equimos("learn", "-i", pictures("more", ["iris"]), "-m", model), "no terminal", "--yes", "--dry-run")
+    assert model.read_bytes() == before
+
+
+def test_a_question_is_answered_yes_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for typed, meant in (("y\n", True), ("YES\n", True), ("\n", False), ("no\n", False), ("", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert console.confirmed("Really?") is meant
+    assert not console.can_ask()
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(
+    equimos: Equimos, model: Path, pictures: Pictures, tmp_path: Path, weights: Path
+) -> None:
+    before, more = model.read_bytes(), pictures("more", ["iris"], 5)
+    result = equimos("learn", "--dry-run", "-i", more, "-m", model)
+    assert result.exit_code == 0, result.stderr
+    for said in ("2 classes so far; 4 images to learn", "1 new class: iris (4)", "held out to evaluate on: 1 new"):
+        assert said in result.stdout
+    assert "time: under 10 s" in result.stdout
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+    new = tmp_path / "new.safetensors"
+    assert equimos("learn", "--dry-run", "-i", more, "-m", new, "--weights", weights).exit_code == 0
+    assert not new.exists()
+
+
+def test_questions_and_their_answers(
+    equimos: Equimos, model: Path, pictures: Pictures, answers: list[bool], tmp_path: Path, weights: Path
+) -> None:
+    before, words = model.read_bytes(), ("learn", "-i", pictures("more", ["iris"]), "-m")
+    answers += [False]
+    result = equimos(*words, model)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == f"nothing learned; {model} is as it was"
+    answers += [True, False]
+    result = equimos(*words, model)
+    assert (result.exit_code, answers) == (1, [])
+    assert result.stderr.splitlines()[-1] == f"not kept; {model} is as it was"
+    assert model.read_bytes() == before
+    answers += [True, True]
+    assert equimos(*words, model).exit_code == 0
+    assert continual.load(model).classes == ("rose", "tulip", "iris")
+    answers += [True]  # a new model breaks nothing: one question
+    assert equimos(*words, tmp_path / "new.safetensors", "--weights", weights, *QUICK).exit_code == 0
+    assert answers == []
+
+
+def test_nothing_new(equimos: Equimos, model: Path, flowers: Path) -> None:
+    before = model.read_bytes()
+    result = equimos("learn", "--yes", "-i", flowers, "-m", model)
+    assert (result.exit_code, result.stdout) == (0, f"{model}: nothing new in {flowers}\n")
+    assert model.read_bytes() == before
+
+
+def test_problems_stop_it(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    before = model.read_bytes()
+    for words in (("--yes",), ("--dry-run",)):
+        result = equimos("learn", *words, "-i", pictures(words[0], ["Rose", "iris"]), "-m", model)
+        assert result.exit_code == 2
+        assert "'rose' and 'Rose' are one name for people" in result.stderr.splitlines()[-1]
+    assert model.read_bytes() == before
+
+
+def test_held_out_images_are_evaluated_month_after_month(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    model, folder = tmp_path / "m.safetensors", pictures("all", ["rose", "tulip"], 10)
+    first = equimos("learn", "--yes", "-i", folder, "-m", model, "--weights", weights, *QUICK)
+    assert "held-out images of new classes: 100.0% of 4 right" in first.stderr
+    pictures("all", ["iris"], 10)
+    second = equimos("learn", "--yes", "-i", folder, "-m", model)
+    assert "held out before, and still here: 4 images" in second.stderr
+    assert "of classes known before: 100.0% of 4 right, 100.0% before; 0 broke, 0 mended" in second.stderr
+    shutil.rmtree(folder / "rose")
+    pictures("all", ["lily"], 10)
+    third = equimos("learn", "--yes", "-i", folder, "-m", model)
+    assert "of classes known before: 100.0% of 4 right" in third.stderr
+    assert "nothing can be said of 1 class known before" in third.stderr
+    listed = json.loads(equimos("history", "-m", model, "--json", "-").stdout)
+    assert [row["held_out"]["images"] for row in listed] == [4, 6, 6]
+    assert "100.0%" in equimos("history", "-m", model).stdout
+    assert continual.load(model).state.counts.tolist() == [8, 8, 8, 8]
+
+
+def test_what_broke_is_said_by_class_pair_and_may_be_refused(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    """Half of the tulips come back under another name: some that were right are not any more."""
+    model, folder = tmp_path / "m.safetensors", pictures("all", ["rose", "tulip"], 20)
+    assert equimos("learn", "--yes", "-i", folder, "-m", model, "--weights", weights, *QUICK).exit_code == 0
+    before, twins = model.read_bytes(), pictures("twins", ["tulip"], 40) / "tulip"
+    for path in sorted(twins.iterdir(), key=lambda path: int(path.stem))[:20]:
+        path.unlink()
+    twins.rename(folder / "parrot")
+    result = equimos("learn", "--yes", "-i", folder, "-m", model, "--max-flips", 0.01)
+    assert (result.exit_code, result.stdout) == (1, "")
+    row = next(line.split() for line in result.stderr.splitlines() if line.startswith("tulip "))
+    assert row[1] == "parrot"
+    assert 1 <= int(row[2]) <= 4
+    assert f"{int(row[2])} broke" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last == f"not kept, for {int(row[2]) / 8:.1%} of the answers broke (--max-flips 0.01); {model} is as it was"
+    assert model.read_bytes() == before
+    assert equimos("learn", "--yes", "-i", folder, "-m", model, "--max-flips", 0.5).exit_code == 0
+    held = json.loads(equimos("history", "-m", model, "--json", "-").stdout)[-1]["held_out"]
+    assert held["negative_flips"] == int(row[2])
+    assert 0 < held["accuracy"] < 1
+
+
+def test_a_limit_that_cannot_be_checked_refuses(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    model, words = tmp_path / "m.safetensors", ("--hold-out", 0, "--max-flips", 0.5)
+    first = pictures("first", ["rose"])
+    assert equimos("learn", "--yes", "-i", first, "-m", model, "--weights", weights, *QUICK, *words).exit_code == 0
+    result = equimos("learn", "--yes", "-i", pictures("second", ["iris"]), "-m", model, *words)
+    assert result.exit_code == 1
+    assert "nothing to check --max-flips on" in result.stderr.splitlines()[-1]
+
+
+def test_classes_without_images_are_judged_by_their_statistics(
+    equimos: Equimos, model: Path, pictures: Pictures
+) -> None:
+    result = equimos("learn", "--yes", "-i", pictures("more", ["iris"], 5), "-m", model)
+    assert "no held-out image is here of 2 classes known before; by their statistics about" in result.stderr
+
+
+def test_the_default_method_judges_classes_whose_images_are_gone(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    """From its sums, also for --max-flips; a method that keeps no such thing says what would."""
+    months = [pictures("first", ["rose", "tulip"]), pictures("second", ["iris", "lily", "aster"])]
+    for method in (RECOMMENDED, "simple_cil"):
+        model = tmp_path / f"{method}.safetensors"
+        words = ("-m", model, "--yes", "--hold-out", 0)
+        assert equimos("learn", "-i", months[0], "--weights", weights, "--method", method, *words).exit_code == 0
+        result = equimos("learn", "-i", months[1], "--max-flips", 1, *words)
+        if method == RECOMMENDED:
+            assert result.exit_code == 0
+            assert "of 2 classes known before; by their statistics about" in result.stderr
+        else:
+            assert result.exit_code == 1
+            assert "nothing can be said of 2 classes known before" in result.stderr
+            assert "--keep-held-out 10" in result.stderr
+
+
+def test_a_review_counts() -> None:
+    found = Review(["a", "a", "b", "b", "c"], ["a", "a", "b", "a", None], ["a", "b", "c", "b", "c"])
+    assert found.negative == {("a", "b"): 1, ("b", "c"): 1}
+    assert found.positive == 1
+    assert found.shares_lost() == [2 / 4]
+    assert found.figures() == {"images": 5, "accuracy": 3 / 5, "negative_flips": 2, "positive_flips": 1}
+    found.imagined = {"d": 0.1, "e": 0.3}
+    assert found.shares_lost() == [0.5, pytest.approx(0.2)]
+
+
+def test_edits_keep_the_ledger_true(equimos: Equimos, model: Path, flowers: Path, pictures: Pictures) -> None:
+    def labels() -> list[Any]:
+        return sorted(met.label for met in contents.read(model).ledger.images)
+
+    assert labels() == ["rose"] * 4 + ["tulip"] * 4
+    assert equimos("rename", "rose", "wild rose", "-m", model).exit_code == 0
+    assert labels() == ["tulip"] * 4 + ["wild rose"] * 4
+    odd = pictures("odd", ["iris"]) / "iris"
+    assert equimos("correct", odd, flowers / "rose" / "0.png", "--class", "tulip", "-m", model).exit_code == 0
+    assert labels() == ["tulip"] * 9 + ["wild rose"] * 3
+    assert equimos("forget", "tulip", "-m", model).exit_code == 0
+    assert labels() == ["wild rose"] * 3
+    result = equimos("learn", "--yes", "-i", flowers, "-m", model)
+    assert "left out, for they were forgotten: tulip" in result.stderr
+    assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--class", "tulip").exit_code == 0
+    assert continual.load(model).classes == ("wild rose", "tulip")
+    assert contents.read(model).ledger.forgotten == ()
+
+
+def test_a_class_forgotten_everywhere_leaves_no_name(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    assert equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model).exit_code == 0
+    assert equimos("forget", "iris", "--everywhere", "-m", model).exit_code == 0
+    events = "learned iris", "forgot iris"
+    whole = b"".join(version.path.read_bytes() for version in versions.versions(model))
+    for event in events:
+        whole = whole.replace(event.encode(), b"")
+    assert b"iris" not in whole
+
+
+def test_a_link_to_a_model_file_stays_one(equimos: Equimos, model: Path, pictures: Pictures, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "current.safetensors"
+    link.symlink_to(Path("..") / "models" / model.name)
+    assert equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", link).exit_code == 0
+    assert link.is_symlink()
+    assert [path.name for path in link.parent.iterdir()] == [link.name]
+    assert continual.load(model).classes == ("rose", "tulip", "iris")
+    assert equimos("rollback", "-m", link).exit_code == 0
+    assert continual.load(link).classes == continual.load(model).classes == ("rose", "tulip")
+    assert link.is_symlink()
+    assert len(versions.versions(link)) == len(versions.versions(model)) == 2
+
+
+def test_sizes_and_precision_of_a_model_can_be_changed(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    more, before = pictures("more", ["iris"]), model.read_bytes()
+    refused(equimos("learn", "--yes", "-i", more, "-m", model, "--set", "bottleneck=8"), "bottleneck=8 (it is 4)")
+    for said in (("--set", "eval_batch_size=0"), ("--set", "precision=float8")):
+        refused(equimos("learn", "--yes", "-i", more, "-m", model, *said), said[1].split("=")[0])
+        refused(equimos("predict", more, "-m", model, *said), said[1].split("=")[0])
+    refused(equimos("predict", more, "-m", model, "--set", "batch_size=2"), "--set batch_size", "eval_batch_size")
+    words = ("--set", "eval_batch_size=3", "--set", "precision=bfloat16")
+    assert equimos("predict", more, "-m", model, *words).exit_code == 0
+    assert model.read_bytes() == before, "predict changes nothing"
+    result = equimos("learn", "--yes", "-i", more, "-m", model, *words, "--set", "batch_size=2")
+    assert result.exit_code == 0, result.stderr
+    kept = continual.load(model).settings
+    assert (kept.eval_batch_size, kept.precision, kept.batch_size, kept.bottleneck) == (3, "bfloat16", 2, 4)
+
+
+@pytest.mark.parametrize("command", ["learn", "predict", "correct"])
+def test_out_of_memory_is_one_line_and_loses_nothing(
+    equimos: Equimos, model: Path, pictures: Pictures, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator's own error, for more memory than there is anywhere."""
+    more, before = pictures("more", ["iris"]), model.read_bytes()
+    words = {"learn": ["--yes", "-i", more], "predict": [more], "correct": [more, "--class", "rose"]}
+    monkeypatch.setattr(MOSLearner, "scores", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    result = equimos(command, *words[command], "-m", model)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: out of memory: a smaller batch_size")
+    assert "Traceback" not in result.stderr
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_model_saved_in_python_has_no_ledger(equimos: Equimos, model: Path, flowers: Path) -> None:
+    continual.load(model).save(model)
+    result = equimos("learn", "--yes", "-i", flowers, "-m", model)
+    assert "not recorded: rose, tulip; --class NAME learns" in result.stderr
+    assert "nothing new" in result.stdout

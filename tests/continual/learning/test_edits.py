@@ -1,0 +1,120 @@
+"""Corrections, forgetting and renaming beyond the laws: what they do to answers and to what is remembered."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from continual.methods import methods
+from continual.methods.bases.alignment import align
+from continual.methods.joint import JointLearner
+from continual.methods.mos.learner import MOSLearner
+from continual.seeding import generator
+from continual.statistics.class_statistics import fit
+from continual.statistics.ridge import Sums, solve
+from continual.testing import tiny_backbone
+
+Blobs = Callable[..., tuple[Tensor, list[int]]]
+QUICK: dict[str, Any] = {"epochs": 5, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 30}
+
+
+def learner_of(kind: type[Any], blobs: Blobs, **changes: Any) -> Any:
+    fields = kind.settings_type.model_fields
+    learner = kind(tiny_backbone(), **{k: v for k, v in {**QUICK, **changes}.items() if k in fields})
+    for classes in ([0, 1], [2, 3]):
+        learner.learn(*blobs(classes, 8))
+    return learner
+
+
+@pytest.mark.parametrize("method", ["mos", "ranpac", "ridge"])
+def test_corrected_images_are_answered_right_and_the_others_as_before(method: str, blobs: Blobs) -> None:
+    """Images of a fifth colour, said to be of class 0, are answered 0; those of the four classes stay."""
+    learner = learner_of(methods()[method], blobs, projection=200, alignment_lr=0.05)
+    odd, old = blobs([9], 8)[0], blobs([0, 1, 2, 3], 8, 1)
+    wrong = next(label for label in (0, 1, 2, 3) if label not in learner.predict(odd).labels)
+    assert learner.evaluate(*old) >= 0.9
+    learner.correct(odd[:6], wrong)
+    assert learner.evaluate(odd, [wrong] * 8) >= 0.75
+    assert learner.evaluate(*old) >= 0.9
+
+
+def test_a_folder_of_corrections(blobs: Blobs, tmp_path: Any) -> None:
+    from PIL import Image
+
+    learner, direct = (learner_of(methods()["simple_cil"], blobs) for _ in range(2))
+    images = blobs([9], 3)[0]
+    for number, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+    learner.correct(tmp_path, 1)
+    direct.correct(images, 1)
+    assert learner.state.counts.tolist() == [8, 11, 8, 8]
+    torch.testing.assert_close(learner.state.prototypes, direct.state.prototypes, atol=1e-3, rtol=1e-3)
+
+
+def test_mos_without_the_ensemble_keeps_answers_whose_stack_stays(blobs: Blobs) -> None:
+    images = blobs([0, 1, 2, 3, 5, 6], 8, 1)[0]
+    for label in range(4):
+        learner = learner_of(MOSLearner, blobs, ensemble=False)
+        before = learner.predict(images)
+        learner.forget(label)
+        after = learner.predict(images)
+        same = [
+            (old, new)
+            for old, new, a, b in zip(before.labels, after.labels, before.stack, after.stack, strict=True)
+            if old != label and a == b
+        ]
+        assert len(same) >= 8
+        assert all(old == new for old, new in same)
+
+
+def test_sums_without_a_class_lack_its_mean_and_keep_its_scatter() -> None:
+    x = torch.randn(30, 4, dtype=torch.float64, generator=generator(0)) + torch.arange(30)[:, None] % 3
+    y = torch.arange(30) % 3
+    rest, own = y != 1, x[y == 1]
+    sums = Sums.of(x, y, 3).without(1)
+    renumbered = (y[rest] > 1).long()
+    expected = Sums.of(x[rest], renumbered, 2)
+    scatter = (own - own.mean(0)).mT @ (own - own.mean(0))
+    for name in ("total", "targets", "counts"):
+        torch.testing.assert_close(getattr(sums, name), getattr(expected, name))
+    torch.testing.assert_close(sums.gram(), expected.gram() + scatter)
+    for standardise in (True, False):
+        assert torch.isfinite(solve(sums, 1.0, standardise=standardise).weight).all()
+
+
+def test_a_joint_learner_learns_on_without_the_forgotten_and_with_the_new_name(blobs: Blobs) -> None:
+    learner = learner_of(JointLearner, blobs, epochs=1)
+    learner.rename(2, 20)
+    learner.forget(1)
+    learner.learn(*blobs([4], 2))
+    assert learner.classes == (0, 20, 3, 4)
+    assert [len(part.labels) for part in learner.state.seen] == [8, 16, 2]
+    assert {label for part in learner.state.seen for _, label in part.evaluation} == {0, 20, 3, 4}
+
+
+def test_examples_pull_the_head_and_only_where_they_are_given() -> None:
+    draw = generator(0)
+    statistics = [fit(torch.randn(9, 3, generator=draw) + 4 * torch.eye(3)[c]) for c in range(2)]
+    head = torch.zeros(2, 3), torch.zeros(2)
+    example = torch.tensor([[5.0, 0.0, 5.0]])
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 8, "lr": 0.05}
+    plain = align(*head, statistics, generator=generator(1), **options)
+    pulled = align(*head, statistics, generator=generator(1), examples=(example, torch.tensor([1])), **options)
+    answer = [int((example @ weight.T + bias).argmax()) for weight, bias in (plain, pulled)]
+    assert answer == [0, 1]
+
+
+def test_an_edit_changes_no_state_that_someone_else_holds(blobs: Blobs) -> None:
+    learner = learner_of(MOSLearner, blobs)
+    state, copied = learner.state, copy.deepcopy(learner.state)
+    learner.rename(0, 10)
+    learner.correct(blobs([9], 2)[0], 1)
+    learner.forget(3)
+    assert state.classes == copied.classes
+    assert torch.equal(state.head[0], copied.head[0])
+    assert torch.equal(state.prototypes, copied.prototypes)

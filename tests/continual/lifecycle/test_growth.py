@@ -1,0 +1,213 @@
+"""Folders that grow: what is found in them, what is held out, and what is kept of images to know them again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from continual.errors import InputError
+from continual.lifecycle.fingerprints import NEAR, digest, fingerprint, near
+from continual.lifecycle.new_images import Plan, plan
+from continual.lifecycle.seen_images import Ledger, Met
+
+Pictures = Callable[..., Path]
+
+
+def after(done: Plan, ledger: Ledger | None = None) -> Ledger:
+    """The ledger once a plan was carried out."""
+    return (ledger or Ledger()).with_images(picture.met for picture in [*done.learn, *done.hold_out])
+
+
+def names(plan_: Plan) -> dict[str, list[str]]:
+    """What is learned: file names by class."""
+    found: dict[str, list[str]] = {}
+    for picture in plan_.learn:
+        found.setdefault(str(picture.met.label), []).append(picture.path.name)
+    return found
+
+
+def photo(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    """A smooth random picture, as scenes are."""
+    draw = np.random.default_rng(seed).uniform(0, 255, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(draw).resize(size, Image.Resampling.BICUBIC)
+
+
+# Fingerprints
+
+
+def test_fingerprints_survive_what_does_not_change_the_picture(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "a.jpg", quality=60)
+    for other in (Image.open(tmp_path / "a.jpg"), photo(1).resize((64, 48)), photo(1).point(lambda v: v * 0.8)):
+        assert list(near([fingerprint(photo(1))], [fingerprint(other)])) == [(0, 0)]
+    others = [fingerprint(photo(seed)) for seed in range(2, 200)]
+    assert list(near([fingerprint(photo(1))], others)) == []
+
+
+def test_near_counts_bits() -> None:
+    draw = random.Random(0)
+    some = [draw.getrandbits(64) - 2**63 for _ in range(50)]
+    more = [value ^ sum(1 << bit for bit in draw.sample(range(63), draw.randrange(9))) for value in some]
+    apart = {(i, j): ((a ^ b) & (2**64 - 1)).bit_count() for i, a in enumerate(some) for j, b in enumerate(more)}
+    expected = [pair for pair, bits in apart.items() if bits <= NEAR]
+    assert list(near(some, more)) == expected
+    assert 10 < len(expected) < 50
+    assert list(near([], some)) == list(near(some, [])) == []
+
+
+def test_digests_are_of_the_bytes() -> None:
+    assert digest(b"a") == digest(b"a") != digest(b"b")
+    assert digest(b"a") == 3405396810240292928, "other numbers would make every image of a model file a new one"
+
+
+# What is new
+
+
+def test_only_what_is_new_is_learned(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose", "tulip"])
+    first = plan(folder, Ledger(), [])
+    assert {name: len(found) for name, found in names(first).items()} == {"rose": 4, "tulip": 4}
+    ledger, known = after(first), ["rose", "tulip"]
+    again = plan(folder, ledger, known)
+    assert (again.learn, again.learned, again.notes, again.problems) == ([], 8, [], [])
+    pictures("all", ["iris"])
+    shutil.copy(pictures("later", ["rose"], 5) / "rose" / "4.png", folder / "rose" / "new.png")
+    (folder / "tulip" / "0.png").rename(folder / "tulip" / "another name.png")
+    grown = plan(folder, ledger, known)
+    assert names(grown) == {"iris": ["0.png", "1.png", "2.png", "3.png"], "rose": ["new.png"]}
+    assert "1 new class: iris (4)" in grown.lines(known)
+    assert "1 known class with new images: rose (1)" in grown.lines(known)
+    assert "note: few images to learn from: iris (4)" in grown.lines(known)
+    assert names(plan(folder, ledger, known, only=["rose"])) == {"rose": ["new.png"]}
+    with pytest.raises(InputError, match="no class folder 'ros' with images: did you mean 'rose'"):
+        plan(folder, ledger, known, only=["ros"])
+
+
+def test_files_that_cannot_be_read_and_copies_are_left_out_and_named(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose"])
+    (folder / "rose" / "1.png").write_text("no picture")
+    shutil.copy(folder / "rose" / "2.png", folder / "rose" / "copy.png")
+    found = plan(folder, Ledger(), [])
+    assert names(found) == {"rose": ["0.png", "2.png", "3.png"]}
+    bad, copies = found.notes
+    assert "1 file left out, not readable" in bad
+    assert str(folder / "rose" / "1.png") in bad
+    assert copies == "1 image left out, identical to another of the class"
+    (folder / "rose" / "IMG_1.HEIC").write_bytes(b"from a telephone")
+    assert plan(folder, Ledger(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 .heic)")
+
+
+@pytest.mark.parametrize("other", ["Rose", "rose ", "ro\u0308se", "ｒｏｓｅ"])
+def test_names_that_people_take_for_one(pictures: Pictures, other: str) -> None:
+    known = "r\u00f6se" if "\u0308" in other else "rose"
+    folder = pictures("all", [other])
+    (problem,) = plan(folder, Ledger(), [known]).problems
+    assert "one name for people" in problem
+    pictures("all", [known])
+    assert len(plan(folder, Ledger(), []).problems) == 1
+    assert plan(pictures("fine", ["a b", "ab"]), Ledger(), []).problems == []
+
+
+def test_one_image_in_two_classes(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose", "tulip"])
+    shutil.copy(folder / "rose" / "0.png", folder / "tulip" / "9.png")
+    (problem,) = plan(folder, Ledger(), []).problems
+    assert str(folder / "rose" / "0.png") in problem
+    assert str(folder / "tulip" / "9.png") in problem
+
+
+def test_images_that_moved_and_folders_of_renamed_classes(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose", "tulip"])
+    ledger = after(plan(folder, Ledger(), []))
+    (folder / "rose" / "0.png").rename(folder / "tulip" / "9.png")
+    moved = plan(folder, ledger, ["rose", "tulip"])
+    assert moved.notes == ["1 image of tulip left out, learned as rose: if they moved, use `equimos correct`"]
+    renamed = ledger.renamed("rose", "wild rose")
+    known = ["wild rose", "tulip"]
+    assert (plan(folder, renamed, known).learn, plan(folder, renamed, known).problems) == ([], [])
+    shutil.copy(pictures("later", ["rose"], 5) / "rose" / "4.png", folder / "rose" / "new.png")
+    (problem,) = plan(folder, renamed, known).problems
+    assert f"most images of {folder / 'rose'} were learned as 'wild rose'" in problem
+
+
+def test_forgotten_and_unrecorded_classes_are_learned_only_when_named(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose", "tulip", "iris"])
+    ledger = after(plan(folder, Ledger(), [])).without("rose", remember=True)
+    ledger = Ledger(tuple(met for met in ledger.images if met.label != "iris"), ledger.forgotten)
+    found = plan(folder, ledger, ["tulip", "iris"])
+    assert found.learn == []
+    assert ["forgotten: rose" in note or "not recorded: iris" in note for note in found.notes] == [True, True]
+    assert set(names(plan(folder, ledger, ["tulip", "iris"], only=["rose", "iris"]))) == {"rose", "iris"}
+    assert ledger.with_images([Met(1, 2, "rose")]).forgotten == ()
+    assert after(plan(folder, Ledger(), [])).without("rose", remember=False).forgotten == ()
+
+
+def test_classes_that_are_numbers(pictures: Pictures) -> None:
+    found = plan(pictures("all", ["7", "8"]), Ledger(), [7])
+    assert names(found) == {"8": ["0.png", "1.png", "2.png", "3.png"]}, "which images of 7 were learned is not known"
+    assert {picture.met.label for picture in found.learn} == {8}
+    assert "folder 'rose'" in plan(pictures("odd", ["rose"]), Ledger(), [7]).problems[0]
+
+
+# What is held out
+
+
+def test_the_same_images_are_held_out_whatever_they_are_called(pictures: Pictures, tmp_path: Path) -> None:
+    folder = pictures("all", ["rose", "tulip"], 20)
+    first = plan(folder, Ledger(), [], hold_out=0.2)
+    held = {picture.met.digest for picture in first.hold_out}
+    assert [p.met.held_out for p in first.hold_out] == [True] * 8
+    assert [p.met.held_out for p in first.learn] == [False] * 32
+    for number, path in enumerate(sorted(folder.rglob("*.png"), key=lambda path: path.stem)):
+        path.rename(path.with_name(f"other{99 - number}.png"))
+    assert {picture.met.digest for picture in plan(folder, Ledger(), [], hold_out=0.2).hold_out} == held
+    ledger = after(first)
+    again = plan(folder, ledger, ["rose", "tulip"], hold_out=0.5)
+    assert {picture.met.digest for picture in again.held_out} == held
+    assert again.learn == again.hold_out == []
+    pictures("all", ["iris"])
+    named = plan(folder, ledger, ["rose", "tulip"], only=["iris"])
+    assert {picture.met.digest for picture in named.held_out} == held, "also where a single class is asked for"
+    assert (named.learned, list(names(named))) == (0, ["iris"])
+
+
+@pytest.mark.parametrize(("images", "held"), [(1, 0), (4, 0), (5, 1), (9, 1), (10, 2)])
+def test_small_classes_keep_their_images(pictures: Pictures, images: int, held: int) -> None:
+    assert len(plan(pictures("all", ["rose"], images), Ledger(), [], hold_out=0.2).hold_out) == held
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    """Eight scenes, each photographed three times; some were there last month."""
+    for scene in range(8):
+        (tmp_path / "rose").mkdir(exist_ok=True)
+        for take in range(3):
+            photo(scene).point(lambda v, take=take: v * (1 - take / 20)).save(tmp_path / "rose" / f"{scene}-{take}.png")
+    found = plan(tmp_path, Ledger(), [], hold_out=0.25)
+    held, learned = ({p.path.name[0] for p in side} for side in (found.hold_out, found.learn))
+    assert len(found.hold_out) == 6
+    assert not held & learned
+    assert any("24 pairs of images nearly the same" in note for note in found.notes)
+
+    before = plan(tmp_path, Ledger(), [], hold_out=0.25)
+    ledger = Ledger(tuple(p.met for p in [*before.learn, *before.hold_out] if p.path.name.endswith("-0.png")))
+    later = plan(tmp_path, ledger, ["rose"], hold_out=0.25)
+    assert {p.path.name[0] for p in later.hold_out} == held, "near one held out: held out; near one learned: learned"
+    assert not held & {p.path.name[0] for p in later.learn}
+    assert len(later.learn) + len(later.hold_out) == 16
+
+
+# What is kept
+
+
+def test_a_ledger_survives_its_file() -> None:
+    ledger = Ledger((Met(-1, 2**62, "a", True), Met(5, -7, "b"), Met(6, 0, "a")), ("c",))
+    assert Ledger.unpack(*ledger.pack()) == ledger
+    assert sum(t.numel() * t.element_size() for t in ledger.pack()[0].values()) == 3 * 21
+    assert Ledger.unpack({}, None) == Ledger() == Ledger.unpack(*Ledger().pack())
+    with pytest.raises(KeyError):
+        Ledger.unpack({}, ledger.pack()[1])

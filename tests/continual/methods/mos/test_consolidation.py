@@ -1,0 +1,111 @@
+"""MOS with a single stack: one pass, every class kept, the cost said beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import continual
+from continual.errors import InputError
+from continual.methods.mos.consolidation import consolidated, estimate
+from continual.methods.mos.learner import MOSLearner
+from continual.statistics.class_statistics import Kind, fit
+from continual.testing import coloured_squares, tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def learner() -> MOSLearner:
+    """Three experiences, trained until the stacks differ."""
+    torch.set_num_threads(1)
+    learner = MOSLearner(tiny_backbone(), epochs=8, batch_size=4, lr=0.3, bottleneck=4, alignment_epochs=5)
+    for classes in ([0, 1], [2, 3], [4, 5, 6]):
+        learner.learn(*coloured_squares(classes, 8))
+    return learner
+
+
+def test_one_stack_answers_in_one_pass_about_as_well(
+    learner: MOSLearner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images, labels = coloured_squares(range(7), 8, seed=1)
+    single = consolidated(learner)
+    assert single.classes == learner.classes
+    assert len(single.state.bank) == 1
+    passes: list[int] = []
+    features = type(single).features
+
+    def counted(self: MOSLearner, given: object, *rest: object, **options: object) -> torch.Tensor:
+        found = features(self, given, *rest, **options)  # type: ignore[arg-type]
+        passes.append(len(found))
+        return found
+
+    monkeypatch.setattr(MOSLearner, "features", counted)
+    answers = single.predict(images)
+    monkeypatch.undo()
+    assert sum(passes) == len(images)
+    assert answers.stack is not None
+    assert set(answers.stack.tolist()) == {0}
+    cost = learner.evaluate(images, labels) - single.evaluate(images, labels)
+    guess = estimate(learner, single)
+    assert 0.05 < cost < 0.3, "these stacks are trained to differ"
+    assert cost == pytest.approx(guess.before - guess.after, abs=0.1)
+    single.save(tmp_path / "single.safetensors")
+    again = continual.load(tmp_path / "single.safetensors", learner.backbone)
+    assert torch.equal(again.predict(images).scores, answers.scores)
+    assert len(learner.state.bank) == 3
+
+
+def test_what_is_remembered_of_a_class_moves_back_by_its_stack_s_shift(learner: MOSLearner) -> None:
+    single, state = consolidated(learner), learner.state
+    for label, experience in enumerate(state.class_experience):
+        moved = state.statistics[label].mean - single.state.statistics[label].mean
+        shift = state.shifts[experience].mean if experience else torch.zeros(32)
+        torch.testing.assert_close(moved, shift, atol=1e-5, rtol=1e-4)
+
+
+def test_it_can_learn_on(learner: MOSLearner) -> None:
+    single = consolidated(learner)
+    begun = single.state.shift_sums
+    assert begun is not None
+    assert not begun.gram.any()
+    single.learn(*coloured_squares([7], 8))
+    assert single.state.shift_sums is not None
+    assert torch.equal(single.state.shift_sums.origins[:1], begun.origins)
+    assert len(single.state.shift_sums.origins) == len(single.state.shifts) == 2
+    assert len(single.classes) == 8
+    assert single.state.experiences == len(single.state.bank) == 2
+    single.predict(coloured_squares([7], 2)[0])
+
+
+def test_the_estimate_sees_a_stack_that_cannot_be_done_without(learner: MOSLearner) -> None:
+    kind = estimate(learner, consolidated(learner))
+    assert 0 <= kind.after <= kind.before + 0.05
+    wide = [replace(s, factor=s.factor + 30 * torch.randn(s.factor.shape)) for s in learner.state.shifts]  # type: ignore
+    other = learner.variant()
+    other.state = replace(learner.state, shifts=tuple(wide))
+    harder = estimate(other, consolidated(other))
+    assert harder.after < kind.after - 0.1
+
+
+@pytest.mark.parametrize("kind", ["full", "shrunk", "diagonal", "low_rank", "centroids"])
+def test_statistics_move_as_their_features_do(kind: Kind) -> None:
+    features, by = torch.randn(20, 6), torch.arange(6.0)
+    moved, anew = fit(features, kind, 3).moved(by), fit(features + by, kind, 3)
+    draws = [s.sampler(1e-4).draw(4000, torch.Generator().manual_seed(0)).mean(0) for s in (moved, anew)]
+    torch.testing.assert_close(draws[0], draws[1], atol=0.15, rtol=0)
+    torch.testing.assert_close(moved.mean, anew.mean)
+
+
+def test_what_cannot_be_consolidated_says_why(learner: MOSLearner) -> None:
+    with pytest.raises(InputError, match="single stack already"):
+        consolidated(consolidated(learner))
+    with pytest.raises(InputError, match="nothing has been learned"):
+        consolidated(MOSLearner(learner.backbone))
+    old = learner.variant()
+    old.state = replace(learner.state, shifts=())
+    with pytest.raises(InputError, match="learn it anew"):
+        consolidated(old)
+    with pytest.raises(InputError, match="setting consolidate"):
+        consolidated(learner.variant(consolidate="mean"))

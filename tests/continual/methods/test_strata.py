@@ -1,0 +1,90 @@
+"""Strata against its formula, computed here in the plainest way, and what follows from averaging over mirrors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch.nn.functional import cosine_similarity, layer_norm, one_hot
+
+from continual.backbones.loading import Backbone
+from continual.methods.strata import StrataLearner
+
+
+def block_outputs(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+    """The tokens (B, N, D) after each block, as the model's own forward passes them on."""
+    found: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda *a: found.append(a[2])) for block in backbone.trunk.vit.blocks]
+    with torch.no_grad():
+        backbone.trunk.vit(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"blocks": 1}, {"mirror": False}, {"patches": False}], ids=str)
+def test_it_is_ridge_regression_on_tokens_of_both_views(
+    backbone: Backbone, blobs: Any, settings: dict[str, Any]
+) -> None:
+    learner = StrataLearner(backbone, **settings)
+    streams = [blobs([0, 1], 6), blobs([2], 6)]
+    for images, labels in streams:
+        learner.learn(images, labels)
+    view = backbone.preprocessing.evaluation()
+
+    def regressors(images: torch.Tensor) -> torch.Tensor:
+        upright = torch.stack([view(image) for image in images])
+        views = [upright, upright.flip(3)] if settings.get("mirror", True) else [upright]
+        read = []
+        for tokens in block_outputs(backbone, torch.cat(views))[-settings.get("blocks", 2) :]:
+            level = layer_norm(tokens, tokens.shape[2:])
+            read.append(level[:, 0])
+            if settings.get("patches", True):
+                read.append(level[:, 1:].mean(1))
+        return torch.cat(read, 1).unflatten(0, (len(views), -1)).mean(0).double()
+
+    x = regressors(torch.cat([images for images, _ in streams]))
+    labels = torch.tensor([label for _, own in streams for label in own])
+    mean, deviation = x.mean(0), x.std(0, correction=0)
+    model = Ridge(alpha=x.shape[1] / 3).fit(((x - mean) / deviation).numpy(), one_hot(labels).double().numpy())
+    test = blobs([0, 1, 2], 3, seed=1)[0]
+    expected = torch.from_numpy(model.predict(((regressors(test) - mean) / deviation).numpy())).softmax(1)
+    found = learner.predict(test)
+    assert torch.allclose(found.scores.double(), expected, atol=1e-5)
+    centres = torch.stack([((x - mean) / deviation)[labels == c].mean(0) for c in range(3)])
+    cosines = cosine_similarity(((regressors(test) - mean) / deviation)[:, None], centres[None], dim=-1)
+    assert found.similarity is not None
+    assert torch.allclose(found.similarity.double(), cosines, atol=1e-4)
+
+
+def test_an_image_and_its_mirror_image_get_the_same_scores(backbone: Backbone, blobs: Any) -> None:
+    view = backbone.preprocessing.evaluation()
+    test = torch.stack([view(image) for image in blobs([0, 1], 4, seed=1)[0]])
+    for mirror in (True, False):
+        learner = StrataLearner(backbone, mirror=mirror)
+        learner.learn(*blobs([0, 1], 4))
+        upright, mirrored = (learner.predict(images).scores for images in (test, test.flip(3)))
+        assert torch.allclose(upright, mirrored, atol=1e-6) == mirror
+
+
+def test_the_order_of_experiences_is_nothing_to_it(backbone: Backbone, blobs: Any) -> None:
+    answers = []
+    for experiences in ([[0, 1], [2], [3]], [[3], [2, 0], [1]], [[0, 1, 2, 3]]):
+        learner = StrataLearner(backbone)
+        for classes in experiences:
+            learner.learn(*blobs(classes, 5))
+        found = learner.predict(blobs([0, 1, 2, 3], 3, seed=1)[0])
+        answers.append(found.scores[:, [found.classes.index(label) for label in range(4)]])
+    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(answers[2], answers[0], rtol=0, atol=1e-6)
+
+
+def test_all_blocks_are_read_where_there_are_fewer(backbone: Backbone, blobs: Any) -> None:
+    scores = []
+    for blocks in (2, 9):
+        learner = StrataLearner(backbone, blocks=blocks)
+        learner.learn(*blobs([0, 1], 4))
+        scores.append(learner.predict(blobs([0, 1], 2)[0]).scores)
+    assert torch.equal(*scores)

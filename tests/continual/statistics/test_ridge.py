@@ -1,0 +1,111 @@
+"""Ridge regression from sums: equal to the regression on all the rows, whatever the order they came in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from torch.nn.functional import one_hot
+
+from continual.methods.ridge import RidgeLearner
+from continual.statistics.cross_validation import STRENGTHS
+from continual.statistics.ridge import Standardised, Sums, choose_strength, expected_best, solve
+
+
+def rows(count: int, width: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.arange(classes), torch.randint(classes, (count - classes,), generator=draw)])
+    return 3 + torch.randn(count, width, generator=draw) * (1 + torch.arange(width)), labels
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.floats(1e-3, 1e3))
+def test_sums_of_parts_solve_like_scikit_learn_on_the_whole(seed: int, old: int, strength: float) -> None:
+    x, y = rows(30, 4, 4, seed)
+    first = y < old
+    sums = Sums.of(x[first], y[first], old).plus(Sums.of(x[~first], y[~first], 4))
+    standard = ((x - x.mean(0)) / x.std(0, correction=0)).double()
+    for inputs, standardise in ((standard, True), (x.double(), False)):
+        reference = Ridge(alpha=strength, fit_intercept=standardise, solver="cholesky")
+        expected = reference.fit(inputs.numpy(), one_hot(y, 4).double().numpy()).predict(inputs.numpy())
+        ours = solve(sums, strength, standardise=standardise)(x.double())
+        assert torch.allclose(ours, torch.from_numpy(expected), atol=1e-6)
+
+
+def test_a_feature_that_never_varies_is_harmless() -> None:
+    x, y = rows(20, 3, 2, 0)
+    x[:, 1] = 5.0
+    with_it = solve(Sums.of(x, y, 2), 1.0, standardise=True)(x)
+    without = solve(Sums.of(x[:, [0, 2]], y, 2), 1.0, standardise=True)(x[:, [0, 2]])
+    assert torch.isfinite(with_it).all()
+    assert torch.allclose(with_it, without, atol=1e-4)
+
+
+def judged(x: torch.Tensor, y: torch.Tensor, strength: float) -> float:
+    """Return the generalised cross-validation of a ridge on standardised rows, from its hat matrix."""
+    x = ((x - x.mean(0)) / x.std(0, correction=0)).double()
+    hat = x @ torch.linalg.inv(x.mT @ x + strength * torch.eye(x.shape[1]).double()) @ x.mT + 1 / len(x)
+    left = torch.eye(len(x)).double() - hat
+    return float((left @ one_hot(y).double()).square().mean() / (left.trace() / len(x)) ** 2)
+
+
+@given(st.integers(0, 1000), st.sampled_from([8, 20, 60]))
+def test_the_strength_is_that_of_least_cross_validated_error(seed: int, count: int) -> None:
+    x, y = rows(count, 6, 4, seed)
+    chosen = expected_best(Sums.of(x[:5], y[:5], 4).plus(Sums.of(x[5:], y[5:], 4)))
+    # The eigenvalues' mean is the number of images.
+    tried = {count * strength: judged(x, y, count * strength) for strength in STRENGTHS}
+    assert judged(x, y, chosen) == pytest.approx(min(tried.values()), rel=1e-6)
+    assert any(chosen == pytest.approx(strength) for strength in tried)
+
+
+@pytest.mark.parametrize("choose", ["sums", "a fifth"])
+def test_noise_asks_for_a_strong_ridge_and_signal_for_a_weak_one(choose: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 20, generator=draw)
+    clean, noise = (x[:, 0] > 0).long(), torch.randint(2, (60,), generator=draw)
+
+    def chosen(labels: torch.Tensor) -> float:
+        if choose == "sums":
+            return expected_best(Sums.of(x, labels, 2))
+        return choose_strength(None, x, labels, 2, standardise=True, generator=torch.Generator().manual_seed(1))
+
+    assert chosen(noise) >= (10 if choose == "sums" else 100) * chosen(clean)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_fewer_than_five_images_are_enough(count: int) -> None:
+    x, y = rows(count, 3, 1, 0)
+    sums = Sums.of(x, y, 1)
+    on_a_fifth = choose_strength(None, x, y, 1, standardise=True, generator=torch.Generator())
+    for strength in (on_a_fifth, expected_best(sums)):
+        assert strength > 0
+        assert torch.isfinite(solve(sums, strength, standardise=True)(x)).all()
+
+
+def test_a_triangle_holds_all_of_the_products() -> None:
+    x, y = rows(12, 5, 3, 0)
+    sums = Sums.of(x, y, 3)
+    whole = x.double().mT @ x.double()
+    assert len(sums.triangle) == 15
+    assert torch.allclose(sums.gram(), whole)
+    assert torch.equal(Sums.restore(sums.tensors()).gram(), sums.gram())
+    of_old = {**sums.tensors(), "gram": sums.gram()}
+    del of_old["triangle"]
+    assert torch.equal(Sums.restore(of_old).triangle, sums.triangle)
+
+
+def test_the_method_solves_with_the_strength_that_all_its_sums_ask_for(backbone: Any, blobs: Any) -> None:
+    learner = RidgeLearner(backbone)
+    for classes in ([0, 1], [2, 3]):
+        learner.learn(*blobs(classes, 4))
+    state = learner.state
+    assert state.sums is not None
+    assert state.readout is not None
+    assert float(state.sums.counts.sum()) == 16
+    best = Standardised.of(state.sums, expected_best(state.sums)).solve(state.sums)
+    assert torch.equal(state.readout.weight, best.weight)
+    assert not torch.allclose(best.weight, solve(state.sums, 1.0, standardise=True).weight)

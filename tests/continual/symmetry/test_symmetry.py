@@ -1,0 +1,329 @@
+"""Learners with a group: which views they look at, what they make of them, and that the answer does not turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+import equivariant
+from continual.adapters.bottleneck import per_image, shared
+from continual.backbones.loading import Backbone
+from continual.data.inputs import as_experience
+from continual.errors import InputError
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.views import AnyView, EveryView, single_views
+from continual.methods.mos.adapter_features import StackFeatures
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.ridge import RidgeLearner
+from continual.methods.strata import StrataLearner
+from continual.symmetry.base import Symmetry, content_order, group_named
+from continual.testing import Case, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
+from equivariant.orbits import orbit
+
+INVARIANT = ["frame", "equitune", "lambda_equitune", "equizero", "canonicaliser", "pruned_orbit", "score_averaging"]
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "bottleneck": 4, "alignment_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def images(frozen: Backbone) -> Tensor:
+    view = frozen.preprocessing.evaluation()
+    return torch.stack([view(image) for image in coloured_squares(range(4), 2, seed=1)[0]])
+
+
+def learned(learner: IncrementalLearner[Any]) -> Any:
+    for classes in ([0, 1], [2], [3, 4]):
+        learner.learn(*coloured_squares(classes, 4))
+    return learner
+
+
+def moved_scores(learner: Any, images: Tensor, group: str) -> Tensor:
+    """Scores (|G|, B, C) of all views, each moved batch asked for by itself."""
+    return torch.stack([learner.predict(view).scores for view in orbit(group, images)])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", INVARIANT)
+def test_every_kind_answers_all_views_alike_to_the_bit(
+    frozen: Backbone, images: Tensor, kind: str, precision: str
+) -> None:
+    learner = learned(MOSLearner(frozen, group="D4", symmetry=kind, precision=precision, **QUICK))
+    found = moved_scores(learner, images, "D4")
+    assert (found == found[0]).all()
+    assert not torch.allclose(found[0, 0], found[0, -1], atol=1e-4)  # it does tell images apart
+
+
+def test_early_exit_answers_all_views_alike_to_the_bit(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", early_exit=0.1, **QUICK))
+    found = moved_scores(learner, images, "C4")
+    assert (found == found[0]).all()
+
+
+def test_without_a_group_or_with_augmentation_alone_answers_turn(frozen: Backbone, images: Tensor) -> None:
+    for settings in ({}, {"group": "C4", "symmetry": "augmentation"}):
+        found = moved_scores(learned(MOSLearner(frozen, **settings, **QUICK)), images, "C4")
+        assert not torch.allclose(found, found[0].expand_as(found), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", INVARIANT)
+def test_a_model_file_keeps_the_symmetry(frozen: Backbone, images: Tensor, kind: str, tmp_path: Path) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", symmetry=kind, **QUICK))
+    learner.save(tmp_path / "model")
+    loaded = MOSLearner.load(tmp_path / "model", frozen)
+    assert loaded.settings == learner.settings
+    assert torch.equal(loaded.predict(images).scores, learner.predict(images).scores)
+
+
+# Against the wrappers of `equivariant` -------------------------------------------------------------------
+
+
+class Features(nn.Module):
+    """A ViT's features under one stack, as a module of images."""
+
+    def __init__(self, backbone: Backbone, adapters: Any = None) -> None:
+        super().__init__()
+        self.trunk, self.adapters = backbone.trunk, adapters
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.trunk.features(images, self.adapters)
+
+
+class Score(nn.Module):
+    """The fitted score, of features."""
+
+    def __init__(self, fitted: Any) -> None:
+        super().__init__()
+        self.fitted = fitted
+
+    def forward(self, features: Tensor) -> Tensor:
+        return ((features - self.fitted["centre"]) / self.fitted["deviation"]) @ self.fitted["weight"]
+
+
+@pytest.mark.parametrize("kind", ["equitune", "lambda_equitune", "equizero"])
+def test_features_are_those_of_the_wrapper_around_the_network(frozen: Backbone, images: Tensor, kind: str) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", symmetry=kind, **QUICK))
+    adapters = shared(learner.state.bank[1], learner.settings.adapter_scale)
+    network, told = Features(frozen, adapters), learner.state.fitted
+    wrapper: nn.Module
+    if kind == "equitune":
+        wrapper = equivariant.Equitune(network, "C4")
+    elif kind == "lambda_equitune":
+        wrapper = equivariant.LambdaEquitune(network, "C4", head=nn.Identity(), network=Score(told))
+    else:
+        wrapper = equivariant.Equizero(network, "C4", proxy=equivariant.Similarity(told["references"]))
+    with torch.no_grad():
+        assert torch.allclose(learner.features(images, adapters), wrapper(images), atol=1e-5)
+
+
+def test_canonicaliser_runs_the_view_its_score_prefers(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(RidgeLearner(frozen, group="C4", symmetry="canonicaliser"))
+    views = orbit("C4", images)
+    described = torch.nn.functional.adaptive_avg_pool2d(views.flatten(0, 1), 8).flatten(1)
+    scores = Score(learner.state.fitted)(described).unflatten(0, (4, -1))
+    each = torch.stack([frozen.trunk.features(view) for view in views])
+    expected = each[scores.argmax(0), torch.arange(len(images))]
+    assert torch.allclose(learner.features(images), expected, atol=1e-5)
+
+
+def test_pruned_orbit_weighs_the_best_views_alone(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(RidgeLearner(frozen, group="D4", symmetry="pruned_orbit", views=3))
+    views = orbit("D4", images)
+    early = frozen.trunk.block_tokens(views.flatten(0, 1), 1, until=2).flatten(1)
+    scores = Score(learner.state.fitted)(early).unflatten(0, (8, -1))
+    kept = scores >= scores.topk(3, dim=0).values[-1] - 1e-5
+    weights = scores.masked_fill(~kept, -torch.inf).softmax(0)
+    each = torch.stack([frozen.trunk.features(view) for view in views])
+    assert torch.allclose(learner.features(images), (weights[..., None] * each).sum(0), atol=1e-5)
+
+
+def test_a_frame_is_the_mean_over_the_first_views(frozen: Backbone, images: Tensor) -> None:
+    learner = RidgeLearner(frozen, group="D4", views=3)
+    views = orbit("D4", images).transpose(0, 1)
+    first = views[torch.arange(len(views))[:, None], content_order(views)[:, :3]]
+    expected = frozen.trunk.features(first.flatten(0, 1)).unflatten(0, (-1, 3)).mean(1)
+    assert torch.allclose(learner.features(images), expected, atol=1e-6)
+
+
+def test_score_averaging_is_the_mean_of_a_plain_learners_scores(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(RidgeLearner(frozen, group="C4", symmetry="score_averaging", orbit_statistics=False))
+    plain = learned(RidgeLearner(frozen))
+    expected = moved_scores(plain, images, "C4").mean(0)
+    assert torch.allclose(learner.predict(images).scores, expected, atol=1e-6)
+
+
+def test_later_stacks_run_on_few_views_and_change_all_alike(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="D4", views=5, retrieved_views=2, **QUICK))
+    views = learner.symmetry.orbit(images)[:, :5]
+    stacks = torch.tensor([1, 2, 1, 2, 1, 2, 1, 2])
+    with torch.no_grad():
+        first = torch.stack([_under(learner, view, torch.zeros_like(stacks)) for view in views.unbind(1)])
+        later = torch.stack([_under(learner, view, stacks) for view in views[:, :2].unbind(1)])
+        expected = first.mean(0) + (later - first[:2]).mean(0)
+        for cache in (None, FeatureCache()):
+            under = StackFeatures(learner, images, cache)
+            assert torch.allclose(under.first, first.mean(0), atol=1e-5)
+            for _ in range(2):
+                assert torch.allclose(under.later(torch.arange(8), stacks), expected, atol=1e-5)
+
+
+def _under(learner: MOSLearner, images: Tensor, stacks: Tensor) -> Tensor:
+    adapters = per_image(learner.state.stacked_bank, stacks, learner.settings.adapter_scale)
+    return learner.backbone.trunk.features(images, adapters)
+
+
+def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backbone, images: Tensor) -> None:
+    learner = learned(MOSLearner(frozen, group="C4", views=2, retrieved_views=2, **QUICK))
+    under = StackFeatures(learner, images)
+    assert under.few is None
+    stacks = torch.ones(len(images), dtype=torch.int64)
+    expected = learner.features(images, shared(learner.state.bank[1], learner.settings.adapter_scale))
+    assert torch.allclose(under.later(torch.arange(len(images)), stacks), expected, atol=1e-5)
+
+
+# The order of views --------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from(["C4", "D4", "C2", "mirror_h"]),
+    st.integers(0, 2**16),
+    st.sampled_from(["noise", "constant", "few values", "symmetric", "grey alike"]),
+)
+def test_the_order_of_views_depends_on_their_content_alone(group: str, seed: int, how: str) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randn(1, 3, 5, 5, generator=draw)
+    if how == "constant":
+        image = image.mean().expand(1, 3, 5, 5).clone()
+    elif how == "few values":
+        image = (image > 0.8).float()
+    elif how == "symmetric":
+        image = image + image.rot90(2, (-2, -1))
+    elif how == "grey alike":
+        image = torch.cat([image[:, :1], -image[:, :1], torch.zeros(1, 1, 5, 5)], 1)
+    expected = None
+    for start in orbit(group, image):
+        views = orbit(group, start).transpose(0, 1)
+        found = views[0, content_order(views)[0]]
+        expected = found if expected is None else expected
+        assert torch.equal(found, expected)
+
+
+def test_the_first_view_is_bright_at_the_top(images: Tensor) -> None:
+    sky = torch.zeros(1, 3, 8, 8)
+    sky[..., :3, :] = 1
+    views = orbit("C4", sky.rot90(1, (-2, -1))).transpose(0, 1)
+    assert torch.equal(views[0, content_order(views)[0, 0]], sky[0])
+
+
+# What is learned -----------------------------------------------------------------------------------------
+
+
+def test_the_fitted_score_finds_what_is_up() -> None:
+    draw = torch.Generator().manual_seed(0)
+    described = torch.randn(40, 4, 6, generator=draw)
+    described[:, 0, 2] += 3
+    symmetry = Symmetry(group_named("C4"), "canonicaliser", 1, {})
+    told = symmetry.fit(described, torch.zeros(40, dtype=torch.int64))
+    fresh = torch.randn(200, 4, 6, generator=draw)
+    fresh[:, 0, 2] += 3
+    scores = (fresh - told["centre"]) / told["deviation"] @ told["weight"]
+    assert (scores.argmax(1) == 0).float().mean() > 0.9
+    assert told["weight"].abs().argmax() == 2
+
+
+def test_training_and_statistics_see_single_views(frozen: Backbone) -> None:
+    pictures, labels = coloured_squares([0, 1], 3)
+    data = as_experience(pictures, labels, frozen.preprocessing)
+    seeing, single, told = single_views(MOSLearner(frozen, group="C4"), data)
+    assert seeing.symmetry is None
+    assert told == {}
+    assert isinstance(single.training, AnyView)
+    assert isinstance(single.evaluation, EveryView)
+    assert len(single.labels) == len(single.evaluation) == 4 * len(labels)
+    image = data.evaluation[1][0]
+    got = torch.stack([single.evaluation[i][0] for i in range(4, 8)])
+    assert torch.equal(got, orbit("C4", image[None])[:, 0])
+    with_means, whole, _ = single_views(
+        MOSLearner(frozen, group="C4", orbit_statistics=False, turned_training=False), data
+    )
+    assert with_means.symmetry is not None
+    assert (whole.training, whole.evaluation) == (data.training, data.evaluation)
+
+
+def test_a_random_view_belongs_to_its_image_and_epoch(frozen: Backbone) -> None:
+    one, two = (learned(MOSLearner(frozen, group="D4", **QUICK)) for _ in range(2))
+    for name, weights in one.state.bank[-1].items():
+        assert torch.equal(weights, two.state.bank[-1][name])
+    plain = learned(MOSLearner(frozen, group="D4", turned_training=False, **QUICK))
+    assert not torch.equal(plain.state.bank[-1]["down_weight"], one.state.bank[-1]["down_weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "aligned"),
+    [
+        ({}, False),
+        ({"align_first": True}, True),
+        ({"group": "C4"}, True),
+        ({"group": "C4", "align_first": False}, False),
+    ],
+    ids=str,
+)
+def test_with_a_group_the_first_head_is_aligned_as_well(
+    frozen: Backbone, settings: dict[str, Any], aligned: bool
+) -> None:
+    heads = []
+    for epochs in (0, 2):
+        learner = MOSLearner(frozen, **{**QUICK, **settings, "alignment_epochs": epochs})
+        learner.learn(*coloured_squares([0, 1], 4))
+        heads.append(learner.state.head[0])
+    assert torch.equal(*heads) != aligned
+
+
+@pytest.mark.parametrize("kind", ["frame", "lambda_equitune"])
+def test_a_stopped_training_goes_on_with_the_same_bits(kind: str) -> None:
+    case: Case = synthetic_case(MOSLearner, group="C4", symmetry=kind, **{**QUICK, "epochs": 2})
+    stopping_after_any_epoch_changes_nothing(case)
+
+
+# Refusals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"group": "C7x"}, {"group": "C4", "symmetry": "mean"}, {"views": 0}], ids=str)
+def test_impossible_settings_are_refused(frozen: Backbone, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        MOSLearner(frozen, **settings)
+
+
+@pytest.mark.parametrize("kind", ["lambda_equitune", "equizero"])
+def test_strata_refuses_weights_that_are_read_from_the_last_features(frozen: Backbone, kind: str) -> None:
+    learner = StrataLearner(frozen, group="C4", symmetry=kind, orbit_statistics=False)
+    with pytest.raises(InputError, match="symmetry='frame'"):
+        learner.learn(*coloured_squares([0, 1], 4))
+    assert learner.classes == ()
+
+
+def test_images_that_are_not_square_are_refused() -> None:
+    symmetry = Symmetry(group_named("C4"), "frame", 2, {})
+    with pytest.raises(InputError, match="square"):
+        symmetry.orbit(torch.rand(1, 3, 4, 6))
+
+
+def test_references_are_class_means_of_images_as_given() -> None:
+    described = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 0, 1, 1, 0])
+    told = Symmetry(group_named("C4"), "equizero", 2, {}).fit(described, targets)
+    expected = torch.stack([described[targets == c, 0].mean(0) for c in (0, 1)])
+    assert torch.allclose(normalize(told["references"]), normalize(expected), atol=1e-6)

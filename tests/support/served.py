@@ -1,0 +1,61 @@
+"""A real server on loopback, in a thread, with a tiny model."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import torch
+import uvicorn
+
+from continual.learning.learner import IncrementalLearner
+from continual.methods import load
+from continual.methods.mos.learner import MOSLearner
+from continual.serving.app import ServingOptions, make_app
+from continual.serving.model import ModelInUse
+from continual.testing import coloured_squares, tiny_backbone
+
+L = TypeVar("L", bound=IncrementalLearner[Any])
+BACKBONE = tiny_backbone()
+
+
+def learner_of(*experiences: list[int]) -> MOSLearner:
+    """A MOS learner of classes "class 0", …"""
+    return taught(MOSLearner(BACKBONE, epochs=1, bottleneck=4, alignment_epochs=1), *experiences)
+
+
+def taught(learner: L, *experiences: list[int]) -> L:
+    """The learner, once it knows classes "class 0", …"""
+    torch.set_num_threads(1)
+    for classes in experiences:
+        images, labels = coloured_squares(classes, 4)
+        learner.learn(images, [f"class {label}" for label in labels])
+    return learner
+
+
+@contextmanager
+def serving(model: Path, **options: Any) -> Iterator[tuple[httpx.Client, ModelInUse]]:
+    """Serve a model file; give a client of it, and the model in use."""
+    in_use = ModelInUse(model, lambda before: load(model, BACKBONE))
+    app = make_app(in_use, ServingOptions(**options))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+            yield client, in_use
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import os, signal, sys
 from continual.learning import checkpoints
-from continual.bench import run
+from continual.experiments import run
 from continual.cli.app import main
 record, write, left = run.cell_record, checkpoints.write, [int(os.environ.get("KILL_AFTER", "0"))]
 def keep(learner, *rest):

@@ -1,0 +1,143 @@
+"""Kinds of things found by place and name: a file in a folder, an entry point, or a user's own file.
+
+A registry is made in the front of its folder, e.g. in `continual/merging/__init__.py`:
+
+    RULES: Registry[Rule] = Registry("merge rule", __name__)
+
+and finds what `name_of` names in that folder's files: classes with a `name` of their own, and functions that a
+decorator has given one. Making a registry loads nothing; its files are imported when it is first asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from continual.errors import InputError, nearest
+
+T = TypeVar("T")
+
+
+def own_name(value: Any) -> str | None:
+    """Return the `name` that a class defines itself, or that a function was given; None for all else."""
+    found = (
+        vars(value).get("name") if isinstance(value, type) or (callable(value) and hasattr(value, "__dict__")) else None
+    )
+    return found if isinstance(found, str) and found else None
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name.
+
+    Args:
+        noun: what one of them is, for errors: "merge rule".
+        package: the folder whose files hold them; its last part names the group of entry points, `equimos.merging`.
+        name_of: returns the name of a thing of this kind, and None for anything else that lies in the files.
+    """
+
+    def __init__(self, noun: str, package: str, name_of: Callable[[Any], str | None] = own_name) -> None:
+        self.noun, self.package, self.name_of = noun, package, name_of
+        self.group = f"equimos.{package.rpartition('.')[2]}"
+        self._found: dict[str, T] | None = None
+        self._added: dict[str, T] = {}
+
+    def all(self) -> dict[str, T]:
+        """Return all of them by name, sorted: the folder's own, those of entry points, and those that were added."""
+        if self._found is None:
+            found: dict[str, T] = {}
+            for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
+                for value in vars(importlib.import_module(f"{self.package}.{module.name}")).values():
+                    if (name := self.name_of(value)) is not None:
+                        found[name] = value
+            for entry in entry_points(group=self.group):
+                found[entry.name] = entry.load()
+            self._found = found
+        return dict(sorted({**self._found, **self._added}.items()))
+
+    def get(self, name: str) -> T:
+        """Return the one of that name; raises InputError with the nearest names for an unknown one."""
+        known = self.all()
+        if name not in known:
+            raise InputError(f"unknown {self.noun} {name!r}: {nearest(name, known)}")
+        return known[name]
+
+    def add(self, value: T) -> T:
+        """Add one for this process, and return it: usable as a decorator.
+
+        Raises InputError for a thing that has no name, and for a name that another one has.
+        """
+        name = self.name_of(value)
+        if name is None:
+            raise InputError(f"{value!r} is no {self.noun}: it needs a `name`, see the files in {self.package}")
+        other = self.all().get(name)
+        if other is not None and _place(other) != _place(value):
+            raise InputError(
+                f"there is a {self.noun} {name!r} already, {_place(other)}: give {_place(value)} another name"
+            )
+        self._added[name] = value
+        return value
+
+    def resolve(self, text: str, beside: Path | None = None) -> str:
+        """Return the name that a user means by `text`, adding what it points to: see `points_to_code`.
+
+        The code it points to is imported, so only what a user wrote may come here, never what a model file says. A
+        relative file is looked up in the folder `beside`. Raises InputError if there is no such thing.
+        """
+        if not points_to_code(text):
+            return text
+        value = load_object(text, beside)
+        self.add(value)
+        return str(self.name_of(value))
+
+
+def points_to_code(text: str) -> bool:
+    """Tell whether a text points to something in a file or module, instead of naming it.
+
+    >>> points_to_code("own_method.py:MyLearner"), points_to_code("package.module:MyLearner"), points_to_code("mos")
+    (True, True, False)
+    """
+    return ":" in text
+
+
+def load_object(text: str, beside: Path | None = None) -> Any:
+    """Import what `file.py:Name` or `package.module:Name` points to; raises InputError if it cannot be."""
+    place, _, name = text.rpartition(":")
+    try:
+        module = _file_module((beside or Path()) / place) if place.endswith(".py") else importlib.import_module(place)
+    except ImportError as error:
+        raise InputError(f"{text!r} cannot be imported: {error}") from error
+    if not hasattr(module, name):
+        raise InputError(f"{place} has no {name!r}: {nearest(name, [n for n in vars(module) if n[0] != '_'])}")
+    return getattr(module, name)
+
+
+def _file_module(path: Path) -> Any:
+    """Import a Python file, once however often it is named."""
+    path = path.resolve()
+    if not path.is_file():
+        raise InputError(f"no Python file at {path}")
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _place(value: Any) -> str:
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"

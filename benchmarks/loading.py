@@ -20,7 +20,8 @@ from real_streams import backbone_of
 
 from continual.data.image_cache import LIMIT
 from continual.data.images import list_folder
-from continual.data.inputs import as_experience, training_loader
+from continual.data.inputs import as_experience
+from continual.data.loaders import training_loader
 from continual.methods.mos.learner import MOSLearner
 
 

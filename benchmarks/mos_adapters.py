@@ -16,7 +16,9 @@ import typer
 from measuring import interleaved, surroundings, table, write
 from torch import Tensor
 
-from continual.adapters.bottleneck import AdapterStack, grouped, per_image, stacked
+from continual.adapters.bank import grouped, per_image, stacked
+from continual.adapters.base import Shapes
+from continual.adapters.bottleneck import Bottleneck
 
 
 def main(
@@ -31,7 +33,8 @@ def main(
     """Measure, and write mos_adapters.json and mos_adapters.md."""
     torch.set_num_threads(threads)
     draw = torch.Generator().manual_seed(0)
-    stacks = [AdapterStack(depth, width, bottleneck, generator=draw).frozen() for _ in range(64)]
+    kind = Bottleneck(bottleneck=bottleneck)
+    stacks = [kind.new(Shapes(depth, width), draw) for _ in range(64)]
     bank = stacked(stacks)
     rows: list[dict[str, Any]] = []
     for batch in (8, 32, 128):
@@ -40,13 +43,13 @@ def main(
             chosen = torch.arange(batch) % distinct
 
             def gather(chosen: Tensor = chosen, h: Tensor = h) -> None:
-                adapters = per_image(bank, chosen, 0.1)
+                adapters = per_image(kind, bank, chosen)
                 for block in range(depth):
                     adapters(block, h)
 
             def group(chosen: Tensor = chosen, h: Tensor = h) -> None:
                 order = chosen.argsort(stable=True)
-                adapters, ordered = grouped(bank, chosen[order], 0.1), h[order]
+                adapters, ordered = grouped(kind, bank, chosen[order]), h[order]
                 for block in range(depth):
                     adapters(block, ordered)
 

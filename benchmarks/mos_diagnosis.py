@@ -19,18 +19,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from continual.learning.features import extract
 from real_streams import backbone_of, carried, half_of
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.data.inputs import PreparedImages
 from continual.datasets.config import StreamConfig
 from continual.datasets.sources import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import DataConfig
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.features import extract
 from continual.learning.learner import IncrementalLearner
 from continual.methods.bases.alignment import Head, align
 from continual.methods.mos.learner import MOSLearner
@@ -39,7 +40,7 @@ from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.prototypes import cosine_scores
-from continual.statistics.ridge import Readout, Sums, choose_strength, solve
+from continual.statistics.ridge import GramStatistics, LinearHead, choose_penalty, solve
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}
 #: what is trained -> settings that differ; "joint" learns all classes as one experience, "strata" is that method
@@ -114,12 +115,12 @@ def share(hits: Tensor) -> float:
 def features(learner: MOSLearner, images: Sequence[Any], labels: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Return features (1 + T, n, D), the first without a stack, and class indices (n,)."""
     scale = learner.settings.adapter_scale
-    stacks = [None, *[shared(stack, scale) for stack in learner.state.bank]]
+    stacks = [None, *[shared(Bottleneck(adapter_scale=scale), stack) for stack in learner.state.bank]]
     data = PreparedImages(images, list(labels), learner.backbone.preprocessing, augment=False)
 
     def compute(batch: Tensor, _: Sequence[Any]) -> list[Tensor]:
-        prefix = learner.prefix(batch)
-        return [learner.features(prefix, stack) for stack in stacks]
+        prefix = learner.extractor.prefix(batch)
+        return [learner.extractor.features(prefix, stack) for stack in stacks]
 
     found, names = extract(data, compute, batch_size=125, device=learner.device)
     return torch.stack(found), learner.indices(names)
@@ -159,11 +160,11 @@ def heads(states: Sequence[MOSState], known: Known, settings: Any, kind: str, fi
     return found
 
 
-def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Readout:
+def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearHead:
     """Return the ridge regression on features (n, D); a fifth of them, drawn at random, chooses its strength."""
     draw = generator(seed, "diagnosis")
-    strength = choose_strength(None, train, labels, classes, standardise=True, generator=draw)
-    return solve(Sums.of(train, labels, classes), strength, standardise=True)
+    strength = choose_penalty(None, train, labels, classes, standardise=True, generator=draw)
+    return solve(GramStatistics.of(train, labels, classes), strength, standardise=True)
 
 
 def retrieved(known: Known, state: MOSState, head: Head, rounds: int = 4) -> dict[str, float]:

@@ -23,8 +23,9 @@ from measuring import forward_flops, interleaved, pass_flops, ratio, surrounding
 from real_streams import aligned, backbone_of, stream_of
 from torch import Tensor
 
-from continual.adapters.bottleneck import shared
-from continual.data.inputs import PreparedImages, evaluation_loader
+from continual.adapters.bank import shared
+from continual.data.inputs import PreparedImages
+from continual.data.loaders import evaluation_loader
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.mos.feature_shift import alike
 from continual.methods.mos.learner import MOSLearner
@@ -54,9 +55,9 @@ def asked(learner: MOSLearner, batches: list[Tensor], cache: Counted) -> tuple[T
 def foretold(learner: MOSLearner, images: Tensor) -> dict[str, float]:
     """Return how true what is said of the stacks' shifts is of images (n, 3, H, W) of all classes."""
     state = learner.state
-    prefix = learner.prefix(images)
-    under = [learner.features(prefix, shared(stack, learner.settings.adapter_scale)) for stack in state.bank]
-    shifts = learner.stack_shifts(generator(0, "check"))
+    prefix = learner.extractor.prefix(images)
+    under = [learner.extractor.features(prefix, shared(learner.settings.adapter_kind, stack)) for stack in state.bank]
+    shifts = learner.shift_model(generator(0, "check"))
     sloped = under[0] @ shifts.slope
     rests, plain = [], []
     for stack, features in enumerate(under[1:], 1):

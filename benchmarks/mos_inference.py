@@ -40,7 +40,7 @@ from real_streams import aligned, backbone_of
 from reference_mos import ReferenceMOS
 from torch import Tensor
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
 from continual.backbones.loading import Backbone
 from continual.data.images import list_folder, open_image
 from continual.learning.feature_cache import FeatureCache
@@ -86,7 +86,7 @@ def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
 
 def sides_of(learner: MOSLearner) -> Sides:
     """Return the sides that are compared, as functions of images."""
-    trunk, stack = learner.backbone.trunk, shared(learner.state.bank[0], learner.settings.adapter_scale)
+    trunk, stack = learner.backbone.trunk, shared(learner.settings.adapter_kind, learner.state.bank[0])
 
     def plain(images: Tensor) -> Tensor:
         with learner._autocast():
@@ -95,7 +95,7 @@ def sides_of(learner: MOSLearner) -> Sides:
 
     return {
         "plain": plain,
-        "one pass": lambda images: learner.features(images, stack),
+        "one pass": lambda images: learner.extractor.features(images, stack),
         "ours": learner.score_batch,
         "reference": reference_of(learner),
     }

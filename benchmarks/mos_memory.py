@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from continual.learning.features import extract
 from measuring import surroundings, table, write
 from real_streams import aligned, backbone_of, remembered_as, stream_of
 from torch import Tensor
 
 from continual.data.inputs import PreparedImages
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.features import extract
 from continual.methods.bases.alignment import align
 from continual.methods.mos.adapter_features import StackFeatures
 from continual.methods.mos.learner import MOSLearner

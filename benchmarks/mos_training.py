@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from continual.losses.terms import feature_contrast, masked_cross_entropy
 from measuring import ceilings, forward_flops, interleaved, profile, profiles, ratio, surroundings, table, write
 from reference_mos import ReferenceMOS
 from reference_mos import align as reference_align
@@ -27,7 +28,6 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.losses.terms import feature_contrast, masked_cross_entropy
 from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import LowRank, fit
@@ -75,7 +75,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
     targets = torch.tensor([training.index[label] for label in training.data.labels], device=images.device)
 
     def step() -> None:
-        features = mos.features(images, mos.working, merging=True)
+        features = mos.extractor.features(images, mos.working, merging=True)
         loss = masked_cross_entropy(head(features), targets, training.active)
         loss = loss + 0.1 * feature_contrast(features, training.means)
         optimizer.zero_grad()

@@ -23,10 +23,11 @@ from torch import Tensor
 
 import continual
 from continual.backbones.convnet import FrozenConvNet
-from continual.data.inputs import PreparedImages, evaluation_loader
+from continual.data.inputs import PreparedImages
+from continual.data.loaders import evaluation_loader
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.ridge import Sums, choose_strength, solve
+from continual.statistics.ridge import GramStatistics, choose_penalty, solve
 
 RIDGE, PROJECTION = "ridge", "ridge on a random projection of 2000"
 RIVALS = (RIDGE, PROJECTION)
@@ -95,10 +96,10 @@ def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float)
 
 def rivals(x: Tensor, labels: Tensor, newest: Tensor, z: Tensor, classes: int, step: int, standardise: bool) -> Tensor:
     """Return the values of `ridge` (or of RanPAC's head: not standardised), whose strength the newest images choose."""
-    old = Sums.of(x[~newest], labels[~newest], classes) if standardise and not newest.all() else None
+    old = GramStatistics.of(x[~newest], labels[~newest], classes) if standardise and not newest.all() else None
     draw = generator(1993, "ridge", step)
-    strength = choose_strength(old, x[newest], labels[newest], classes, standardise=standardise, generator=draw)
-    return solve(Sums.of(x, labels, classes), strength, standardise=standardise)(z.double())
+    strength = choose_penalty(old, x[newest], labels[newest], classes, standardise=standardise, generator=draw)
+    return solve(GramStatistics.of(x, labels, classes), strength, standardise=standardise)(z.double())
 
 
 def accuracies(

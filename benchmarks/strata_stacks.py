@@ -21,7 +21,8 @@ from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of
 from torch import Tensor
 
-from continual.adapters.bottleneck import StackWeights, shared
+from continual.adapters.bank import shared
+from continual.adapters.base import Weights
 from continual.backbones.loading import Backbone
 from continual.datasets.streams import Experience
 from continual.methods.mos.learner import MOSLearner
@@ -35,7 +36,7 @@ FROZEN = "strata"
 class StackedStrata(StrataLearner):
     """Strata whose blocks have adapters beside their MLPs; see `stacked`, for learners copy themselves."""
 
-    stack: ClassVar[StackWeights]
+    stack: ClassVar[Weights]
     scale: ClassVar[float]
     beside: ClassVar[bool]
 
@@ -51,12 +52,12 @@ class StackedStrata(StrataLearner):
             del trunk._mlp
 
 
-def stacked(stack: StackWeights, scale: float, beside: bool) -> type[StackedStrata]:
+def stacked(stack: Weights, scale: float, beside: bool) -> type[StackedStrata]:
     """Return strata under a stack; with `beside`, it reads the frozen tokens as well."""
     return type("Stacked", (StackedStrata,), {"stack": stack, "scale": scale, "beside": beside})
 
 
-def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[StackWeights, float]]:
+def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[Weights, float]]:
     """Return stacks trained on an experience, by the method that trained them, with their scale."""
     mos = MOSLearner(backbone, seed=seed, alignment_epochs=0, **TRAINING)
     mos.learn(first.train_images, first.train_labels)
@@ -68,7 +69,7 @@ def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tup
     }
 
 
-def rows_of(backbone: Backbone, stacks: dict[str, tuple[StackWeights, float]]) -> dict[str, StrataLearner]:
+def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, float]]) -> dict[str, StrataLearner]:
     """Return the learners that are compared, by name."""
     rows: dict[str, StrataLearner] = {FROZEN: StrataLearner(backbone, precision="bfloat16")}
     for whose, (stack, scale) in stacks.items():

@@ -24,7 +24,8 @@ from strata import answers
 from torch import Tensor
 
 import continual
-from continual.data.inputs import PreparedImages, evaluation_loader
+from continual.data.inputs import PreparedImages
+from continual.data.loaders import evaluation_loader
 from continual.seeding import generator
 from continual.statistics.class_statistics import fit
 from continual.symmetry.base import Symmetry, content_order, group_named

@@ -24,8 +24,8 @@ from sklearn.metrics import roc_auc_score
 
 import continual
 from continual.backbones.loading import Backbone
+from continual.learning.answers import Prediction
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.state import Prediction
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 
 RATES = (0.05, 0.1)  #: of false alarms asked for

@@ -33,11 +33,12 @@ from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, as_experience
 from continual.errors import InputError, LearningError, nearest
+from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.progress import Progress
 from continual.learning.settings import Settings
-from continual.learning.state import Scores, State
-from continual.learning.training import Progress
+from continual.learning.state import State
 from continual.methods import method
 from continual.seeding import seeded
 
@@ -123,7 +124,7 @@ class GrowingModel(nn.Module):
         super().__init__()
         trunk = learner.backbone.trunk
         # A function, which strategies that copy the model do not copy: the frozen weights are there once.
-        self.features = lambda images, weights: learner.features(images, weights=weights or None)
+        self.features = lambda images, weights: learner.extractor.features(images, weights=weights or None)
         learned = trunk.network.named_parameters() if learner.settings.train_backbone else ()
         self.copy = nn.ParameterDict({name.replace(".", "/"): p.detach().clone() for name, p in learned})
         self.classifier = IncrementalClassifier(learner.backbone.width, initial_out_features=1)
@@ -213,7 +214,7 @@ class AvalancheLearner(IncrementalLearner[State]):
             parts.append(Part([part.update_data_attribute("targets_task_labels", task)]))
         return with_task_labels(with_classes_timeline(benchmark_from_datasets(train=parts))).train_stream[-1]
 
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax over the classes seen of the strategy's model in evaluation mode."""
         model = self.strategy.model.eval()
         return Scores(model(images)[:, : len(self.state.classes)].float().softmax(-1))
@@ -222,7 +223,7 @@ class AvalancheLearner(IncrementalLearner[State]):
         """Raise InputError: the strategy trains in Avalanche's own loop."""
         raise InputError(f"{self.method} trains in Avalanche's own loop: call learn")
 
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return every tensor that the strategy keeps beside the frozen backbone."""
         if self.strategy is None:
             return {}, {}
@@ -232,7 +233,7 @@ class AvalancheLearner(IncrementalLearner[State]):
         """Raise InputError: a strategy cannot be saved."""
         raise InputError(f"{self.method} cannot be saved: its cells and their measurements are all that is kept")
 
-    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> State:
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Raise InputError: a strategy cannot be put back."""
         raise InputError(f"{self.method} cannot be read from a file")
 

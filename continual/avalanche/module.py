@@ -13,8 +13,8 @@ from continual.backbones.loading import Backbone, assemble
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
+from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Scores
 
 #: The least score of a class, and that of one not learned yet; its logarithm is finite.
 FLOOR = 1e-12
@@ -46,8 +46,8 @@ class LearnerModule(nn.Module):
         """Return what `forward` does, and the scores it comes from."""
         labels = self.learner.classes
         columns = max([columns, *[int(label) + 1 for label in labels]])
-        scores = self.learner.scores(images) if labels else Scores(images.new_empty(len(images), 0))
-        return by_label(scores.values.clamp_min(FLOOR).log(), labels, columns), scores
+        scores = self.learner.score_batch(images) if labels else Scores(images.new_empty(len(images), 0))
+        return by_label(scores.values.to(images.device).clamp_min(FLOOR).log(), labels, columns), scores
 
 
 def as_learner(

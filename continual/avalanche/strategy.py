@@ -30,7 +30,8 @@ from torch.optim import Optimizer
 from continual import methods
 from continual.avalanche.module import LearnerModule, as_learner, by_label, checked_labels
 from continual.backbones.loading import Backbone
-from continual.data.inputs import ExperienceData, training_loader
+from continual.data.inputs import ExperienceData
+from continual.data.loaders import training_loader
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
 from continual.learning.training import GradientTraining
@@ -218,7 +219,7 @@ class LearnerStrategy(SupervisedTemplate):
         if not self.is_training:
             output, self.scores = self.model.answer(self.mb_x, self.columns)
             return output
-        self.output = self.training.forward(self.mb_x)
+        self.output = self.training.observed(self.mb_x)
         classes, active = self.training.classes, self.training.active
         labels = [label for label, on in zip(classes, active.tolist(), strict=True) if on]
         return by_label(self.output.logits[:, active].log_softmax(-1), labels, max(classes) + 1)

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from continual.adapters.base import Adapters
 from continual.errors import BackboneError
 
-if TYPE_CHECKING:
-    from continual.adapters.bottleneck import Adapters
-    from continual.backbones.vit import Prefix
+
+@dataclass(frozen=True)
+class Prefix:
+    """What all adapters have in common for a batch: all that does not depend on the first adapter."""
+
+    h: Tensor  #: (B, m N, D), the tokens after the first block's attention
+    rope: Any  #: rotary positions, the same for all images, or None
+    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
+    first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
+    views: int = 1  #: m, how many views of each image there are, one after the other
+    weights: Tensor | None = None  #: (B, m), how they count, where that is known already
+
+    def __getitem__(self, rows: Tensor) -> Prefix:
+        """Return the prefix of some of the images."""
+        first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
+        return replace(self, h=self.h[rows], first=first, weights=weights)
+
+    def only(self, views: int) -> Prefix:
+        """Return the prefix of each image's first `views` views, which count alike."""
+        h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
+        assert h is not None
+        return replace(self, h=h, first=first, views=views, weights=h.new_full((len(h), views), 1 / views))
+
+    def of_views(self, views: int, weights: Tensor | None) -> Prefix:
+        """Return the prefix of images of which these are `views` views each."""
+        first = None if self.first is None else beside(self.first, views)
+        return replace(self, h=beside(self.h, views), first=first, views=views, weights=weights)
 
 
 class Frozen(nn.Module, ABC):
-    """A timm network without its classifier, for good in evaluation mode and without gradients of its own."""
+    """A timm network without its classifier, always in evaluation mode and without gradients of its own."""
 
     width: int  #: D, the length of a feature
     depth: int  #: L, how many blocks or stages it has
@@ -48,7 +74,7 @@ class Frozen(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def milestones(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         """Modules that a whole forward pass runs once each, all images of a batch at a time: by these it is counted."""
 
     @abstractmethod
@@ -80,3 +106,13 @@ class Frozen(nn.Module, ABC):
 
         All are read if there are fewer. With `until`, the network ends after so many of them.
         """
+
+
+def apart(tokens: Tensor, views: int) -> Tensor:
+    """Return the tokens (B m, N, D) of views that are apart, from those (B, m N, D) that lie beside one another."""
+    return tokens if views == 1 else tokens.unflatten(1, (views, -1)).flatten(0, 1)
+
+
+def beside(tokens: Tensor, views: int) -> Tensor:
+    """Undo `apart`."""
+    return tokens if views == 1 else tokens.unflatten(0, (-1, views)).flatten(1, 2)

@@ -55,7 +55,7 @@ class FrozenConvNet(Frozen):
         return self.convnet
 
     @property
-    def milestones(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         return self._stages
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -29,7 +30,7 @@ from continual.errors import BackboneError, nearest
 from continual.seeding import seeded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """A frozen network, where it came from, and how images are prepared for it."""
 
@@ -39,6 +40,7 @@ class Backbone:
     preprocessing: Preprocessing
     weights_file: str | None = None  #: the local file the weights were read from
     sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
+    _on: dict[torch.device, Backbone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.trunk.network))
@@ -52,6 +54,19 @@ class Backbone:
     def depth(self) -> int:
         """L, the number of blocks, or of a CNN's stages."""
         return self.trunk.depth
+
+    def __repr__(self) -> str:
+        height, width = self.trunk.image_size
+        return f"<Backbone {self.name}: {self.depth} x {self.width}, {height} x {width} px, {self.sha256[:8]}>"
+
+    def on(self, device: torch.device) -> Backbone:
+        """Return the backbone on a device: itself if it is there, else a copy, made once."""
+        place = torch.empty(0, device=device).device  # "cuda" is the current one of them
+        if next(self.trunk.parameters()).device == place:
+            return self
+        if place not in self._on:
+            self._on[place] = replace(self, trunk=copy.deepcopy(self.trunk).to(place))
+        return self._on[place]
 
     def describe(self) -> dict[str, Any]:
         """Return the provenance as plain JSON values; `rebuild` is its inverse."""

@@ -9,7 +9,6 @@ not reproduce.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import checkpoint as checkpoints
 
-from continual.adapters.bottleneck import Adapters
+from continual.adapters.base import Adapters
 from continual.backbones.attention import ALL, attend
-from continual.backbones.base import Frozen
+from continual.backbones.base import Frozen, Prefix, apart, beside
 from continual.errors import BackboneError
 
 Attention = Callable[[Any, Tensor, slice, Any], Tensor]
@@ -58,34 +57,6 @@ _SUPPORTED = (
 )
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What all stacks have in common for a batch: all that does not depend on the first adapter."""
-
-    h: Tensor  #: (B, m N, D), the tokens after the first block's attention
-    rope: Any  #: rotary positions, the same for all images, or None
-    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
-    first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
-    views: int = 1  #: m, how many views of each image there are, one after the other
-    weights: Tensor | None = None  #: (B, m), how they count, where that is known already
-
-    def __getitem__(self, rows: Tensor) -> Prefix:
-        """Return the prefix of some of the images."""
-        first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
-        return replace(self, h=self.h[rows], first=first, weights=weights)
-
-    def only(self, views: int) -> Prefix:
-        """Return the prefix of each image's first `views` views, which count alike."""
-        h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
-        assert h is not None
-        return replace(self, h=h, first=first, views=views, weights=h.new_full((len(h), views), 1 / views))
-
-    def of_views(self, views: int, weights: Tensor | None) -> Prefix:
-        """Return the prefix of images of which these are `views` views each."""
-        first = None if self.first is None else _beside(self.first, views)
-        return replace(self, h=_beside(self.h, views), first=first, views=views, weights=weights)
-
-
 class FrozenViT(Frozen):
     """A ViT whose weights never change; `features` runs it with or without adapters.
 
@@ -118,7 +89,7 @@ class FrozenViT(Frozen):
         return self.vit
 
     @property
-    def milestones(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
         return [block.norm1 for block in self.vit.blocks]
 
     def _compare_with_own_forward(self) -> None:
@@ -197,14 +168,14 @@ class FrozenViT(Frozen):
             if index:
                 # After the last attention a token's feature is its own affair.
                 read = self._read(prefix) if index == last else ALL
-                h = _beside(run(self._attend, index, _apart(tokens, views), prefix.rope, read), views)
+                h = beside(run(self._attend, index, apart(tokens, views), prefix.rope, read), views)
             else:
                 h = self.read(prefix.h, prefix) if last == 0 else prefix.h
             known = prefix.first if index == 0 else None
             tokens = run(self._mlp, index, h) if known is None else known
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
-        tokens = _apart(vit.norm(tokens), views)
+        tokens = apart(vit.norm(tokens), views)
         pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
@@ -232,7 +203,7 @@ class FrozenViT(Frozen):
 
     def read(self, tokens: Tensor, prefix: Prefix) -> Tensor:
         """Return of something of every token (B, m N, K) what belongs to those the features are made of."""
-        return _beside(_apart(tokens, prefix.views)[:, self._read(prefix)], prefix.views)
+        return beside(apart(tokens, prefix.views)[:, self._read(prefix)], prefix.views)
 
     def _read(self, prefix: Prefix) -> slice:
         vit = self.vit
@@ -251,16 +222,6 @@ class FrozenViT(Frozen):
         """Run one block's MLP half."""
         block = self.vit.blocks[index]
         return _HALVES[type(block)][1](block, h)
-
-
-def _apart(tokens: Tensor, views: int) -> Tensor:
-    """Return the tokens (B m, N, D) of views that are apart, from those (B, m N, D) that lie beside one another."""
-    return tokens if views == 1 else tokens.unflatten(1, (views, -1)).flatten(0, 1)
-
-
-def _beside(tokens: Tensor, views: int) -> Tensor:
-    """Undo `_apart`."""
-    return tokens if views == 1 else tokens.unflatten(0, (-1, views)).flatten(1, 2)
 
 
 def _run(half: Callable[..., Tensor], *arguments: Any) -> Tensor:

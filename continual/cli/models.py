@@ -18,9 +18,9 @@ from continual.cli.progress import ProgressBars
 from continual.console import STDOUT, add_row, check_outputs, console, new_table, show, write_text
 from continual.data.images import check_readable, image_files, unread
 from continual.errors import InputError
+from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import make
-from continual.learning.state import Prediction
 from continual.lifecycle import contents
 from continual.lifecycle.contents import ModelFile
 from continual.methods import load, method

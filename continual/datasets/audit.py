@@ -14,7 +14,7 @@ from continual.data.images import EncodedImage, open_image
 from continual.datasets.catalogue import catalogue
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     """
     share = max(1, IMAGES // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
-    milestones, rows, tries = learner.backbone.trunk.milestones, 0, []
+    stages, rows, tries = learner.backbone.trunk.stages, 0, []
 
     def count(_: Any, given: tuple[Tensor, ...]) -> None:
         nonlocal rows
         rows += len(given[0])
 
-    hooks = [module.register_forward_pre_hook(count) for module in milestones]
+    hooks = [module.register_forward_pre_hook(count) for module in stages]
     try:
         for _ in range(2):
             started = time.perf_counter()
@@ -39,9 +39,9 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     finally:
         for hook in hooks:
             hook.remove()
-    return min(tries), rows / (len(tries) * len(milestones) * len(images)) or None
+    return min(tries), rows / (len(tries) * len(stages) * len(images)) or None
 
 
 def numbers_stored(learner: IncrementalLearner[Any]) -> int:
     """Return how many numbers a learner has stored; the frozen backbone is not counted."""
-    return sum(tensor.numel() for tensor in learner.pack()[0].values())
+    return sum(tensor.numel() for tensor in learner.export()[0].values())

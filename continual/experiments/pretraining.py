@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from continual.backbones.loading import Backbone, assemble, create
-from continual.data.inputs import as_experience, training_loader
+from continual.data.inputs import as_experience
+from continual.data.loaders import training_loader
 from continual.datasets.streams import Experience
 from continual.errors import BackboneError
 from continual.experiments.config import BackboneConfig, PretrainConfig
-from continual.learning.training import Checkpoints, Progress, go_back, snapshot
+from continual.learning.loop import go_back, snapshot
+from continual.learning.progress import Progress
+from continual.learning.training import Checkpoints
 from continual.seeding import seeded
 
 

@@ -21,7 +21,7 @@ from continual.data.inputs import open_image
 from continual.datasets.streams import Stream
 from continual.learning.learner import IncrementalLearner
 from continual.learning.model_file import versions
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 
 
 def now() -> str:

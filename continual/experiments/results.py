@@ -12,7 +12,7 @@ import numpy as np
 from continual.backbones.loading import Backbone
 from continual.datasets.streams import Experience, Stream
 from continual.experiments.transformed import MEASURES
-from continual.learning.learner import Prediction
+from continual.learning.answers import Prediction
 from continual.metrics import transfer
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 from continual.metrics.confusion import confusion, share_right

@@ -26,7 +26,7 @@ from continual.experiments.transformed import answer_turned, turned_training
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.lifecycle import locks
 
 

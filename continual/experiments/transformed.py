@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from continual.data.inputs import ExperienceData, PreparedImages
 from continual.data.preprocessing import Preprocessing
 from continual.datasets.streams import Experience
+from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Prediction
 from continual.seeding import generator
 from continual.symmetry.base import group_named, moved
 from equivariant.groups import FiniteGroup

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from continual.adapters.bottleneck import per_image, shared
-from continual.backbones.vit import Prefix
+from continual.adapters.bank import per_image, shared
+from continual.backbones.base import Prefix
 from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
+from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Scores
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
 from continual.statistics.prototypes import cosine_scores
@@ -60,7 +59,7 @@ def graph(learner: IncrementalLearner[Any]) -> Any:
     This is the form for methods whose `scores` take every image through the same steps. Another can be
     registered for a learner's class: `graph.register`. Raises InputError for a method without either.
     """
-    return _one_pass(learner, learner.scores)
+    return _one_pass(learner, learner.answer)
 
 
 def _one_pass(learner: IncrementalLearner[Any], scores: Callable[[Tensor], Scores]) -> Any:
@@ -76,8 +75,8 @@ def _(learner: MOSLearner) -> Any:
     state, settings, trunk = learner.state, learner.settings, learner.backbone.trunk
     assert state.head is not None
     assert state.prototypes is not None
-    head, prototypes, experience = state.head, state.prototypes, state.experience_of_class
-    bank = state.stacked_bank if settings.consolidate is None else state.consolidated_bank
+    head, prototypes, experience = state.head, state.prototypes.mean, state.experience_of_class
+    kind, bank = settings.adapter_kind, state.stacked_bank(settings.consolidate)
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
@@ -85,11 +84,11 @@ def _(learner: MOSLearner) -> Any:
         return Scores(values, probabilities=probabilities, familiarity=familiarity)
 
     if len(state.bank) == 1:
-        only = shared(state.bank[0], settings.adapter_scale)
+        only = shared(kind, state.bank[0])
 
         def scores(images: Tensor) -> Scores:
             features = trunk.features(images, only)
-            return finish(linear(features, *head), cosine_scores(features, prototypes), features)
+            return finish(head(features), cosine_scores(features, prototypes), features)
 
         return _one_pass(learner, scores)
 
@@ -98,8 +97,8 @@ def _(learner: MOSLearner) -> Any:
         prefix = trunk.prefix(images)
 
     def step(tokens: Tensor, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = trunk.features(Prefix(tokens, prefix.rope), per_image(bank, stack, settings.adapter_scale))
-        logits = linear(features, *head)
+        features = trunk.features(Prefix(tokens, prefix.rope), per_image(kind, bank, stack))
+        logits = head(features)
         return features, logits, experience[logits.argmax(-1)]
 
     def stage_one(features: Tensor) -> tuple[Tensor, Tensor]:

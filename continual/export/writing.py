@@ -19,7 +19,7 @@ from continual.export.int8 import milliseconds, quantised
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
 from continual.learning import model_file
 from continual.learning.learner import IncrementalLearner
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 
 TOLERANCE = 1e-3  #: largest difference of a score
 SHARE = 0.999  #: of the images must be within it, and be given the same class
@@ -163,7 +163,6 @@ def made_up(side: int, count: int = 8) -> list[Image.Image]:
 
 def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
     """What the runner has to know, and where the model comes from."""
-    state = learner.export()[1]
     backbone = learner.backbone.describe()
     return {
         "format": FORMAT,
@@ -172,7 +171,7 @@ def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
         "classes": list(learner.classes),
         "class_experience": list(learner.state.class_experience),
         "unknown_rate": unknown_rate,
-        "temperature": state["method_state"].get("temperature"),
+        "temperature": getattr(getattr(learner.state, "calibration", None), "temperature", None),
         "preprocessing": asdict(learner.backbone.preprocessing),
         "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},
         "versions": model_file.versions(),

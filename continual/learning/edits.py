@@ -11,7 +11,8 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone
 from continual.data.images import image_files
-from continual.data.inputs import ExperienceData, Label, as_experience, as_images, label_indices
+from continual.data.inputs import ExperienceData, Label, as_experience, as_images
+from continual.data.loaders import label_indices
 from continual.errors import InputError
 from continual.learning.state import S
 from continual.learning.training import Progress, Training
@@ -49,7 +50,7 @@ class Edits(ABC, Generic[S]):
         The other classes' own scores stay, so an answer changes only where the class had won. Methods that
         retrieve stacks (MOS) may also answer otherwise where it had a part in finding the stack, or in the
         shares that an ensemble adds up. Adapters that were trained on it, and its share of sums over all
-        classes (`continual.statistics.ridge.Sums.without`), stay.
+        classes (`GramStatistics.without`), stay.
 
         Raises InputError for a class never learned and for the last one.
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,34 +15,33 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual import distributed
-from continual.backbones import loading
-from continual.backbones.loading import Backbone
+from continual.backbones.loading import Backbone, check_same_weights, rebuild
 from continual.data import image_cache
 from continual.data.images import list_folder
-from continual.data.inputs import (
-    ExperienceData,
-    ImageColumn,
-    Label,
-    PreparedImages,
-    as_experience,
-    as_images,
-    evaluation_loader,
-)
+from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
+from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError, ModelFileError
 from continual.learning import model_file
+from continual.learning.answers import Prediction, Scores
+from continual.learning.documented import documented
 from continual.learning.edits import Edits
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.features import FeatureMaker
-from continual.learning.settings import Settings, make
-from continual.learning.state import Imagining, Prediction, S, Scores, State
-from continual.learning.training import Checkpoints, Progress, Training, run
+from continual.learning.loop import run
+from continual.learning.progress import Progress
+from continual.learning.settings import Settings, current_names, make, restored
+from continual.learning.state import S, Simulation, State
+from continual.learning.training import Checkpoints, Start, Training
+from continual.statistics.fields import pack, size, unpack
+from continual.symmetry.base import Symmetry
 
 
-class IncrementalLearner(Edits[S], FeatureMaker):
-    """Learns new classes for ever on a frozen backbone; a method subclasses it.
+class IncrementalLearner(Edits[S]):
+    """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
-    Create one with a backbone and settings by name, e.g. `MOSLearner(backbone, epochs=5, seed=7)` or
-    `MOSLearner(backbone, preset="reference")`; an unknown or impossible setting raises InputError.
+    Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
+    `MOSLearner(backbone, MOSSettings(epochs=5))` or `MOSLearner(backbone, preset="reference")`; an unknown or
+    impossible setting raises InputError. The backbone given stays as it is; on another device a copy is used.
 
     `learn` and the edits (`correct`, `forget`, `rename`) either succeed or leave the learner as it was. `predict`
     changes nothing.
@@ -50,50 +51,59 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     paper: ClassVar[str]  #: where it comes from: "Author et al., VENUE YEAR, arXiv NUMBER"
     summary: ClassVar[str]  #: one line
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
-    linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum a class and an experience
-    probabilities: ClassVar[bool] = True  #: False if `scores` only rank: a softmax of cosines or of regression values
+    linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum per class and experience
+    probabilities: ClassVar[bool] = True  #: False if scores only rank: a softmax of cosines or of regression values
     #: True if answers follow from features that no later experience changes, and that a `FeatureCache` holds
     fixed_features: ClassVar[bool] = False
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
     settings_type: ClassVar[type[Settings]] = Settings
     state_type: ClassVar[type[State]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        documented(cls)
+        if "scores" in vars(cls) and "_scores" not in vars(cls):
+            warnings.warn(f"{cls.__name__}.scores is now called _scores", DeprecationWarning, stacklevel=2)
+            cls._scores = cls.scores  # type: ignore[method-assign]
+            del cls.scores
+
     def __init__(
         self,
         backbone: Backbone,
+        settings: Settings | None = None,
         *,
         device: str | torch.device | None = None,
         preset: str | None = None,
-        **settings: Any,
+        **values: Any,
     ) -> None:
-        if not self.any_backbone:
-            backbone.trunk.check_has_blocks(self.method)
-        self.backbone = backbone
-        self.settings: Any = make(self.settings_type, preset, **settings)
-        self.state: S = self.state_type()  # type: ignore[assignment]
+        if settings is not None and (values or preset or not isinstance(settings, self.settings_type)):
+            raise InputError(
+                f"{type(self).__name__} takes settings by name, or as one {self.settings_type.__name__}, not both"
+            )
         self.device = torch.device(device or "cpu")
-        backbone.trunk.to(self.device)
+        self.backbone = backbone.on(self.device)
+        self.settings: Any = settings or make(self.settings_type, preset, **values)
+        self.state: S = self.state_type()  # type: ignore[assignment]
+        self.check()
 
     # What a method defines -----------------------------------------------------------------------------
 
     @abstractmethod
     def begin(self, data: ExperienceData) -> Training[S]:
-        """Start learning an experience; nothing of the learner changes before `finish` is kept."""
+        """Start learning an experience, from `self.start`; nothing of the learner changes before it is finished."""
 
     @abstractmethod
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score prepared images (B, 3, H, W) on the learner's device over all classes seen.
 
-        Features under weights that never change again may be taken from, and are then kept in, `cache`.
+        Features under weights that never change again may be taken from, and are then kept in, `cache`. Whoever wants
+        answers asks `predict` or `score_batch`.
         """
 
-    @abstractmethod
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the method's own part of the state as tensors and JSON values."""
-
-    @abstractmethod
-    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> S:
-        """Rebuild the state from what `pack` gave and the fields that all methods share."""
+    def check(self) -> None:
+        """Raise InputError or BackboneError for settings and a backbone that do not go together."""
+        if not self.any_backbone:
+            self.backbone.trunk.check_has_blocks(self.method)
 
     # What users call -----------------------------------------------------------------------------------
 
@@ -101,6 +111,25 @@ class IncrementalLearner(Edits[S], FeatureMaker):
     def classes(self) -> tuple[Label, ...]:
         """The classes learned so far, by the user's own names."""
         return self.state.classes
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """What is made of an image's views, if the settings name a group."""
+        return Symmetry.of(self.settings, self.state.fitted)
+
+    @property
+    def extractor(self) -> Extractor:
+        """What gives this learner features of images."""
+        return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry)
+
+    @property
+    def start(self) -> Start[S]:
+        """What a training of the next experience starts from."""
+        return Start(self.state, self.settings, self.extractor)
+
+    def __repr__(self) -> str:
+        known = f"{len(self.classes)} classes in {self.state.experiences} experiences"
+        return f"<{type(self).__name__}: {known}, {self.backbone!r}>"
 
     def learn(
         self,
@@ -119,7 +148,7 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         the new adapters; its statistics and prototype become those of all its images together.
 
         With `checkpoints` (a `continual.learning.checkpoints.CheckpointFolder`, say) the training is kept after every
-        epoch, and goes on from there if it was stopped: called again with the same images, `learn` ends with
+        epoch, and resumes from there if it was stopped: called again with the same images, `learn` ends with
         the same bits. They serve this one call. `decoded` bytes of opened image files are kept for later epochs.
 
         Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
@@ -187,13 +216,24 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         return Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, unknown_rate)
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Score one prepared batch, without gradients; the results lie on the CPU."""
+        """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.
+
+        `predict`, Avalanche's evaluation, the server and exported graphs all ask here.
+        """
         with torch.no_grad():
-            images, symmetry = images.to(self.device), self.symmetry
-            if symmetry is None or not symmetry.averages_scores:
-                return self.scores(images, cache).cpu()
-            views = symmetry.orbit(images)
-            return Scores.averaged([self.scores(view, cache) for view in views.unbind(1)]).cpu()
+            return self.answer(images.to(self.device), cache).cpu()
+
+    def answer(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Score one prepared batch on the learner's device, all views of it where a symmetry averages scores."""
+        symmetry = self.symmetry
+        if symmetry is None or not symmetry.averages_scores:
+            return self._scores(images, cache)
+        return Scores.averaged([self._scores(view, cache) for view in symmetry.orbit(images).unbind(1)])
+
+    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Deprecated: `score_batch`."""
+        warnings.warn("scores is deprecated: call score_batch", DeprecationWarning, stacklevel=2)
+        return self.score_batch(images, cache)
 
     def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""
@@ -204,9 +244,12 @@ class IncrementalLearner(Edits[S], FeatureMaker):
 
     def variant(self, **settings: Any) -> Self:
         """Return a learner with the same state and some settings changed (those of inference, say)."""
-        values = {**self.settings.model_dump(), **settings}
-        other = type(self)(self.backbone, device=self.device, **values)
-        other.state = self.state
+        other = copy.copy(self)
+        if settings:
+            other.settings = make(self.settings_type, **{**self.settings.model_dump(), **settings})
+            for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
+                del other.__dict__[name]
+            other.check()
         return other
 
     # Files ---------------------------------------------------------------------------------------------
@@ -225,13 +268,13 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         is stored. `notes` are JSON values about this version, `seen` what the command `equimos` keeps to know
         images again; a learner that was loaded has neither. Raises ModelFileError if it cannot be written.
         """
-        tensors, values = self.export()
+        tensors, state = self.export()
         header = {
             "method": self.method,
             "settings": self.settings.model_dump(),
             "backbone": self.backbone.describe(),
             "backbone_embedded": embed_backbone,
-            **values,
+            "state": state,
             "versions": model_file.versions(),
             "notes": dict(notes or {}),
         }
@@ -261,30 +304,28 @@ class IncrementalLearner(Edits[S], FeatureMaker):
         if backbone is None:
             moved = {} if weights is None else {"weights_file": str(weights)}
             embedded = model_file.part(tensors, "backbone") if header["backbone_embedded"] else None
-            backbone = loading.rebuild({**header["backbone"], **moved}, embedded)
+            backbone = rebuild({**header["backbone"], **moved}, embedded)
         else:
-            loading.check_same_weights(backbone, header["backbone"])
-        learner = cls(backbone, device=device, **header["settings"])
+            check_same_weights(backbone, header["backbone"])
+        kind = cls.settings_type
+        settings = restored(kind, current_names(kind, header["settings"], warn=False))
+        learner = cls(backbone, settings, device=device)
         try:
-            learner.restore(model_file.part(tensors, "state"), header)
-        except (KeyError, IndexError, TypeError) as error:
+            learner.restore(model_file.part(tensors, "state"), header["state"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
         return learner
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the state as tensors and JSON values, for `restore`."""
-        tensors, values = self.pack()
-        common = {f.name: getattr(self.state, f.name) for f in fields(State) if f.name != "fitted"}
-        return tensors | model_file.join("fitted", self.state.fitted), {"state": common, "method_state": values}
+        return pack(self.state)
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take the state that `export` gave; raises KeyError, IndexError or TypeError if a part is missing."""
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["state"].items()}
+        """Take the state that `export` gave; raises KeyError, TypeError or ValueError if a part is missing."""
         own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        common = State(**known, fitted=model_file.part(own, "fitted"))
-        self.state = self.unpack(common, own, values["method_state"])
+        self.state = unpack(self.state_type, own, values)
 
-    def imagining(self, after: Self) -> Imagining | None:
+    def simulation(self, after: Self) -> Simulation | None:
         """Return what tells how images of a class would be answered by this learner, and by what it became, `after`.
 
         They are drawn from what this one remembers. None for methods that remember nothing that stays true.
@@ -296,8 +337,4 @@ class IncrementalLearner(Edits[S], FeatureMaker):
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of what was learned, by part; the frozen backbone is not counted."""
-        sizes: dict[str, int] = {}
-        for name, tensor in self.pack()[0].items():
-            part = name.split("/")[0]
-            sizes[part] = sizes.get(part, 0) + tensor.numel() * tensor.element_size()
-        return sizes
+        return {part: number for part, number in size(self.export()[0]).items() if part != "fitted"}

@@ -17,12 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from continual.errors import ModelFileError
+from continual.learning.older_formats import upgraded
 
 FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
-VERSION = 2
+VERSION = 3
 #: what the metadata of every model file holds
-KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "method_state", "versions"})
+KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -94,7 +95,7 @@ def read(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Tens
             raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
         if int(header["version"]) > VERSION:
             raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
-        values = json.loads(header["equimos"])
+        tensors, values = upgraded(int(header["version"]), tensors, json.loads(header["equimos"]))
         if missing := KEYS - dict(values).keys():
             raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
         return tensors, values

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from continual import losses
+from continual.adapters import KINDS
+from continual.adapters.base import AdapterKind
+from continual.adapters.base import make as adapter_kind
 from continual.errors import InputError, nearest
+from continual.losses.base import LossTerm
+from continual.registry import Registry
 
 T = TypeVar("T", bound=BaseModel)
-
-#: what is made of an image's views, see `continual.symmetry.base`
-Kind = Literal[
-    "frame", "equitune", "lambda_equitune", "equizero", "canonicaliser", "pruned_orbit", "score_averaging",
-    "augmentation",
-]  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -27,18 +30,27 @@ class Settings(BaseModel):
     #: what a model that exists may be given anew: how it answers, and how it trains, on the machine that is there
     at_inference: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "precision"})
     at_training: ClassVar[frozenset[str]] = frozenset()
+    #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
+    named: ClassVar[Mapping[str, Registry]] = {}
+    #: names of before, which are still understood
+    renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 
     seed: int = Field(1993, description="decides every random number")
-    eval_batch_size: int = Field(128, ge=1, description="images a forward pass, outside training")
+    eval_batch_size: int = Field(128, ge=1, description="images per forward pass, outside training")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
 
-    group: str | None = Field(None, description="turns and mirrors that shall not change an answer: C4, D4, mirror_h")
-    symmetry: Kind = Field("frame", description="with a group: what is made of an image's views")
+    group: str | None = Field(None, description="rotations and mirrors that change no answer: C4, D4, mirror_h")
+    symmetry: str = Field("frame", description="with a group: what is made of an image's views")
     views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
-    turned_training: bool = Field(True, description="with a group: train on randomly moved images")
+    transformed_training: bool = Field(True, description="with a group: train on randomly transformed images")
     orbit_statistics: bool = Field(
         True, description="with a group: remember single views, all of each image, instead of their mean"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_before(cls, values: Any) -> Any:
+        return current_names(cls, values, warn=True) if isinstance(values, dict) else values
 
     @field_validator("group")
     @classmethod
@@ -49,6 +61,16 @@ class Settings(BaseModel):
             return name and group_named(name).name
         except InputError as error:
             raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Settings:
+        try:
+            for field, registry in self.named.items():
+                if (name := getattr(self, field)) is not None:
+                    registry.get(name)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class TrainingSettings(Settings):
@@ -61,16 +83,35 @@ class TrainingSettings(Settings):
     lr: float = Field(0.01, gt=0, description="peak rate")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    losses: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="further terms of the loss by name, each with its weight and settings; see `equimos list losses`",
+    )
+
+    @model_validator(mode="after")
+    def _known_losses(self) -> TrainingSettings:
+        self.loss_terms()
+        return self
+
+    def loss_terms(self) -> list[LossTerm]:
+        """Return the further terms of the loss, made anew."""
+        try:
+            return [losses.TERMS.get(name)(**values) for name, values in self.losses.items()]
+        except (InputError, ValidationError) as error:
+            raise ValueError(f"losses: {error}") from error
 
 
 class AdapterSettings(TrainingSettings):
     """What every method that trains adapters and a linear head has."""
 
     at_training = TrainingSettings.at_training | {"checkpoint_activations", "compile"}
+    named: ClassVar[Mapping[str, Registry]] = {**Settings.named, "adapter": KINDS}
 
     lr: float = Field(0.03, gt=0, description="peak rate of the adapters")
     head_lr_ratio: float = Field(0.1, gt=0, description="the head's rate as a share of lr")
-    bottleneck: int = Field(16, ge=1, description="r, the width of an adapter")
+    adapter: str = Field("bottleneck", description="kind of adapter; see `equimos list adapters`")
+    adapter_args: dict[str, Any] = Field(default_factory=dict, description="settings of that kind alone")
+    bottleneck: int = Field(16, ge=1, description="r, the width of a bottleneck adapter")
     adapter_scale: float = Field(0.1, description="s, the factor of an adapter's output")
     adapter_dropout: float = Field(0.1, ge=0, lt=1)
     checkpoint_activations: bool = Field(
@@ -80,19 +121,63 @@ class AdapterSettings(TrainingSettings):
         None, description="backend of torch.compile for the blocks in training; inductor is the fast one"
     )
 
+    @model_validator(mode="after")
+    def _known_adapter(self) -> AdapterSettings:
+        try:
+            _ = self.adapter_kind
+        except ValidationError as error:
+            raise ValueError("; ".join(explain(error, KINDS.get(self.adapter), "adapter_args."))) from error
+        return self
+
+    @cached_property
+    def adapter_kind(self) -> AdapterKind:
+        """The kind of adapter with its settings."""
+        shared = {name: getattr(self, name) for name in type(self).model_fields}
+        return adapter_kind(self.adapter, self.adapter_args, shared)
+
 
 def make(kind: type[T], preset: str | None = None, **values: Any) -> T:
     """Build settings from a preset and single values, which come before it.
 
-    Raises InputError that lists every problem, with the nearest allowed name for an unknown one.
+    Where a setting names a thing of a registry, `file.py:Name` and `package.module:Name` import the user's own. Raises
+    InputError that lists every problem, with the nearest allowed name for an unknown one.
     """
     presets: dict[str, dict[str, Any]] = getattr(kind, "presets", {})
     if preset is not None and preset not in presets:
         raise InputError(f"unknown preset {preset!r}: {nearest(preset, presets) if presets else 'there are none'}")
+    return restored(kind, with_own_code(kind, {**presets.get(preset or "", {}), **values}))
+
+
+def restored(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build settings from values as a model file has them: nothing is imported for them.
+
+    Raises InputError as `make` does.
+    """
     try:
-        return kind(**{**presets.get(preset or "", {}), **values})
+        return kind(**values)
     except ValidationError as error:
         raise InputError("; ".join(explain(error, kind))) from None
+
+
+def with_own_code(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values in which the user's own things are named, after their code was imported."""
+    registries: Mapping[str, Registry] = getattr(kind, "named", {})
+    found = dict(values)
+    for field in registries.keys() & found.keys():
+        if isinstance(found[field], str):
+            found[field] = registries[field].resolve(found[field])
+    if isinstance(found.get("losses"), dict) and "losses" in kind.model_fields:
+        found["losses"] = {losses.TERMS.resolve(name): own for name, own in found["losses"].items()}
+    return found
+
+
+def current_names(kind: type[Settings], values: Mapping[str, Any], *, warn: bool) -> dict[str, Any]:
+    """Return values under the names that settings have today."""
+    old = [name for name in values if name in kind.renamed and name not in kind.model_fields]
+    if old and warn:
+        said = ", ".join(f"{name} is now {kind.renamed[name]}" for name in old)
+        warnings.warn(f"settings were renamed: {said}", DeprecationWarning, stacklevel=2)
+    return {kind.renamed[name] if name in old else name: value for name, value in values.items()}
 
 
 def explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") -> list[str]:
@@ -102,6 +187,8 @@ def explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") -> 
         place = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {prefix + place!r}: {nearest(place, kind.model_fields)}")
-        else:
+        elif place:
             lines.append(f"{prefix}{place}: {problem['msg']} (got {problem['input']!r})")
+        else:
+            lines.append(problem["msg"].removeprefix("Value error, "))
     return lines

@@ -6,31 +6,26 @@ A training owns everything that changes while it runs. The learner's state is re
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from continual import distributed
-from continual.data.inputs import ExperienceData, Label, label_indices, training_loader
-from continual.distributed import Rows
+from continual.data.inputs import ExperienceData, Label
+from continual.data.loaders import label_indices
 from continual.errors import LearningError
-from continual.learning.features import extract
+from continual.learning.extractor import Extractor, extract
+from continual.learning.progress import Progress
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
 from continual.learning.views import single_views
-from continual.losses.terms import masked_cross_entropy
+from continual.losses.base import Batch, LossTerm
+from continual.losses.cross_entropy import CrossEntropy
 from continual.seeding import generator
-
-if TYPE_CHECKING:
-    from continual.learning.learner import IncrementalLearner
-
-#: progress(stage, done, total, figures)
-Progress = Callable[[str, int, int, dict[str, float]], None]
+from continual.statistics.head import Head
 
 
 class Checkpoints(Protocol):
@@ -49,15 +44,33 @@ class Output:
 
     features: Tensor
     logits: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  #: (B, ...) each, for terms of the loss
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Output:
+        """Return the output with a function applied to every tensor."""
+        extra = {name: function(value) for name, value in self.extra.items()}
+        return Output(function(self.features), function(self.logits), extra)
+
+
+@dataclass(frozen=True)
+class Start(Generic[S]):
+    """What a training starts from: all that it needs of a learner."""
+
+    state: S
+    settings: Any
+    extractor: Extractor
 
 
 class Training(ABC, Generic[S]):
     """What a method does with one experience; this base trains nothing."""
 
-    def __init__(self, learner: IncrementalLearner[S], data: ExperienceData) -> None:
-        self.before = learner.state
-        #: `learner` gives the features that are remembered
-        self.learner, self.data, self.fitted = single_views(learner, data)
+    def __init__(self, start: Start[S], data: ExperienceData) -> None:
+        self.before, self.settings = start.state, start.settings
+        #: gives the features that are remembered
+        self.extractor, self.data, self.fitted = single_views(
+            start.extractor, self.settings, self.before.fitted, data, first=self.before.updates == 0
+        )
+        self.device = self.extractor.device
         present = set(data.labels)
         #: classes never seen before, sorted, in the order of their new indices
         self.new_classes: list[Label] = sorted(present - set(self.before.classes), key=_order)
@@ -76,18 +89,17 @@ class Training(ABC, Generic[S]):
     ) -> tuple[list[Tensor], Tensor]:
         """Run `compute(images, labels) -> several (B, D)` over the experience's images as they are.
 
-        Returns each of its results joined, (n, D), and class indices (n,); see `continual.learning.features.extract`.
+        Returns each of its results joined, (n, D), and class indices (n,); see `continual.learning.extractor.extract`.
         """
-        learner = self.learner
         found, labels = extract(
             self.data.evaluation,
             compute,
-            batch_size=learner.settings.eval_batch_size,
-            device=learner.device,
+            batch_size=self.settings.eval_batch_size,
+            device=self.device,
             progress=progress,
             workers=self.workers,
         )
-        return found, label_indices(labels, self.index).to(learner.device)
+        return found, label_indices(labels, self.index).to(self.device)
 
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""
@@ -108,36 +120,37 @@ class GradientTraining(Training[S]):
     """Train some modules and a linear head with SGD; the rest of the backbone is frozen.
 
     `modules` are what is trained, the head included. The head (C, D) continues from `head`, with new rows
-    drawn from a normal of deviation 0.02. `active` (C,) bool says which logits take part in the loss.
+    drawn from a normal of deviation 0.02. `active` (C,) bool says which logits take part in the loss: the sum of
+    cross-entropy, the method's own `terms` and those of the settings, each times its weight.
     """
 
     def __init__(
-        self,
-        learner: IncrementalLearner[S],
-        data: ExperienceData,
-        head: tuple[Tensor, Tensor] | None,
-        **modules: nn.Module,
+        self, start: Start[S], data: ExperienceData, head: Head | None, *terms: LossTerm, **modules: nn.Module
     ) -> None:
-        super().__init__(learner, data)
-        assert isinstance(learner.settings, TrainingSettings)
-        self.settings: Any = learner.settings
-        self.single = learner.variant(group=None)  #: gives features of images as they are, for training
+        super().__init__(start, data)
+        assert isinstance(self.settings, TrainingSettings)
+        self.settings: Any = start.settings
+        self.single = start.extractor.untransformed  #: gives features of images as they are, for training
         self.head = self._grown(head)
-        self.modules = {name: module.to(learner.device) for name, module in modules.items()} | {"head": self.head}
-        self.active = torch.zeros(len(self.classes), dtype=torch.bool, device=learner.device)
+        self.modules = {name: module.to(self.device) for name, module in modules.items()} | {"head": self.head}
+        self.active = torch.zeros(len(self.classes), dtype=torch.bool, device=self.device)
         self.active[len(self.before.classes) :] = True
         self.epochs: int = self.settings.epochs
+        every = [CrossEntropy(), *terms, *self.settings.loss_terms()]
+        self.terms = [term for term in every if term.weight]
+        for term in self.terms:
+            term.prepare(self)
 
-    def _grown(self, head: tuple[Tensor, Tensor] | None) -> nn.Linear:
-        width, old = self.learner.backbone.width, len(self.before.classes)
+    def _grown(self, head: Head | None) -> nn.Linear:
+        width, old = self.extractor.backbone.width, len(self.before.classes)
         grown = nn.utils.skip_init(nn.Linear, width, len(self.classes))
         draw = generator(self.settings.seed, "head", self.before.updates)
         with torch.no_grad():
             nn.init.trunc_normal_(grown.weight, std=0.02, generator=draw)
             grown.bias.zero_()
             if head is not None:
-                grown.weight[:old], grown.bias[:old] = head
-        return grown.to(self.learner.device)
+                grown.weight[:old], grown.bias[:old] = head.weight, head.bias
+        return grown.to(self.device)
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -174,11 +187,17 @@ class GradientTraining(Training[S]):
         rows = self.active[targets]
         if not rows.any():
             return output.logits.sum() * 0
-        return self.batch_loss(Output(output.features[rows], output.logits[rows]), targets[rows])
+        kept = output.map(lambda tensor: tensor[rows])
+        batch = Batch(kept.features, kept.logits, targets[rows], self.active, kept.extra)
+        return torch.stack([term.weight * term(batch) for term in self.terms]).sum()
 
-    def batch_loss(self, output: Output, targets: Tensor) -> Tensor:
-        """Return the cross-entropy over the active classes."""
-        return masked_cross_entropy(output.logits, targets, self.active)
+    def observed(self, images: Tensor) -> Output:
+        """Return what `forward` does, with what the terms of the loss observe in the images."""
+        output = self.forward(images)
+        extra: dict[str, Tensor] = {}
+        for term in self.terms:
+            extra |= term.observe(images)
+        return replace(output, extra={**output.extra, **extra}) if extra else output
 
     def check_loss(self, loss: Tensor) -> None:
         """Raise LearningError if the loss is not finite."""
@@ -191,106 +210,9 @@ class GradientTraining(Training[S]):
     def after_step(self) -> None:
         """Hook after every optimizer step."""
 
-    def head_tensors(self) -> tuple[Tensor, Tensor]:
-        """Return a copy of the head's weight (C, D) and bias (C,) that later training cannot reach."""
-        return self.head.weight.detach().clone(), self.head.bias.detach().clone()
-
-
-def snapshot(live: Mapping[str, Tensor], *steppers: Any) -> dict[str, Any]:
-    """Return copies of live tensors and of the state of optimizers and schedulers, for `go_back`."""
-    tensors = {name: tensor.detach().clone() for name, tensor in live.items()}
-    return {"tensors": tensors, "steppers": [stepper.state_dict() for stepper in steppers]}
-
-
-def go_back(kept: Mapping[str, Any], live: Mapping[str, Tensor], *steppers: Any) -> None:
-    """Put live tensors, optimizers and schedulers back to where they were."""
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(kept["tensors"][name])
-    for stepper, state in zip(steppers, kept["steppers"], strict=True):
-        stepper.load_state_dict(state)
-
-
-def run(
-    training: Training[Any],
-    progress: Progress | None = None,
-    workers: int = 0,
-    checkpoints: Checkpoints | None = None,
-) -> None:
-    """The learner's own training loop; Avalanche's makes the same calls in the same order."""
-    training.workers = workers
-    if not isinstance(training, GradientTraining) or training.epochs == 0:
-        return
-    settings, learner = training.settings, training.learner
-    loader, sampler = training_loader(
-        training.data.training,
-        settings.batch_size,
-        settings.seed,
-        training.before.updates,
-        own_rows=True,
-        num_workers=workers,
-    )
-    optimizer = training.make_optimizer()
-    scheduler = training.make_scheduler(optimizer)
-    done, live = 0, training.live_tensors()
-    if checkpoints is not None and (found := checkpoints.latest()) is not None:
-        done = found[0]
-        go_back(found[1], live, optimizer, scheduler)
-    distributed.agree(done, "checkpoints")
-    steps, waiting = training.epochs * len(loader), Waiting()
-    for epoch in range(done, training.epochs):
-        sampler.epoch = epoch
-        training.start_epoch(epoch)
-        for step, (images, labels) in enumerate(waiting.over(loader)):
-            whole = min(settings.batch_size, len(sampler) - step * settings.batch_size)
-            loss = training.loss(*_forward(training, images.to(learner.device), labels, distributed.rows_of(whole)))
-            training.check_loss(loss)
-            optimizer.zero_grad()
-            loss.backward()
-            distributed.average_gradients(p for group in optimizer.param_groups for p in group["params"])
-            optimizer.step()
-            training.after_step()
-            if progress is not None:
-                figures = {"loss": float(loss.detach()), "waiting": waiting.share()}
-                progress("training", epoch * len(loader) + step + 1, steps, figures)
-        scheduler.step()
-        if checkpoints is not None:
-            checkpoints.keep(epoch + 1, snapshot(live, optimizer, scheduler))
-
-
-class Waiting:
-    """Notes which share of a training's time goes by while it waits for images."""
-
-    def __init__(self) -> None:
-        self._began, self._waited = time.perf_counter(), 0.0
-
-    def over(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Yield what the loader yields."""
-        batches = iter(loader)
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            self._waited += time.perf_counter() - started
-            if batch is None:
-                return
-            yield batch
-
-    def share(self) -> float:
-        """Return the share so far; of a GPU, which works on meanwhile, at most so much was idle."""
-        return self._waited / max(time.perf_counter() - self._began, 1e-9)
-
-
-def _forward(
-    training: GradientTraining[Any], images: Tensor, labels: Sequence[Label], rows: Rows | None
-) -> tuple[Output, Sequence[Label]]:
-    """Return the output and the labels of a whole batch, of which this process has the given `rows`."""
-    with distributed.part_of_batch(rows):
-        mine = training.forward(images)
-    if rows is None:
-        return mine, labels
-    targets = distributed.joined(label_indices(labels, training.index), rows)
-    output = Output(distributed.joined(mine.features, rows), distributed.joined(mine.logits, rows))
-    return output, [training.classes[target] for target in targets.tolist()]
+    def frozen_head(self) -> Head:
+        """Return a copy of the head that later training cannot reach."""
+        return Head(self.head.weight.detach().clone(), self.head.bias.detach().clone())
 
 
 def _order(label: Label) -> tuple[str, Label]:

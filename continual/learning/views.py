@@ -1,63 +1,58 @@
-"""What a learner with a symmetry learns from: single views of its images."""
+"""What is learned from under a symmetry: single views of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, Label
-from continual.learning.features import extract
+from continual.learning.extractor import Extractor, extract
+from continual.learning.settings import Settings
 from continual.symmetry.base import Symmetry, moved
-
-if TYPE_CHECKING:
-    from continual.learning.learner import IncrementalLearner
-    from equivariant.groups import FiniteGroup
 
 
 def single_views(
-    learner: IncrementalLearner[Any], data: ExperienceData
-) -> tuple[IncrementalLearner[Any], ExperienceData, Mapping[str, Tensor]]:
-    """Return the learner that a training asks for features, its data, and what the symmetry has been told of images.
+    extractor: Extractor, settings: Settings, fitted: Mapping[str, Tensor], data: ExperienceData, *, first: bool
+) -> tuple[Extractor, ExperienceData, Mapping[str, Tensor]]:
+    """Return what a training asks for features to remember, its data, and what the symmetry has fitted to images.
 
-    What is trained sees one view of an image at a time, at random if `turned_training` says so. What is remembered
-    is every view by itself (`orbit_statistics`), or what the symmetry makes of an image.
+    What is trained sees one view of an image at a time, at random if `transformed_training` says so. What is remembered
+    is every view by itself (`orbit_statistics`), or what the symmetry makes of an image. A symmetry that learns is
+    fitted to the images of the `first` experience; `fitted` is what it found then.
     """
-    symmetry, settings, told = learner.symmetry, learner.settings, learner.state.fitted
+    symmetry = extractor.symmetry
     if symmetry is None:
-        return learner, data, told
-    if learner.state.updates == 0:
-        told = fitted(learner, data)
+        return extractor, data, fitted
+    if first:
+        fitted = fit_symmetry(extractor, symmetry, data, settings.eval_batch_size)
     training, evaluation, labels = data.training, data.evaluation, data.labels
-    if settings.turned_training:
+    if settings.transformed_training:
         training = AnyView(training, symmetry.group)
     if settings.orbit_statistics:
-        seeing = learner.variant(group=None)
+        seeing = extractor.untransformed
         evaluation = EveryView(evaluation, symmetry.group)
         labels = [label for label in labels for _ in range(symmetry.group.order)]
     else:
-        seeing = learner.variant()
-        seeing.state = replace(learner.state, fitted=told)
-    return seeing, ExperienceData(training, evaluation, labels), told
+        seeing = replace(extractor, symmetry=replace(symmetry, fitted=fitted))
+    return seeing, ExperienceData(training, evaluation, labels), fitted
 
 
-def fitted(learner: IncrementalLearner[Any], data: ExperienceData) -> dict[str, Tensor]:
-    """Return what a learner's symmetry has to be told of images, from those of its first experience."""
-    symmetry: Symmetry | None = learner.symmetry
-    if symmetry is None or not symmetry.learns:
+def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData, batch_size: int) -> dict[str, Tensor]:
+    """Return what a symmetry has to know of images, from those of the first experience."""
+    if not symmetry.learns:
         return {}
 
     def described(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
-        return [learner.described(symmetry.views(images))]
+        return [extractor.described(symmetry.views(images))]
 
-    settings, place = learner.settings, learner.device
-    (found,), labels = extract(data.evaluation, described, batch_size=settings.eval_batch_size, device=place)
+    (found,), labels = extract(data.evaluation, described, batch_size=batch_size, device=extractor.device)
     index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=place))
+    return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=extractor.device))
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class EveryView(Dataset[Any]):
     """A data set of (image (3, H, W), label, ...) with all views of every image, one after the other."""
 
     dataset: Any
-    group: FiniteGroup
+    group: Any  #: a finite group, see `equivariant.groups`
 
     def __len__(self) -> int:
         return len(self.dataset) * self.group.order
@@ -77,10 +72,10 @@ class EveryView(Dataset[Any]):
 
 @dataclass(frozen=True)
 class AnyView(Dataset[Any]):
-    """A data set of (image (3, H, W), label, ...) whose images are moved by elements that torch's generator draws."""
+    """A data set of (image (3, H, W), label, ...) each image transformed by an element that torch's generator draws."""
 
     dataset: Any
-    group: FiniteGroup
+    group: Any  #: a finite group, see `equivariant.groups`
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from continual.data.inputs import ExperienceData
 from continual.learning.learner import IncrementalLearner
 from continual.learning.training import GradientTraining
 from continual.methods.bases.alignment import AlignedState, align
 from continual.seeding import seeded
+from continual.statistics.head import Head
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def seconds(learner: IncrementalLearner[Any], data: ExperienceData, answers: int
     labels = [data.labels[i] for i in few]
     loading /= len(few)
     with torch.no_grad():
-        forward = _timed(lambda: training.learner.features(images))[0] / len(few)
+        forward = _timed(lambda: training.extractor.features(images))[0] / len(few)
     total = 2 * len(training.data.labels) * (loading + forward)
     if isinstance(training, GradientTraining) and training.epochs:
         training.start_epoch(0)
@@ -72,10 +72,10 @@ def _alignment(learner: IncrementalLearner[Any]) -> float:
     if not (isinstance(state, AlignedState) and state.head is not None and epochs):
         return 0.0
 
-    def run(epochs: int) -> tuple[Tensor, Tensor]:
+    def run(epochs: int) -> Head:
         draw = torch.Generator(device=learner.device).manual_seed(0)
         assert state.head is not None
-        return align(*state.head, state.statistics, generator=draw, epochs=epochs, batch_size=settings.batch_size)
+        return align(state.head, state.statistics, generator=draw, epochs=epochs, batch_size=settings.batch_size)
 
     start, one = (_timed(partial(run, n), rounds=1)[0] for n in (0, 1))
     return start + epochs * max(one - start, 0.0)

@@ -12,7 +12,7 @@ from continual.console import count
 from continual.data.images import image_files, list_folder, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.lifecycle.seen_images import Ledger, Met, meet, recall
 from continual.lifecycle.split import divided
 

@@ -12,7 +12,7 @@ from continual.console import add_row, console, count, new_table, show
 from continual.data.inputs import Label
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.lifecycle.held_out_features import HeldFeatures
 from continual.lifecycle.seen_images import Ledger
 from continual.seeding import generator
@@ -125,7 +125,7 @@ def review(
     """Ask both models about held-out images, and about features of classes of which none is here.
 
     Of images that are `gone`, and whose classes the `ledger` knows, features may have been kept. For classes of which
-    there is neither, the same answers are drawn for both models, see `IncrementalLearner.imagining`. Those of MOS are
+    there is neither, the same answers are drawn for both models, see `IncrementalLearner.simulation`. Those of MOS are
     for features that lie where the class's own images were trained to lie: real images fare worse.
     """
     found, cache = Review(), FeatureCache()
@@ -144,12 +144,12 @@ def review(
         found.old += gone.answers(before)
         found.new += gone.answers(after)
     rest = [(index, label) for index, label in enumerate(before.classes) if label not in found.truth]
-    imagining = before.imagining(after) if rest else None
+    simulation = before.simulation(after) if rest else None
     for index, label in rest:
-        if imagining is None:
+        if simulation is None:
             found.blind.append(label)
             continue
-        was, now = imagining(index, DRAWN, generator(0, "review", index, device=before.device))
+        was, now = simulation(index, DRAWN, generator(0, "review", index, device=before.device))
         lost = (was == index) & (now != index)
         found.imagined[label] = float(lost.float().mean())
         found.lost_to.update((label, after.classes[answer]) for answer in now[lost].tolist())

@@ -1,26 +1,43 @@
-"""Joint training on everything seen so far, anew each experience: the upper bound. It keeps the images."""
+"""Joint training on images seen so far, anew each experience: the upper bound. It keeps the images, or some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from pydantic import Field
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from continual import selection
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
-from continual.learning.state import replace_state
-from continual.learning.training import Progress
-from continual.methods.bases.adapter_training import AdapterTraining, new_stack
-from continual.methods.finetune import AdapterState, SingleStackLearner
+from continual.learning.extractor import Extractor, extract
+from continual.learning.progress import Progress
+from continual.learning.settings import AdapterSettings
+from continual.learning.training import Start
+from continual.methods.bases.adapter_training import AdapterTraining
+from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
+from continual.registry import Registry
+from continual.seeding import generator
+from continual.selection.base import selected
+from continual.statistics.fields import transient
+
+
+class JointSettings(AdapterSettings):
+    """Numbers of joint training."""
+
+    named: ClassVar[Mapping[str, Registry]] = {**AdapterSettings.named, "selection": selection.RULES}
+
+    kept: int | None = Field(None, ge=1, description="images kept per class of earlier experiences; None keeps all")
+    selection: str = Field("herding", description="which images these are; see `equimos list selection`")
 
 
 @dataclass(frozen=True)
-class JointState(AdapterState):
-    """One stack and one head, and references to all the images they were trained on."""
+class JointState(SingleAdapterState):
+    """One adapter and one head, and references to the images that are kept."""
 
-    seen: tuple[ExperienceData, ...] = ()
+    seen: tuple[ExperienceData, ...] = transient(())
 
     def renamed(self, old: Label, new: Label) -> Self:
         """Return the state in which class and images have the new name."""
@@ -34,17 +51,16 @@ class JointState(AdapterState):
         )
         return replace(super().renamed(old, new), seen=seen)
 
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out the head's row and the images."""
-        parts = [
-            (part, [i for i, label in enumerate(part.labels) if label != self.classes[index]]) for part in self.seen
-        ]
-        seen = tuple(
-            ExperienceData(Subset(part.training, rows), Subset(part.evaluation, rows), [part.labels[i] for i in rows])
-            for part, rows in parts
-            if rows
-        )
-        return super().own_without(index) | {"seen": seen}
+    def without(self, index: int) -> Self:
+        """Return the state without the class and its images."""
+        label = self.classes[index]
+        parts = [(part, [i for i, own in enumerate(part.labels) if own != label]) for part in self.seen]
+        return replace(super().without(index), seen=tuple(_some(part, rows) for part, rows in parts if rows))
+
+
+def _some(data: ExperienceData, rows: list[int]) -> ExperienceData:
+    labels = [data.labels[i] for i in rows]
+    return ExperienceData(Subset(data.training, rows), Subset(data.evaluation, rows), labels)
 
 
 @dataclass(frozen=True)
@@ -63,41 +79,68 @@ class _Renamed(Dataset[Any]):
         return image, self.new if label == self.old else label, *rest
 
 
-class JointTraining(AdapterTraining[AdapterState]):
-    """A fresh stack and head, on all the images so far."""
+class JointTraining(AdapterTraining[JointState]):
+    """A new adapter and head, on all the images that are kept."""
 
-    def __init__(self, learner: JointLearner, data: ExperienceData) -> None:
-        before = learner.state
-        self.seen = (*before.seen, data) if isinstance(before, JointState) else (data,)
+    def __init__(self, start: Start[JointState], data: ExperienceData) -> None:
+        self.newest = data
+        self.seen = (*start.state.seen, data)
         everything = ExperienceData(
             ConcatDataset([part.training for part in self.seen]),
             ConcatDataset([part.evaluation for part in self.seen]),
             [label for part in self.seen for label in part.labels],
         )
-        super().__init__(learner, everything, new_stack(learner), None)
+        super().__init__(start, everything, None, None)
         self.active[:] = True
 
-    def finish(self, progress: Progress | None = None) -> AdapterState:
-        return JointState(**self.progress_counts(), stack=self.stack.frozen(), head=self.head_tensors(), seen=self.seen)
+    def finish(self, progress: Progress | None = None) -> JointState:
+        newest = _kept(self.single, self.settings, self.newest, len(self.before.seen), progress)
+        seen = (*self.before.seen, newest)
+        return JointState(**self.progress_counts(), stack=self.adapter.frozen(), head=self.frozen_head(), seen=seen)
 
 
-class JointLearner(SingleStackLearner):
-    """One stack and one head, trained from scratch on all experiences so far; not exemplar-free.
+def _kept(
+    extractor: Extractor, settings: JointSettings, data: ExperienceData, number: int, progress: Progress | None = None
+) -> ExperienceData:
+    """Return what is kept of the experience of that number, chosen by the backbone's own features of its images."""
+    if settings.kept is None:
+        return data
+    (features,), labels = extract(
+        data.evaluation,
+        lambda images, _: [extractor.features(images)],
+        batch_size=settings.eval_batch_size,
+        device=extractor.device,
+        progress=progress,
+    )
+    rows: list[int] = []
+    for label in dict.fromkeys(labels):
+        own = [i for i, other in enumerate(labels) if other == label]
+        draw = generator(settings.seed, "kept images", number, label)
+        rows += [own[i] for i in selected(settings.selection, features[own], settings.kept, draw)]
+    return _some(data, sorted(rows))
 
-    A saved joint learner predicts, but its images are not in the file: it cannot learn on.
+
+class JointLearner(SingleAdapterLearner[JointState]):
+    """One adapter and one head, trained from scratch on all experiences so far; not exemplar-free.
+
+    With `kept` images per class of earlier experiences it is replay from scratch. A saved joint learner predicts, but
+    its images are not in the file: it cannot learn on.
     """
 
     method = "joint"
     paper = "none: the usual upper bound"
-    summary = "one adapter stack and head trained anew on all images so far; keeps the images"
+    summary = "one adapter and head trained anew on all images so far; keeps the images"
     exemplar_free = False
+    settings_type = JointSettings
+    state_type = JointState
 
     def begin(self, data: ExperienceData) -> JointTraining:
         """Start anew; raises InputError if the images of earlier experiences are not at hand."""
-        if self.state.updates and not (isinstance(self.state, JointState) and self.state.seen):
+        if self.state.updates and not self.state.seen:
             raise InputError("a joint learner read from a file cannot learn on: its images are not in the file")
-        return JointTraining(self, data)
+        return JointTraining(self.start, data)
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
-        state = self.state
-        self.state = replace_state(state, JointState, stack=state.stack, head=state.head, seen=tuple(experiences))
+        single = self.extractor.untransformed
+        seen = tuple(_kept(single, self.settings, data, number) for number, data in enumerate(experiences))
+        self.state = replace(self.state, seen=seen)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.errors import InputError
-from continual.learning import model_file
+from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import Settings, TrainingSettings
-from continual.learning.state import Scores, State, replace_state
-from continual.learning.training import GradientTraining, Output, Progress
-from continual.methods.bases.alignment import head_without
+from continual.learning.progress import Progress
+from continual.learning.settings import TrainingSettings
+from continual.learning.state import State
+from continual.learning.training import GradientTraining, Output, Start
+from continual.losses.prompt_pull import PromptPull
 from continual.seeding import generator
+from continual.statistics.head import Head
 from continual.statistics.prototypes import cosine_scores
 
 
@@ -36,7 +37,7 @@ class L2PSettings(TrainingSettings):
     weight_decay: float = Field(0.0, ge=0)
     pool: int = Field(10, ge=1, description="prompts to choose from")
     chosen: int = Field(5, ge=1, description="prompts an image gets, at most the pool")
-    prompt_length: int = Field(5, ge=1, description="tokens a prompt")
+    prompt_length: int = Field(5, ge=1, description="tokens per prompt")
     prompt_range: float = Field(1.0, gt=0, description="new prompts and keys are uniform between -this and this")
     pull: float = Field(0.1, ge=0, description="weight of the term that pulls chosen keys to the image's feature")
 
@@ -64,19 +65,27 @@ def select(queries: Tensor, keys: Tensor, prompts: Tensor, chosen: int) -> tuple
     return prompts[index].flatten(1, 2), (1 - similarity).sum(-1)
 
 
-class L2PTraining(GradientTraining["L2PState"]):
+@dataclass(frozen=True)
+class L2PState(State):
+    """The pool and one head."""
+
+    pool: Weights | None = None  #: keys (M, D) and prompts (M, P, D)
+    head: Head | None = None
+
+
+class L2PTraining(GradientTraining[L2PState]):
     """Trains the pool, and the head's rows of the new classes."""
 
-    def __init__(self, learner: L2PLearner, data: ExperienceData) -> None:
-        before, settings = learner.state, learner.settings
-        shape = (settings.pool, settings.prompt_length, learner.backbone.width)
+    def __init__(self, start: Start[L2PState], data: ExperienceData) -> None:
+        before, settings = start.state, start.settings
+        shape = (settings.pool, settings.prompt_length, start.extractor.backbone.width)
         draw, limit = generator(settings.seed, "prompts"), settings.prompt_range
         keys = torch.empty(shape[0], shape[2]).uniform_(-limit, limit, generator=draw)
         prompts = torch.empty(shape).uniform_(-limit, limit, generator=draw)
         self.pool = PromptPool(keys, prompts)
         if before.pool is not None:
             self.pool.load_state_dict(dict(before.pool))
-        super().__init__(learner, data, before.head, pool=self.pool)
+        super().__init__(start, data, before.head, PromptPull(weight=settings.pull), pool=self.pool)
         if not self.new_classes:
             self.epochs = 0
 
@@ -94,37 +103,21 @@ class L2PTraining(GradientTraining["L2PState"]):
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits; the features' last column is the image's distance from its keys."""
+        """Return features, logits, and each image's distance from the keys it chose."""
         with torch.no_grad():
             queries = self.single.features(images)
         prompts, distance = select(queries, self.pool.keys, self.pool.prompts, self.settings.chosen)
         features = self.single.features(self.single.prefix(images, prompts))
-        return Output(torch.cat([features, distance[:, None]], dim=1), self.head(features))
-
-    def batch_loss(self, output: Output, targets: Tensor) -> Tensor:
-        """Return the cross-entropy over the new classes plus the weighted distance from the keys."""
-        return super().batch_loss(output, targets) + self.settings.pull * output.features[:, -1].mean()
+        return Output(features, self.head(features), {"distance": distance})
 
     def finish(self, progress: Progress | None = None) -> L2PState:
-        return L2PState(**self.progress_counts(), pool=self.pool.tensors(), head=self.head_tensors())
-
-
-@dataclass(frozen=True)
-class L2PState(State):
-    """The pool and one head."""
-
-    pool: dict[str, Tensor] | None = None  #: keys (M, D) and prompts (M, P, D)
-    head: tuple[Tensor, Tensor] | None = None  #: weight (C, D), bias (C,)
-
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out the head's row."""
-        return {"head": head_without(self.head, index)}
+        return L2PState(**self.progress_counts(), pool=self.pool.tensors(), head=self.frozen_head())
 
 
 class L2PLearner(IncrementalLearner[L2PState]):
     """A pool of prompts chosen by the frozen feature of each image, and a head on what becomes of them.
 
-    Two passes an image. Memory is M (P + 1) D numbers for the pool, and D + 1 a class. ViTs with rotary
+    Two passes an image. Memory is M (P + 1) D numbers for the pool, and D + 1 per class. ViTs with rotary
     positions take no prompts. A class that returns trains nothing.
     """
 
@@ -132,33 +125,24 @@ class L2PLearner(IncrementalLearner[L2PState]):
     paper = "Wang et al., CVPR 2022, arXiv 2112.08654"
     summary = "a pool of prompts, chosen for each image by its frozen feature; forgets in pool and head"
     correctable = False
-    settings_type: ClassVar[type[Settings]] = L2PSettings
+    settings_type = L2PSettings
     state_type = L2PState
 
-    def begin(self, data: ExperienceData) -> L2PTraining:
-        """Start an experience; raises InputError if more prompts are to be chosen than there are."""
+    def check(self) -> None:
+        """Raise InputError if more prompts are to be chosen than there are."""
+        super().check()
         if self.settings.chosen > self.settings.pool:
             raise InputError(f"chosen is {self.settings.chosen}, but the pool has {self.settings.pool} prompts")
-        return L2PTraining(self, data)
 
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+    def begin(self, data: ExperienceData) -> L2PTraining:
+        return L2PTraining(self.start, data)
+
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits."""
-        state = self.state
+        state, extractor = self.state, self.extractor
         assert state.pool is not None
         assert state.head is not None
-        queries = self.frozen_features(images, cache)
+        queries = extractor.frozen_features(images, cache)
         prompts, _ = select(queries, state.pool["keys"], state.pool["prompts"], self.settings.chosen)
-        features = self.features(self.prefix(images, prompts))
-        return Scores(linear(features, *state.head).softmax(-1))
-
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        if self.state.pool is None or self.state.head is None:
-            return {}, {}
-        tensors = {"head/weight": self.state.head[0], "head/bias": self.state.head[1]}
-        return tensors | model_file.join("pool", self.state.pool), {}
-
-    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> L2PState:
-        if not common.classes:
-            return replace_state(common, L2PState)
-        head = (tensors["head/weight"], tensors["head/bias"])
-        return replace_state(common, L2PState, pool=model_file.part(tensors, "pool"), head=head)
+        features = extractor.features(extractor.prefix(images, prompts))
+        return Scores(state.head(features).softmax(-1))

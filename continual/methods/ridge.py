@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.bases.regression import RegressionLearner
-from continual.statistics.ridge import Sums, expected_best
+from continual.statistics.ridge import GramStatistics, expected_best
 
 
 class RidgeLearner(RegressionLearner):
     """Ridge regression on the standardised final features: RanPAC without its adapters and projection.
 
-    The strength is the one of least squared error on images that are not learned, as generalised cross-validation tells
-    it from the running sums.
+    The penalty is the one of least squared error on images that are not learned, which generalised cross-validation
+    estimates from the running sums.
     """
 
     method = "ridge"
@@ -21,10 +22,10 @@ class RidgeLearner(RegressionLearner):
     summary = "ridge regression on the frozen features, in closed form from running sums"
     any_backbone = True
 
-    def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+    def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the backbone's own features (B, D)."""
-        return self.frozen_features(images, cache)
+        return extractor.frozen_features(images, cache)
 
-    def strength(self, sums: Sums) -> float:
-        """Return the strength that is expected to be best."""
+    def penalty(self, sums: GramStatistics) -> float:
+        """Return the penalty that is expected to be best."""
         return expected_best(sums)

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
+from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Scores, State, replace_state, without_row
-from continual.learning.training import Progress, Training
-from continual.statistics.prototypes import cosine_scores, updated_means
+from continual.learning.progress import Progress
+from continual.learning.state import State
+from continual.learning.training import Training
+from continual.statistics.prototypes import Prototypes, cosine_scores, updated
 
 
 @dataclass(frozen=True)
 class PrototypeState(State):
     """Class means of the frozen backbone's features."""
 
-    prototypes: Tensor | None = None  #: (C, D)
-    counts: Tensor | None = None  #: (C,) int64
-
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out the class mean."""
-        assert self.prototypes is not None
-        assert self.counts is not None
-        return {"prototypes": without_row(self.prototypes, index), "counts": without_row(self.counts, index)}
+    prototypes: Prototypes | None = None  #: (C, D)
 
 
 class PrototypeUpdate(Training[PrototypeState]):
     """Adds an experience's images to the class means."""
 
     def finish(self, progress: Progress | None = None) -> PrototypeState:
-        learner, before = self.learner, self.before
-        (features,), targets = self.extract(lambda images, _: [learner.features(images)], progress)
-        prototypes, counts = updated_means(before.prototypes, before.counts, features, targets, len(self.classes))
-        return PrototypeState(**self.progress_counts(), prototypes=prototypes, counts=counts)
+        (features,), targets = self.extract(lambda images, _: [self.extractor.features(images)], progress)
+        prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
+        return PrototypeState(**self.progress_counts(), prototypes=prototypes)
 
 
 class SimpleCILLearner(IncrementalLearner[PrototypeState]):
-    """Prototypes of the frozen features. Memory grows by D numbers and a count a class."""
+    """Prototypes of the frozen features. Memory grows by D numbers and a count per class."""
 
     method = "simple_cil"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
@@ -52,21 +44,10 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     fixed_features = True
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
-        return PrototypeUpdate(self, data)
+        return PrototypeUpdate(self.start, data)
 
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
         assert self.state.prototypes is not None
-        cosines = cosine_scores(self.frozen_features(images, cache), self.state.prototypes)
+        cosines = cosine_scores(self.extractor.frozen_features(images, cache), self.state.prototypes.mean)
         return Scores(cosines.softmax(-1), similarity=cosines)
-
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        if self.state.prototypes is None or self.state.counts is None:
-            return {}, {}
-        return {"prototypes/mean": self.state.prototypes, "prototypes/count": self.state.counts}, {}
-
-    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> PrototypeState:
-        if not common.classes:
-            return replace_state(common, PrototypeState)
-        own = {"prototypes": tensors["prototypes/mean"], "counts": tensors["prototypes/count"]}
-        return replace_state(common, PrototypeState, **own)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from continual.adapters.base import Weights
+from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
-from continual.learning import model_file
+from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import Settings
-from continual.learning.state import Scores, State, replace_state
-from continual.learning.training import GradientTraining, Output, Progress
-from continual.losses.terms import normalised_logits
-from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields, unpack_aligned
+from continual.learning.progress import Progress
+from continual.learning.training import GradientTraining, Output, Start
+from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
 from continual.uncertainty.gaussians import judge
 
 
@@ -42,17 +40,17 @@ class SLCASettings(AlignmentSettings):
 class SLCAState(AlignedState):
     """The learned part of the backbone, one head, and class statistics."""
 
-    backbone: dict[str, Tensor] | None = None  #: by the ViT's names of its parameters
+    backbone: Weights | None = None  #: by the ViT's names of its parameters
 
 
 class SLCATraining(GradientTraining[SLCAState]):
     """Trains a copy of a part of the backbone, and the head on the new classes."""
 
-    def __init__(self, learner: SLCALearner, data: ExperienceData) -> None:
-        start = learner.state.backbone or learner.learnable()
+    def __init__(self, start: Start[SLCAState], data: ExperienceData) -> None:
+        begin = start.state.backbone or learnable(start.extractor.backbone, start.settings)
         # A module's parameters have no dots in their names.
-        self.copy = nn.ParameterDict({name.replace(".", "/"): w.clone() for name, w in start.items()})
-        super().__init__(learner, data, learner.state.head, backbone=self.copy)
+        self.copy = nn.ParameterDict({name.replace(".", "/"): w.clone() for name, w in begin.items()})
+        super().__init__(start, data, start.state.head, backbone=self.copy)
         if not self.new_classes:
             self.epochs = 0
 
@@ -81,11 +79,44 @@ class SLCATraining(GradientTraining[SLCAState]):
         """Remember the new classes as the backbone sees them now, and align the head."""
         weights = {name: w.detach().clone() for name, w in self.weights().items()}
         (features,), targets = self.extract(
-            lambda images, _: [self.learner.features(images, weights=weights)], progress
+            lambda images, _: [self.extractor.features(images, weights=weights)], progress
         )
-        experience = torch.tensor(self.class_experience(), device=self.learner.device)
+        experience = torch.tensor(self.class_experience(), device=self.device)
         rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
         return SLCAState(**self.progress_counts(), **aligned_fields(self, features, targets, rescale), backbone=weights)
+
+
+def normalised_logits(logits: Tensor, class_experience: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return logits (B, C) divided by `temperature` times the mean length of their parts.
+
+    A part are the logits of one experience's classes; `class_experience` (C,) int64 in [0, T) says whose they
+    are. So no class is preferred for the mere size of its head row (SLCA section 3.3, with the mean over
+    experiences of the authors' code).
+    """
+    count = int(class_experience.max()) + 1
+    squares = logits.new_zeros(len(logits), count).index_add(1, class_experience, logits.square())
+    # The small sum keeps the root's gradient finite at zero.
+    lengths = (squares + 1e-14).sqrt()
+    return logits / (lengths.mean(-1, keepdim=True) * temperature)
+
+
+def learnable(backbone: Backbone, settings: SLCASettings) -> dict[str, Tensor]:
+    """Return the backbone's own parameters that learn, by name."""
+    vit, part = backbone.trunk.network, settings.part
+    if part == "norms":
+        kept = {
+            f"{place}.{name}".lstrip(".")
+            for place, module in vit.named_modules()
+            if isinstance(module, nn.LayerNorm)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+    elif part == "last_blocks":
+        first = max(backbone.depth - settings.last_blocks, 0)
+        places = tuple(f"blocks.{block}." for block in range(first, backbone.depth))
+        kept = {name for name, _ in vit.named_parameters() if name.startswith((*places, "norm.", "fc_norm."))}
+    else:
+        kept = {name for name, _ in vit.named_parameters()}
+    return {name: parameter.data for name, parameter in vit.named_parameters() if name in kept}
 
 
 class SLCALearner(IncrementalLearner[SLCAState]):
@@ -96,54 +127,22 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     published: the more the backbone has changed since, the more the aligned head favours new classes. With the
     published rates, DINOv2 changes much, nearly all the gradient being the patch embedding's; `part="last_blocks"`
     leaves that alone, whatever the number of blocks. Memory is that part of the backbone, and by default
-    D^2 + 2 D + 1 numbers a class.
+    D^2 + 2 D + 1 numbers per class.
     """
 
     method = "slca"
     paper = "Zhang et al., ICCV 2023, arXiv 2303.05118"
     summary = "the backbone (all, last blocks or norms) learns at a hundredth of the head's rate; the head is aligned"
-    settings_type: ClassVar[type[Settings]] = SLCASettings
+    settings_type = SLCASettings
     state_type = SLCAState
 
     def begin(self, data: ExperienceData) -> SLCATraining:
-        return SLCATraining(self, data)
+        return SLCATraining(self.start, data)
 
-    def learnable(self) -> dict[str, Tensor]:
-        """Return the backbone's own parameters that learn, by name."""
-        vit, part = self.backbone.trunk.network, self.settings.part
-        if part == "norms":
-            kept = {
-                f"{place}.{name}".lstrip(".")
-                for place, module in vit.named_modules()
-                if isinstance(module, nn.LayerNorm)
-                for name, _ in module.named_parameters(recurse=False)
-            }
-        elif part == "last_blocks":
-            first = max(self.backbone.depth - self.settings.last_blocks, 0)
-            places = tuple(f"blocks.{block}." for block in range(first, self.backbone.depth))
-            kept = {name for name, _ in vit.named_parameters() if name.startswith((*places, "norm.", "fc_norm."))}
-        else:
-            kept = {name for name, _ in vit.named_parameters()}
-        return {name: parameter.data for name, parameter in vit.named_parameters() if name in kept}
-
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
-        assert self.state.head is not None
-        state, features = self.state, self.features(images, weights=self.state.backbone)
+        state = self.state
+        assert state.head is not None
+        features = self.extractor.features(images, weights=state.backbone)
         probabilities, familiarity = judge(state.known, features)
-        values = linear(features, *self.state.head).softmax(-1)
-        return Scores(values, probabilities=probabilities, familiarity=familiarity)
-
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors, values = self.state.pack_aligned()
-        return tensors | model_file.join("backbone", self.state.backbone or {}), values
-
-    def unpack(self, common: State, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> SLCAState:
-        if not common.classes:
-            return replace_state(common, SLCAState)
-        return replace_state(
-            common,
-            SLCAState,
-            backbone=model_file.part(tensors, "backbone"),
-            **unpack_aligned(tensors, values),
-        )
+        return Scores(state.head(features).softmax(-1), probabilities=probabilities, familiarity=familiarity)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.settings import Settings
 from continual.methods.bases.regression import RegressionLearner
-from continual.statistics.ridge import Sums
+from continual.statistics.ridge import GramStatistics
 
 
 class StrataSettings(Settings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**Settings.renamed, "strength": "penalty"}
 
     blocks: int = Field(
         4, ge=1, description="how many of the last blocks, or stages of a CNN, are read; all, if there are fewer"
@@ -21,7 +27,7 @@ class StrataSettings(Settings):
     patches: bool = Field(
         True, description="read patch tokens, or a CNN's stages: their mean beside the class token or features"
     )
-    strength: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
+    penalty: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
     mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
 
 
@@ -44,20 +50,18 @@ class StrataLearner(RegressionLearner):
     settings_type = StrataSettings
     settings: StrataSettings
 
-    def regressors(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
+    def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
         if cache is None:
-            return self._read(images)
+            return self._read(extractor, images)
         name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
-        return cache.features(images, [name] * len(images), lambda rows: self._read(images[rows]))
+        return cache.features(images, [name] * len(images), lambda rows: self._read(extractor, images[rows]))
 
-    def strength(self, sums: Sums) -> float:
-        """Return the strength of the settings, times D'."""
-        return self.settings.strength * len(sums.total)
+    def penalty(self, sums: GramStatistics) -> float:
+        """Return the penalty of the settings, times D'."""
+        return self.settings.penalty * len(sums.total)
 
-    def _read(self, images: Tensor) -> Tensor:
-        views = [images, images.flip(-1)] if self.settings.mirror else [images]
-        return torch.stack([self._tokens(view) for view in views]).mean(0)
-
-    def _tokens(self, images: Tensor) -> Tensor:
-        return self.block_tokens(images, self.settings.blocks, patches=self.settings.patches)
+    def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
+        own = self.settings
+        views = [images, images.flip(-1)] if own.mirror else [images]
+        return torch.stack([extractor.block_tokens(view, own.blocks, patches=own.patches) for view in views]).mean(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from continual.learning.state import Scores
+from continual.learning.answers import Scores
 from continual.serving.model import Served
 
 BEST = 5  #: classes listed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from continual.learning.state import Scores
+from continual.learning.answers import Scores
 from continual.serving.model import Served
 
 

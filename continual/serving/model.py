@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Scores
 
 Learner = IncrementalLearner[Any]
 #: which file lies at a path: files are replaced, never changed

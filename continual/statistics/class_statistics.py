@@ -4,7 +4,7 @@
 computed once) and merged with the statistics of later images of the same class. A class with a single
 image has a valid distribution too: its covariance is the floor.
 
-| kind | memory a class (numbers) | merged exactly |
+| kind | numbers per class | merged exactly |
 |---|---|---|
 | `full` | D + D^2 | yes |
 | `shrunk` | D + D^2, covariance shrunk towards a multiple of I (OAS) when it is sampled | yes |
@@ -16,9 +16,8 @@ image has a valid distribution too: its covariance is the floor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -34,6 +33,11 @@ class ClassStatistics(ABC):
     mean: Tensor  #: (D,)
 
     kind: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, features: Tensor, components: int) -> Self:
+        """Fit (n, D) features; of one image the covariance is zero."""
 
     @abstractmethod
     def sampler(self, floor: float) -> Sampler:
@@ -51,9 +55,10 @@ class ClassStatistics(ABC):
         """Return the distribution of the same features plus `by` (D,)."""
         return replace(self, mean=self.mean + by)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors to be stored, by field name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+    @staticmethod
+    def kinds() -> dict[str, type[ClassStatistics]]:
+        """Return the kinds by name, of which a file says one for each class."""
+        return {cls.kind: cls for cls in (Full, Shrunk, Diagonal, LowRank, Centroids)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Full(ClassStatistics):
     kind: ClassVar[str] = "full"
 
     @classmethod
-    def fit(cls, features: Tensor, components: int) -> Full:
+    def fit(cls, features: Tensor, components: int) -> Self:
         """Fit (n, D) features; one image gives a covariance of zero."""
         centred = features - features.mean(0)
         return cls(len(features), features.mean(0), centred.mT @ centred / max(len(features) - 1, 1))
@@ -150,7 +155,7 @@ class Diagonal(ClassStatistics):
     kind: ClassVar[str] = "diagonal"
 
     @classmethod
-    def fit(cls, features: Tensor, components: int) -> Diagonal:
+    def fit(cls, features: Tensor, components: int) -> Self:
         """Fit (n, D) features; one image gives a variance of zero."""
         mean = features.mean(0)
         return cls(len(features), mean, (features - mean).square().sum(0) / max(len(features) - 1, 1))
@@ -177,7 +182,7 @@ class LowRank(ClassStatistics):
     kind: ClassVar[str] = "low_rank"
 
     @classmethod
-    def fit(cls, features: Tensor, components: int) -> LowRank:
+    def fit(cls, features: Tensor, components: int) -> Self:
         """Fit (n, D) features with at most `components` directions."""
         mean = features.mean(0)
         rows = (features - mean) / max(len(features) - 1, 1) ** 0.5
@@ -224,7 +229,7 @@ class Centroids(ClassStatistics):
     kind: ClassVar[str] = "centroids"
 
     @classmethod
-    def fit(cls, features: Tensor, components: int) -> Centroids:
+    def fit(cls, features: Tensor, components: int) -> Self:
         """Run k-means on (n, D) features, from centres spread by farthest-point choice."""
         n = len(features)
         chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
@@ -261,10 +266,6 @@ class Centroids(ClassStatistics):
         return Centroids(self.count + other.count, mean, centres, shares[order] / shares[order].sum(), variance)
 
 
-_KINDS = {cls.kind: cls for cls in (Full, Shrunk, Diagonal, LowRank, Centroids)}
-assert set(_KINDS) == set(get_args(Kind))
-
-
 def fit(features: Tensor, kind: Kind = "full", components: int = 8) -> ClassStatistics:
     """Fit one class's features (n, D), n >= 1.
 
@@ -276,9 +277,4 @@ def fit(features: Tensor, kind: Kind = "full", components: int = 8) -> ClassStat
     """
     if len(features) == 0 or not torch.isfinite(features).all():
         raise ValueError(f"class statistics need at least one row of finite features, got {features.shape}")
-    return _KINDS[kind].fit(features, components)
-
-
-def restore(kind: str, count: int, tensors: Mapping[str, Tensor]) -> ClassStatistics:
-    """Rebuild statistics from what `ClassStatistics.tensors` gave."""
-    return _KINDS[kind](count, **tensors)
+    return ClassStatistics.kinds()[kind].fit(features, components)

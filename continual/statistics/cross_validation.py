@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-#: the strengths tried, in mean eigenvalues: quarters of decades, the strongest first
-STRENGTHS = tuple(10 ** (k / 4) for k in range(8, -17, -1))
+#: the penalties tried, in mean eigenvalues: quarters of decades, the strongest first
+PENALTIES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
 
 
-def best_strength(values: Tensor, explained: Tensor, total: float, count: float) -> tuple[float, float]:
-    """Return the strength of least expected error, and which share of the targets it should leave unexplained.
+def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) -> tuple[float, float]:
+    """Return the penalty of least expected error, and which share of the targets it should leave unexplained.
 
     Args:
         values: (D,), the eigenvalues of sum x x^T, of centred features.
@@ -24,11 +24,11 @@ def best_strength(values: Tensor, explained: Tensor, total: float, count: float)
     """
     values = values.clamp(min=0)
     unit, best = float(values.mean().clamp(min=1e-12)), (float("inf"), float("inf"))
-    for strength in STRENGTHS:
-        held = values + strength * unit
+    for penalty in PENALTIES:
+        held = values + penalty * unit
         left = total - float((explained * (2 / held - values / held.square())).sum())
         free = count - float((values / held).sum())
         share = max(left, 0.0) / total * (count / free) ** 2 if total > 0 and free > 0 else 1.0
         if share < best[1]:
-            best = strength * unit, share
+            best = penalty * unit, share
     return best

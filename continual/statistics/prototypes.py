@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from continual.statistics.fields import per_class
 
 
 def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
@@ -12,18 +16,21 @@ def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
     return F.normalize(features, dim=-1) @ F.normalize(prototypes, dim=-1).mT
 
 
-def updated_means(
-    means: Tensor | None, counts: Tensor | None, features: Tensor, targets: Tensor, classes: int
-) -> tuple[Tensor, Tensor]:
-    """Return class means (C, D) and counts (C,) after adding `features` (n, D) with class indices (n,).
+@dataclass(frozen=True)
+class Prototypes:
+    """The mean feature of each of C classes, and of how many images it is the mean; several sets have leading axes."""
 
-    `means` and `counts` are those so far, of the first classes, or None.
-    """
+    mean: Tensor = per_class(axis=-2)  #: (..., C, D)
+    count: Tensor = per_class(axis=-1)  #: (..., C) int64
+
+
+def updated(before: Prototypes | None, features: Tensor, targets: Tensor, classes: int) -> Prototypes:
+    """Return the prototypes of all `classes` after adding `features` (n, D) with class indices (n,)."""
     total = features.new_zeros(classes, features.shape[1])
     count = torch.zeros(classes, dtype=torch.int64, device=features.device)
-    if means is not None and counts is not None:
-        total[: len(means)] = means * counts[:, None]
-        count[: len(counts)] = counts
+    if before is not None:
+        total[: len(before.mean)] = before.mean * before.count[:, None]
+        count[: len(before.count)] = before.count
     total.index_add_(0, targets, features)
     count += torch.bincount(targets, minlength=classes)
-    return total / count[:, None], count
+    return Prototypes(total / count[:, None], count)

@@ -7,40 +7,34 @@ triangle is kept alone: half of the memory, and of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from continual.learning.state import without_row
-from continual.statistics.cross_validation import best_strength
+from continual.statistics.cross_validation import best_penalty
+from continual.statistics.fields import per_class, without
 
-#: the strengths tried by `choose_strength`
-STRENGTHS = tuple(10.0**k for k in range(-8, 9))
+#: the penalties tried by `choose_penalty`
+PENALTIES = tuple(10.0**k for k in range(-8, 9))
 
 
 @dataclass(frozen=True)
-class Sums:
+class GramStatistics:
     """The sufficient statistics of ridge regression for D features and C classes."""
 
     total: Tensor  #: (D,), sum x
     triangle: Tensor  #: (D (D + 1) / 2,), the lower triangle of sum x x^T, row by row
-    targets: Tensor  #: (D, C), sum x y^T
-    counts: Tensor  #: (C,), images of each class
+    targets: Tensor = per_class(axis=1)  #: (D, C), sum x y^T
+    counts: Tensor = per_class()  #: (C,), images of each class
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, classes: int) -> Sums:
+    def of(cls, features: Tensor, labels: Tensor, classes: int) -> GramStatistics:
         """Sum over features (n, D) with class indices (n,)."""
         x = features if features.device.type == "mps" else features.double()
         y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
-        return cls(x.sum(0), _triangle(x.mT @ x), x.mT @ y, y.sum(0))
-
-    @classmethod
-    def restore(cls, tensors: Mapping[str, Tensor]) -> Sums:
-        """Rebuild what `tensors` gave; model files of format version 1 have the whole matrix, as `gram`."""
-        rest = dict(tensors)
-        return cls(triangle=_triangle(rest.pop("gram")), **rest) if "gram" in rest else cls(**rest)
+        return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0))
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
@@ -50,13 +44,13 @@ class Sums:
             half.masked_scatter_(lower, self.triangle)
         return whole
 
-    def plus(self, other: Sums) -> Sums:
+    def plus(self, other: GramStatistics) -> GramStatistics:
         """Return the sums over both sets; the one with fewer classes has none of the others'."""
         extra = len(other.counts) - len(self.counts)
         if extra < 0:
             return other.plus(self)
         pad = torch.nn.functional.pad
-        return Sums(
+        return GramStatistics(
             self.total + other.total,
             self.triangle + other.triangle,
             pad(self.targets, (0, extra)) + other.targets,
@@ -71,95 +65,83 @@ class Sums:
         # A feature that never varied says nothing; it must not be divided by zero.
         return mean, torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
 
-    def without(self, index: int) -> Sums:
-        """Return the sums without one class: exactly so, but for its scatter around its mean.
+    def without(self, index: int) -> GramStatistics:
+        """Return the statistics without one class: exactly so, but for its scatter around its mean.
 
         That scatter lies in the sum of products, added to the others', and cannot be told from them any more.
         """
         own, count = self.targets[:, index], self.counts[index]
-        return Sums(
-            self.total - own,
-            self.triangle - _triangle(torch.outer(own, own)) / count,
-            without_row(self.targets, index, 1).contiguous(),
-            without_row(self.counts, index),
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors to be stored, by field name."""
-        return dict(vars(self))
+        products = self.triangle - lower_triangle(torch.outer(own, own)) / count
+        return replace(without(self, index), total=self.total - own, triangle=products)
 
 
 @dataclass(frozen=True)
-class Readout:
+class LinearHead:
     """An affine map from features to scores: `x @ weight + bias`.
 
     The weight is contiguous, so that one read from a file gives the same bits.
     """
 
-    weight: Tensor  #: (D, C)
-    bias: Tensor  #: (C,)
-
-    def without(self, index: int) -> Readout:
-        """Return the map without one class's score."""
-        return Readout(without_row(self.weight, index, 1).contiguous(), without_row(self.bias, index))
+    weight: Tensor = per_class(axis=1)  #: (D, C)
+    bias: Tensor = per_class()  #: (C,)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return scores (B, C) of features (B, D), in the features' precision."""
         return features @ self.weight.to(features.dtype) + self.bias.to(features.dtype)
 
 
-def solve(sums: Sums, strength: float, *, standardise: bool) -> Readout:
-    """Return the minimiser of `sum |x W + b - y|^2 + strength |W|^2`.
+def solve(sums: GramStatistics, penalty: float, *, standardise: bool) -> LinearHead:
+    """Return the minimiser of `sum |x W + b - y|^2 + penalty |W|^2`.
 
     With `standardise`, x is first brought to mean 0 and deviation 1 and b is free: the map returned takes
-    x as it is. Without, b = 0, as in RanPAC: `W = (G + strength I)^-1 Q`.
+    x as it is. Without, b = 0, as in RanPAC: `W = (G + penalty I)^-1 Q`.
     """
     if not standardise:
-        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram(), strength))
-        return Readout(weight.contiguous(), torch.zeros_like(sums.counts))
-    return Standardised.of(sums, strength).solve(sums)
+        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram(), penalty))
+        return LinearHead(weight.contiguous(), torch.zeros_like(sums.counts))
+    return Standardised.of(sums, penalty).solve(sums)
 
 
 @dataclass(frozen=True)
 class Standardised:
-    """The system of a regression on features (D,) brought to mean 0 and deviation 1: A = sum x x^T + strength I."""
+    """The system of a regression on features (D,) brought to mean 0 and deviation 1: A = sum x x^T + penalty I."""
 
     mean: Tensor  #: (D,)
     deviation: Tensor  #: (D,)
-    strength: float
-    lower: Tensor  #: (D, D), L of A = L L^T; all nan if the strength is too little to make A regular
+    penalty: float
+    lower: Tensor  #: (D, D), L of A = L L^T; all nan if the penalty is too little to make A regular
 
     @classmethod
-    def of(cls, sums: Sums, strength: float) -> Standardised:
+    def of(cls, sums: GramStatistics, penalty: float) -> Standardised:
         """Standardise the sums, and factor."""
         mean, deviation = sums.moments()
-        return cls(mean, deviation, strength, _factor(_products(sums, mean, deviation), strength))
+        return cls(mean, deviation, penalty, _factor(_products(sums, mean, deviation), penalty))
 
-    def solve(self, sums: Sums) -> Readout:
+    def solve(self, sums: GramStatistics) -> LinearHead:
         """Return the map for the sums it was made of, which takes features as they are."""
         crossed = _crossed(sums, self.mean, self.deviation)
         weight = (torch.cholesky_solve(crossed, self.lower) / self.deviation[:, None]).contiguous()
-        return Readout(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
+        return LinearHead(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
 
 
-def _products(sums: Sums, mean: Tensor, deviation: Tensor) -> Tensor:
+def _products(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
     """Return sum x x^T (D, D) of standardised features."""
     return (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
 
 
-def _crossed(sums: Sums, mean: Tensor, deviation: Tensor) -> Tensor:
+def _crossed(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
     """Return sum x y^T (D, C) of standardised features."""
     return (sums.targets - torch.outer(mean, sums.counts)) / deviation[:, None]
 
 
-def expected_best(sums: Sums) -> float:
-    """Return the strength with which `Standardised` should err least on images that were not learned."""
+def expected_best(sums: GramStatistics) -> float:
+    """Return the penalty with which `Standardised` should err least on images that were not learned."""
     moments = sums.moments()
     # MPS has no eigenvalues.
     values, directions = torch.linalg.eigh(_products(sums, *moments).cpu())
     explained = (directions.mT @ _crossed(sums, *moments).cpu()).square().sum(1)
     count = float(sums.counts.sum())
-    return best_strength(values, explained, count - float(sums.counts.square().sum()) / count, count - 1)[0]
+    return best_penalty(values, explained, count - float(sums.counts.square().sum()) / count, count - 1)[0]
 
 
 def _lower(rows: Tensor) -> Tensor:
@@ -167,40 +149,40 @@ def _lower(rows: Tensor) -> Tensor:
     return torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).tril_()
 
 
-def _triangle(matrix: Tensor) -> Tensor:
+def lower_triangle(matrix: Tensor) -> Tensor:
     """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
     return matrix.masked_select(_lower(matrix))
 
 
-def _factor(gram: Tensor, strength: float) -> Tensor:
-    """Add strength I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular."""
-    gram.diagonal().add_(strength)
+def _factor(gram: Tensor, penalty: float) -> Tensor:
+    """Add penalty I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular."""
+    gram.diagonal().add_(penalty)
     lower, failed = torch.linalg.cholesky_ex(gram)
     return torch.full_like(lower, torch.nan) if failed else lower
 
 
-def choose_strength(
-    before: Sums | None,
+def choose_penalty(
+    before: GramStatistics | None,
     features: Tensor,
     labels: Tensor,
     classes: int,
     *,
     standardise: bool,
     generator: torch.Generator,
-    strengths: Iterable[float] = STRENGTHS,
+    penalties: Iterable[float] = PENALTIES,
 ) -> float:
-    """Return the strength of least squared error on a fifth of the newest images (n, D).
+    """Return the penalty of least squared error on a fifth of the newest images (n, D).
 
     The fifth is drawn with `generator` (a CPU generator); the others, and all `before`, are solved on. Fewer
-    than five images are all solved on and judged on. Strengths too weak to be solved with are passed over.
+    than five images are all solved on and judged on. Penalties too weak to be solved with are passed over.
     """
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    sums = Sums.of(features[kept], labels[kept], classes)
+    sums = GramStatistics.of(features[kept], labels[kept], classes)
     sums = sums if before is None else sums.plus(before)
     x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in strengths}
-    # A strength too weak to be solved with has the error nan.
+    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in penalties}
+    # A penalty too weak to be solved with has the error nan.
     return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from continual.errors import InputError
-from continual.learning.settings import Kind
 from continual.seeding import generator
 from equivariant.actions import Images
 from equivariant.errors import EquivariantError
@@ -44,7 +43,7 @@ class Symmetry:
     """A group, and what is made of an image's views; `fitted` are the tensors that `fit` found."""
 
     group: FiniteGroup
-    kind: Kind
+    kind: str
     keep: int  #: of `frame` and `pruned_orbit`: how many views are looked at
     fitted: Mapping[str, Tensor]
 

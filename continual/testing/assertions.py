@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from continual.learning.state import Prediction
+from continual.learning.answers import Prediction
 from continual.testing.cases import Learner
 
 
@@ -56,7 +56,7 @@ def rows(prediction: Prediction, order: Tensor) -> Prediction:
 
 
 def _memories(learner: Learner) -> tuple[dict[str, Tensor], Any]:
-    tensors, values = learner.pack()
+    tensors, values = learner.export()
     return {name: tensor.clone() for name, tensor in tensors.items()}, values
 
 

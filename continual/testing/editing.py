@@ -92,12 +92,12 @@ def correcting_trains_no_adapter(case: Case) -> None:
         with unchanged(learner, case.images), refused(InputError, "a correction"):
             learner.correct(images[:2], label)
         return
-    tensors, size = learner.pack()[0], learner.memory()
+    tensors, size = learner.export()[0], learner.memory()
     learner.correct(images[:2], label)
     expect(learner.classes == state.classes, f"classes went from {state.classes} to {learner.classes}")
     expect(learner.state.experiences == state.experiences, "a correction counted as an experience")
     expect(learner.memory() == size, f"memory went from {size} to {learner.memory()}")
-    now = learner.pack()[0]
+    now = learner.export()[0]
     moved = [name for name in tensors if not torch.equal(tensors[name], now[name])]
     trained = [name for name in moved if name.split("/")[0] in ("bank", "stack", "backbone", "pool")]
     expect(bool(moved), "the correction changed nothing")

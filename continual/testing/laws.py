@@ -13,9 +13,10 @@ import torch
 from continual.backbones.loading import fingerprint
 from continual.data.inputs import as_experience
 from continual.errors import InputError
+from continual.learning.answers import Prediction
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.state import Prediction
-from continual.learning.training import GradientTraining, run
+from continual.learning.loop import run
+from continual.learning.training import GradientTraining
 from continual.testing.assertions import (
     assert_close,
     assert_same,

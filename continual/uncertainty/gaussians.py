@@ -7,8 +7,8 @@ image is.
 
 A class of few images lies closer to these than to any other image of it. So the temperature and the usual strangeness
 are those of images left out of mean and covariance, in closed form, and every distance is divided by the variance of a
-new image around the mean of n, 1 + 1/n times the class's own. The images themselves are gone: stand-ins are drawn that
-have exactly the stored mean and covariance, so that all classes can be asked again whenever one was learned.
+new image around the mean of n, 1 + 1/n times the class's own. The images themselves are gone: pseudo-samples are drawn
+that have exactly the stored mean and covariance, so that all classes can be asked again whenever one was learned.
 Training has bent the features towards its images, too; that is not taken out, and with three images a class or fewer
 false alarms may be twice as many as were asked for.
 """
@@ -16,7 +16,7 @@ false alarms may be twice as many as were asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from continual.statistics.class_statistics import ClassStatistics
 
 SHRINKAGE = 0.5  #: rho in (1 - rho) S + rho tr(S) / D I
 LEVELS = 1024  #: quantiles of strangeness that are kept
-STAND_INS = 64  #: at most, of a class
+PSEUDO_SAMPLES = 64  #: at most, of a class
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def known_classes(statistics: Sequence[ClassStatistics], calibration: Calibratio
 
 
 def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator) -> Calibration | None:
-    """Ask stand-ins of every class; None for fewer than two classes, or no class with a second image.
+    """Ask pseudo-samples of every class; None for fewer than two classes, or no class with a second image.
 
-    `generator` is of the CPU. A class counts as its share of the images; one with a single image has no stand-ins.
+    `generator` is of the CPU. A class counts as its share of the images; one with a single image has no pseudo-samples.
     """
     if not _enough(statistics):
         return None
@@ -119,7 +119,7 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
     for c, known in enumerate(statistics):
         if known.count < 2:
             continue
-        features = _stand_ins(known, generator)
+        features = _pseudo_samples(known, generator)
         target = torch.full((len(features),), c, device=features.device)
         distances.append(classes.left_out(features, target))
         strange.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(target))[:, 0])
@@ -138,20 +138,8 @@ def judge(known: KnownClasses | None, features: Tensor) -> tuple[Tensor | None, 
     return (None, None) if known is None else (known.probabilities(features), known.familiarity(features))
 
 
-def pack(calibration: Calibration | None) -> tuple[dict[str, Tensor], float | None]:
-    """Return the tensors and the JSON value to be stored, for `unpack`."""
-    if calibration is None:
-        return {}, None
-    return {"calibration/strangeness": calibration.strangeness}, calibration.temperature
-
-
-def unpack(tensors: Mapping[str, Tensor], temperature: float | None) -> Calibration | None:
-    """Rebuild what `pack` took apart."""
-    return None if temperature is None else Calibration(temperature, tensors["calibration/strangeness"])
-
-
-def _stand_ins(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:
-    """Draw features (m, D), m <= STAND_INS, some of n that have exactly the mean and covariance of the statistics."""
+def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:
+    """Draw features (m, D), m <= PSEUDO_SAMPLES, of n that have exactly the mean and covariance of the statistics."""
     n, width = statistics.count, len(statistics.mean)
     values, directions = torch.linalg.eigh(statistics.covariance_matrix().cpu().double())
     rank = min(n - 1, width)
@@ -160,7 +148,7 @@ def _stand_ins(statistics: ClassStatistics, generator: torch.Generator) -> Tenso
     if n <= len(rows):  # for more, the difference does not matter
         # Orthonormal columns that sum to zero are n images' coordinates with mean 0 and covariance I / (n - 1).
         rows = torch.linalg.qr(rows - rows.mean(0)).Q * (n - 1) ** 0.5
-    return (statistics.mean.cpu() + rows[:STAND_INS] @ factor.mT).to(statistics.mean)
+    return (statistics.mean.cpu() + rows[:PSEUDO_SAMPLES] @ factor.mT).to(statistics.mean)
 
 
 def quantiles(values: Tensor, weights: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How sure a ridge regression may be of its values: calibrated probabilities, and what is unlike all images seen.
 
 The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
-standardised and A the Gram matrix with the strength on its diagonal. t_c = f_c / sqrt(h) is the value in standard
+standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
 errors: softmax(t / T) are probabilities, and an image whose largest t is small is unlike every class.
 
 Images that were learned are answered better than others. So T and what is usual are those of images left out, in
@@ -13,7 +13,6 @@ what was kept stays true while more classes come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from continual.learning import model_file
-from continual.statistics.ridge import Readout, Standardised, Sums
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.gaussians import LEVELS, familiarity, quantiles
 
 SKETCH = 256  #: numbers from which a leverage is told, to 9 %, where there are more features
@@ -34,7 +32,7 @@ TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
 class Certainty:
     """What is usual of a regression's values. All are tensors."""
 
-    errors: Readout  #: features (B, D') to (B, k), the squares of which sum to the leverage less 1/n
+    errors: LinearHead  #: features (B, D') to (B, k), the squares of which sum to the leverage less 1/n
     share: Tensor  #: (), 1/n
     typical: Tensor  #: (), the own t of an image left out
     losses: Tensor  #: cross-entropy at each of TEMPERATURES, a sum over images left out
@@ -58,24 +56,13 @@ class Certainty:
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
         return (t / self.temperature).softmax(-1), familiarity(self.strangeness.to(values), -t.amax(-1))
 
-    def mean_leverage(self, sums: Sums) -> Tensor:
+    def mean_leverage(self, sums: GramStatistics) -> Tensor:
         """Return the mean leverage () of the images in the sums."""
         count, weight, bias = sums.counts.sum(), self.errors.weight.to(sums.total), self.errors.bias.to(sums.total)
         squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
         return squares / count + bias.square().sum() + self.share
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors to be stored, for `restore`."""
-        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return own | model_file.join("errors", vars(self.errors))
-
-    @classmethod
-    def restore(cls, tensors: Mapping[str, Tensor]) -> Certainty:
-        """Rebuild what `tensors` took apart."""
-        errors = Readout(**model_file.part(tensors, "errors"))
-        return cls(errors, **{name: value for name, value in tensors.items() if "/" not in name})
-
-    def told(self, t: Tensor, labels: Tensor) -> Certainty:
+    def updated(self, t: Tensor, labels: Tensor) -> Certainty:
         """Return what is usual with images left out, of own classes `labels` (n,), whose t are (n, C).
 
         Those before count for a quarter once there are twice as many classes: their unit does not tell all.
@@ -99,9 +86,9 @@ class Certainty:
 
 
 def certainty(
-    sums: Sums,
+    sums: GramStatistics,
     system: Standardised,
-    readout: Readout,
+    readout: LinearHead,
     newest: tuple[Tensor, Tensor] | None,
     before: Certainty | None,
     generator: torch.Generator,
@@ -117,8 +104,8 @@ def certainty(
         rows = (torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5).to(rows)
     drawn = torch.linalg.solve_triangular(system.lower, rows, upper=False, left=False)
     weight = (drawn / system.deviation).mT
-    # The leverages of all images sum to 1 + tr(I - strength A^-1).
-    leverage = ((1 + rows.square().sum() - system.strength * drawn.square().sum()) / count).clamp(1e-6, 1 - 1e-6)
+    # The leverages of all images sum to 1 + tr(I - penalty A^-1).
+    leverage = ((1 + rows.square().sum() - system.penalty * drawn.square().sum()) / count).clamp(1e-6, 1 - 1e-6)
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
@@ -127,18 +114,18 @@ def certainty(
     if before is not None:
         usual = (before.losses, before.strangeness, before.images, before.classes)
     found = Certainty(
-        Readout(weight.float().contiguous(), -(system.mean @ weight).float()),
+        LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
         1 / count,
         _left_out(own, leverage, 1.0),
         *(tensor.contiguous() for tensor in usual),
     )
-    if newest is None or classes < 2 or not (told := sums.counts[newest[1]] > 1).any():
+    if newest is None or classes < 2 or not (several := sums.counts[newest[1]] > 1).any():
         return found
-    features, labels = newest[0][told].to(rows), newest[1][told]
+    features, labels = newest[0][several].to(rows), newest[1][several]
     x = ((features - system.mean) / system.deviation).mT
     leverages = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
     t = _left_out(readout(features), leverages[:, None], F.one_hot(labels, classes))
-    return found.told(t, labels)
+    return found.updated(t, labels)
 
 
 def _left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from continual.statistics.ridge import Readout, Sums
+from continual.statistics.ridge import GramStatistics, LinearHead
 
 #: of a class's index, a number of draws, and a generator: values (count, C) under each map
 Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
 
 
-def drawing(sums: Sums, maps: Sequence[tuple[Readout, Tensor]]) -> Drawing:
+def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:
     """Return what draws values of made-up images of a class, the same images under several maps.
 
     A map comes with the mean leverage h of the images in the sums; the first classes of each are those of the sums. The

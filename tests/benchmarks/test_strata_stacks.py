@@ -9,7 +9,8 @@ from strata_stacks import stacked, summary
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.loading import Backbone
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
@@ -37,7 +38,7 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
         frozen, adapted = learner.regressors(images).chunk(2, 1)
         assert torch.equal(frozen, plain.regressors(images))
         torch.testing.assert_close(frozen, last(None), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(adapted, last(shared(stack, 0.1)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(adapted, last(shared(Bottleneck(adapter_scale=0.1), stack)), rtol=1e-4, atol=1e-4)
     assert (adapted - frozen).abs().max() > 0.01
     rows = [{"seed": 1, "row": row, "average": 50 + gain, "final": 40.0} for row, gain in (("strata", 0), ("b", 2))]
     assert "| b | 52.0 | +2.0 | 40.0 | +0.0 |" in summary(rows)

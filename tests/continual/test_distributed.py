@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from continual import distributed
-from continual.adapters.bottleneck import AdapterStack
 from continual.distributed import Rows
 from continual.errors import InputError
 from continual.seeding import generator
@@ -67,7 +66,9 @@ def test_different_files_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dropout_of_some_rows_is_that_of_the_batch() -> None:
-    stack, h = AdapterStack(1, 8, 4, dropout=0.5, generator=generator(0)), torch.randn(5, 3, 8, generator=generator(1))
+    kind = Bottleneck(bottleneck=4, adapter_dropout=0.5)
+    stack = TrainableAdapter(kind, kind.new(Shapes(1, 8), generator(0)))
+    h = torch.randn(5, 3, 8, generator=generator(1))
     torch.nn.init.normal_(stack.up_weight, generator=generator(2))
     whole = stack.bind(stack.masks(5, 3, generator(7)))(0, h)
     for rows in (Rows(0, 2, 5), Rows(2, 5, 5)):

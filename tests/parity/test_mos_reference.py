@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-
-from continual.adapters.bottleneck import per_image, stacked
-from continual.adapters.bottleneck import shared as shared_stack
-from continual.backbones.loading import assemble
 from continual.losses.terms import feature_contrast
+
+from continual.adapters.bank import per_image, stacked
+from continual.adapters.bank import shared as shared_stack
+from continual.adapters.bottleneck import Bottleneck
+from continual.backbones.loading import assemble
 from continual.merging.mean import mean, merge
 from continual.methods.mos.learner import MOSLearner, MOSState
 from continual.methods.mos.retrieval import ensemble, refine
@@ -70,17 +71,22 @@ def learner(golden: dict[str, torch.Tensor]) -> MOSLearner:
 
 
 def test_features_without_adapters(learner: MOSLearner, golden: dict[str, torch.Tensor]) -> None:
-    close(learner.features(golden["images"]), golden["features/none"])
+    close(learner.extractor.features(golden["images"]), golden["features/none"])
 
 
 def test_features_under_each_stack(learner: MOSLearner, golden: dict[str, torch.Tensor]) -> None:
     for t, weights in enumerate(learner.state.bank):
-        close(learner.features(golden["images"], shared_stack(weights, SCALE)), golden["features/adapter"][:, t])
+        close(
+            learner.extractor.features(golden["images"], shared_stack(Bottleneck(adapter_scale=SCALE), weights)),
+            golden["features/adapter"][:, t],
+        )
 
 
 def test_features_with_a_stack_of_its_own_for_each_image(learner: MOSLearner, golden: dict[str, torch.Tensor]) -> None:
     chosen = torch.arange(len(golden["images"])) % learner.state.experiences
-    ours = learner.features(golden["images"], per_image(stacked(learner.state.bank), chosen, SCALE))
+    ours = learner.extractor.features(
+        golden["images"], per_image(Bottleneck(adapter_scale=SCALE), stacked(learner.state.bank), chosen)
+    )
     close(ours, golden["features/adapter"][torch.arange(len(chosen)), chosen])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import continual
-from continual.adapters.bottleneck import shared as shared_stack
+from continual.adapters.bank import shared as shared_stack
 from continual.data.inputs import PreparedImages
 from continual.datasets.sources import load_data
 from continual.datasets.streams import split_classes
@@ -37,7 +37,7 @@ def plain(learner: MOSLearner, image: Tensor) -> tuple[Tensor, list[int]]:  # no
     assert state.prototypes is not None
 
     def features(k: int) -> Tensor:
-        return learner.features(image[None], shared_stack(state.bank[k], learner.settings.adapter_scale))
+        return learner.extractor.features(image[None], shared_stack(state.bank[k], learner.settings.adapter_scale))
 
     cosines = cosine_scores(features(0), state.prototypes)
     path = [state.class_experience[int(cosines.argmax())]]
@@ -106,9 +106,11 @@ def test_what_a_batch_adds_is_the_order_of_sums(case: tuple[MOSLearner, Tensor])
     bank = {name: tensor.double() for name, tensor in mos.state.stacked_bank.items()}
     images = images[:24].double()
     stacks = torch.arange(len(images)) * 7 % mos.state.experiences
-    prefix = exact.prefix(images)
+    prefix = exact.extractor.prefix(images)
     one_by_one = [
-        exact.features(image[None], shared_stack({n: t[k] for n, t in bank.items()}, mos.settings.adapter_scale))
+        exact.extractor.features(
+            image[None], shared_stack({n: t[k] for n, t in bank.items()}, mos.settings.adapter_scale)
+        )
         for image, k in zip(images, stacks.tolist(), strict=True)
     ]
     for rows in torch.arange(len(images)).split(24), torch.arange(len(images)).split(8):  # grouped, gathered

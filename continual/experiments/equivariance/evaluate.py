@@ -17,7 +17,7 @@ from continual.experiments.equivariance.models import Classifier
 from continual.experiments.equivariance.report import Row
 from continual.experiments.equivariance.study import counting, with_fitted_head
 from continual.experiments.equivariance.symmetry import Data, measure, refusals, remembered, remembers, wrapped
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.seeding import seeded
 from equivariant.groups import FiniteGroup, as_group
 

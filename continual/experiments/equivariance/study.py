@@ -36,7 +36,7 @@ from continual.experiments.equivariance.symmetry import (
 )
 from continual.experiments.pretraining import pretrained_on
 from continual.learning.model_file import versions
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.seeding import seeded
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage

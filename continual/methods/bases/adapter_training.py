@@ -1,4 +1,4 @@
-"""Training one adapter stack and a head on a frozen backbone."""
+"""Training one adapter and a head on a frozen backbone."""
 
 from __future__ import annotations
 
@@ -8,75 +8,72 @@ import torch
 from torch import Tensor, nn
 
 from continual import distributed
-from continual.adapters.bottleneck import AdapterStack, StackWeights
+from continual.adapters.bank import TrainableAdapter
+from continual.adapters.base import Shapes, Weights
+from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData
-from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import AdapterSettings
 from continual.learning.state import S
-from continual.learning.training import GradientTraining, Output
+from continual.learning.training import GradientTraining, Output, Start
+from continual.losses.base import LossTerm
 from continual.seeding import generator
+from continual.statistics.head import Head
 from continual.statistics.prototypes import cosine_scores
 
 
-def new_stack(learner: IncrementalLearner[Any], weights: StackWeights | None = None, *keys: int) -> AdapterStack:
-    """Return a stack to train: a fresh identity, or one that goes on from given weights.
-
-    Fresh stacks of the same `keys` start from the same numbers.
-    """
-    settings, backbone = learner.settings, learner.backbone
-    stack = AdapterStack(
-        backbone.depth,
-        backbone.width,
-        settings.bottleneck,
-        scale=settings.adapter_scale,
-        dropout=settings.adapter_dropout,
-        generator=generator(settings.seed, "adapters", *keys),
-    )
-    if weights is not None:
-        stack.load_state_dict(dict(weights))
-    return stack
+def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
+    """Return the weights of a new adapter, which adds nothing yet; those of the same `keys` are the same numbers."""
+    draw = generator(settings.seed, "adapters", *keys)
+    return settings.adapter_kind.new(Shapes(backbone.depth, backbone.width), draw)
 
 
 class AdapterTraining(GradientTraining[S]):
-    """Train one adapter stack, from the weights it holds, and the head. Settings are `AdapterSettings`."""
+    """Train one adapter, from the `weights` given or as a new one, and the head. Settings are `AdapterSettings`.
+
+    New adapters of the same `keys` begin with the same numbers.
+    """
 
     def __init__(
         self,
-        learner: IncrementalLearner[S],
+        start: Start[S],
         data: ExperienceData,
-        stack: AdapterStack,
-        head: tuple[Tensor, Tensor] | None,
+        weights: Weights | None,
+        head: Head | None,
+        *terms: LossTerm,
+        keys: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(learner, data, head, stack=stack)
-        self.stack = stack
+        begin = weights or new_adapter(start.settings, start.extractor.backbone, *keys)
+        self.adapter = TrainableAdapter(start.settings.adapter_kind, begin)
+        super().__init__(start, data, head, *terms, adapter=self.adapter)
         self.noise: torch.Generator | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapters at `lr` and the head at `head_lr_ratio * lr`."""
+        """Return the adapter at `lr` and the head at `head_lr_ratio * lr`."""
         lr = self.settings.lr
         return [
-            {"params": list(self.stack.parameters()), "lr": lr},
+            {"params": list(self.adapter.parameters()), "lr": lr},
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed the adapters' dropout for this epoch (counted from 0)."""
+        """Seed the adapter's dropout for this epoch (counted from 0)."""
         keys = ("dropout", self.before.updates, epoch)
-        self.noise = generator(self.settings.seed, *keys, device=self.learner.device)
+        self.noise = generator(self.settings.seed, *keys, device=self.device)
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
         prefix = self.single.prefix(images)
         masks = None
         if self.noise is not None:
-            masks = self.stack.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
+            masks = self.adapter.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
             if masks is not None:
-                trunk = self.learner.backbone.trunk
+                trunk = self.single.backbone.trunk
                 assert isinstance(trunk, FrozenViT)
                 masks[-1] = trunk.read(masks[-1], prefix)
         features = self.single.features(
             prefix,
-            self.stack.bind(masks),
+            self.adapter.bind(masks),
             checkpoint=self.settings.checkpoint_activations,
             compiled=self.settings.compile,
         )
@@ -97,11 +94,11 @@ class CosineHead(nn.Module):
 
 
 class PrototypeAdapterTraining(AdapterTraining[S]):
-    """Train a stack under a temporary `CosineHead`, as the published codes of APER, RanPAC and EASE do.
+    """Train an adapter under a temporary `CosineHead`, as the published codes of APER, RanPAC and EASE do.
 
-    What it learns is then told by directions, as cosine to prototypes is, and not by the features' length.
+    What it learns is then in directions, as cosine to prototypes is, and not in the features' length.
     """
 
-    def __init__(self, learner: IncrementalLearner[S], data: ExperienceData, stack: AdapterStack) -> None:
-        super().__init__(learner, data, stack, None)
+    def __init__(self, start: Start[S], data: ExperienceData, weights: Weights | None, **options: Any) -> None:
+        super().__init__(start, data, weights, None, **options)
         self.head = self.modules["head"] = CosineHead(self.head.weight)  # type: ignore[assignment]

@@ -5,26 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from continual.learning import model_file
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import State, without_item, without_row
+from continual.learning.state import State
 from continual.learning.training import GradientTraining
 from continual.seeding import generator as seeded
-from continual.statistics.class_statistics import ClassStatistics, Kind, fit, restore
-from continual.uncertainty import gaussians
+from continual.statistics.class_statistics import ClassStatistics, Kind, fit
+from continual.statistics.fields import per_class
+from continual.statistics.head import Head
 from continual.uncertainty.gaussians import Calibration, KnownClasses, calibrate, known_classes
 
-Head = tuple[Tensor, Tensor]  #: weight (C, D), bias (C,)
 Rescale = Callable[[Tensor], Tensor]  #: what a loss does to the logits (B, C) first
 
 
@@ -46,7 +45,7 @@ class AlignedState(State):
     """One head, and the class statistics it is aligned on."""
 
     head: Head | None = None
-    statistics: tuple[ClassStatistics, ...] = ()
+    statistics: tuple[ClassStatistics, ...] = per_class(default=())
     calibration: Calibration | None = None  #: what is usual of known images
 
     @cached_property
@@ -54,39 +53,12 @@ class AlignedState(State):
         """What tells known images from others."""
         return known_classes(self.statistics, self.calibration)
 
-    def own_without(self, index: int) -> dict[str, Any]:
-        """Leave out head row and statistics."""
-        kept = without_item(self.statistics, index)
-        usual = None if self.calibration is None else calibrate(kept, torch.Generator().manual_seed(index))
-        return {"head": head_without(self.head, index), "statistics": kept, "calibration": usual}
-
-    def pack_aligned(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return head, statistics and calibration as tensors and JSON values, for `unpack_aligned`."""
-        if self.head is None:
-            return {}, {"statistics": []}
-        tensors = {"head/weight": self.head[0], "head/bias": self.head[1]}
-        for c, statistics in enumerate(self.statistics):
-            tensors |= model_file.join(f"statistics/{c}", statistics.tensors())
-        calibration, temperature = gaussians.pack(self.calibration)
-        kinds = [[s.kind, s.count] for s in self.statistics]
-        return tensors | calibration, {"statistics": kinds, "temperature": temperature}
-
-
-def unpack_aligned(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields from what its `pack_aligned` gave."""
-    return {
-        "head": (tensors["head/weight"], tensors["head/bias"]),
-        "statistics": tuple(
-            restore(kind, count, model_file.part(tensors, f"statistics/{c}"))
-            for c, (kind, count) in enumerate(values["statistics"])
-        ),
-        "calibration": gaussians.unpack(tensors, values.get("temperature")),
-    }
-
-
-def head_without(head: Head | None, index: int) -> Head | None:
-    """Return a head without the row of one class."""
-    return None if head is None else (without_row(head[0], index), without_row(head[1], index))
+    def without(self, index: int) -> Self:
+        """Return the state without the class of that index, calibrated on the others."""
+        others = super().without(index)
+        if self.calibration is None:
+            return others
+        return replace(others, calibration=calibrate(others.statistics, torch.Generator().manual_seed(index)))
 
 
 def unchanged(logits: Tensor) -> Tensor:
@@ -110,14 +82,14 @@ def aligned_fields(
             statistics[target] = statistics[target].merged(found)
         else:
             statistics.append(found)
-    head = training.head_tensors()
+    head = training.frozen_head()
     # A head that was trained on single views is to be asked about means of them.
     first = settings.group is not None if settings.align_first is None else settings.align_first
     if (before.updates or first) and settings.alignment_epochs:
         head = align(
-            *head,
+            head,
             statistics,
-            generator=seeded(settings.seed, "alignment", before.updates, device=training.learner.device),
+            generator=seeded(settings.seed, "alignment", before.updates, device=training.device),
             epochs=settings.alignment_epochs,
             batch_size=settings.batch_size,
             lr=settings.alignment_lr,
@@ -132,8 +104,7 @@ def aligned_fields(
 
 
 def align(
-    weight: Tensor,
-    bias: Tensor,
+    head: Head,
     statistics: Sequence[ClassStatistics],
     *,
     generator: torch.Generator,
@@ -154,6 +125,7 @@ def align(
     are repeated to a quarter of one class's draws at least and added to those of every epoch. `generator` decides
     every random number. Each covariance is factored once.
     """
+    weight = head.weight
     if len(statistics) != len(weight):
         raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
     share = 5 * batch_size
@@ -163,17 +135,17 @@ def align(
     if examples is not None:
         every = torch.arange(max(share // 4, len(examples[0])), device=weight.device) % len(examples[0])
         known, labels = examples[0][every], torch.cat([labels, examples[1][every]])
-    head = [weight.clone().requires_grad_(), bias.clone().requires_grad_()]
-    optimizer = torch.optim.SGD(head, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    parts = [weight.clone().requires_grad_(), head.bias.clone().requires_grad_()]
+    optimizer = torch.optim.SGD(parts, lr=lr, momentum=momentum, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
     with torch.enable_grad():
         for _ in range(epochs):
             features = torch.cat([*[sampler.draw(share, generator) for sampler in samplers], known])
             order = torch.randperm(len(labels), generator=generator, device=weight.device)
             for rows in order.split(share):
-                loss = F.cross_entropy(rescale(F.linear(features[rows], *head)), labels[rows])
+                loss = F.cross_entropy(rescale(F.linear(features[rows], *parts)), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             scheduler.step()
-    return head[0].detach(), head[1].detach()
+    return Head(parts[0].detach(), parts[1].detach())

@@ -63,8 +63,8 @@ def estimate(learner: MOSLearner, single: MOSLearner) -> Estimate:
     state, settings = learner.state, learner.settings
     draw = generator(settings.seed, "consolidation", state.updates, device=learner.device)
     experience = state.experience_of_class
-    shifts = learner.stack_shifts(draw)
-    first, features_of = shifts.imagined(experience, state.statistics, draw, settings.covariance_floor)
+    shifts = learner.shift_model(draw)
+    first, features_of = shifts.simulated(experience, state.statistics, draw, settings.covariance_floor)
     before, _ = learner.answering().retrieve(first, features_of)
     after, _ = single.answering().retrieve(first, lambda rows, stacks: first[rows])
     truth = torch.arange(len(state.classes), device=first.device).repeat_interleave(len(first) // len(state.classes))

@@ -1,12 +1,12 @@
 """Retrieval that stops early: where the answer is sure without another pass, there is none.
 
-What the passes so far have computed foretells what others would (`feature_shift`), and so what self-refined
-retrieval would find, at no cost. How sure that is, is asked of many worlds: in each, what cannot be foretold is drawn
-anew, and the share of the worlds with the same answer is the foretelling's certainty. An image is foretold after stage
+What the passes so far have computed predicts what others would (`feature_shift`), and so what self-refined
+retrieval would find, at no cost. How sure that is, is asked of many samples: in each, what cannot be predicted is drawn
+anew, and the share of the samples with the same answer is the prediction's certainty. An image is predicted after stage
 one, and again after the pass under the stack that stage one chose; if neither is certain enough, it goes the whole way.
 
 How certain is enough is decided by what is remembered of the classes, without images: features are drawn from the
-class statistics, with a world each; both ways answer for them.
+class statistics, with a sample each; both ways answer for them.
 """
 
 from __future__ import annotations
@@ -18,86 +18,86 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual.methods.mos.feature_shift import FeaturesOf, StackShifts
+from continual.methods.mos.feature_shift import FeatureShiftModel, FeaturesOf
 from continual.methods.mos.retrieval import Answering, Retrieval, margins, refine
 
 AT_ONCE = 2**20  #: numbers in memory; more are slower
 
 
 @dataclass(frozen=True)
-class Foretold:
+class ExitDecision:
     """Answers for B images without another pass."""
 
     values: Tensor  #: (B, C), scores
     found: Retrieval
-    certainty: Tensor  #: (B,), the share of worlds that agree; where that is the same, the wider lead is more certain
+    certainty: Tensor  #: (B,), the share of samples that agree; where that is the same, the wider lead is more certain
 
 
 @dataclass(frozen=True)
-class Foretelling:
-    """Foretells what retrieval would find."""
+class EarlyExit:
+    """Predicts what retrieval would find."""
 
     answering: Answering
-    shifts: StackShifts  #: of features
+    shifts: FeatureShiftModel  #: of features
 
     @cached_property
-    def logits(self) -> StackShifts:
+    def logits(self) -> FeatureShiftModel:
         """How stacks shift what the head says."""
-        return self.shifts.through(self.answering.head[0])
+        return self.shifts.through(self.answering.head.weight)
 
-    def foretell(self, first: Tensor, features: Tensor, under: Tensor, choice: Tensor, cosines: Tensor) -> Foretold:
-        """Foretell answers from features (B, D) under the first stack, and under `under` (B,), which was run too.
+    def predict(self, first: Tensor, features: Tensor, under: Tensor, choice: Tensor, cosines: Tensor) -> ExitDecision:
+        """Predict answers from features (B, D) under the first stack, and under `under` (B,), which was run too.
 
         `choice` (B,) and `cosines` (B, C) are stage one's. What the head says under a stack that was run is known.
         """
         answering, logits = self.answering, self.logits
-        said, sloped = linear(features, *answering.head), first @ logits.slope
-        rest = linear(features - first, answering.head[0]) - logits.expected(sloped, under)
+        said, sloped = answering.head(features), first @ logits.slope
+        residual = linear(features - first, answering.head.weight) - logits.expected(sloped, under)
 
         def expected(rows: Tensor, stacks: Tensor) -> Tensor:
-            return logits.moved(said[rows], rest[rows], sloped[rows], under[rows], stacks)
+            return logits.moved(said[rows], residual[rows], sloped[rows], under[rows], stacks)
 
         found = refine(choice, expected, answering.class_experience, answering.rounds)
         values = answering.combine(found.logits, cosines)
-        answers, worlds = values.argmax(-1), logits.worlds.shape[1]
+        answers, samples = values.argmax(-1), logits.samples.shape[1]
 
         def agreeing(images: Tensor) -> Tensor:
-            """Return the share of worlds in which some images (M,) are answered the same: (M,)."""
-            image = images.repeat_interleave(worlds)
+            """Return the share of samples in which some images (M,) are answered the same: (M,)."""
+            image = images.repeat_interleave(samples)
 
-            def in_its_world(rows: Tensor, stacks: Tensor) -> Tensor:
+            def in_its_sample(rows: Tensor, stacks: Tensor) -> Tensor:
                 own = image[rows]
-                return logits.moved(said[own], rest[own], sloped[own], under[own], stacks, rows % worlds)
+                return logits.moved(said[own], residual[own], sloped[own], under[own], stacks, rows % samples)
 
-            other = refine(choice[image], in_its_world, answering.class_experience, answering.rounds)
+            other = refine(choice[image], in_its_sample, answering.class_experience, answering.rounds)
             same = answering.combine(other.logits, cosines[image]).argmax(-1) == answers[image]
-            return same.view(-1, worlds).float().mean(-1)
+            return same.view(-1, samples).float().mean(-1)
 
         images = torch.arange(len(features), device=features.device)
-        share = torch.cat([agreeing(part) for part in images.split(max(1, AT_ONCE // logits.worlds[0].numel()))])
-        return Foretold(values, found, share + margins(values) / (4 * worlds))
+        share = torch.cat([agreeing(part) for part in images.split(max(1, AT_ONCE // logits.samples[0].numel()))])
+        return ExitDecision(values, found, share + margins(values) / (4 * samples))
 
     def moved(self, first: Tensor, features: Tensor, under: Tensor, stacks: Tensor) -> Tensor:
-        """Foretell features (B, D) under stacks (B,), from those under the first and under `under` (B,)."""
+        """Predict features (B, D) under stacks (B,), from those under the first and under `under` (B,)."""
         sloped = first @ self.shifts.slope
-        rest = features - first - self.shifts.expected(sloped, under)
-        return self.shifts.moved(features, rest, sloped, under, stacks)
+        residual = features - first - self.shifts.expected(sloped, under)
+        return self.shifts.moved(features, residual, sloped, under, stacks)
 
     def answer(self, first: Tensor, features_of: FeaturesOf, enough: float) -> tuple[Tensor, Retrieval, Tensor]:
-        """Return scores (B, C), what was retrieved, and the features (B, D) of the last stack, run or foretold.
+        """Return scores (B, C), what was retrieved, and the features (B, D) of the last stack, run or predicted.
 
         `first` (B, D) are the features under the first stack. Passes are run where less than `enough` is certain.
         """
         cosines, choice = self.answering.stage_one(first)
         only_first = torch.zeros_like(choice)
-        guess = self.foretell(first, first, only_first, choice, cosines)
+        guess = self.predict(first, first, only_first, choice, cosines)
         values, found, last = guess.values, guess.found, self.moved(first, first, only_first, guess.found.stack)
         rows = (guess.certainty < enough).nonzero().squeeze(-1)
         if len(rows) == 0:
             return values, found, last
         chosen = choice[rows]
         second = features_of(rows, chosen)
-        guess = self.foretell(first[rows], second, chosen, chosen, cosines[rows])
+        guess = self.predict(first[rows], second, chosen, chosen, cosines[rows])
         values, found = values.index_copy(0, rows, guess.values), found.with_rows(rows, guess.found)
         last = last.index_copy(0, rows, self.moved(first[rows], second, chosen, guess.found.stack))
         going_on = ((guess.found.refinements > 0) & (guess.certainty < enough)).nonzero().squeeze(-1)
@@ -117,13 +117,13 @@ class Foretelling:
         exact, path = self.answering.retrieve(first[rows], unless_known)
         return values.index_copy(0, rows, exact), found.with_rows(rows, path), last.index_copy(0, rows, newest)
 
-    def enough(self, imagined: tuple[Tensor, FeaturesOf], tolerance: float) -> float:
-        """Return the least certainty at which at most a share `tolerance` of imagined features is answered otherwise.
+    def enough(self, simulated: tuple[Tensor, FeaturesOf], tolerance: float) -> float:
+        """Return the least certainty at which at most a share `tolerance` of simulated features is answered otherwise.
 
-        `imagined` are features (n, D) under the first stack, and what gives those under others; their worlds are not
-        the ones that foretell.
+        `simulated` are features (n, D) under the first stack, and what gives those under others; their samples are not
+        the ones that predict.
         """
-        first, features_of = imagined
+        first, features_of = simulated
         asked: list[Tensor] = []
 
         def noted(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ class Foretelling:
 
         truth = self.answering.retrieve(first, noted)[0].argmax(-1)
         cosines, choice = self.answering.stage_one(first)
-        one = self.foretell(first, first, torch.zeros_like(choice), choice, cosines)
-        two = self.foretell(first, asked[0], choice, choice, cosines)
+        one = self.predict(first, first, torch.zeros_like(choice), choice, cosines)
+        two = self.predict(first, asked[0], choice, choice, cosines)
         levels = torch.cat([one.certainty, two.certainty]).unique()
 
         def mistakes(certainty: Tensor, wrong: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
-"""How stacks shift features, and what that foretells of an image that only some of them have seen.
+"""How stacks shift features, and what that predicts of an image that only some of them have seen.
 
-The shift of an image x under stack k is phi(x; A_k) - phi(x; A_1). Three things foretell it, and none needs an image
+The shift of an image x under stack k is phi(x; A_k) - phi(x; A_1). Three things predict it, and none needs an image
 that is gone:
 
 - its mean over the images the stack was trained on;
 - a part that is linear in phi(x; A_1). As every stack is merged towards those before it, all of them move an image in
   much the same direction: one regression serves all, of every stack's shifts in units of their spread, of which only
   the normal equations are remembered. Cross-validation chooses its strength, and says how much it leaves unexplained;
-- the rest under other stacks: to first order a shift is linear in A_k - A_1, so the rests of two stacks are correlated
-  as these differences are; on real images nearly so (`benchmarks/README.md`).
+- the residual under other stacks: to first order a shift is linear in A_k - A_1, so the residuals of two stacks are
+  correlated as these differences are; on real images nearly so (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from continual.adapters.bottleneck import StackWeights
+from continual.adapters.base import Weights
 from continual.statistics.class_statistics import ClassStatistics
-from continual.statistics.cross_validation import best_strength
+from continual.statistics.cross_validation import best_penalty
 
 DRAWS = 8192  #: of all classes together
-WORLDS = 64
+SAMPLES = 64
 #: What is drawn spreads this much wider than training images do: new images are less like them than they are.
 WIDER = 2**0.5
 
@@ -35,7 +35,7 @@ FeaturesOf = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ShiftSums:
+class ShiftStatistics:
     """The normal equations of shifts, in units of their spread, on features under the first stack.
 
     Both are centred among the images of each experience, whose mean features are the origins.
@@ -67,33 +67,33 @@ class ShiftSums:
         values, directions = torch.linalg.eigh(self.gram.cpu().double())  # MPS lacks float64
         turned = directions.mT @ self.cross.cpu().double()
         free = count - (len(self.origins) - 1)
-        strength, left = best_strength(values, turned.square().sum(1), count, free)
+        strength, left = best_penalty(values, turned.square().sum(1), count, free)
         if left >= 1:
             return torch.zeros_like(self.gram), 1.0
         return (directions @ (turned / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
 
 
 @dataclass(frozen=True)
-class StackShifts:
+class FeatureShiftModel:
     """All stacks' shifts together, of features or of what is linear in them (K numbers)."""
 
     means: Tensor  #: (T, K)
     slope: Tensor  #: (D, K), in units of the spread
     origins: Tensor  #: (T, K), what the slope makes of each experience's mean feature
     spreads: Tensor  #: (T,)
-    gains: Tensor  #: (T, T), the expected rest under a stack for one of 1 under another
-    worlds: Tensor  #: (T, WORLDS, K), rests drawn for all stacks together
+    gains: Tensor  #: (T, T), the expected residual under a stack for one of 1 under another
+    samples: Tensor  #: (T, SAMPLES, K), residuals drawn for all stacks together
 
     @classmethod
     def of(
         cls,
         shifts: Sequence[ClassStatistics],
-        sums: ShiftSums | None,
-        bank: StackWeights,
+        sums: ShiftStatistics | None,
+        bank: Weights,
         generator: torch.Generator,
         floor: float,
     ) -> Self:
-        """Put together what is remembered of the shifts of features, and draw the worlds.
+        """Put together what is remembered of the shifts of features, and draw the samples.
 
         Without sums (of models that were learned before there were any) no part is linear.
         """
@@ -108,19 +108,19 @@ class StackShifts:
         per = torch.where(spreads > 1e-3 * spreads.max(), 1 / spreads, 0)
         correlation = alike(bank)
         # The first stack shifts nothing, and tells nothing of the others.
-        drawn = [torch.zeros(WORLDS, width).to(means)]
-        drawn += [s.sampler(floor).draw(WORLDS, generator) - s.mean for s in shifts[1:]]
+        drawn = [torch.zeros(SAMPLES, width).to(means)]
+        drawn += [s.sampler(floor).draw(SAMPLES, generator) - s.mean for s in shifts[1:]]
         units = torch.stack(drawn) * per[:, None, None]
         mixing = torch.linalg.cholesky(correlation + 1e-4 * torch.eye(count))  # equal stacks make it singular
         mixed = torch.einsum("ij,jwd->iwd", mixing.to(units), units)
         gains = correlation.to(spreads) * torch.outer(spreads, per)
         gains.fill_diagonal_(1)
-        worlds = WIDER * unexplained**0.5 * spreads[:, None, None] * mixed
-        return cls(means, slope, origins @ slope, spreads, gains, worlds)
+        samples = WIDER * unexplained**0.5 * spreads[:, None, None] * mixed
+        return cls(means, slope, origins @ slope, spreads, gains, samples)
 
     def through(self, weight: Tensor) -> Self:
         """Return the same of what a linear map (K', K) makes of features."""
-        parts = {name: linear(getattr(self, name), weight) for name in ("means", "slope", "origins", "worlds")}
+        parts = {name: linear(getattr(self, name), weight) for name in ("means", "slope", "origins", "samples")}
         return replace(self, **parts)
 
     def expected(self, sloped: Tensor, stacks: Tensor) -> Tensor:
@@ -128,25 +128,31 @@ class StackShifts:
         return self.means[stacks] + self.spreads[stacks, None] * (sloped - self.origins[stacks])
 
     def moved(
-        self, known: Tensor, rest: Tensor, sloped: Tensor, under: Tensor, stacks: Tensor, world: Tensor | None = None
+        self,
+        known: Tensor,
+        residual: Tensor,
+        sloped: Tensor,
+        under: Tensor,
+        stacks: Tensor,
+        sample: Tensor | None = None,
     ) -> Tensor:
-        """Foretell what images have under stacks (M,), from what they have under others.
+        """Predict what images have under stacks (M,), from what they have under others.
 
         Args:
             known: (M, K), what they have under the stacks `under` (M,), which have been run.
-            rest: (M, K), what is shifted in that but not `expected`.
+            residual: (M, K), what is shifted in that but not `expected`.
             sloped: (M, K), `first @ slope`.
             under: (M,) int64.
             stacks: (M,) int64.
-            world: (M,) int64, in which world; in the mean of all without.
+            sample: (M,) int64, in which sample; in the mean of all without.
         """
         gain = self.gains[stacks, under, None]
-        shift = self.expected(sloped, stacks) - self.expected(sloped, under) + (gain - 1) * rest
-        if world is not None:
-            shift = shift + (self.worlds[stacks, world] - gain * self.worlds[under, world])
+        shift = self.expected(sloped, stacks) - self.expected(sloped, under) + (gain - 1) * residual
+        if sample is not None:
+            shift = shift + (self.samples[stacks, sample] - gain * self.samples[under, sample])
         return known + shift
 
-    def imagined(
+    def simulated(
         self,
         class_experience: Tensor,
         statistics: Sequence[ClassStatistics],
@@ -155,28 +161,28 @@ class StackShifts:
     ) -> tuple[Tensor, FeaturesOf]:
         """Return features (n, D) under the first stack, as many of each class in turn, and those under other stacks.
 
-        They are drawn from the classes' statistics, each under its own stack, and a world each; `class_experience` is
+        They are drawn from the classes' statistics, each under its own stack, and a sample each; `class_experience` is
         (C,).
         """
         count = max(1, DRAWS // len(statistics))
         own = class_experience.repeat_interleave(count)
         mine = torch.cat([s.mean + WIDER * (s.sampler(floor).draw(count, generator) - s.mean) for s in statistics])
-        world = torch.randint(self.worlds.shape[1], (len(mine),), generator=generator, device=mine.device)
+        sample = torch.randint(self.samples.shape[1], (len(mine),), generator=generator, device=mine.device)
         first, unit = mine.clone(), torch.eye(mine.shape[1]).to(mine)
         for stack in own[own > 0].unique().tolist():
             rows, spread = own == stack, self.spreads[stack]
-            fixed = self.means[stack] - spread * self.origins[stack] + self.worlds[stack, world[rows]]
+            fixed = self.means[stack] - spread * self.origins[stack] + self.samples[stack, sample[rows]]
             first[rows] = torch.linalg.solve(unit + spread * self.slope, mine[rows] - fixed, left=False)
 
         def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
-            shift = self.expected(first[rows] @ self.slope, stacks) + self.worlds[stacks, world[rows]]
+            shift = self.expected(first[rows] @ self.slope, stacks) + self.samples[stacks, sample[rows]]
             # What was drawn under its own stack is given back to the bit.
             return torch.where((stacks == own[rows]).unsqueeze(-1), mine[rows], first[rows] + shift)
 
         return first, features_of
 
 
-def alike(bank: StackWeights) -> Tensor:
+def alike(bank: Weights) -> Tensor:
     """Return the correlation (T, T) of stacks' (T, ...) differences from the first; none with the first."""
     weights = torch.cat([tensor.flatten(1) for tensor in bank.values()], dim=1)
     moved = (weights - weights[:1]).cpu().double()

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from continual.statistics.head import Head
 from continual.statistics.prototypes import cosine_scores
 
 
@@ -77,7 +77,7 @@ def ensemble(logits: Tensor, prototype_scores: Tensor, experiences: int) -> Tens
 class Answering:
     """What decides an answer once features are known."""
 
-    head: tuple[Tensor, Tensor]  #: weight (C, D), bias (C,)
+    head: Head
     prototypes: Tensor  #: (C, D)
     class_experience: Tensor  #: (C,) int64
     rounds: int
@@ -96,7 +96,7 @@ class Answering:
         cosines, choice = self.stage_one(first)
 
         def logits_of(rows: Tensor, stacks: Tensor) -> Tensor:
-            return F.linear(features_of(rows, stacks), *self.head)
+            return self.head(features_of(rows, stacks))
 
         found = refine(choice, logits_of, self.class_experience, self.rounds)
         return self.combine(found.logits, cosines), found

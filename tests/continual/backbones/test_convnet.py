@@ -72,7 +72,7 @@ def test_features_are_timms_own_without_classifier(network: Any, images: Tensor)
 
 def test_block_tokens_are_the_features_and_what_the_stages_give(network: Any, images: Tensor) -> None:
     trunk, found = FrozenConvNet(network, (32, 32)), []
-    hooks = [m.register_forward_hook(lambda *call: found.append(call[2].clone())) for m in trunk.milestones]
+    hooks = [m.register_forward_hook(lambda *call: found.append(call[2].clone())) for m in trunk.stages]
     with torch.no_grad():
         features = trunk.features(images)
         for hook in hooks:
@@ -169,8 +169,8 @@ def test_ranpac_without_its_first_stage_has_no_stack_and_reads_frozen_features()
         assert learner.memory().keys() == {"sums", "readout"}
         view = frozen.preprocessing.evaluation()
         images = torch.stack([view(image) for image in coloured_squares([0, 2], 2, seed=1)[0]])
-        assert learner.state.readout is not None
-        values = learner.state.readout(learner.project(frozen.trunk.features(images)))
+        assert learner.state.head is not None
+        values = learner.state.head(learner.project(frozen.trunk.features(images)))
         torch.testing.assert_close(learner.predict(images).scores, values.softmax(-1))
 
 

@@ -10,7 +10,8 @@ import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.vit import FrozenViT
 from continual.errors import BackboneError
 from continual.seeding import generator, seeded
@@ -165,7 +166,7 @@ def test_it_is_frozen_and_stays_in_evaluation_mode(images: Tensor, weights: dict
     assert not any(module.training for module in trunk.modules())
     assert torch.equal(trunk.features(images), before)
     weights["up_bias"].requires_grad_()
-    trunk.features(images, shared(weights, 0.1)).sum().backward()
+    trunk.features(images, shared(Bottleneck(adapter_scale=0.1), weights)).sum().backward()
     assert weights["up_bias"].grad is not None
     assert all(p.grad is None for p in trunk.parameters())
 

@@ -116,8 +116,8 @@ def test_the_command_learns_what_the_library_learns(
     loaded = continual.load(model)
     assert loaded.settings == direct.settings
     assert loaded.backbone.preprocessing == direct.backbone.preprocessing
-    for name, tensor in direct.pack()[0].items():
-        torch.testing.assert_close(loaded.pack()[0][name], tensor, rtol=0, atol=0)
+    for name, tensor in direct.export()[0].items():
+        torch.testing.assert_close(loaded.export()[0][name], tensor, rtol=0, atol=0)
 
 
 def test_predictions_are_the_librarys(equimos: Equimos, model: Path, flowers: Path) -> None:

@@ -12,16 +12,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from continual.data.inputs import (
-    as_experience,
-    as_images,
-    evaluation_loader,
-    label_indices,
-    list_folder,
-    open_image,
-    plain_labels,
-    training_loader,
-)
+from continual.data.inputs import as_experience, as_images, list_folder, open_image, plain_labels
+from continual.data.loaders import evaluation_loader, label_indices, training_loader
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 

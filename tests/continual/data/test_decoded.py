@@ -16,7 +16,7 @@ from continual.backbones.loading import Backbone
 from continual.data import image_cache
 from continual.data.image_cache import DecodedOnce
 from continual.learning import training
-from continual.learning.training import Waiting
+from continual.learning.training import DataTime
 from continual.methods.mos.learner import MOSLearner
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -60,7 +60,7 @@ def test_what_is_learned_is_the_same_with_and_without(
     kept, anew = MOSLearner(backbone, **QUICK), MOSLearner(backbone, **QUICK)
     kept.learn(*paths, workers=workers)
     anew.learn(*paths, decoded=0)
-    assert all(torch.equal(a, b) for a, b in zip(kept.pack()[0].values(), anew.pack()[0].values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept.export()[0].values(), anew.export()[0].values(), strict=True))
 
 
 def test_no_more_than_the_limit_is_kept(paths: tuple[list[Path], list[int]], opened: list[str]) -> None:
@@ -88,7 +88,7 @@ def test_waiting_is_the_share_of_the_time_spent_in_the_loader(monkeypatch: pytes
             now += 3
             yield number
 
-    waiting = Waiting()
+    waiting = DataTime()
     for _ in waiting.over(slow()):
         now += 1
     assert waiting.share() == 12 / 16

@@ -12,7 +12,7 @@ import torch
 
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.results import Cell, rows
-from continual.learning.state import Prediction
+from continual.learning.answers import Prediction
 
 BACKBONE: Any = SimpleNamespace(sha256="ab")
 

@@ -18,7 +18,7 @@ from continual.datasets.streams import Experience
 from continual.errors import InputError
 from continual.experiments.config import load_config
 from continual.experiments.transformed import turned_images, turned_measures, turned_training
-from continual.learning.state import Prediction
+from continual.learning.answers import Prediction
 from equivariant.orbits import orbit
 
 Equimos = Callable[..., Any]

@@ -23,8 +23,8 @@ from continual.data.images import list_folder, open_image
 from continual.errors import InputError
 from continual.export import int8, onnx_runner, writing
 from continual.export.onnx_runner import Runner
+from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Scores
 from continual.methods import method, methods
 from continual.testing import coloured_squares, tiny_backbone
 

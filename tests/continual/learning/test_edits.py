@@ -16,7 +16,7 @@ from continual.methods.joint import JointLearner
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.class_statistics import fit
-from continual.statistics.ridge import Sums, solve
+from continual.statistics.ridge import GramStatistics, solve
 from continual.testing import tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -76,9 +76,9 @@ def test_sums_without_a_class_lack_its_mean_and_keep_its_scatter() -> None:
     x = torch.randn(30, 4, dtype=torch.float64, generator=generator(0)) + torch.arange(30)[:, None] % 3
     y = torch.arange(30) % 3
     rest, own = y != 1, x[y == 1]
-    sums = Sums.of(x, y, 3).without(1)
+    sums = GramStatistics.of(x, y, 3).without(1)
     renumbered = (y[rest] > 1).long()
-    expected = Sums.of(x[rest], renumbered, 2)
+    expected = GramStatistics.of(x[rest], renumbered, 2)
     scatter = (own - own.mean(0)).mT @ (own - own.mean(0))
     for name in ("total", "targets", "counts"):
         torch.testing.assert_close(getattr(sums, name), getattr(expected, name))

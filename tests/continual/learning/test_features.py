@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from continual.learning.features import extract
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from continual.errors import LearningError
-from continual.learning.features import extract
 from continual.seeding import generator
-from continual.statistics.prototypes import updated_means
+from continual.statistics.prototypes import updated
 
 
 @given(parts=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=4))
@@ -24,7 +24,7 @@ def test_means_of_parts_are_the_means_of_the_whole(parts: list[list[int]]) -> No
         classes += sorted(set(part) - set(classes))
         rows.append(torch.randn(len(part), 3, generator=generator(i)))
         targets.append(torch.tensor([classes.index(label) for label in part]))
-        means, counts = updated_means(means, counts, rows[-1], targets[-1], len(classes))
+        means, counts = updated(means, counts, rows[-1], targets[-1], len(classes))
     every, target = torch.cat(rows), torch.cat(targets)
     assert means is not None
     assert counts is not None
@@ -35,7 +35,7 @@ def test_means_of_parts_are_the_means_of_the_whole(parts: list[list[int]]) -> No
 
 def test_the_means_given_are_not_written() -> None:
     means, counts = torch.ones(1, 2), torch.tensor([3])
-    updated_means(means, counts, torch.zeros(2, 2), torch.tensor([0, 1]), 2)
+    updated(means, counts, torch.zeros(2, 2), torch.tensor([0, 1]), 2)
     assert torch.equal(means, torch.ones(1, 2))
     assert counts.tolist() == [3]
 

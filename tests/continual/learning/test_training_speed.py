@@ -37,19 +37,19 @@ def learned(backbone: Backbone, blobs: Blobs, **settings: Any) -> MOSLearner:
 
 
 def same(a: MOSLearner, b: MOSLearner) -> bool:
-    mine, theirs = a.pack()[0], b.pack()[0]
+    mine, theirs = a.export()[0], b.export()[0]
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_nothing_before_the_first_adapter_keeps_a_graph(backbone: Backbone) -> None:
     learner = MOSLearner(backbone, **QUICK)
     stack, images = new_stack(learner), torch.rand(2, 3, 16, 16)
-    prefix = learner.prefix(images)
+    prefix = learner.extractor.prefix(images)
     assert not prefix.h.requires_grad
     tokens: list[Tensor] = []
     block = backbone.trunk.vit.blocks[0]
     block.mlp.register_forward_hook(lambda *call: tokens.append(call[-1]))
-    features = learner.features(prefix, stack.bind())
+    features = learner.extractor.features(prefix, stack.bind())
     assert features.requires_grad
     assert not tokens[0].requires_grad, "the first block's MLP has no trainable parameter below"
 
@@ -80,7 +80,7 @@ def test_activations_computed_again_give_the_same_bits_and_keep_less(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            again.features(torch.rand(8, 3, 16, 16), new_stack(again).bind(), checkpoint=checkpoint)
+            again.extractor.features(torch.rand(8, 3, 16, 16), new_stack(again).bind(), checkpoint=checkpoint)
         own = {parameter.data_ptr() for parameter in backbone.trunk.parameters()}
         return sum(size for place, size in numbers.items() if place not in own)
 

@@ -137,4 +137,4 @@ def test_methods_that_say_so_keep_nothing_an_image_long(pictures: Pictures, back
 
 
 def test_an_empty_ledger_is_an_empty_place() -> None:
-    assert sum(t.nbytes for t in Ledger().pack()[0].values()) == 0
+    assert sum(t.nbytes for t in Ledger().export()[0].values()) == 0

@@ -207,7 +207,7 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
 def test_a_ledger_survives_its_file() -> None:
     ledger = Ledger((Met(-1, 2**62, "a", True), Met(5, -7, "b"), Met(6, 0, "a")), ("c",))
     assert Ledger.unpack(*ledger.pack()) == ledger
-    assert sum(t.numel() * t.element_size() for t in ledger.pack()[0].values()) == 3 * 21
+    assert sum(t.numel() * t.element_size() for t in ledger.export()[0].values()) == 3 * 21
     assert Ledger.unpack({}, None) == Ledger() == Ledger.unpack(*Ledger().pack())
     with pytest.raises(KeyError):
         Ledger.unpack({}, ledger.pack()[1])

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from continual.losses.terms import feature_contrast, masked_cross_entropy
+from continual.losses.cross_entropy import masked_cross_entropy
+from continual.losses.feature_contrast import feature_contrast
 from continual.seeding import generator
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from continual.merging.mean import consolidate_mean, effective_alpha, mean, merge, merge_
+from continual.merging.base import merged, merged_before
+from continual.merging.towards import effective_alpha, merge, merge_
 from continual.seeding import generator
 
 Stack = dict[str, Tensor]
@@ -71,21 +72,21 @@ def test_the_in_place_form_writes_the_same_numbers_into_the_same_tensors() -> No
 
 @given(order=st.permutations(range(4)))
 def test_the_mean_does_not_depend_on_the_order(order: list[int]) -> None:
-    close(mean([stack(k) for k in order]), mean([stack(k) for k in range(4)]))
+    close(merged("mean", [stack(k) for k in order]), merged("mean", [stack(k) for k in range(4)]))
 
 
 def test_the_mean_of_one_is_itself_and_of_none_an_error() -> None:
-    same(mean([stack(0)]), stack(0))
-    with pytest.raises(ValueError, match="at least one finished stack"):
-        mean([])
+    same(merged("mean", [stack(0)]), stack(0))
+    with pytest.raises(ValueError, match="at least one that is finished"):
+        merged("mean", [])
 
 
 def test_consolidation_gives_each_stack_the_mean_of_those_before_it() -> None:
     stacks = [stack(k) for k in range(4)]
-    consolidated = consolidate_mean(stacks)
+    consolidated = merged_before("mean", stacks)
     same(consolidated[0], stack(0))
     for k in range(1, 4):
-        close(consolidated[k], mean([stack(j) for j in range(k)]))
+        close(consolidated[k], merged("mean", [stack(j) for j in range(k)]))
     for k in range(4):
         same(stacks[k], stack(k))
-    assert consolidate_mean([]) == []
+    assert merged_before("mean", []) == []

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.ease import EASELearner, reweighted, synthesised
 
@@ -55,7 +56,12 @@ def features_of(learner: Any, images: torch.Tensor) -> Any:
     view = learner.backbone.preprocessing.evaluation()
     inputs = torch.stack([view(image) for image in images])
     with torch.no_grad():
-        return np.stack([learner.features(inputs, shared(stack, 0.1)).numpy() for stack in learner.state.bank])
+        return np.stack(
+            [
+                learner.extractor.features(inputs, shared(Bottleneck(adapter_scale=0.1), stack)).numpy()
+                for stack in learner.state.bank
+            ]
+        )
 
 
 def test_the_learner_is_its_equations(backbone: Any, blobs: Any) -> None:

@@ -44,7 +44,7 @@ def test_the_loss_is_cross_entropy_over_the_new_classes_plus_the_pull(backbone: 
     training = learner.begin(data)
     inputs = torch.stack([data.evaluation[i][0] for i in range(4)])
     output = training.forward(inputs)
-    queries, keys = learner.features(inputs).numpy(), training.pool.keys.detach().numpy()
+    queries, keys = learner.extractor.features(inputs).numpy(), training.pool.keys.detach().numpy()
     logits = output.logits.detach().numpy()
     expected = 0.0
     for i, label in enumerate(data.labels):

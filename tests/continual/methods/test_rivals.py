@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize, one_hot
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.data.inputs import as_experience
-from continual.learning.training import run
+from continual.learning.loop import run
 from continual.methods.aper import APERLearner
 from continual.methods.bases.adapter_training import CosineHead
 from continual.methods.ease import EASELearner
@@ -31,12 +32,12 @@ def test_aper_is_the_cosine_to_means_of_both_features(backbone: Any, blobs: Any)
     for images, labels in streams:
         learner.learn(images, labels)
     assert learner.state.stack is not None
-    stack = shared(learner.state.stack, 0.1)
+    stack = shared(Bottleneck(adapter_scale=0.1), learner.state.stack)
 
     def features(images: torch.Tensor) -> torch.Tensor:
         inputs = prepared(learner, images)
         with torch.no_grad():
-            return torch.cat([learner.features(inputs), learner.features(inputs, stack)], 1)
+            return torch.cat([learner.extractor.features(inputs), learner.extractor.features(inputs, stack)], 1)
 
     images, labels = torch.cat([s[0] for s in streams]), torch.tensor([label for s in streams for label in s[1]])
     means = torch.stack([features(images)[labels == c].mean(0) for c in range(3)])
@@ -84,7 +85,7 @@ def test_ranpacs_strength_is_chosen_on_the_newest_experience_alone(
         calls.append((before, len(features)))
         return 10.0
 
-    monkeypatch.setattr("continual.methods.ranpac.choose_strength", choose)
+    monkeypatch.setattr("continual.methods.ranpac.choose_penalty", choose)
     learner = RanPACLearner(backbone, projection=10, **TRAINING)
     learner.learn(*blobs([0, 1], 4))
     learner.learn(*blobs([2], 3))
@@ -98,15 +99,15 @@ def test_ranpac_solves_over_all_experiences_at_once(backbone: Any, blobs: Any) -
         learner.learn(images, labels)
     state = learner.state
     assert state.stack is not None
-    assert state.readout is not None
+    assert state.head is not None
     images, labels = torch.cat([s[0] for s in streams]), torch.tensor([label for s in streams for label in s[1]])
     with torch.no_grad():
-        z = learner.features(prepared(learner, images), shared(state.stack, 0.1))
+        z = learner.extractor.features(prepared(learner, images), shared(Bottleneck(adapter_scale=0.1), state.stack))
     h, y = learner.project(z).double(), one_hot(labels, 3).double()
     solutions = [
         torch.linalg.solve(h.T @ h + 10.0**k * torch.eye(40, dtype=torch.float64), h.T @ y) for k in range(-8, 9)
     ]
-    nearest = min(float((state.readout.weight - w).abs().max() / w.abs().max()) for w in solutions)
+    nearest = min(float((state.head.weight - w).abs().max() / w.abs().max()) for w in solutions)
     assert nearest < 1e-3
 
 
@@ -129,4 +130,4 @@ def test_ranpac_that_began_without_a_stack_goes_on_without(backbone: Any, blobs:
     for learner in (frozen, other):
         learner.learn(*blobs([2], 4))
     assert other.state.stack == {}
-    assert torch.equal(other.state.readout.weight, frozen.state.readout.weight)
+    assert torch.equal(other.state.head.weight, frozen.state.head.weight)

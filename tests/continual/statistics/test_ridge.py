@@ -12,8 +12,8 @@ from sklearn.linear_model import Ridge
 from torch.nn.functional import one_hot
 
 from continual.methods.ridge import RidgeLearner
-from continual.statistics.cross_validation import STRENGTHS
-from continual.statistics.ridge import Standardised, Sums, choose_strength, expected_best, solve
+from continual.statistics.cross_validation import PENALTIES
+from continual.statistics.ridge import GramStatistics, Standardised, choose_penalty, expected_best, solve
 
 
 def rows(count: int, width: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def rows(count: int, width: int, classes: int, seed: int) -> tuple[torch.Tensor,
 def test_sums_of_parts_solve_like_scikit_learn_on_the_whole(seed: int, old: int, strength: float) -> None:
     x, y = rows(30, 4, 4, seed)
     first = y < old
-    sums = Sums.of(x[first], y[first], old).plus(Sums.of(x[~first], y[~first], 4))
+    sums = GramStatistics.of(x[first], y[first], old).plus(GramStatistics.of(x[~first], y[~first], 4))
     standard = ((x - x.mean(0)) / x.std(0, correction=0)).double()
     for inputs, standardise in ((standard, True), (x.double(), False)):
         reference = Ridge(alpha=strength, fit_intercept=standardise, solver="cholesky")
@@ -38,8 +38,8 @@ def test_sums_of_parts_solve_like_scikit_learn_on_the_whole(seed: int, old: int,
 def test_a_feature_that_never_varies_is_harmless() -> None:
     x, y = rows(20, 3, 2, 0)
     x[:, 1] = 5.0
-    with_it = solve(Sums.of(x, y, 2), 1.0, standardise=True)(x)
-    without = solve(Sums.of(x[:, [0, 2]], y, 2), 1.0, standardise=True)(x[:, [0, 2]])
+    with_it = solve(GramStatistics.of(x, y, 2), 1.0, standardise=True)(x)
+    without = solve(GramStatistics.of(x[:, [0, 2]], y, 2), 1.0, standardise=True)(x[:, [0, 2]])
     assert torch.isfinite(with_it).all()
     assert torch.allclose(with_it, without, atol=1e-4)
 
@@ -55,9 +55,9 @@ def judged(x: torch.Tensor, y: torch.Tensor, strength: float) -> float:
 @given(st.integers(0, 1000), st.sampled_from([8, 20, 60]))
 def test_the_strength_is_that_of_least_cross_validated_error(seed: int, count: int) -> None:
     x, y = rows(count, 6, 4, seed)
-    chosen = expected_best(Sums.of(x[:5], y[:5], 4).plus(Sums.of(x[5:], y[5:], 4)))
+    chosen = expected_best(GramStatistics.of(x[:5], y[:5], 4).plus(GramStatistics.of(x[5:], y[5:], 4)))
     # The eigenvalues' mean is the number of images.
-    tried = {count * strength: judged(x, y, count * strength) for strength in STRENGTHS}
+    tried = {count * strength: judged(x, y, count * strength) for strength in PENALTIES}
     assert judged(x, y, chosen) == pytest.approx(min(tried.values()), rel=1e-6)
     assert any(chosen == pytest.approx(strength) for strength in tried)
 
@@ -70,8 +70,8 @@ def test_noise_asks_for_a_strong_ridge_and_signal_for_a_weak_one(choose: str) ->
 
     def chosen(labels: torch.Tensor) -> float:
         if choose == "sums":
-            return expected_best(Sums.of(x, labels, 2))
-        return choose_strength(None, x, labels, 2, standardise=True, generator=torch.Generator().manual_seed(1))
+            return expected_best(GramStatistics.of(x, labels, 2))
+        return choose_penalty(None, x, labels, 2, standardise=True, generator=torch.Generator().manual_seed(1))
 
     assert chosen(noise) >= (10 if choose == "sums" else 100) * chosen(clean)
 
@@ -79,8 +79,8 @@ def test_noise_asks_for_a_strong_ridge_and_signal_for_a_weak_one(choose: str) ->
 @pytest.mark.parametrize("count", [1, 4])
 def test_fewer_than_five_images_are_enough(count: int) -> None:
     x, y = rows(count, 3, 1, 0)
-    sums = Sums.of(x, y, 1)
-    on_a_fifth = choose_strength(None, x, y, 1, standardise=True, generator=torch.Generator())
+    sums = GramStatistics.of(x, y, 1)
+    on_a_fifth = choose_penalty(None, x, y, 1, standardise=True, generator=torch.Generator())
     for strength in (on_a_fifth, expected_best(sums)):
         assert strength > 0
         assert torch.isfinite(solve(sums, strength, standardise=True)(x)).all()
@@ -88,14 +88,14 @@ def test_fewer_than_five_images_are_enough(count: int) -> None:
 
 def test_a_triangle_holds_all_of_the_products() -> None:
     x, y = rows(12, 5, 3, 0)
-    sums = Sums.of(x, y, 3)
+    sums = GramStatistics.of(x, y, 3)
     whole = x.double().mT @ x.double()
     assert len(sums.triangle) == 15
     assert torch.allclose(sums.gram(), whole)
-    assert torch.equal(Sums.restore(sums.tensors()).gram(), sums.gram())
+    assert torch.equal(GramStatistics.restore(sums.tensors()).gram(), sums.gram())
     of_old = {**sums.tensors(), "gram": sums.gram()}
     del of_old["triangle"]
-    assert torch.equal(Sums.restore(of_old).triangle, sums.triangle)
+    assert torch.equal(GramStatistics.restore(of_old).triangle, sums.triangle)
 
 
 def test_the_method_solves_with_the_strength_that_all_its_sums_ask_for(backbone: Any, blobs: Any) -> None:
@@ -104,8 +104,8 @@ def test_the_method_solves_with_the_strength_that_all_its_sums_ask_for(backbone:
         learner.learn(*blobs(classes, 4))
     state = learner.state
     assert state.sums is not None
-    assert state.readout is not None
+    assert state.head is not None
     assert float(state.sums.counts.sum()) == 16
     best = Standardised.of(state.sums, expected_best(state.sums)).solve(state.sums)
-    assert torch.equal(state.readout.weight, best.weight)
+    assert torch.equal(state.head.weight, best.weight)
     assert not torch.allclose(best.weight, solve(state.sums, 1.0, standardise=True).weight)

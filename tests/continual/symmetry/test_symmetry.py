@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 import equivariant
-from continual.adapters.bottleneck import per_image, shared
+from continual.adapters.bank import per_image, shared
 from continual.backbones.loading import Backbone
 from continual.data.inputs import as_experience
 from continual.errors import InputError
@@ -116,7 +116,7 @@ class Score(nn.Module):
 @pytest.mark.parametrize("kind", ["equitune", "lambda_equitune", "equizero"])
 def test_features_are_those_of_the_wrapper_around_the_network(frozen: Backbone, images: Tensor, kind: str) -> None:
     learner = learned(MOSLearner(frozen, group="C4", symmetry=kind, **QUICK))
-    adapters = shared(learner.state.bank[1], learner.settings.adapter_scale)
+    adapters = shared(learner.settings.adapter_kind, learner.state.bank[1])
     network, told = Features(frozen, adapters), learner.state.fitted
     wrapper: nn.Module
     if kind == "equitune":
@@ -126,7 +126,7 @@ def test_features_are_those_of_the_wrapper_around_the_network(frozen: Backbone, 
     else:
         wrapper = equivariant.Equizero(network, "C4", proxy=equivariant.Similarity(told["references"]))
     with torch.no_grad():
-        assert torch.allclose(learner.features(images, adapters), wrapper(images), atol=1e-5)
+        assert torch.allclose(learner.extractor.features(images, adapters), wrapper(images), atol=1e-5)
 
 
 def test_canonicaliser_runs_the_view_its_score_prefers(frozen: Backbone, images: Tensor) -> None:
@@ -136,7 +136,7 @@ def test_canonicaliser_runs_the_view_its_score_prefers(frozen: Backbone, images:
     scores = Score(learner.state.fitted)(described).unflatten(0, (4, -1))
     each = torch.stack([frozen.trunk.features(view) for view in views])
     expected = each[scores.argmax(0), torch.arange(len(images))]
-    assert torch.allclose(learner.features(images), expected, atol=1e-5)
+    assert torch.allclose(learner.extractor.features(images), expected, atol=1e-5)
 
 
 def test_pruned_orbit_weighs_the_best_views_alone(frozen: Backbone, images: Tensor) -> None:
@@ -147,7 +147,7 @@ def test_pruned_orbit_weighs_the_best_views_alone(frozen: Backbone, images: Tens
     kept = scores >= scores.topk(3, dim=0).values[-1] - 1e-5
     weights = scores.masked_fill(~kept, -torch.inf).softmax(0)
     each = torch.stack([frozen.trunk.features(view) for view in views])
-    assert torch.allclose(learner.features(images), (weights[..., None] * each).sum(0), atol=1e-5)
+    assert torch.allclose(learner.extractor.features(images), (weights[..., None] * each).sum(0), atol=1e-5)
 
 
 def test_a_frame_is_the_mean_over_the_first_views(frozen: Backbone, images: Tensor) -> None:
@@ -155,7 +155,7 @@ def test_a_frame_is_the_mean_over_the_first_views(frozen: Backbone, images: Tens
     views = orbit("D4", images).transpose(0, 1)
     first = views[torch.arange(len(views))[:, None], content_order(views)[:, :3]]
     expected = frozen.trunk.features(first.flatten(0, 1)).unflatten(0, (-1, 3)).mean(1)
-    assert torch.allclose(learner.features(images), expected, atol=1e-6)
+    assert torch.allclose(learner.extractor.features(images), expected, atol=1e-6)
 
 
 def test_score_averaging_is_the_mean_of_a_plain_learners_scores(frozen: Backbone, images: Tensor) -> None:
@@ -190,7 +190,7 @@ def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backb
     under = StackFeatures(learner, images)
     assert under.few is None
     stacks = torch.ones(len(images), dtype=torch.int64)
-    expected = learner.features(images, shared(learner.state.bank[1], learner.settings.adapter_scale))
+    expected = learner.extractor.features(images, shared(learner.settings.adapter_kind, learner.state.bank[1]))
     assert torch.allclose(under.later(torch.arange(len(images)), stacks), expected, atol=1e-5)
 
 

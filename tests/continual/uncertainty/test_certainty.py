@@ -17,7 +17,7 @@ from continual.errors import InputError
 from continual.learning import model_file
 from continual.methods.strata import StrataLearner
 from continual.metrics.calibration import expected_calibration_error, reliability_table
-from continual.statistics.ridge import Readout, Standardised, Sums
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.leverage import SKETCH, Certainty, _left_out, certainty
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -33,11 +33,11 @@ def features(classes: int, each: int, seed: int, width: int = 40, noise: float =
 
 def learned(
     *experiences: tuple[Tensor, Tensor], strength: float = 10.0, quiet: bool = False
-) -> tuple[Readout, Certainty, Sums, Standardised]:
+) -> tuple[LinearHead, Certainty, GramStatistics, Standardised]:
     """The regression after some experiences; if `quiet`, none of them says what is usual."""
     sums, found = None, None
     for x, y in experiences:
-        new = Sums.of(x, y, int(y.max()) + 1)
+        new = GramStatistics.of(x, y, int(y.max()) + 1)
         sums = new if sums is None else sums.plus(new)
         system = Standardised.of(sums, strength)
         readout = system.solve(sums)

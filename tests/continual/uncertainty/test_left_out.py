@@ -11,7 +11,7 @@ from torch import Tensor
 from continual.backbones.loading import Backbone
 from continual.methods import method
 from continual.seeding import generator
-from continual.statistics.ridge import Readout, Standardised, Sums
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.leverage import certainty
 from continual.uncertainty.simulation import drawing
 
@@ -28,8 +28,8 @@ def images(per_class: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     return means[labels] + scale * torch.randn(len(labels), WIDTH, generator=draw, dtype=torch.float64), labels
 
 
-def learned(x: Tensor, y: Tensor, classes: int) -> tuple[Sums, Readout, Standardised]:
-    sums = Sums.of(x, y, classes)
+def learned(x: Tensor, y: Tensor, classes: int) -> tuple[GramStatistics, LinearHead, Standardised]:
+    sums = GramStatistics.of(x, y, classes)
     system = Standardised.of(sums, WIDTH / 3)
     return sums, system.solve(sums), system
 

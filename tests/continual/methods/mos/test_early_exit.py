@@ -16,8 +16,8 @@ from continual.backbones.loading import Backbone
 from continual.errors import InputError
 from continual.methods.mos import early_exit
 from continual.methods.mos.adapter_features import StackFeatures
-from continual.methods.mos.early_exit import Foretelling
-from continual.methods.mos.feature_shift import StackShifts
+from continual.methods.mos.early_exit import EarlyExit
+from continual.methods.mos.feature_shift import FeatureShiftModel
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import Answering, ensemble, margins
 from continual.seeding import generator
@@ -87,7 +87,7 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
 def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
     """Stacks of which the second shifts an image twice as far from its mean as the third: one pass tells all."""
     answering, _ = answering_of(9, 6)
-    foretelling = Foretelling(answering, stack_shifts(0.5, 1e-9, gains=((1, 0, 0), (0, 1, 2), (0, 0.5, 1))))
+    foretelling = EarlyExit(answering, shift_model(0.5, 1e-9, gains=((1, 0, 0), (0, 1, 2), (0, 0.5, 1))))
     first, ran = torch.randn(300, 6, generator=generator(2)), []
 
     def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -166,11 +166,11 @@ def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
     return Answering(head, means, own, 4, combine), [Diagonal(5, mean, torch.ones(width)) for mean in means]
 
 
-def stack_shifts(step: float, variance: float, seed: int = 1, gains: Any = None) -> StackShifts:
+def shift_model(step: float, variance: float, seed: int = 1, gains: Any = None) -> FeatureShiftModel:
     """Return shifts by 0, `step` and twice that in six features, whose rests have nothing in common but the gains."""
     shifts = [Diagonal(9, torch.full((6,), step * k), torch.full((6,), variance)) for k in range(3)]
     bank = {"weight": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])}
-    made = StackShifts.of(shifts, None, bank, generator(seed, "worlds"), 1e-9)
+    made = FeatureShiftModel.of(shifts, None, bank, generator(seed, "worlds"), 1e-9)
     return made if gains is None else replace(made, gains=torch.tensor(gains))
 
 
@@ -180,8 +180,8 @@ def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.Monke
 
     def asked(spread: float, tolerance: float) -> tuple[float, float]:
         """Return what is enough, and the share of other draws that are as certain."""
-        foretelling = Foretelling(answering, stack_shifts(0.1, spread, seed=1))
-        drawn = [stack_shifts(0.1, spread, seed).imagined(own, statistics, generator(seed), 1e-9) for seed in (2, 3)]
+        foretelling = EarlyExit(answering, shift_model(0.1, spread, seed=1))
+        drawn = [shift_model(0.1, spread, seed).imagined(own, statistics, generator(seed), 1e-9) for seed in (2, 3)]
         enough = foretelling.enough(drawn[0], tolerance)
         first, _ = drawn[1]
         cosines, choice = answering.stage_one(first)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from continual.adapters.bottleneck import shared
+from continual.adapters.bank import shared
+from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import Prefix
 from continual.data.inputs import as_experience
@@ -47,8 +48,8 @@ def prepared(learner: MOSLearner, images: Tensor) -> Tensor:
 def under(learner: MOSLearner, images: Tensor, stack: int) -> Tensor:
     """Features of images under one finished stack."""
     with torch.no_grad():
-        adapters = shared(learner.state.bank[stack], learner.settings.adapter_scale)
-        return learner.features(prepared(learner, images), adapters)
+        adapters = shared(learner.settings.adapter_kind, learner.state.bank[stack])
+        return learner.extractor.features(prepared(learner, images), adapters)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -211,7 +212,9 @@ def test_answers_are_those_of_every_stack_run_on_every_image(
     stacks = [bank[0], bank[0], mean(bank[:2])] if learner.settings.consolidate else list(bank)
     with torch.no_grad():
         inputs = prepared(learner, images)
-        features = [learner.features(inputs, shared(stack, 0.1)) for stack in stacks]
+        features = [
+            learner.extractor.features(inputs, shared(Bottleneck(adapter_scale=0.1), stack)) for stack in stacks
+        ]
     cosines = cosine_scores(features[0], state.prototypes)
 
     answer = learner.predict(images)

@@ -13,7 +13,7 @@ from torch import Tensor
 import continual
 from continual.backbones.loading import Backbone
 from continual.methods.mos import feature_shift
-from continual.methods.mos.feature_shift import WORLDS, ShiftSums, StackShifts, alike
+from continual.methods.mos.feature_shift import SAMPLES, FeatureShiftModel, ShiftStatistics, alike
 from continual.methods.mos.learner import MOSLearner
 from continual.statistics.class_statistics import Diagonal, fit
 
@@ -37,10 +37,10 @@ def experiences(count: int, images: int, noise: float, seed: int = 0) -> tuple[T
     return slope, found
 
 
-def summed(parts: list[tuple[Tensor, Tensor]]) -> ShiftSums:
-    sums = ShiftSums.of(*parts[0])
+def summed(parts: list[tuple[Tensor, Tensor]]) -> ShiftStatistics:
+    sums = ShiftStatistics.of(*parts[0])
     for part in parts[1:]:
-        sums = sums.plus(ShiftSums.of(*part))
+        sums = sums.plus(ShiftStatistics.of(*part))
     return sums
 
 
@@ -65,7 +65,7 @@ def test_each_experience_s_mean_takes_one_image_s_worth(monkeypatch: pytest.Monk
         asked.append((total, count))
         return 1.0, 0.5
 
-    monkeypatch.setattr(feature_shift, "best_strength", noting)
+    monkeypatch.setattr(feature_shift, "best_penalty", noting)
     summed(parts).solve(16)
     assert asked == [(16, 12)]
 
@@ -97,9 +97,9 @@ def test_stacks_are_alike_as_their_differences_from_the_first() -> None:
 BANK = {"a": torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])}
 
 
-def together(parts: list[tuple[Tensor, Tensor]], seed: int = 1) -> StackShifts:
+def together(parts: list[tuple[Tensor, Tensor]], seed: int = 1) -> FeatureShiftModel:
     statistics = [fit(own - first, "low_rank") for first, own in parts]
-    return StackShifts.of(statistics, summed(parts), BANK, draw(seed), 1e-9)
+    return FeatureShiftModel.of(statistics, summed(parts), BANK, draw(seed), 1e-9)
 
 
 @pytest.fixture
@@ -108,14 +108,14 @@ def parts() -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture
-def shifts(parts: list[tuple[Tensor, Tensor]]) -> StackShifts:
+def shifts(parts: list[tuple[Tensor, Tensor]]) -> FeatureShiftModel:
     return together(parts)
 
 
 def test_rests_are_drawn_as_wide_and_as_alike_as_they_are(
-    parts: list[tuple[Tensor, Tensor]], shifts: StackShifts
+    parts: list[tuple[Tensor, Tensor]], shifts: FeatureShiftModel
 ) -> None:
-    assert shifts.worlds.shape == (4, WORLDS, WIDTH)
+    assert shifts.worlds.shape == (4, SAMPLES, WIDTH)
     assert not shifts.worlds[0].any()
     many = [shifts, *(together(parts, seed) for seed in range(2, 30))]
     worlds = torch.cat([one.worlds for one in many], dim=1)
@@ -126,7 +126,7 @@ def test_rests_are_drawn_as_wide_and_as_alike_as_they_are(
     torch.testing.assert_close(alikeness, alike(BANK)[1:, 1:].float(), atol=0.05, rtol=0)
 
 
-def test_what_was_run_is_known_and_the_others_follow(shifts: StackShifts) -> None:
+def test_what_was_run_is_known_and_the_others_follow(shifts: FeatureShiftModel) -> None:
     first, own = (torch.randn(50, WIDTH, generator=draw(seed)) for seed in (3, 4))
     under, zero = torch.full((50,), 2), torch.zeros(50, dtype=torch.int64)
     sloped = first @ shifts.slope
@@ -144,8 +144,8 @@ def test_what_was_run_is_known_and_the_others_follow(shifts: StackShifts) -> Non
     gain = 0.5**0.5 * shifts.spreads[1] / shifts.spreads[2]
     torch.testing.assert_close(found, first + shifts.expected(sloped, one) + gain * rest, atol=1e-4, rtol=1e-4)
     # What is left to chance narrows accordingly.
-    sure = torch.stack([shifts.moved(own, rest, sloped, under, one, world + w) for w in range(WORLDS - 50)])
-    blind = torch.stack([shifts.moved(first, 0 * rest, sloped, zero, one, world + w) for w in range(WORLDS - 50)])
+    sure = torch.stack([shifts.moved(own, rest, sloped, under, one, world + w) for w in range(SAMPLES - 50)])
+    blind = torch.stack([shifts.moved(first, 0 * rest, sloped, zero, one, world + w) for w in range(SAMPLES - 50)])
     assert float(sure.var(0).sum() / blind.var(0).sum()) == pytest.approx(0.5, abs=0.15)
 
 
@@ -157,7 +157,7 @@ def test_of_a_stack_with_one_image_nothing_is_told_to_the_others(parts: list[tup
     assert all(value.isfinite().all() for value in vars(found).values())
 
 
-def test_a_linear_map_sees_the_same(shifts: StackShifts) -> None:
+def test_a_linear_map_sees_the_same(shifts: FeatureShiftModel) -> None:
     weight = torch.randn(5, WIDTH, generator=draw(5))
     seen = shifts.through(weight)
     first, own = (torch.randn(30, WIDTH, generator=draw(seed)) for seed in (6, 7))
@@ -168,7 +168,7 @@ def test_a_linear_map_sees_the_same(shifts: StackShifts) -> None:
     torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_imagined_features_are_the_classes_and_shift_as_stacks_do(shifts: StackShifts) -> None:
+def test_imagined_features_are_the_classes_and_shift_as_stacks_do(shifts: FeatureShiftModel) -> None:
     own = torch.tensor([0, 1, 3])
     means = 3 * torch.randn(3, WIDTH, generator=draw(9))
     statistics = [Diagonal(5, mean, torch.ones(WIDTH)) for mean in means]

@@ -1,39 +1,41 @@
-"""Features of images under a learner's backbone, of a whole data set, and the running class means built from them."""
+"""What gives features of images: a frozen backbone, at a precision, on a device, under a symmetry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from continual import distributed
-from continual.adapters.bottleneck import Adapters
+from continual.adapters.base import Adapters
+from continual.backbones.base import Prefix
 from continual.backbones.loading import Backbone
-from continual.backbones.vit import Prefix
-from continual.data.inputs import Label, evaluation_loader
+from continual.data.inputs import Label
+from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.progress import Progress
 from continual.symmetry.base import Symmetry
 
-if TYPE_CHECKING:
-    from continual.learning.training import Progress
 
-
-class FeatureMaker:
-    """What gives a learner features of images, under its settings' precision and symmetry."""
+@dataclass(frozen=True)
+class Extractor:
+    """Gives features of prepared images (B, 3, H, W)."""
 
     backbone: Backbone
-    settings: Any
-    state: Any
-    device: torch.device
+    precision: str = "float32"
+    device: torch.device = torch.device("cpu")
+    symmetry: Symmetry | None = None  #: what is made of an image's views, if there is a group
 
-    @property
-    def symmetry(self) -> Symmetry | None:
-        """What is made of an image's views, if the settings name a group."""
-        return Symmetry.of(self.settings, self.state.fitted)
+    @cached_property
+    def untransformed(self) -> Extractor:
+        """The same without a symmetry: features of images as they are given."""
+        return replace(self, symmetry=None)
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
         """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
@@ -47,7 +49,7 @@ class FeatureMaker:
             return trunk.prefix(views, prompts).of_views(each, weights)
 
     def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
-        """Return features (B, D), under the precision of the settings; arguments as in `FrozenViT.features`."""
+        """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
         trunk, symmetry = self.backbone.trunk, self.symmetry
         if symmetry is None:
             with self._autocast():
@@ -107,7 +109,7 @@ class FeatureMaker:
         return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        lower = self.settings.precision == "bfloat16"
+        lower = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext()
 
 

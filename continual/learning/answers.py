@@ -1,0 +1,80 @@
+"""What a learner answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.data.inputs import Label
+from continual.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for a batch of B images; C classes are known."""
+
+    labels: list[Label]  #: the answer for each image
+    scores: Tensor  #: (B, C), non-negative, rows sum to 1
+    classes: tuple[Label, ...]  #: what the columns of `scores` stand for
+    stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
+    first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
+    refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
+    probabilities: Tensor | None = (
+        None  #: (B, C), calibrated, see `continual.uncertainty.gaussians` and `continual.uncertainty.leverage`
+    )
+    familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
+    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
+    unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a method says about a batch: `values` (B, C) and, if it retrieves stacks, which."""
+
+    values: Tensor
+    stack: Tensor | None = None
+    first_stack: Tensor | None = None
+    refinements: Tensor | None = None
+    probabilities: Tensor | None = None
+    familiarity: Tensor | None = None
+    similarity: Tensor | None = None
+
+    def cpu(self) -> Scores:
+        """Return the same on the CPU."""
+        columns: list[Any] = [value if value is None else value.cpu() for value in self._columns()]
+        return Scores(*columns)
+
+    @staticmethod
+    def averaged(views: Sequence[Scores]) -> Scores:
+        """Return the mean of what is said of several views of each image, and of nothing else."""
+        return Scores(torch.stack([view.values for view in views]).mean(0))
+
+    @staticmethod
+    def joined(parts: Sequence[Scores]) -> Scores:
+        """Join batches, one after the other."""
+        columns: list[Any] = [
+            None if column[0] is None else torch.cat(column)
+            for column in zip(*[part._columns() for part in parts], strict=True)
+        ]
+        return Scores(*columns)
+
+    def _columns(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+    def prediction(self, classes: tuple[Label, ...], unknown_rate: float | None) -> Prediction:
+        """Return the answers; raises InputError for an unknown_rate where there is no familiarity to go by."""
+        unknown = None
+        if unknown_rate is not None:
+            if self.familiarity is None:
+                raise InputError(
+                    "this model cannot say what is unknown: that takes a method that can (strata, ridge, mos, slca), "
+                    "two classes, and images learned with this version; or leave unknown_rate out"
+                )
+            unknown = self.familiarity <= unknown_rate
+        labels = [classes[i] for i in self.values.argmax(-1).tolist()]
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        return Prediction(labels, self.values, classes, **rest, unknown=unknown)

@@ -1,0 +1,57 @@
+"""What a merge rule is, and how rules act on adapters.
+
+A rule is a pure function of flat vectors: `stacks` (T, P), one a finished adapter, that all began at `start` (P,),
+to one (P,). Whatever asks for a merge, the anchor of a training or a consolidation, asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from continual.merging import RULES
+
+Rule = Callable[..., Tensor]
+R = TypeVar("R", bound=Rule)
+
+
+def rule(name: str) -> Callable[[R], R]:
+    """Name a function `(stacks (T, P), start (P,), **settings) -> (P,)` as a merge rule."""
+
+    def named(function: R) -> R:
+        function.name = name  # type: ignore[attr-defined]
+        return function
+
+    return named
+
+
+def merged(
+    name: str, adapters: Sequence[Mapping[str, Tensor]], start: Mapping[str, Tensor] | None = None, **settings: Any
+) -> dict[str, Tensor]:
+    """Return finished adapters merged into one by the rule of that name.
+
+    Adapters have tensors of the same names and shapes. `start` is what all of them began at; without it, zeros.
+    Raises ValueError if there is no adapter, InputError for an unknown rule.
+    """
+    if not adapters:
+        raise ValueError("no adapter to merge: pass at least one that is finished")
+    flat = torch.stack([_flat(adapter, adapters[0]) for adapter in adapters])
+    origin = torch.zeros_like(flat[0]) if start is None else _flat(start, adapters[0])
+    parts = RULES.get(name)(flat, origin, **settings).split([tensor.numel() for tensor in adapters[0].values()])
+    shapes = [(key, tensor.shape) for key, tensor in adapters[0].items()]
+    return {key: part.reshape(shape) for (key, shape), part in zip(shapes, parts, strict=True)}
+
+
+def merged_before(name: str, bank: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Replace every adapter k >= 2 by a merge of adapters 1 ... k-1 (all as they were finished).
+
+    With the rule "mean" this is the state in which the published code of MOS leaves its stored stacks.
+    """
+    return [dict(adapter) if k == 0 else merged(name, bank[:k]) for k, adapter in enumerate(bank)]
+
+
+def _flat(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([adapter[name].flatten() for name in like])

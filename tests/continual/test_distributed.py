@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from continual import distributed
+from continual.adapters.bank import TrainableAdapter
+from continual.adapters.base import Shapes
+from continual.adapters.bottleneck import Bottleneck
 from continual.distributed import Rows
 from continual.errors import InputError
 from continual.seeding import generator

@@ -1,45 +1,34 @@
-"""Continual learning on pretrained ViTs: learners by themselves, and as Avalanche strategies.
+"""Continual learning on pretrained vision models: learners by themselves, and as Avalanche strategies.
 
-Everything here is loaded when it is first used: the learners do not import Avalanche, the strategies do.
+Everything here is loaded when it is first used: the learners do not import Avalanche, the strategies do. The public
+names stand in `__init__.pyi`, where editors and type checkers read them as well.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "load_backbone": "continual.backbones.loading",
-    "assemble": "continual.backbones.loading",
-    "Backbone": "continual.backbones.loading",
-    "IncrementalLearner": "continual.learning.learner",
-    "Prediction": "continual.learning.learner",
-    "ContinualClassifier": "continual.sklearn",
-    "EquimosError": "continual.errors",
-    "load": "continual.methods",
-    "method": "continual.methods",
-    "consolidated": "continual.methods.mos.consolidation",
-    "export_onnx": "continual.export.writing",
-    "StrataLearner": "continual.methods.strata",
-    "MOSLearner": "continual.methods.mos.learner",
-    "SimpleCILLearner": "continual.methods.simple_cil",
-    "FinetuneLearner": "continual.methods.finetune",
-    "JointLearner": "continual.methods.joint",
-    # Avalanche strategies
-    "MOS": "continual.avalanche.strategy",
-    "SimpleCIL": "continual.avalanche.strategy",
-    "Finetune": "continual.avalanche.strategy",
-    "Joint": "continual.avalanche.strategy",
-    "LearnerStrategy": "continual.avalanche.strategy",
-    "strategy_for": "continual.avalanche.strategy",
-}
 
-__all__ = [*_WHERE, "__version__"]
+def _public() -> dict[str, str]:
+    """Return the modules of the public names."""
+    with open(os.path.splitext(__file__)[0] + ".pyi", encoding="utf-8") as file:  # noqa: PTH122, PTH123 - fast to import
+        lines = ast.parse(file.read()).body
+    return {alias.name: str(line.module) for line in lines if isinstance(line, ast.ImportFrom) for alias in line.names}
+
+
+_WHERE = _public()
+
+__all__ = ["__version__", "methods", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "methods":
+        return importlib.import_module("continual.methods")
     if name not in _WHERE:
         raise AttributeError(f"module 'continual' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

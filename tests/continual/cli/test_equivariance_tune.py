@@ -12,13 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from continual.experiments.equivariance.config import BUILT_IN, WRAPPERS, RecipeConfig, StageConfig, load_study
-from continual.experiments.equivariance.data import split_of
-from continual.experiments.equivariance.study import network
-from continual.experiments.equivariance.symmetry import measure, remembered, remembers, wrapped
-from equivariant.groups import as_group
+from continual.experiments.equivariance.config import load_study, wrapper_names
 from equivariant.tuning import run
-from equivariant.tuning.recipes import RECIPES, Recipe, Stage
 from tests.conftest import ROOT
 from tests.continual.conftest import ARGUMENTS, NAME, write_pictures
 from tests.support.refusals import refused
@@ -209,30 +204,6 @@ def test_two_classes_get_a_score_each(tune: Equimos, study: Path, tmp_path: Path
     assert rows_of(tmp_path / "out")["plain"]["measures"]["upright"] == 1, "the colours tell the classes apart"
 
 
-def test_remembered_views_give_the_numbers_of_images(study: Path) -> None:
-    config = load_study(study)
-    split = split_of(config.data, 0)
-    base = network(config.model, split, 0, torch.device("cpu"), lambda *_: None)
-    assert base.head is not None
-    with torch.no_grad():
-        base.head.weight.normal_(generator=torch.Generator().manual_seed(0))  # one that errs
-    group, test = as_group("D4"), split.test.prepared(base.preprocessing)
-    views = remembered(base.features, group, test, 4)
-    for label in ("plain", "max", "equizero", "lambda"):
-        assert remembers(config.rows[label], group)
-        model = wrapped(config.rows[label], base.features, base.head, group)
-        assert measure(model, group, views) == measure(model, group, test)
-    assert not remembers(config.rows["plain"], as_group("C8"))
-
-
-def test_the_config_knows_the_trainer(study: Path) -> None:
-    assert set(BUILT_IN) == set(RECIPES)
-    stage, recipe = StageConfig(train="head"), RecipeConfig(stages=[StageConfig(train="head")])
-    assert vars(Stage(**stage.model_dump())) == vars(Stage("head"))
-    made = Recipe((Stage("head"),), **recipe.model_dump(exclude={"stages"}))
-    assert made == Recipe((Stage("head"),))
-
-
 TINY = {
     "vit": [f"model.args={{{', '.join(f'{k} = {v}' for k, v in ARGUMENTS.items())}}}", f"model.name={NAME}"],
     "cnn": ["model.name=torchvision/resnet18", "model.size=32"],
@@ -259,4 +230,4 @@ def test_every_config_is_a_study_that_can_be_run(
     assert all(label in done.stdout for label in config.rows)
     text = path.read_text(encoding="utf-8")
     assert f"equimos equivariance tune configs/equivariance/{path.name}" in text
-    assert {row.wrapper for row in config.rows.values()} <= WRAPPERS.keys()
+    assert {row.wrapper for row in config.rows.values()} <= set(wrapper_names())

@@ -15,51 +15,22 @@ import torch
 from continual.experiments.equivariance.config import load_study, wrapper_names
 from equivariant.tuning import run
 from tests.conftest import ROOT
-from tests.continual.conftest import ARGUMENTS, NAME, write_pictures
+from tests.continual.conftest import ARGUMENTS, NAME
 from tests.support.refusals import refused
+from tests.support.small_studies import write_folders, write_study
 
 Equimos = Callable[..., Any]
 CONFIGS = sorted((ROOT / "configs" / "equivariance").glob("*.toml"))
-ROWS = """
-[recipes.quick]
-stages = [{ train = "weights", steps = 4, learning_rate = 0.01 }]
-batch_size = 8
-validate_every = 2
-[recipes.all]
-stages = [{ train = "head", steps = 2 }, { train = "everything", steps = 2, learning_rate = 1e-4 }]
-batch_size = 4
-validate_every = 1
-[rows.plain]
-[rows.max]
-[rows.equizero]
-proxy = "similarity"
-[rows.lambda]
-recipe = "quick"
-[rows."pruned, k=1"]
-wrapper = "pruned"
-blocks = 1
-recipe = "quick"
-[rows."all of it"]
-wrapper = "equitune"
-recipe = "all"
-"""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("study")
-    write_pictures(place / "train", ["iris", "rose", "tulip"], 6)
-    write_pictures(place / "test", ["iris", "rose", "tulip"], 3)
-    return place
+    return write_folders(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture
 def study(tmp_path: Path, folders: Path, weights: Path) -> Path:
-    """A study that runs in seconds."""
-    data = f'[data]\nsource = "folder"\ntrain = "{folders}/train"\ntest = "{folders}/test"\nvalidation = 0.34\n'
-    model = f'[model]\nweights = "{weights}"\nhead = "fit"\n'
-    (tmp_path / "tiny.toml").write_text(f'title = "Tiny"\n{data}{model}{ROWS}', encoding="utf-8")
-    return tmp_path / "tiny.toml"
+    return write_study(tmp_path / "tiny.toml", folders, weights)
 
 
 @pytest.fixture
@@ -156,6 +127,13 @@ def test_a_folder_keeps_to_its_study(tune: Equimos, study: Path, tmp_path: Path)
     assert tune(study, *words).exit_code == 0
     refused_late(tune(study, "group=D4", *words), "group is 'C4' there", "another --out")
     refused_late(tune(study, "seeds=[5]", *words), "another seeds")
+    refused_late(tune(study, "rows={plain = {chunk = 1}}", *words[1:]), "another rows")
+    refused_late(tune(study, "rows={plain = {}, max = {}}", *words[1:]), "another rows")
+    record = tmp_path / "out" / "study.json"
+    older = json.loads(record.read_text())
+    older["config"]["rows"]["plain"] |= {"proxy": "entropy", "keep": 1}  # a row once had the options of all wrappers
+    record.write_text(json.dumps(older))
+    assert tune(study, *words).exit_code == 0
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     refused_late(tune(study, "--out", tmp_path / "full"), "not empty")

@@ -34,7 +34,7 @@ Group = Annotated[
     typer.Option(
         "--group",
         "-g",
-        help="By which to move the images: C4, D4, mirror_h, C8, ... For a model of `tune` it may be another than "
+        help="By which to transform the images: C4, D4, mirror_h, C8, ... For a model of `tune` it may be another than "
         "its own.",
         show_default="the file's, or C4",
     ),
@@ -76,7 +76,7 @@ def check(
     json: Json = None,
     device: Device = "auto",
 ) -> None:
-    """Say whether a model's answer ignores the motions of a group, element by element.
+    """Say whether a model's answer ignores the transformations of a group, element by element.
 
     Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
     """
@@ -129,7 +129,7 @@ def tune(
         bool, typer.Option("--dry-run", help="Check everything on random weights; download, train and write nothing.")
     ] = False,
 ) -> None:
-    """Tune and compare wrappers on upright and turned images. The same command goes on with an interrupted study."""
+    """Tune and compare wrappers on upright and rotated images. The same command resumes an interrupted study."""
     from continual import options
     from continual.cli.progress import ProgressBars
     from continual.console import add_row, console, new_table, show
@@ -181,7 +181,7 @@ def evaluate(
     weights: Weights = None,
     model_arg: ModelArg = None,
     size: Size = None,
-    per_class: Annotated[int | None, typer.Option(min=1, help="Use only so many images a class.")] = None,
+    per_class: Annotated[int | None, typer.Option(min=1, help="Use only so many images per class.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write results.json, .csv, .md and .png here.")
@@ -190,7 +190,7 @@ def evaluate(
     csv: Csv = None,
     device: Device = "auto",
 ) -> None:
-    """Measure accuracy upright and turned, and how stable the answers are over the orbit, for several wrappers."""
+    """Measure accuracy upright and rotated, and how stable the answers are over the orbit, for several wrappers."""
     from continual.cli.progress import ProgressBars
     from continual.console import STDOUT, check_outputs, console, show, write_text
     from continual.experiments.equivariance import evaluate as evaluation

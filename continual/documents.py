@@ -18,6 +18,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @classmethod
+    def known_keys(cls) -> Iterable[str]:
+        """Return the keys that may stand in the table, of which an unknown one's nearest is named."""
+        return cls.model_fields
+
 
 def is_path(value: str) -> bool:
     """Tell a path, which has a slash or the suffix of a data file, from a name.
@@ -129,7 +134,7 @@ def _explain(problem: Any, model: Any) -> str:
         fields = getattr(model, "model_fields", {})
         # Below a table with names of the user's, such as `methods`, every name leads to the same model.
         model = _model_in(fields[part].annotation) if part in fields else model
-    return f"unknown key {place!r}: {nearest(str(problem['loc'][-1]), model.model_fields)}"
+    return f"unknown key {place!r}: {nearest(str(problem['loc'][-1]), model.known_keys())}"
 
 
 def _model_in(annotation: Any) -> Any:

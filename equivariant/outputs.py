@@ -56,3 +56,12 @@ def rebuild(representation: Representation, tensors: Iterator[Tensor]) -> Any:
     if isinstance(representation, Mapping):
         return {key: rebuild(part, tensors) for key, part in representation.items()}
     return tuple(rebuild(part, tensors) for part in representation)
+
+
+def check_length(tensor: Tensor, count: int) -> None:
+    """Raise InputError unless the tensor has one entry for each of `count` images."""
+    if tensor.ndim == 0 or len(tensor) != count:
+        raise InputError(
+            f"the model was given {count} images, but returned a tensor of shape {tuple(tensor.shape)}: its first axis "
+            f"must be the batch"
+        )

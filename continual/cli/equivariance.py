@@ -1,16 +1,23 @@
-"""The sub-command `equimos equivariance`: its options alone; the work is loaded when a command runs."""
+"""The sub-command `equimos equivariance`: options, and what is shown; the work is loaded when a command runs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from continual.cli.options import Csv, Device, Images, Json, ModelArg
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from continual.experiments.equivariance.check import Checked
+
 app = typer.Typer(
-    help="Check, tune and evaluate models on turned and mirrored images.",
+    help="Check, tune and evaluate models on rotated and mirrored images.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -27,7 +34,7 @@ Group = Annotated[
     typer.Option(
         "--group",
         "-g",
-        help="By which to move the images: C4, D4, mirror_h, C8, ... For a model of `tune` it may be another than "
+        help="By which to transform the images: C4, D4, mirror_h, C8, ... For a model of `tune` it may be another than "
         "its own.",
         show_default="the file's, or C4",
     ),
@@ -55,7 +62,7 @@ def check(
         str | None,
         typer.Option(
             metavar="NAME[,KEY=VALUE...]",
-            help="plain, equitune, lambda, equizero, canonicaliser, max, pruned; e.g. equizero,proxy=similarity.",
+            help="`equimos equivariance wrappers` lists them; e.g. equizero,proxy=similarity.",
             show_default="plain",
         ),
     ] = None,
@@ -69,28 +76,43 @@ def check(
     json: Json = None,
     device: Device = "auto",
 ) -> None:
-    """Say whether a model's answer ignores the motions of a group, element by element.
+    """Say whether a model's answer ignores the transformations of a group, element by element.
 
     Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
     """
-    from continual.experiments.equivariance.check import check
+    from continual.console import STDOUT, check_target, console, show, write_text
+    from continual.experiments.equivariance import check as checks
+    from continual.experiments.equivariance.config import parse_wrapper
+    from continual.experiments.equivariance.files import Source, group_of, open_model
 
-    good = check(
-        model,
-        group,
-        images,
-        weights=weights,
-        model_args=model_arg or (),
-        size=size,
-        wrapper=wrapper,
-        number=number,
-        float64=float64,
-        report=report,
-        json_file=json,
-        device=device,
-    )
-    if not good:
+    if json is not None:
+        check_target(json)
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+    config, chosen = parse_wrapper(wrapper) if wrapper else None, group_of(group)
+    opened = open_model(Source(model, weights, model_arg or (), size, device))
+    found = checks.check(opened, chosen, config, images, number, float64=float64, with_report=report is not None)
+    if json is not None:
+        write_text(json, dumps(found.record, indent=1) + "\n")
+    if json != STDOUT:
+        show(_elements(found))
+        console().print(found.verdict)
+    if report is not None:
+        found.write(report)
+        console(stderr=True).print(f"report: {', '.join(sorted(str(p) for p in report.glob('equivariance.*')))}")
+    if not found.equivariant:
         raise typer.Exit(1)
+
+
+def _elements(found: Checked) -> Table:
+    from continual.console import add_row, new_table
+
+    table = new_table("element", "relative error", "allowed", "action", "")
+    for element, exact in zip(found.record["elements"], found.exact, strict=True):
+        name, error, limit = element["element"], element["error"], element["tolerance"]
+        mark = "ok" if error <= limit else "worst" if name == found.record["worst"] else "too large"
+        add_row(table, name, f"{error:.1e}", f"{limit:.0e}", "exact" if exact else "interpolated", mark)
+    return table
 
 
 @app.command()
@@ -107,10 +129,34 @@ def tune(
         bool, typer.Option("--dry-run", help="Check everything on random weights; download, train and write nothing.")
     ] = False,
 ) -> None:
-    """Tune and compare wrappers on upright and turned images. The same command goes on with an interrupted study."""
-    from continual.experiments.equivariance.tune import tune
+    """Tune and compare wrappers on upright and rotated images. The same command resumes an interrupted study."""
+    from continual import options
+    from continual.cli.progress import ProgressBars
+    from continual.console import add_row, console, new_table, show
+    from continual.experiments.equivariance import report
+    from continual.experiments.equivariance.config import load_study
+    from continual.experiments.equivariance.dry_run import tried
+    from continual.experiments.equivariance.study import run_study
 
-    tune(config, changes or (), out, dry_run)
+    study, remarks = load_study(config, changes or ()), console(stderr=True)
+    study = study.model_copy(update={"device": str(options.device(study.device))})
+    if dry_run:
+        table = new_table("row", "wrapper", "recipe", "trained parameters")
+        for row in tried(study):
+            add_row(table, *row)
+        show(table)
+        remarks.print(f"{config} is a study that can be run; nothing was downloaded, trained or written")
+        return
+    out = out or Path("runs") / config.stem
+    known = " (rows that are there are not run again)" if out.exists() else ""
+    remarks.print(f"{study.title}: {', '.join(study.rows)}; results in {out}{known}")
+    with ProgressBars(remarks) as bars:
+        try:
+            found = run_study(study, out, bars)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on with it") from None
+    show(report.terminal(replace(found, title=f"{study.title}, {study.group}")))
+    remarks.print(f"table, figures and pictures: {', '.join(sorted(str(p) for p in out.iterdir() if p.is_file()))}")
 
 
 @app.command()
@@ -122,7 +168,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME[,KEY=VALUE...]",
-            help="A row of the table: plain, equitune, lambda, equizero, canonicaliser, max, pruned.",
+            help="A row of the table; `equimos equivariance wrappers` lists them.",
             show_default="plain, equitune, equizero, max",
         ),
     ] = None,
@@ -135,7 +181,7 @@ def evaluate(
     weights: Weights = None,
     model_arg: ModelArg = None,
     size: Size = None,
-    per_class: Annotated[int | None, typer.Option(min=1, help="Use only so many images a class.")] = None,
+    per_class: Annotated[int | None, typer.Option(min=1, help="Use only so many images per class.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write results.json, .csv, .md and .png here.")
@@ -144,23 +190,39 @@ def evaluate(
     csv: Csv = None,
     device: Device = "auto",
 ) -> None:
-    """Measure accuracy upright and turned, and how stable the answers are over the orbit, for several wrappers."""
-    from continual.experiments.equivariance.evaluate import evaluate
+    """Measure accuracy upright and rotated, and how stable the answers are over the orbit, for several wrappers."""
+    from continual.cli.progress import ProgressBars
+    from continual.console import STDOUT, check_outputs, console, show, write_text
+    from continual.experiments.equivariance import evaluate as evaluation
+    from continual.experiments.equivariance import report
+    from continual.experiments.equivariance.config import parse_wrapper
+    from continual.experiments.equivariance.files import Source, group_of, open_model
 
-    evaluate(
-        model,
-        images,
-        group,
-        wrappers=wrapper or (),
-        fit=fit,
-        templates=template or (),
-        weights=weights,
-        model_args=model_arg or (),
-        size=size,
-        per_class=per_class,
-        batch_size=batch_size,
-        out=out,
-        json_file=json,
-        csv_file=csv,
-        device=device,
-    )
+    check_outputs(json, csv)
+    wrappers, chosen = {text: parse_wrapper(text) for text in wrapper or ()}, group_of(group)
+    photos = evaluation.Photos.of(images, per_class)
+    opened = open_model(Source(model, weights, model_arg or (), size, device), photos.classes, template or ())
+    with ProgressBars(console(stderr=True)) as bars:
+        found = evaluation.evaluate(opened, photos, chosen, wrappers, fit=fit, batch_size=batch_size, progress=bars)
+    if json is not None:
+        write_text(json, report.as_json(found))
+    if csv is not None:
+        write_text(csv, report.as_csv(found))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        report.write(found, out)
+        console(stderr=True).print(f"results: {', '.join(sorted(str(p) for p in out.glob('results.*')))}")
+    if STDOUT not in (json, csv):
+        show(report.terminal(found))
+
+
+@app.command()
+def wrappers() -> None:
+    """List the ways to make a network equivariant, and their options."""
+    from continual.console import add_row, new_table, show
+    from continual.experiments.equivariance.config import described
+
+    table = new_table("wrapper", "what it is", "options")
+    for row in described():
+        add_row(table, *row)
+    show(table)

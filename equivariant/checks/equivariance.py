@@ -99,8 +99,7 @@ def assert_equivariant(
     """
     found = equivariance_error(model, group, x, **options)
     dtype = torch.float64 if options.get("float64") else x.dtype
-    exact = TOLERANCE.get(dtype, 1e-5) if tolerance is None else tolerance
-    allowed = [exact if _is_exact(element) else interpolated_tolerance for element in found.group.elements]
+    allowed = tolerances(found.group, dtype, tolerance, interpolated_tolerance)
     excess = [error / limit if limit else error for error, limit in zip(found.errors, allowed, strict=True)]
     worst = excess.index(max(excess))
     if found.errors[worst] > allowed[worst]:
@@ -246,5 +245,14 @@ def _check_answers(answers: Tensor) -> None:
         raise InputError(f"answers are (|G|, N) with at least one image, not {tuple(answers.shape)}")
 
 
-def _is_exact(element: Any) -> bool:
-    return not isinstance(element, Motion) or element.exact
+def are_exact(group: FiniteGroup) -> list[bool]:
+    """Return whether each element acts without interpolation."""
+    return [not isinstance(element, Motion) or element.exact for element in group.elements]
+
+
+def tolerances(
+    group: FiniteGroup, dtype: torch.dtype, exact: float | None = None, interpolated: float = INTERPOLATED_TOLERANCE
+) -> list[float]:
+    """Return the largest relative error allowed for each element: rounding in `dtype` for exact ones, else more."""
+    exact = TOLERANCE.get(dtype, 1e-5) if exact is None else exact
+    return [exact if without_loss else interpolated for without_loss in are_exact(group)]

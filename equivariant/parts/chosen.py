@@ -15,8 +15,7 @@ from torch import Tensor
 
 from equivariant.actions import Action
 from equivariant.groups import FiniteGroup
-from equivariant.outputs import Representation, leaves, rebuild
-from equivariant.wrappers.base import check_length
+from equivariant.outputs import Representation, check_length, leaves, rebuild
 
 Check = Callable[[Tensor, list[int]], None]
 

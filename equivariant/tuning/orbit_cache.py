@@ -20,10 +20,6 @@ from equivariant.checks.evaluation import Data, batches, device_of
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
 from equivariant.wrappers.base import OrbitWrapper
-from equivariant.wrappers.equitune import Equitune
-from equivariant.wrappers.equizero import Equizero
-from equivariant.wrappers.lambda_equitune import LambdaEquitune
-from equivariant.wrappers.max_pooling import OrbitMax
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,6 @@ class _Upright(nn.Module):
 
     def forward(self, cache: Tensor) -> Tensor:
         return cache[:, self.identity]
-
-
-def can_cache(wrapper: OrbitWrapper) -> bool:
-    """Whether the wrapper looks at images through its model alone."""
-    if isinstance(wrapper, LambdaEquitune):
-        return wrapper.reads == "features"
-    return isinstance(wrapper, Equitune | Equizero | OrbitMax)
 
 
 def cache_views(wrapper: OrbitWrapper, data: Data, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from equivariant.actions import Images
 from equivariant.checks.evaluation import Data, as_dataset, device_of, evaluate
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
-from equivariant.tuning.orbit_cache import cache_views, can_cache, on_caches
+from equivariant.tuning.orbit_cache import cache_views, on_caches
 from equivariant.tuning.recipes import Recipe, Stage, as_recipe
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.run import Progress, Run, random_turns
@@ -143,7 +143,7 @@ def _cached(
     """Yield the data to train and to validate on, and whether they are still images or a frozen backbone's features."""
     first = model[0] if isinstance(model, nn.Sequential) else model
     frozen = wrapper is first and not any(p.requires_grad for p in wrapper.model.parameters())
-    if wrapper is None or not (recipe.cache and frozen and can_cache(wrapper)):
+    if wrapper is None or not (recipe.cache and frozen and wrapper.through_model):
         yield train, validation, True
         return
     caches = [cache_views(wrapper, data, recipe.batch_size) for data in (train, validation)]

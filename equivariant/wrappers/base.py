@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from equivariant.actions import Action, Images, Trivial
 from equivariant.errors import GroupError, InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import align, chunks, orbit
-from equivariant.outputs import Representation, actions, leaves, rebuild
+from equivariant.outputs import Representation, actions, check_length, leaves, rebuild
 
 #: images (n, C, H, W) -> the model's output for them, and a score (n,) or None
 View = Callable[[Tensor], tuple[Any, Tensor | None]]
@@ -51,6 +51,20 @@ def weighted_sum(weights: Tensor, tensor: Tensor) -> Tensor:
     return total.to(tensor.dtype)
 
 
+@dataclass(frozen=True)
+class Network:
+    """A classifier head∘features in its parts, which are not copied."""
+
+    features: nn.Module  #: images (n, C, H, W), or what is remembered of them, → (n, D)
+    head: nn.Module  #: (n, D) → (n, K)
+    bare: nn.Module  #: the network that gives the features, of images alone
+
+    @property
+    def whole(self) -> nn.Module:
+        """The classifier as one module."""
+        return nn.Sequential(self.features, self.head)
+
+
 class OrbitWrapper(nn.Module, ABC):
     """A model made equivariant to a finite group: f(g·x) = g∘f(x).
 
@@ -68,7 +82,14 @@ class OrbitWrapper(nn.Module, ABC):
     and weights without randomness. In training mode that excludes dropout; batch norm keeps it as long as
     the orbit is in one chunk. Raises InputError and GroupError for bad options; `forward` raises InputError
     for bad input, before the model has run.
+
+    A subclass in a file of this folder, or at an entry point of the group `equimos.wrappers`, that has a `name` of its
+    own is found by it in configs and commands; the keyword-only parameters of its `around` are its options there.
     """
+
+    name: ClassVar[str]
+    #: Whether it looks at images through its model alone, so that it can work on remembered features of every view.
+    through_model: bool = False
 
     def __init__(
         self,
@@ -94,6 +115,15 @@ class OrbitWrapper(nn.Module, ABC):
         if not isinstance(self.input, Action):
             raise InputError(f"input={input!r} must be an action: Images(), Maps(), Tokens(), …")
         actions(self.output)
+
+    @classmethod
+    def around(cls, network: Network, group: FiniteGroup, chunk: int | None = None) -> nn.Module:
+        """Return a classifier made equivariant, as configs and commands want it.
+
+        A wrapper with options overrides this with keyword-only parameters, each with a default and annotated with its
+        type and its meaning: `keep: Annotated[int, "views that are finished"] = 1`.
+        """
+        return cls(network.whole, group, chunk=chunk)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Any:
@@ -232,12 +262,3 @@ class WeightedWrapper(OrbitWrapper):
     def orbit_weights(self, x: Tensor) -> Tensor:
         """Return the weights w (|G|, B) behind the answer for `x` (B, …)."""
         return self.answer(x)[1]
-
-
-def check_length(tensor: Tensor, count: int) -> None:
-    """Raise InputError unless the tensor has one entry for each of `count` images."""
-    if tensor.ndim == 0 or len(tensor) != count:
-        raise InputError(
-            f"the model was given {count} images, but returned a tensor of shape {tuple(tensor.shape)}: its first axis "
-            f"must be the batch"
-        )

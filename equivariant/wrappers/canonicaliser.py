@@ -34,6 +34,8 @@ class Canonicaliser(WeightedWrapper):
     Other options as for `OrbitWrapper`; `chunk` bounds the passes of s.
     """
 
+    name = "canonicaliser"
+
     def __init__(
         self,
         model: nn.Module,

@@ -22,6 +22,9 @@ class Equitune(WeightedWrapper):
     True
     """
 
+    name = "equitune"
+    through_model = True
+
     def answer(self, x: Tensor) -> tuple[Any, Tensor]:
         """Return the mean answer for `x` (B, …), and 1/|G| everywhere, (|G|, B)."""
         views = self.views(x)

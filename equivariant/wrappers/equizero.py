@@ -5,15 +5,16 @@ Basu et al., "Efficient Equivariant Transfer Learning from Pretrained Models" (N
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
-from equivariant.parts.proxies import Proxy, as_proxy
+from equivariant.parts.proxies import Proxy, Similarity, as_proxy
 from equivariant.ties import best, default_tolerance
-from equivariant.wrappers.base import WeightedWrapper, weighted_sum
+from equivariant.wrappers.base import Network, WeightedWrapper, weighted_sum
 
 
 class Equizero(WeightedWrapper):
@@ -28,6 +29,9 @@ class Equizero(WeightedWrapper):
     Other options as for `OrbitWrapper`.
     """
 
+    name = "equizero"
+    through_model = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -41,6 +45,28 @@ class Equizero(WeightedWrapper):
         super().__init__(model, group, **options)
         self.proxy = as_proxy(proxy)
         self.tie_tolerance, self.straight_through = tie_tolerance, straight_through
+
+    @classmethod
+    def around(
+        cls,
+        network: Network,
+        group: FiniteGroup,
+        chunk: int | None = None,
+        *,
+        proxy: Annotated[
+            Literal["entropy", "max_probability", "similarity"],
+            "the loss by which a view is chosen; similarity is to the head's rows",
+        ] = "entropy",
+    ) -> nn.Module:
+        """Return the classifier; raises InputError for a similarity to the rows of a head that is not linear."""
+        if proxy != "similarity":
+            return cls(network.whole, group, proxy=proxy, chunk=chunk)
+        if not isinstance(network.head, nn.Linear):
+            raise InputError(
+                "similarity is to the rows of a linear head, which this network lacks: choose proxy='entropy'"
+            )
+        similarity = Similarity(network.head.weight.detach().clone())
+        return nn.Sequential(cls(network.features, group, proxy=similarity, chunk=chunk), network.head)
 
     def answer(self, x: Tensor) -> tuple[Any, Tensor]:
         """Return the chosen view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""

@@ -5,7 +5,7 @@ Basu et al., "Efficient Equivariant Transfer Learning from Pretrained Models" (N
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.parts.networks import FeatureScore
-from equivariant.wrappers.base import WeightedWrapper
+from equivariant.wrappers.base import Network, WeightedWrapper
 
 Reads = Literal["features", "input"]
 Positive = Literal["exp", "softplus", "none"]
@@ -35,6 +35,8 @@ class LambdaEquitune(WeightedWrapper):
     Other options as for `OrbitWrapper`. Gradients flow through λ into whatever it reads; freeze the backbone's
     parameters to train λ alone.
     """
+
+    name = "lambda"
 
     def __init__(
         self,
@@ -57,6 +59,20 @@ class LambdaEquitune(WeightedWrapper):
         self.head = nn.Identity() if head is None else head
         self.network = FeatureScore(self._width(width)) if network is None else network
         self.reads, self.positive = reads, positive
+        self.through_model = reads == "features"
+
+    @classmethod
+    def around(
+        cls,
+        network: Network,
+        group: FiniteGroup,
+        chunk: int | None = None,
+        *,
+        positive: Annotated[Literal["exp", "softplus"], "how the weights become positive"] = "exp",
+    ) -> nn.Module:
+        """Return the classifier, with λ as it starts; a linear head says best how many features there are."""
+        width = None if isinstance(network.head, nn.Linear) else getattr(network.bare, "num_features", None)
+        return cls(network.features, group, head=network.head, positive=positive, width=width, chunk=chunk)
 
     def _width(self, width: int | None) -> int:
         linear = next((m.in_features for m in self.head.modules() if isinstance(m, nn.Linear)), None)

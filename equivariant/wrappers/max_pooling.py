@@ -18,6 +18,9 @@ class OrbitMax(OrbitWrapper):
     vector field, points, boxes): there the maximum is not equivariant.
     """
 
+    name = "max"
+    through_model = True
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         for action in actions(self.output):

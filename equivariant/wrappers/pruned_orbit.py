@@ -7,7 +7,7 @@ for C4 with k = 2, m = 1 and L = 12.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from equivariant.orbits import chunks, orbit
 from equivariant.outputs import leaves, rebuild
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.networks import FeatureScore
-from equivariant.parts.staged import Staged
+from equivariant.parts.staged import Staged, StagedViT
 from equivariant.ties import default_tolerance, top
-from equivariant.wrappers.base import WeightedWrapper
+from equivariant.wrappers.base import Network, WeightedWrapper
 
 
 class PrunedOrbit(WeightedWrapper):
@@ -37,6 +37,8 @@ class PrunedOrbit(WeightedWrapper):
     How many passes there are depends on the images, so `torch.export` will not take it.
     Other options as for `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
     """
+
+    name = "pruned"
 
     def __init__(
         self,
@@ -59,6 +61,20 @@ class PrunedOrbit(WeightedWrapper):
         self.model: Staged = model
         self.keep, self.tie_tolerance = keep, tie_tolerance
         self.score = FeatureScore(model.width) if score is None else score
+
+    @classmethod
+    def around(
+        cls,
+        network: Network,
+        group: FiniteGroup,
+        chunk: int | None = None,
+        *,
+        blocks: Annotated[int, "blocks that every view goes through"] = 2,
+        keep: Annotated[int, "views that are finished"] = 1,
+    ) -> nn.Module:
+        """Return the classifier; raises InputError if the network is no ViT that can be stopped half-way."""
+        staged = StagedViT(network.bare, blocks)
+        return nn.Sequential(cls(staged, group, keep=keep, chunk=chunk), network.head)
 
     def answer(self, x: Tensor) -> tuple[Any, Tensor]:
         """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""

@@ -192,31 +192,6 @@ def test_options_of_the_methods() -> None:
         eq.Similarity(torch.randn(3))
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
-def test_weights_of_another_group_are_refused_and_nothing_changes(name: str) -> None:
-    saved = WRAPPERS[name](Micro(), "D4").state_dict()
-    wrapper = WRAPPERS[name](Micro(), "C4")
-    before = copy.deepcopy(wrapper.state_dict())
-    with pytest.raises(eq.GroupError, match="saved for the group D4, but this wrapper's is C4"):
-        wrapper.load_state_dict(saved)
-    assert all(torch.equal(value, before[key]) for key, value in wrapper.state_dict().items())
-
-
-@pytest.mark.parametrize("name", WRAPPERS)
-def test_state_dict_round_trip(name: str, tmp_path: Any) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    first, second = WRAPPERS[name](Micro(), "D4").eval(), WRAPPERS[name](Micro(), "D4").eval()
-    assert not torch.equal(first(X), second(X))
-    torch.save(first.state_dict(), tmp_path / "weights.pt")
-    second.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert torch.equal(first(X), second(X))
-    safetensors.save_file(first.state_dict(), tmp_path / "weights.safetensors")
-    third = WRAPPERS[name](Micro(), "D4").eval()
-    third.load_state_dict(safetensors.load_file(tmp_path / "weights.safetensors"))
-    assert torch.equal(first(X), third(X))
-    assert torch.equal(copy.deepcopy(first)(X), first(X))
-
-
 def test_a_nested_wrapper_keeps_its_group_too() -> None:
     model = nn.Sequential(eq.Equitune(TinyUNet(), "D4", output=eq.Maps()), nn.Flatten())
     other = nn.Sequential(eq.Equitune(TinyUNet(), "C4", output=eq.Maps()), nn.Flatten())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import equivariant as eq
+from equivariant.wrappers import wrappers
 
 Build = Callable[[], nn.Module]
 
@@ -159,15 +160,14 @@ class Whole(eq.Staged):
 GROUPS = ["C1", "C2", "C4", "D1", "D2", "D4", "mirror_h", "mirror_v"]
 GROUPS += ["channels3", "channel_cycle3", "C4 x channel_cycle3"]
 
-#: Every wrapper, made around a model.
+#: Every registered wrapper, made around a model: those that score views with a score of theirs, the others as they are.
 WRAPPERS: dict[str, Callable[..., eq.OrbitWrapper]] = {
-    "equitune": eq.Equitune,
+    **wrappers(),
     "lambda": lambda m, g, **o: eq.LambdaEquitune(m, g, network=Anything(), **o),
     "lambda on input": lambda m, g, **o: eq.LambdaEquitune(
         m, g, network=Anything(), reads="input", positive="softplus", **o
     ),
     "equizero": lambda m, g, **o: eq.Equizero(m, g, proxy=first_leaf_entropy, **o),
     "canonicaliser": lambda m, g, **o: eq.Canonicaliser(m, g, score=Anything(), noise=False, **o),
-    "max": eq.OrbitMax,
     "pruned": lambda m, g, **o: eq.PrunedOrbit(Whole(m), g, score=Anything(), keep=min(2, eq.as_group(g).order), **o),
 }

@@ -1,43 +1,32 @@
-"""A study of upright and turned images as a strict TOML document: data, a network, and rows of wrappers."""
+"""A study of upright and rotated images as a strict TOML document: data, a network, and rows of wrappers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import getdoc, signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
 
 from continual.datasets.config import DataConfig
 from continual.documents import Strict, read, refusal
 from continual.errors import nearest
 from continual.experiments.config import PretrainConfig
+from continual.options import assignments
+from equivariant.tuning.recipes import RECIPES
+from equivariant.wrappers import wrapper_named, wrappers
 
-#: wrapper -> the options it has beside `chunk`
-WRAPPERS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "equitune": (),
-    "lambda": ("positive",),
-    "equizero": ("proxy",),
-    "canonicaliser": (),
-    "max": (),
-    "pruned": ("blocks", "keep"),
-}
-BUILT_IN = (
-    "lambda_only",
-    "lambda_then_everything",
-    "head_only",
-    "published_lambda_only",
-    "published_lambda_then_everything",
-)
+#: the name of no wrapper at all
+PLAIN = "plain"
 
 
 class ImagesConfig(DataConfig):
     """Where the images come from, and how many of them are used."""
 
     classes: int | None = Field(None, ge=2, description="use only the first classes by name")
-    per_class: int | None = Field(None, ge=2, description="use only so many training images a class")
-    test_per_class: int | None = Field(None, ge=1, description="test on only so many images a class")
+    per_class: int | None = Field(None, ge=2, description="use only so many training images per class")
+    test_per_class: int | None = Field(None, ge=1, description="test on only so many images per class")
     validation: float = Field(0.1, gt=0, lt=1, description="share of those that is held out")
 
 
@@ -67,26 +56,65 @@ class ModelConfig(Strict):
         return self
 
 
-class WrapperConfig(Strict):
-    """One way to make the network equivariant."""
+def options_type(wrapper: str) -> type[Strict]:
+    """Return what a wrapper takes beside a chunk, as its `around` declares it; raises InputError for an unknown one."""
+    if wrapper == PLAIN:
+        return Strict
+    around = wrapper_named(wrapper).around
+    kinds = get_type_hints(around, include_extras=True)
+    fields: dict[str, Any] = {}
+    for option in signature(around).parameters.values():
+        if option.kind is option.KEYWORD_ONLY:
+            kind = kinds[option.name]
+            meaning = next((text for text in getattr(kind, "__metadata__", ()) if isinstance(text, str)), None)
+            default = ... if option.default is option.empty else option.default
+            fields[option.name] = (kind, Field(default, description=meaning))
+    return create_model(f"options of {wrapper}", __base__=Strict, **fields)
 
-    wrapper: str = Field(description=", ".join(WRAPPERS))
-    proxy: Literal["entropy", "max_probability", "similarity"] = Field(
-        "entropy", description="equizero: the loss by which a view is chosen; similarity is to the head's rows"
-    )
-    positive: Literal["exp", "softplus"] = Field("exp", description="lambda: how the weights become positive")
-    blocks: int = Field(2, ge=1, description="pruned: blocks that every view goes through")
-    keep: int = Field(1, ge=1, description="pruned: views that are finished")
+
+def wrapper_names() -> list[str]:
+    """Return what a wrapper can be, by name."""
+    return [PLAIN, *wrappers()]
+
+
+def described() -> list[tuple[str, str, str | None]]:
+    """Return each wrapper's name, what it is in a line, and its options with their defaults."""
+    rows: list[tuple[str, str, str | None]] = [(PLAIN, "The network as it is.", None)]
+    for name, kind in wrappers().items():
+        fields = options_type(name).model_fields
+        options = [f"{key}={field.default}: {field.description}" for key, field in fields.items()]
+        rows.append((name, (getdoc(kind) or "").partition("\n")[0], "; ".join(options) or None))
+    return rows
+
+
+class WrapperConfig(Strict):
+    """One way to make the network equivariant; the options are those that the wrapper declares."""
+
+    model_config = ConfigDict(extra="allow")
+
+    wrapper: str = Field(description="its name; `equimos equivariance wrappers` lists them")
     chunk: int | None = Field(None, ge=1, description="views that go through the network at once; all by default")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The wrapper's own options, with their defaults."""
+        return options_type(self.wrapper).model_validate(self.model_extra).model_dump()
+
+    @classmethod
+    def known_keys(cls) -> Iterable[str]:
+        """Return the fields, and the options of all wrappers."""
+        return {*cls.model_fields, *(option for name in wrappers() for option in options_type(name).model_fields)}
 
     @model_validator(mode="after")
     def _options_fit(self) -> WrapperConfig:
-        if self.wrapper not in WRAPPERS:
-            raise ValueError(f"unknown wrapper {self.wrapper!r}: {nearest(self.wrapper, WRAPPERS)}")
-        options = {option for kind in WRAPPERS.values() for option in kind}
-        if strange := sorted((self.model_fields_set & options) - set(WRAPPERS[self.wrapper])):
-            owner = next(kind for kind, own in WRAPPERS.items() if strange[0] in own)
-            raise ValueError(f"{strange[0]} is an option of {owner!r}, not of {self.wrapper!r}")
+        if self.wrapper not in wrapper_names():
+            raise ValueError(f"unknown wrapper {self.wrapper!r}: {nearest(self.wrapper, wrapper_names())}")
+        own = options_type(self.wrapper)
+        for strange in sorted((self.model_extra or {}).keys() - own.model_fields.keys()):
+            owners = [name for name in wrappers() if strange in options_type(name).model_fields]
+            if owners:
+                raise ValueError(f"{strange} is an option of {owners[0]!r}, not of {self.wrapper!r}")
+        own.model_validate(self.model_extra)
         return self
 
 
@@ -134,11 +162,24 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _recipes_are_there(self) -> StudyConfig:
-        known = (*self.recipes, *BUILT_IN)
+        known = (*self.recipes, *RECIPES)
         for label, row in self.rows.items():
             if row.recipe is not None and row.recipe not in known:
                 raise ValueError(f"rows.{label}.recipe = {row.recipe!r} is unknown: {nearest(row.recipe, known)}")
         return self
+
+
+def parse_wrapper(text: str) -> WrapperConfig:
+    """Read a wrapper and its options from the command line; raises InputError for one that cannot be.
+
+    >>> parse_wrapper("equizero,proxy=similarity").options
+    {'proxy': 'similarity'}
+    """
+    name, *pairs = text.split(",")
+    try:
+        return WrapperConfig(wrapper=name.strip(), **assignments("--wrapper", pairs))
+    except ValidationError as error:
+        raise refusal(Path(f"--wrapper {text}"), error, WrapperConfig) from None
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:

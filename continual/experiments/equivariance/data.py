@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from continual.console import count
+from continual.data.images import image_files, open_image
 from continual.data.inputs import Label, PreparedImages, as_images, check_readable, list_folder
 from continual.data.preprocessing import Preprocessing
 from continual.datasets.sources import load_data
@@ -76,8 +78,24 @@ def of_folder(folder: Path, per_class: int | None = None) -> tuple[tuple[str, ..
     return classes, _part(images, rows)
 
 
+def some_images(found: Classifier, folder: Path | None, number: int) -> tuple[Tensor, str]:
+    """Return inputs (n, 3, H, W), evenly from a folder's images or random, and where they come from."""
+    if folder is None:
+        draw = torch.randn(number, 3, *found.preprocessing.size, generator=generator(0, "images to check with"))
+        return draw, f"{count(number, 'random image')}: real ones say more (--images DIR)"
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    paths = image_files(folder)
+    if not paths:
+        raise InputError(f"{folder} holds no images")
+    number = min(number, len(paths))
+    view = found.preprocessing.evaluation()
+    chosen = [paths[i * len(paths) // number] for i in range(number)]
+    return torch.stack([view(open_image(path)) for path in chosen]), f"{count(number, 'image')} of {folder}"
+
+
 def noise(classes: int) -> Split:
-    """Return random images, two a class: to try a study without its data."""
+    """Return random images, two per class: to try a study without its data."""
     images = torch.randint(0, 256, (2 * classes, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "noise"))
     part = Part(images, [i % classes for i in range(2 * classes)])
     return Split(tuple(f"class {c}" for c in range(classes)), part, part, part)

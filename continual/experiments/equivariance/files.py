@@ -1,9 +1,9 @@
-"""What `tune` leaves behind: a whole wrapped classifier in one safetensors file, to be used without its config."""
+"""A model by name or from a file; `tune` leaves a whole wrapped classifier in one, to be used without its config."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,78 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from continual import options
 from continual.backbones.loading import read_weights
 from continual.data.preprocessing import Preprocessing
-from continual.errors import EquimosError, ModelFileError
+from continual.documents import refusal
+from continual.errors import EquimosError, InputError, ModelFileError
 from continual.experiments.equivariance.config import ModelConfig, WrapperConfig
-from continual.experiments.equivariance.models import Classifier, load_classifier
+from continual.experiments.equivariance.models import Classifier, is_learner, load_classifier, of_learner
 from continual.experiments.equivariance.symmetry import refusals, wrapped
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.tuning import files
 
 FORMAT = "equimos-equivariant-model"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model a command is about, as its options say."""
+
+    model: str  #: a name or a file
+    weights: Path | None = None
+    args: Sequence[str] = ()  #: key=value, of the model or its preprocessing
+    size: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A classifier and, if it comes from `tune`, its group and its whole wrapped model."""
+
+    classifier: Classifier
+    device: torch.device
+    group: FiniteGroup | None = None
+    whole: nn.Module | None = None
+
+
+def group_of(name: str | None) -> FiniteGroup | None:
+    """Return the group of that name, if there is one; raises InputError for an unknown one."""
+    with refusals():
+        return as_group(name) if name else None
+
+
+def open_model(source: Source, classes: Sequence[str] | None = None, templates: Sequence[str] = ()) -> Opened:
+    """Return a classifier by name or file; `classes` and `templates` make the prompts of CLIP."""
+    device, path, weights = options.device(source.device), Path(source.model), source.weights
+    arguments = options.assignments("--model-arg", source.args)
+    if path.is_dir():
+        raise InputError(f"{source.model} is a folder: name a model file, or a model such as 'resnet50.a1_in1k'")
+    if path.suffix == ".safetensors":
+        _, metadata = read_weights(path)
+        if is_tuned(metadata):
+            return load_tuned(path, device)
+        if is_learner(metadata):
+            return Opened(of_learner(path, weights, device), device)
+        if weights is not None:
+            raise InputError(f"{source.model} and --weights {weights} both give weights: leave one of them out")
+        weights = path
+    names = ("mean", "std", "crop_pct", "interpolation")
+    values = {
+        "name": None if weights == path else source.model,
+        "weights": weights,
+        "args": {key: value for key, value in arguments.items() if key not in names},
+        "preprocessing": {key: value for key, value in arguments.items() if key in names},
+        "size": source.size,
+        **({"templates": list(templates)} if templates else {}),
+    }
+    try:
+        config = ModelConfig.model_validate(values)
+    except ValidationError as error:
+        raise refusal(path, error, ModelConfig) from None
+    found = load_classifier(config, classes)
+    found = replace(found, features=found.features.to(device), head=found.head and found.head.to(device))
+    return Opened(found, device)
 
 
 def save_tuned(
@@ -36,7 +98,7 @@ def save_tuned(
     values = {
         "format": FORMAT,
         "model": {"name": classifier.name, "args": dict(classifier.args)},
-        "wrapper": row.model_dump(mode="json", include=set(WrapperConfig.model_fields) & row.model_fields_set),
+        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe"}),
         "group": group.name,
         "classes": list(classes),
         "preprocessing": asdict(classifier.preprocessing),
@@ -50,8 +112,8 @@ def is_tuned(metadata: dict[str, Any]) -> bool:
     return "equivariant" in metadata
 
 
-def load_tuned(path: Path, device: torch.device) -> tuple[Classifier, FiniteGroup, nn.Module]:
-    """Return the classifier, its group, and the whole wrapped model.
+def load_tuned(path: Path, device: torch.device) -> Opened:
+    """Return what a file of `tune` holds.
 
     Raises ModelFileError if the file is damaged, of a tuning that was not finished, or of another group than it says.
     """
@@ -73,4 +135,4 @@ def load_tuned(path: Path, device: torch.device) -> tuple[Classifier, FiniteGrou
             model.load_state_dict(state or {})
     except (KeyError, TypeError, RuntimeError, ValidationError, EquimosError) as error:
         raise ModelFileError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Classifier(str(path), base.features, head, preprocessing, classes), group, model.to(device)
+    return Opened(Classifier(str(path), base.features, head, preprocessing, classes), device, group, model.to(device))

@@ -35,6 +35,15 @@ class Row:
     measures: Measures
 
 
+@dataclass(frozen=True)
+class Results:
+    """All rows of a comparison."""
+
+    title: str
+    group: str
+    rows: list[Row]
+
+
 def lines(rows: Sequence[Row]) -> list[list[str]]:
     """Return the table's lines: mean, and ± the standard deviation where there are several seeds."""
     body = []
@@ -49,11 +58,11 @@ def _text(shares: Sequence[float]) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def terminal(title: str, rows: Sequence[Row]) -> Table:
+def terminal(found: Results) -> Table:
     """Return the table for a terminal."""
     table = new_table("", *COLUMNS.values())
-    table.title, table.title_justify = title, "left"
-    for line in lines(rows):
+    table.title, table.title_justify = found.title, "left"
+    for line in lines(found.rows):
         add_row(table, *line)
     return table
 
@@ -64,8 +73,9 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (["", *COLUMNS.values()], rule, *lines(rows))) + "\n"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return one line a row and seed, with the accuracy by element."""
+def as_csv(found: Results) -> str:
+    """Return one line per row and seed, with the accuracy by element."""
+    rows = found.rows
     text = io.StringIO()
     elements = list(rows[0].measures.by_element)
     writer = csv.writer(text, lineterminator="\n")
@@ -76,24 +86,25 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def as_json(title: str, group: str, rows: Sequence[Row]) -> str:
+def as_json(found: Results) -> str:
     """Return everything that was measured."""
-    return json.dumps({"title": title, "group": group, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+    return json.dumps(asdict(found), indent=1) + "\n"
 
 
-def write(title: str, group: str, rows: Sequence[Row], folder: Path) -> None:
+def write(found: Results, folder: Path) -> None:
     """Write results.json, results.csv, results.md and results.png into a folder."""
-    write_text(folder / "results.json", as_json(title, group, rows))
-    write_text(folder / "results.csv", as_csv(rows))
-    write_text(folder / "results.md", f"# {title}\n\n{markdown(rows)}")
-    picture(title, group, rows, folder / "results.png")
+    write_text(folder / "results.json", as_json(found))
+    write_text(folder / "results.csv", as_csv(found))
+    write_text(folder / "results.md", f"# {found.title}\n\n{markdown(found.rows)}")
+    picture(found, folder / "results.png")
 
 
-def picture(title: str, group: str, rows: Sequence[Row], path: Path) -> None:
+def picture(found: Results, path: Path) -> None:
     """Draw accuracy upright and turned, accuracy by element, and the mean weight of each element."""
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
+    rows, group = found.rows, found.group
     labels = list(dict.fromkeys(row.label for row in rows))
     # Those that weigh all elements alike have nothing to show.
     weighted = {label for label in labels if np.ptp(list(_mean(rows, label, "weights").values()) or [0.0]) > 1e-6}
@@ -120,7 +131,7 @@ def picture(title: str, group: str, rows: Sequence[Row], path: Path) -> None:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small")
-    figure.suptitle(title)
+    figure.suptitle(found.title)
     figure.savefig(path, dpi=130)
 
 

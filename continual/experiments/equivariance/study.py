@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from continual.experiments.equivariance.config import ModelConfig, RowConfig, St
 from continual.experiments.equivariance.data import Part, Split, score_indices, split_of
 from continual.experiments.equivariance.files import save_tuned
 from continual.experiments.equivariance.models import Classifier, load_classifier
-from continual.experiments.equivariance.report import Row
+from continual.experiments.equivariance.report import Results, Row
 from continual.experiments.equivariance.symmetry import (
     Data,
     Measures,
@@ -43,10 +44,10 @@ from equivariant.tuning.recipes import RECIPES, Recipe, Stage
 from equivariant.tuning.tune import tune
 
 
-def run_study(config: StudyConfig, out: Path, progress: Progress) -> list[Row]:
+def run_study(config: StudyConfig, out: Path, progress: Progress) -> Results:
     """Run what is not yet in the folder `out`, and return all rows; results and tuned models go there.
 
-    A folder holds one study; rows that are there are not run again, and a tuning that was interrupted goes on
+    A folder holds one study; rows that are there are not run again, and a tuning that was interrupted resumes
     where it was. Raises InputError for a folder of another study.
     """
     with refusals():
@@ -65,8 +66,9 @@ def run_study(config: StudyConfig, out: Path, progress: Progress) -> list[Row]:
                 files[label].parent.mkdir(exist_ok=True)
                 write_text(files[label], json.dumps(asdict(measures), indent=1) + "\n")
             rows.append(Row(label, row.wrapper, row.recipe, seed, measures))
-    report.write(config.title, group.name, rows, out)
-    return rows
+    results = Results(config.title, group.name, rows)
+    report.write(results, out)
+    return results
 
 
 class _Study:
@@ -88,7 +90,7 @@ class _Study:
         model = self._tuned(place, row, found, folder) if row.recipe else self._wrapped(row, found)
         test = self.test
         trained = row.recipe and any(s.train == "everything" for s in make_recipe(self.config, row, self.seed).stages)
-        if remembers(row, self.group) and not trained:
+        if remembers(model, self.group) and not trained:
             if self.views is None:
                 tick = counting(self.progress, "features of test images")
                 self.views = remembered(self.base.features, self.group, self.test, self.config.batch_size, tick)
@@ -211,7 +213,10 @@ def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress
 def _claim(out: Path, config: StudyConfig) -> None:
     """Make the folder, or check that it is this study's."""
     file = out / "study.json"
-    record = {"config": config.model_dump(mode="json", exclude={"device", "title"}), "versions": versions()}
+    values = config.model_dump(mode="json", exclude={"device", "title"})
+    for label, row in config.rows.items():
+        values["rows"][label] |= row.options
+    record = {"config": values, "versions": versions()}
     out.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         if any(out.iterdir()):
@@ -222,11 +227,18 @@ def _claim(out: Path, config: StudyConfig) -> None:
         there = json.loads(file.read_text())["config"]
     except (json.JSONDecodeError, KeyError) as error:
         raise InputError(f"cannot use {out} as the folder of a study: {error}") from error
-    changed = [key for key, value in record["config"].items() if there.get(key) != value]
+    changed = [key for key, value in values.items() if not _same(there.get(key), value, within=key == "rows")]
     if changed:
         was = there.get(changed[0])
         said = f"{changed[0]} is {was!r} there" if isinstance(was, str) else f"another {changed[0]}"
         raise InputError(f"{out} holds a study with other settings ({said}): choose another --out, or delete it")
+
+
+def _same(there: Any, now: Any, *, within: bool) -> bool:
+    """Compare settings; `within` rows, an option that a row no longer has does not count: all rows once had all."""
+    if not (within and isinstance(there, dict) and there.keys() == now.keys()):
+        return bool(there == now)
+    return all({**there[label], **row} == there[label] for label, row in now.items())
 
 
 def _safe(label: str) -> str:

@@ -11,24 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from continual.errors import InputError
-from continual.experiments.equivariance.config import WrapperConfig
+from continual.experiments.equivariance.config import PLAIN, WrapperConfig
 from continual.symmetry.base import refusals
 from equivariant.actions import Action, Images
 from equivariant.checks.equivariance import evaluating, orbit_answers, orbit_consistency, orbit_flip_rate
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
-from equivariant.parts.proxies import Similarity
-from equivariant.parts.staged import StagedViT
 from equivariant.tuning.orbit_cache import CachedOrbit
 from equivariant.tuning.tune import find_wrapper
-from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
-from equivariant.wrappers.canonicaliser import Canonicaliser
-from equivariant.wrappers.equitune import Equitune
-from equivariant.wrappers.equizero import Equizero
-from equivariant.wrappers.lambda_equitune import LambdaEquitune
-from equivariant.wrappers.max_pooling import OrbitMax
-from equivariant.wrappers.pruned_orbit import PrunedOrbit
+from equivariant.wrappers import wrapper_named
+from equivariant.wrappers.base import Network, OrbitWrapper, WeightedWrapper
 
 Data = Dataset[Any]  #: of (image (C, H, W) or its views' features (|G|, D), label)
 Tick = Callable[[int, int], None]  #: tick(images done, images in all)
@@ -51,34 +43,11 @@ def wrapped(config: WrapperConfig, features: nn.Module, head: nn.Module | None, 
 
     Neither part is copied. Raises InputError if the wrapper cannot be had around them.
     """
-    end = nn.Identity() if head is None else head
-    inner = Features(features, group.identity)
-    whole, chunk = nn.Sequential(inner, end), config.chunk
+    network = Network(Features(features, group.identity), nn.Identity() if head is None else head, features)
+    if config.wrapper == PLAIN:
+        return network.whole
     with refusals():
-        match config.wrapper:
-            case "plain":
-                return whole
-            case "equitune":
-                return Equitune(whole, group, chunk=chunk)
-            case "lambda":
-                width = None if isinstance(end, nn.Linear) else getattr(features, "num_features", None)
-                return LambdaEquitune(inner, group, head=end, positive=config.positive, width=width, chunk=chunk)
-            case "equizero" if config.proxy == "similarity":
-                if not isinstance(end, nn.Linear):
-                    raise InputError(
-                        "similarity is to the rows of a linear head, which this network lacks: choose proxy='entropy'"
-                    )
-                chosen = Equizero(inner, group, proxy=Similarity(end.weight.detach().clone()), chunk=chunk)
-                return nn.Sequential(chosen, end)
-            case "equizero":
-                return Equizero(whole, group, proxy=config.proxy, chunk=chunk)
-            case "canonicaliser":
-                return Canonicaliser(whole, group, chunk=chunk)
-            case "max":
-                return OrbitMax(whole, group, chunk=chunk)
-            case _:
-                staged = StagedViT(features, config.blocks)
-                return nn.Sequential(PrunedOrbit(staged, group, keep=config.keep, chunk=chunk), end)
+        return wrapper_named(config.wrapper).around(network, group, config.chunk, **config.options)
 
 
 def tuned_parts(model: nn.Module, head: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -102,12 +71,13 @@ class Measures:
     weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on upright images
 
 
-def remembers(config: WrapperConfig, group: FiniteGroup) -> bool:
-    """Whether a wrapper can be measured on remembered features: it must look at images through them alone.
+def remembers(model: nn.Module, group: FiniteGroup) -> bool:
+    """Whether a model of `wrapped` can be measured on remembered features: it must see images through them alone.
 
-    Interpolated turns do not compose exactly, which remembered views would hide.
+    Interpolated rotations do not compose exactly, which remembered views would hide.
     """
-    return group.exact and config.wrapper in ("plain", "equitune", "lambda", "equizero", "max")
+    wrapper = find_wrapper(model)
+    return group.exact and (wrapper is None or wrapper.through_model)
 
 
 @torch.no_grad()

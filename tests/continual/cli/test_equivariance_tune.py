@@ -12,59 +12,25 @@ import pytest
 import safetensors.torch
 import torch
 
-from continual.experiments.equivariance.config import BUILT_IN, WRAPPERS, RecipeConfig, StageConfig, load_study
-from continual.experiments.equivariance.data import split_of
-from continual.experiments.equivariance.study import network
-from continual.experiments.equivariance.symmetry import measure, remembered, remembers, wrapped
-from equivariant.groups import as_group
+from continual.experiments.equivariance.config import load_study, wrapper_names
 from equivariant.tuning import run
-from equivariant.tuning.recipes import RECIPES, Recipe, Stage
 from tests.conftest import ROOT
-from tests.continual.conftest import ARGUMENTS, NAME, write_pictures
+from tests.continual.conftest import ARGUMENTS, NAME
 from tests.support.refusals import refused
+from tests.support.small_studies import write_folders, write_study
 
 Equimos = Callable[..., Any]
 CONFIGS = sorted((ROOT / "configs" / "equivariance").glob("*.toml"))
-ROWS = """
-[recipes.quick]
-stages = [{ train = "weights", steps = 4, learning_rate = 0.01 }]
-batch_size = 8
-validate_every = 2
-[recipes.all]
-stages = [{ train = "head", steps = 2 }, { train = "everything", steps = 2, learning_rate = 1e-4 }]
-batch_size = 4
-validate_every = 1
-[rows.plain]
-[rows.max]
-[rows.equizero]
-proxy = "similarity"
-[rows.lambda]
-recipe = "quick"
-[rows."pruned, k=1"]
-wrapper = "pruned"
-blocks = 1
-recipe = "quick"
-[rows."all of it"]
-wrapper = "equitune"
-recipe = "all"
-"""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("study")
-    write_pictures(place / "train", ["iris", "rose", "tulip"], 6)
-    write_pictures(place / "test", ["iris", "rose", "tulip"], 3)
-    return place
+    return write_folders(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture
 def study(tmp_path: Path, folders: Path, weights: Path) -> Path:
-    """A study that runs in seconds."""
-    data = f'[data]\nsource = "folder"\ntrain = "{folders}/train"\ntest = "{folders}/test"\nvalidation = 0.34\n'
-    model = f'[model]\nweights = "{weights}"\nhead = "fit"\n'
-    (tmp_path / "tiny.toml").write_text(f'title = "Tiny"\n{data}{model}{ROWS}', encoding="utf-8")
-    return tmp_path / "tiny.toml"
+    return write_study(tmp_path / "tiny.toml", folders, weights)
 
 
 @pytest.fixture
@@ -161,6 +127,13 @@ def test_a_folder_keeps_to_its_study(tune: Equimos, study: Path, tmp_path: Path)
     assert tune(study, *words).exit_code == 0
     refused_late(tune(study, "group=D4", *words), "group is 'C4' there", "another --out")
     refused_late(tune(study, "seeds=[5]", *words), "another seeds")
+    refused_late(tune(study, "rows={plain = {chunk = 1}}", *words[1:]), "another rows")
+    refused_late(tune(study, "rows={plain = {}, max = {}}", *words[1:]), "another rows")
+    record = tmp_path / "out" / "study.json"
+    older = json.loads(record.read_text())
+    older["config"]["rows"]["plain"] |= {"proxy": "entropy", "keep": 1}  # a row once had the options of all wrappers
+    record.write_text(json.dumps(older))
+    assert tune(study, *words).exit_code == 0
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     refused_late(tune(study, "--out", tmp_path / "full"), "not empty")
@@ -209,30 +182,6 @@ def test_two_classes_get_a_score_each(tune: Equimos, study: Path, tmp_path: Path
     assert rows_of(tmp_path / "out")["plain"]["measures"]["upright"] == 1, "the colours tell the classes apart"
 
 
-def test_remembered_views_give_the_numbers_of_images(study: Path) -> None:
-    config = load_study(study)
-    split = split_of(config.data, 0)
-    base = network(config.model, split, 0, torch.device("cpu"), lambda *_: None)
-    assert base.head is not None
-    with torch.no_grad():
-        base.head.weight.normal_(generator=torch.Generator().manual_seed(0))  # one that errs
-    group, test = as_group("D4"), split.test.prepared(base.preprocessing)
-    views = remembered(base.features, group, test, 4)
-    for label in ("plain", "max", "equizero", "lambda"):
-        assert remembers(config.rows[label], group)
-        model = wrapped(config.rows[label], base.features, base.head, group)
-        assert measure(model, group, views) == measure(model, group, test)
-    assert not remembers(config.rows["plain"], as_group("C8"))
-
-
-def test_the_config_knows_the_trainer(study: Path) -> None:
-    assert set(BUILT_IN) == set(RECIPES)
-    stage, recipe = StageConfig(train="head"), RecipeConfig(stages=[StageConfig(train="head")])
-    assert vars(Stage(**stage.model_dump())) == vars(Stage("head"))
-    made = Recipe((Stage("head"),), **recipe.model_dump(exclude={"stages"}))
-    assert made == Recipe((Stage("head"),))
-
-
 TINY = {
     "vit": [f"model.args={{{', '.join(f'{k} = {v}' for k, v in ARGUMENTS.items())}}}", f"model.name={NAME}"],
     "cnn": ["model.name=torchvision/resnet18", "model.size=32"],
@@ -259,4 +208,4 @@ def test_every_config_is_a_study_that_can_be_run(
     assert all(label in done.stdout for label in config.rows)
     text = path.read_text(encoding="utf-8")
     assert f"equimos equivariance tune configs/equivariance/{path.name}" in text
-    assert {row.wrapper for row in config.rows.values()} <= WRAPPERS.keys()
+    assert {row.wrapper for row in config.rows.values()} <= set(wrapper_names())

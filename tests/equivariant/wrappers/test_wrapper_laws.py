@@ -1,10 +1,12 @@
-"""Every wrapper is exactly equivariant, for any model, weights, batch and mode."""
+"""Laws of all registered wrappers: exactly equivariant for any model, weights, batch and mode; pure; stored whole."""
 
 from __future__ import annotations
 
+import copy
 import shutil
+from inspect import signature
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -15,7 +17,14 @@ from torch import Tensor, nn
 import equivariant as eq
 from equivariant.checks.equivariance import TOLERANCE, relative_error
 from equivariant.outputs import leaves
-from tests.support.zoo import GROUPS, WRAPPERS, ZOO, Micro
+from equivariant.tuning.orbit_cache import cache_views, on_caches
+from equivariant.tuning.tune import find_wrapper
+from equivariant.wrappers import wrappers
+from equivariant.wrappers.base import Network
+from tests.support.zoo import GROUPS, WRAPPERS, ZOO, Micro, vit
+
+WEIGHTED = [name for name, make in WRAPPERS.items() if isinstance(make(Micro(), "C1"), eq.WeightedWrapper)]
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 def worst_error(wrapper: nn.Module, group: str, x: Tensor, output: Any = None, input: eq.Action | None = None) -> float:
@@ -124,9 +133,14 @@ class Fields(nn.Module):
         }
 
 
-@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "max"])
+@pytest.mark.parametrize("name", WRAPPERS)
 def test_vectors_regular_features_points_and_boxes(name: str) -> None:
+    """A wrapper that is no weighted mean may refuse them instead."""
     output = {"flow": eq.VectorField(), "regular": eq.Regular(), "points": eq.Keypoints(8, 8), "boxes": eq.Boxes(8, 8)}
+    if name not in WEIGHTED:
+        with pytest.raises(eq.InputError, match="not equivariant"):
+            WRAPPERS[name](Fields(), "C4", output=output)
+        return
     wrapper = WRAPPERS[name](Fields(), "C4", output=output).double().eval()
     assert worst_error(wrapper, "C4", torch.randn(2, 3, 8, 8).double(), output) <= 1e-12
 
@@ -275,12 +289,12 @@ def test_compiles_to_machine_code(name: str) -> None:
         torch.testing.assert_close(torch.compile(wrapper)(x), wrapper(x))
 
 
-@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "max"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_sum_to_one_and_move_with_the_image(name: str) -> None:
     group = eq.as_group("D4")
     wrapper = WRAPPERS[name](Micro(), group).double().eval()
-    assert isinstance(wrapper, eq.WeightedWrapper)
     x = torch.randn(3, 3, 6, 6).double()
+    assert isinstance(wrapper, eq.WeightedWrapper)
     with torch.no_grad():
         weights = wrapper.orbit_weights(x)
         assert weights.shape == (8, 3)
@@ -291,6 +305,84 @@ def test_weights_sum_to_one_and_move_with_the_image(name: str) -> None:
             moved = wrapper.orbit_weights(eq.act(group, h, x))
             expected = weights[[group.product(g, h) for g in range(group.order)]]
             torch.testing.assert_close(moved, expected)
+
+
+# Around a classifier, as configs and commands make them ---------------------------------------------------
+
+
+def networks() -> Network:
+    features = vit(num_classes=0).eval()
+    return Network(features, nn.Linear(16, 4), features)
+
+
+def choices(name: str) -> list[dict[str, Any]]:
+    """The defaults, and every value of every option that names its values."""
+    options = get_type_hints(wrappers()[name].around, include_extras=True)
+    kinds = {key: get_args(kind)[0] for key, kind in options.items() if hasattr(kind, "__metadata__")}
+    named = [{key: value} for key, kind in kinds.items() if get_origin(kind) is Literal for value in get_args(kind)]
+    return [{"blocks": 1} if "blocks" in kinds else {}, *named]
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name in wrappers() for options in choices(name)])
+def test_a_classifier_by_name_and_options(name: str, options: dict[str, Any]) -> None:
+    network, group = networks(), eq.as_group("D4")
+    assert wrappers()[name].name == name
+    model = wrappers()[name].around(network, group, 3, **options).eval()
+    wrapper = find_wrapper(model)
+    assert wrapper is not None
+    assert (wrapper.group, wrapper.chunk) == (group, 3)
+    for parameter in wrapper.weight_parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(3, 3, 16, 16)
+    eq.assert_equivariant(model, group, x, float64=True)
+    with torch.no_grad():
+        answer = model(x)
+        assert answer.shape == (3, 4)
+        assert answer.isfinite().all()
+        plain = network.whole(x)
+        assert not torch.allclose(answer, plain, rtol=1e-3), "a wrapper that does nothing would pass for one"
+        if wrapper.through_model:
+            views, _ = cache_views(wrapper, (x, torch.zeros(3, dtype=torch.int64)), 3)
+            with on_caches(wrapper):
+                torch.testing.assert_close(model(views), answer)
+
+
+@pytest.mark.parametrize("name", wrappers())
+def test_every_option_has_a_default_and_says_what_it_is(name: str) -> None:
+    around = wrappers()[name].around
+    kinds = get_type_hints(around, include_extras=True)
+    for option in signature(around).parameters.values():
+        if option.kind is option.KEYWORD_ONLY:
+            assert option.default is not option.empty
+            assert [type(text) for text in kinds[option.name].__metadata__] == [str], option
+
+
+# Stored --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_weights_of_another_group_are_refused_and_nothing_changes(name: str) -> None:
+    saved = WRAPPERS[name](Micro(), "D4").state_dict()
+    wrapper = WRAPPERS[name](Micro(), "C4")
+    before = copy.deepcopy(wrapper.state_dict())
+    with pytest.raises(eq.GroupError, match="saved for the group D4, but this wrapper's is C4"):
+        wrapper.load_state_dict(saved)
+    assert all(torch.equal(value, before[key]) for key, value in wrapper.state_dict().items())
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_state_dict_round_trip(name: str, tmp_path: Any) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    first, second = WRAPPERS[name](Micro(), "D4").eval(), WRAPPERS[name](Micro(), "D4").eval()
+    assert not torch.equal(first(X), second(X))
+    torch.save(first.state_dict(), tmp_path / "weights.pt")
+    second.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(first(X), second(X))
+    safetensors.save_file(first.state_dict(), tmp_path / "weights.safetensors")
+    third = WRAPPERS[name](Micro(), "D4").eval()
+    third.load_state_dict(safetensors.load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(first(X), third(X))
+    assert torch.equal(copy.deepcopy(first)(X), first(X))
 
 
 @pytest.mark.gpu

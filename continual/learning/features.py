@@ -17,6 +17,7 @@ from continual.data.inputs import Label, evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache
 from continual.symmetry.base import Symmetry
+from continual.symmetry.choose import symmetry_of
 
 if TYPE_CHECKING:
     from continual.learning.training import Progress
@@ -33,7 +34,7 @@ class FeatureMaker:
     @property
     def symmetry(self) -> Symmetry | None:
         """What is made of an image's views, if the settings name a group."""
-        return Symmetry.of(self.settings, self.state.fitted)
+        return symmetry_of(self.settings, self.state.fitted)
 
     def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
         """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
@@ -88,7 +89,7 @@ class FeatureMaker:
                 return tokens(images)
         if symmetry.reads_features:
             raise InputError(
-                f"{symmetry.kind} reads from a backbone's last features how a view counts, and this method reads other "
+                f"{symmetry.name} reads from a backbone's last features how a view counts, and this method reads other "
                 "tokens: choose symmetry='frame'"
             )
         return self._over_views(symmetry, images, tokens)

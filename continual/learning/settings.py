@@ -10,12 +10,6 @@ from continual.errors import InputError, nearest
 
 T = TypeVar("T", bound=BaseModel)
 
-#: what is made of an image's views, see `continual.symmetry.base`
-Kind = Literal[
-    "frame", "equitune", "lambda_equitune", "equizero", "canonicaliser", "pruned_orbit", "score_averaging",
-    "augmentation",
-]  # fmt: skip
-
 
 class Settings(BaseModel):
     """What every method has."""
@@ -33,7 +27,7 @@ class Settings(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
 
     group: str | None = Field(None, description="turns and mirrors that shall not change an answer: C4, D4, mirror_h")
-    symmetry: Kind = Field("frame", description="with a group: what is made of an image's views")
+    symmetry: str = Field("frame", description="with a group: what is made of an image's views")
     views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
     turned_training: bool = Field(True, description="with a group: train on randomly moved images")
     orbit_statistics: bool = Field(
@@ -43,10 +37,20 @@ class Settings(BaseModel):
     @field_validator("group")
     @classmethod
     def _known_group(cls, name: str | None) -> str | None:
-        from continual.symmetry.base import group_named
+        from continual.symmetry.views import group_named
 
         try:
             return name and group_named(name).name
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("symmetry")
+    @classmethod
+    def _known_symmetry(cls, name: str) -> str:
+        from continual.symmetry import KINDS
+
+        try:
+            return KINDS.get(name).name
         except InputError as error:
             raise ValueError(str(error)) from error
 

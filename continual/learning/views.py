@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, Label
 from continual.learning.features import extract
-from continual.symmetry.base import Symmetry, moved
+from continual.symmetry.base import Symmetry
+from continual.symmetry.views import transformed
 
 if TYPE_CHECKING:
     from continual.learning.learner import IncrementalLearner
@@ -72,7 +73,7 @@ class EveryView(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, *rest = self.dataset[index // self.group.order]
-        return moved(self.group, index % self.group.order, image), *rest
+        return transformed(self.group, index % self.group.order, image), *rest
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,4 @@ class AnyView(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, *rest = self.dataset[index]
-        return moved(self.group, int(torch.randint(self.group.order, ())), image), *rest
+        return transformed(self.group, int(torch.randint(self.group.order, ())), image), *rest

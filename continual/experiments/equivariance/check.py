@@ -24,7 +24,7 @@ from continual.experiments.equivariance.files import is_tuned, load_tuned
 from continual.experiments.equivariance.models import Classifier, is_learner, load_classifier, of_learner
 from continual.experiments.equivariance.symmetry import wrapped
 from continual.seeding import generator
-from continual.symmetry.base import refusals
+from continual.symmetry.views import refusals
 from equivariant.checks.equivariance import (
     INTERPOLATED_TOLERANCE,
     TOLERANCE,

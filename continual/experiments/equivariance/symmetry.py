@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from continual.errors import InputError
 from continual.experiments.equivariance.config import WrapperConfig
-from continual.symmetry.base import refusals
+from continual.symmetry.views import refusals
 from equivariant.actions import Action, Images
 from equivariant.checks.equivariance import evaluating, orbit_answers, orbit_consistency, orbit_flip_rate
 from equivariant.groups import FiniteGroup

@@ -24,7 +24,10 @@ from continual.methods.mos.adapter_features import StackFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
-from continual.symmetry.base import Symmetry, content_order, group_named
+from continual.symmetry.canonicaliser import Canonicaliser
+from continual.symmetry.equitune import Equitune
+from continual.symmetry.equizero import Equizero
+from continual.symmetry.views import content_order, group_named
 from continual.testing import Case, coloured_squares, synthetic_case, tiny_backbone
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 from equivariant.orbits import orbit
@@ -235,7 +238,7 @@ def test_the_fitted_score_finds_what_is_up() -> None:
     draw = torch.Generator().manual_seed(0)
     described = torch.randn(40, 4, 6, generator=draw)
     described[:, 0, 2] += 3
-    symmetry = Symmetry(group_named("C4"), "canonicaliser", 1, {})
+    symmetry = Canonicaliser(group_named("C4"))
     told = symmetry.fit(described, torch.zeros(40, dtype=torch.int64))
     fresh = torch.randn(200, 4, 6, generator=draw)
     fresh[:, 0, 2] += 3
@@ -316,7 +319,7 @@ def test_strata_refuses_weights_that_are_read_from_the_last_features(frozen: Bac
 
 
 def test_images_that_are_not_square_are_refused() -> None:
-    symmetry = Symmetry(group_named("C4"), "frame", 2, {})
+    symmetry = Equitune(group_named("C4"))
     with pytest.raises(InputError, match="square"):
         symmetry.orbit(torch.rand(1, 3, 4, 6))
 
@@ -324,6 +327,6 @@ def test_images_that_are_not_square_are_refused() -> None:
 def test_references_are_class_means_of_images_as_given() -> None:
     described = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 0, 1, 1, 0])
-    told = Symmetry(group_named("C4"), "equizero", 2, {}).fit(described, targets)
+    told = Equizero(group_named("C4")).fit(described, targets)
     expected = torch.stack([described[targets == c, 0].mean(0) for c in (0, 1)])
     assert torch.allclose(normalize(told["references"]), normalize(expected), atol=1e-6)

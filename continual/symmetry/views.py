@@ -54,7 +54,7 @@ def descending(*keys: Tensor) -> Tensor:
 
 def taken(views: Tensor, places: Tensor) -> Tensor:
     """Return the views (B, k, …) of (B, m, …) that lie at an image's `places` (B, k)."""
-    return views[torch.arange(len(views), device=views.device)[:, None], places]
+    return views[torch.arange(views.shape[0], device=views.device)[:, None], places]
 
 
 def best_first(views: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -24,6 +22,7 @@ from continual.methods.mos.adapter_features import StackFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
+from continual.symmetry import KINDS
 from continual.symmetry.canonicaliser import Canonicaliser
 from continual.symmetry.equitune import Equitune
 from continual.symmetry.equizero import Equizero
@@ -32,7 +31,7 @@ from continual.testing import Case, coloured_squares, synthetic_case, tiny_backb
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 from equivariant.orbits import orbit
 
-INVARIANT = ["frame", "equitune", "lambda_equitune", "equizero", "canonicaliser", "pruned_orbit", "score_averaging"]
+INVARIANT = [name for name, kind in KINDS.all().items() if kind.invariant]
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "bottleneck": 4, "alignment_epochs": 1}
 
 
@@ -195,40 +194,6 @@ def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backb
     stacks = torch.ones(len(images), dtype=torch.int64)
     expected = learner.features(images, shared(learner.state.bank[1], learner.settings.adapter_scale))
     assert torch.allclose(under.later(torch.arange(len(images)), stacks), expected, atol=1e-5)
-
-
-# The order of views --------------------------------------------------------------------------------------
-
-
-@given(
-    st.sampled_from(["C4", "D4", "C2", "mirror_h"]),
-    st.integers(0, 2**16),
-    st.sampled_from(["noise", "constant", "few values", "symmetric", "grey alike"]),
-)
-def test_the_order_of_views_depends_on_their_content_alone(group: str, seed: int, how: str) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    image = torch.randn(1, 3, 5, 5, generator=draw)
-    if how == "constant":
-        image = image.mean().expand(1, 3, 5, 5).clone()
-    elif how == "few values":
-        image = (image > 0.8).float()
-    elif how == "symmetric":
-        image = image + image.rot90(2, (-2, -1))
-    elif how == "grey alike":
-        image = torch.cat([image[:, :1], -image[:, :1], torch.zeros(1, 1, 5, 5)], 1)
-    expected = None
-    for start in orbit(group, image):
-        views = orbit(group, start).transpose(0, 1)
-        found = views[0, content_order(views)[0]]
-        expected = found if expected is None else expected
-        assert torch.equal(found, expected)
-
-
-def test_the_first_view_is_bright_at_the_top(images: Tensor) -> None:
-    sky = torch.zeros(1, 3, 8, 8)
-    sky[..., :3, :] = 1
-    views = orbit("C4", sky.rot90(1, (-2, -1))).transpose(0, 1)
-    assert torch.equal(views[0, content_order(views)[0, 0]], sky[0])
 
 
 # What is learned -----------------------------------------------------------------------------------------

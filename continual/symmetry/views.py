@@ -61,8 +61,9 @@ def best_first(views: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return the views (B·k, …) of (B, m, …) that have a weight (B, m) above 0, and those weights (B, k).
 
     An image's views lie one after the other, the one of most weight first; k is what the image of most such views has.
+    In a graph that is exported, whose steps cannot depend on images, it is m.
     """
-    most = int((weights > 0).sum(1).max())
+    most = weights.shape[1] if torch.compiler.is_exporting() else int((weights > 0).sum(1).max())
     first = descending(weights)[:, :most]
     return taken(views, first).flatten(0, 1), weights.gather(1, first)
 

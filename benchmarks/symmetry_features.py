@@ -28,7 +28,9 @@ from continual.data.inputs import PreparedImages
 from continual.data.loaders import evaluation_loader
 from continual.seeding import generator
 from continual.statistics.class_statistics import fit
-from continual.symmetry.base import Symmetry, content_order, group_named
+from continual.symmetry.equitune import Equitune
+from continual.symmetry.lambda_equitune import LambdaEquitune
+from continual.symmetry.views import content_order, group_named
 
 #: images (n, |G|, D): features of all views, the image as given first
 Views = Tensor
@@ -39,7 +41,7 @@ Pool = Callable[[Views], Tensor]
 def every_view(paths: list[Path], weights: Path, size: int) -> dict[str, Tensor]:
     """Return features (n, 8, D) of all views under D4, as given first, and places (n, 8): their order by content."""
     backbone = continual.load_backbone(weights=weights, img_size=size)
-    symmetry = Symmetry(group_named("D4"), "equitune", 8, {})
+    symmetry = Equitune(group_named("D4"))
     images = PreparedImages(paths, [0] * len(paths), backbone.preprocessing, augment=False)
     features, places = [], []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -63,8 +65,8 @@ def frame(places: Tensor, keep: int) -> Pool:
 def weighed(described: Views) -> Pool:
     """Return the mean weighed by a score that is fitted to these views."""
     group = group_named("C4" if described.shape[1] == 4 else "D4")
-    told = Symmetry(group, "lambda_equitune", 1, {}).fit(described, torch.zeros(len(described), dtype=torch.int64))
-    symmetry = Symmetry(group, "lambda_equitune", 1, told)
+    told = LambdaEquitune(group).fit(described, torch.zeros(len(described), dtype=torch.int64))
+    symmetry = LambdaEquitune(group, fitted=told)
     return lambda views: symmetry.mean(views.flatten(0, 1), views.shape[1], None)
 
 

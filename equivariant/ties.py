@@ -20,13 +20,28 @@ def default_tolerance(dtype: torch.dtype) -> float:
     return TIE_TOLERANCE.get(dtype, 1e-5)
 
 
-def best(scores: Tensor, tolerance: float) -> Tensor:
-    """Return weights (G, B): 1/t for each of the t elements tied for the highest score (G, B), else 0."""
-    tied = top(scores, 1, tolerance).to(torch.promote_types(scores.dtype, torch.float32))
-    return tied / tied.sum(0, keepdim=True)
+def best(scores: Tensor, tolerance: float | None = None, dim: int = 0) -> Tensor:
+    """Return weights (G, B): 1/t for each of the t elements tied for the highest score (G, B), else 0.
+
+    By default, the tolerance is that of the scores' dtype; `dim` is the axis of the group, here and below.
+    """
+    tied = top(scores, 1, tolerance, dim).to(torch.promote_types(scores.dtype, torch.float32))
+    return tied / tied.sum(dim, keepdim=True)
 
 
-def top(scores: Tensor, count: int, tolerance: float) -> Tensor:
+def top(scores: Tensor, count: int, tolerance: float | None = None, dim: int = 0) -> Tensor:
     """Return a mask (G, B) of the `count` highest scores and of all that tie with the last of them."""
-    last = scores.topk(count, dim=0).values[-1]
+    tolerance = default_tolerance(scores.dtype) if tolerance is None else tolerance
+    last = scores.topk(count, dim=dim).values.narrow(dim, count - 1, 1)
     return scores >= last - tolerance * last.abs().clamp(min=1)
+
+
+def soft(scores: Tensor, kept: Tensor | None = None, dim: int = 0) -> Tensor:
+    """Return weights (G, B) in proportion to exp(scores (G, B)), in float32 or wider, and 0 where `kept` is False."""
+    masked = scores if kept is None else scores.masked_fill(~kept, -torch.inf)
+    return widened(masked).softmax(dim)
+
+
+def widened(scores: Tensor) -> Tensor:
+    """Return scores in float32 or wider."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

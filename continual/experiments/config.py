@@ -16,7 +16,7 @@ from continual.documents import Strict, not_finite, read, refusal
 from continual.errors import InputError, nearest
 from continual.learning.settings import Settings, make
 from continual.methods import with_preset
-from continual.symmetry.base import group_named
+from continual.symmetry.views import group_named
 
 
 class PretrainConfig(Strict):

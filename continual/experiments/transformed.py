@@ -17,7 +17,7 @@ from continual.datasets.streams import Experience
 from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
 from continual.seeding import generator
-from continual.symmetry.base import group_named, moved
+from continual.symmetry.views import group_named, transformed
 from equivariant.groups import FiniteGroup
 
 #: series of a cell, less the group's name: heading of its column
@@ -37,7 +37,7 @@ class Turned(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         image, label = self.dataset[index]
-        return moved(self.group, int(self.elements[index]), image), label
+        return transformed(self.group, int(self.elements[index]), image), label
 
 
 def turned_training(data: ExperienceData, number: int, group: str, seed: int) -> ExperienceData:

@@ -90,7 +90,7 @@ class Extractor:
                 return tokens(images)
         if symmetry.reads_features:
             raise InputError(
-                f"{symmetry.kind} reads from a backbone's last features how a view counts, and this method reads other "
+                f"{symmetry.name} reads from a backbone's last features how a view counts, and this method reads other "
                 "tokens: choose symmetry='frame'"
             )
         return self._over_views(symmetry, images, tokens)

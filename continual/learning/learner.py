@@ -34,6 +34,7 @@ from continual.learning.state import S, Simulation, State
 from continual.learning.training import Checkpoints, Start, Training
 from continual.statistics.fields import pack, size, unpack
 from continual.symmetry.base import Symmetry
+from continual.symmetry.choose import symmetry_of
 
 
 class IncrementalLearner(Edits[S]):
@@ -115,7 +116,7 @@ class IncrementalLearner(Edits[S]):
     @property
     def symmetry(self) -> Symmetry | None:
         """What is made of an image's views, if the settings name a group."""
-        return Symmetry.of(self.settings, self.state.fitted)
+        return symmetry_of(self.settings, self.state.fitted)
 
     @property
     def extractor(self) -> Extractor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from continual import losses
+from continual import losses, symmetry
 from continual.adapters import KINDS
 from continual.adapters.base import AdapterKind
 from continual.adapters.base import make as adapter_kind
@@ -31,7 +31,7 @@ class Settings(BaseModel):
     at_inference: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "precision"})
     at_training: ClassVar[frozenset[str]] = frozenset()
     #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
-    named: ClassVar[Mapping[str, Registry]] = {}
+    named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
     #: names of before, which are still understood
     renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 
@@ -55,7 +55,7 @@ class Settings(BaseModel):
     @field_validator("group")
     @classmethod
     def _known_group(cls, name: str | None) -> str | None:
-        from continual.symmetry.base import group_named
+        from continual.symmetry.views import group_named
 
         try:
             return name and group_named(name).name

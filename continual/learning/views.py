@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from continual.data.inputs import ExperienceData, Label
 from continual.learning.extractor import Extractor, extract
 from continual.learning.settings import Settings
-from continual.symmetry.base import Symmetry, moved
+from continual.symmetry.base import Symmetry
+from continual.symmetry.views import transformed
 
 
 def single_views(
@@ -67,7 +68,7 @@ class EveryView(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, *rest = self.dataset[index // self.group.order]
-        return moved(self.group, index % self.group.order, image), *rest
+        return transformed(self.group, index % self.group.order, image), *rest
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,4 @@ class AnyView(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, *rest = self.dataset[index]
-        return moved(self.group, int(torch.randint(self.group.order, ())), image), *rest
+        return transformed(self.group, int(torch.randint(self.group.order, ())), image), *rest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from continual.symmetry.base import group_named, moved
+from continual.symmetry.views import group_named, transformed
 from continual.testing.assertions import expect
 from continual.testing.cases import Case
 
@@ -22,7 +22,7 @@ def turned_images_get_the_same_answers(case: Case) -> None:
         learner.save(Path(folder) / "model")
         loaded = type(learner).load(Path(folder) / "model", learner.backbone)
     for element, name in enumerate(group.names):
-        views = torch.stack([moved(group, element, image) for image in images])
+        views = torch.stack([transformed(group, element, image) for image in images])
         for who, asked in (("the learner", learner), ("the loaded learner", loaded)):
             expect(torch.equal(asked.predict(views).scores, expected), f"moved by {name}, {who} answers otherwise")
         alone = torch.cat([learner.predict(view[None]).scores for view in views])

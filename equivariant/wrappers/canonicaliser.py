@@ -16,7 +16,7 @@ from equivariant.orbits import act_each, align, chunks, orbit
 from equivariant.outputs import leaves
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.networks import ImageScore
-from equivariant.ties import best, default_tolerance
+from equivariant.ties import best
 from equivariant.wrappers.base import Views, WeightedWrapper, weighted_sum
 
 
@@ -90,7 +90,7 @@ class Canonicaliser(WeightedWrapper):
         return list(self.score.parameters())
 
     def _hard(self, scores: Tensor) -> Tensor:
-        return best(scores, default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance)
+        return best(scores, self.tie_tolerance)
 
     def _straight_through(self, scores: Tensor) -> Tensor:
         """Return hard weights (|G|, B) whose gradient is that of the softmax."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.parts.networks import FeatureScore
+from equivariant.ties import soft, widened
 from equivariant.wrappers.base import Network, WeightedWrapper
 
 Reads = Literal["features", "input"]
@@ -97,9 +97,9 @@ class LambdaEquitune(WeightedWrapper):
         return self.head(features), self.network(images if self.reads == "input" else features)
 
     def _normalised(self, scores: Tensor) -> Tensor:
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if self.positive == "exp":
-            return scores.softmax(0)
+            return soft(scores)
+        scores = widened(scores)
         if self.positive == "softplus":
             scores = functional.softplus(scores)
         elif self._looks():

@@ -19,7 +19,7 @@ from equivariant.outputs import leaves, rebuild
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.networks import FeatureScore
 from equivariant.parts.staged import Staged, StagedViT
-from equivariant.ties import default_tolerance, top
+from equivariant.ties import default_tolerance, soft, top, widened
 from equivariant.wrappers.base import Network, WeightedWrapper
 
 
@@ -114,17 +114,12 @@ class PrunedOrbit(WeightedWrapper):
     def _best(self, scores: Tensor) -> Tensor:
         """Return a mask (|G|, B) of the elements to finish."""
         tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
-        return top(_wide(scores.detach()), self.keep, tolerance)
+        return top(widened(scores.detach()), self.keep, tolerance)
 
     def _weights(self, scores: Tensor) -> Tensor:
-        wide = _wide(scores)
-        return (wide if self.training else wide.masked_fill(~self._best(scores), -torch.inf)).softmax(0)
+        return soft(scores, None if self.training else self._best(scores))
 
     def _join(self, parts: list[Any]) -> Any:
         """Join the outputs of several passes along their batch axis."""
         tensors = zip(*[[tensor for _, tensor in leaves(self.output, part)] for part in parts], strict=True)
         return rebuild(self.output, iter([torch.cat(list(same)) for same in tensors]))
-
-
-def _wide(scores: Tensor) -> Tensor:
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -16,7 +16,7 @@ from continual.experiments.equivariance.config import PLAIN, WrapperConfig
 from continual.experiments.equivariance.data import some_images
 from continual.experiments.equivariance.files import Opened
 from continual.experiments.equivariance.symmetry import wrapped
-from continual.symmetry.base import refusals
+from continual.symmetry.views import refusals
 from equivariant.checks.equivariance import (
     ElementErrors,
     are_exact,

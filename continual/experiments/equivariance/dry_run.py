@@ -13,7 +13,7 @@ from continual.experiments.equivariance.data import noise, score_indices, split_
 from continual.experiments.equivariance.models import Classifier, load_classifier
 from continual.experiments.equivariance.study import make_recipe
 from continual.experiments.equivariance.symmetry import tuned_parts, wrapped
-from continual.symmetry.base import refusals
+from continual.symmetry.views import refusals
 from equivariant.groups import as_group
 from equivariant.tuning.tune import trained_by
 

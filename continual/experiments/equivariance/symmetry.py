@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from continual.experiments.equivariance.config import PLAIN, WrapperConfig
-from continual.symmetry.base import refusals
+from continual.symmetry.views import refusals
 from equivariant.actions import Action, Images
 from equivariant.checks.equivariance import evaluating, orbit_answers, orbit_consistency, orbit_flip_rate
 from equivariant.groups import FiniteGroup

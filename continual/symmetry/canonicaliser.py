@@ -1,0 +1,28 @@
+"""The view that looks most upright as a small picture (Kaba et al., ICML 2023, arXiv 2211.06489)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from continual.symmetry.upright import Upright
+from equivariant.ties import best
+
+if TYPE_CHECKING:
+    from continual.backbones.base import Frozen
+
+
+class Canonicaliser(Upright):
+    """φ(x) = φ(h·x), h = argmax_h s(h·x), for a linear score s of 8 x 8 pixels: one pass of the backbone."""
+
+    name, looked, chooses = "canonicaliser", 1, True
+
+    def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
+        """Return the pixels of small pictures."""
+        return F.adaptive_avg_pool2d(views.flatten(0, 1), 8).flatten(1).unflatten(0, views.shape[:2])
+
+    def weigh(self, described: Tensor) -> Tensor:
+        """Return 1 for the most upright view; those that tie share it."""
+        return best(self.score(described), dim=1)

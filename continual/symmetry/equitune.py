@@ -1,0 +1,11 @@
+"""All views, which count alike (Basu et al., AAAI 2023, arXiv 2210.06475); see `equivariant.Equitune`."""
+
+from __future__ import annotations
+
+from continual.symmetry.base import Symmetry
+
+
+class Equitune(Symmetry):
+    """φ(x) = mean_g φ(g·x)."""
+
+    name = "equitune"

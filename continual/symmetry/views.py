@@ -1,0 +1,92 @@
+"""An image's views: the groups that make them, and an order that only their content decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from continual.errors import InputError
+from continual.seeding import generator
+from equivariant.actions import Images
+from equivariant.errors import EquivariantError
+from equivariant.groups import FiniteGroup, as_group
+from equivariant.orbits import orbit
+
+
+def content_order(views: Tensor) -> Tensor:
+    """Return places (B, m) of views (B, m, C, H, W), the one that is brightest at the top, then at the left, first.
+
+    Whole numbers decide, which are the same in whatever order they are added; where they tie, a sum that takes every
+    pixel into account. Views that tie then as well are the same picture.
+    """
+    levels = (views.double() * 2**12).round().long()
+    light = levels.sum(2)
+    down, right = (torch.arange(side - 1, -side, -2, device=views.device) for side in light.shape[-2:])
+    tilt = 2 * (light.sum(-1) * down).sum(-1) + (light.sum(-2) * right).sum(-1)
+    return descending(tilt, -(levels * _noise(*levels.shape[2:]).to(views.device)).sum((2, 3, 4)))
+
+
+@lru_cache(maxsize=8)
+def _noise(*shape: int) -> Tensor:
+    return torch.randint(2**24, shape, generator=generator(0, "order of views"))
+
+
+def descending(*keys: Tensor) -> Tensor:
+    """Return the places (B, m) of the largest of the first key (B, m), the second largest, …; stable.
+
+    Where a key ties, the next decides, and at last the place. Each is compared with each (m is a group's order), as
+    exporters know no sorting by several keys.
+
+    >>> descending(torch.tensor([[1, 3, 3, 2]]), torch.tensor([[0, 1, 2, 0]]))
+    tensor([[2, 1, 3, 0]])
+    """
+    places = torch.arange(keys[0].shape[1], device=keys[0].device)
+    before = places[:, None] < places
+    for key in reversed(keys):
+        one, other = key[:, :, None], key[:, None]
+        before = (one > other) | ((one == other) & before)
+    return (before.sum(1)[:, None] == places[:, None]).int().argmax(2)
+
+
+def taken(views: Tensor, places: Tensor) -> Tensor:
+    """Return the views (B, k, …) of (B, m, …) that lie at an image's `places` (B, k)."""
+    return views[torch.arange(views.shape[0], device=views.device)[:, None], places]
+
+
+def best_first(views: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the views (B·k, …) of (B, m, …) that have a weight (B, m) above 0, and those weights (B, k).
+
+    An image's views lie one after the other, the one of most weight first; k is what the image of most such views has.
+    In a graph that is exported, whose steps cannot depend on images, it is m.
+    """
+    most = weights.shape[1] if torch.compiler.is_exporting() else int((weights > 0).sum(1).max())
+    first = descending(weights)[:, :most]
+    return taken(views, first).flatten(0, 1), weights.gather(1, first)
+
+
+def transformed(group: FiniteGroup, element: int, image: Tensor) -> Tensor:
+    """Return an image (3, H, W) transformed by an element; raises InputError if the group cannot act on it."""
+    with refusals():
+        return Images()(group, element, image[None])[0]
+
+
+@cache
+def group_named(name: str) -> FiniteGroup:
+    """Return the group of that name; raises InputError for one that is unknown or does not act on pictures."""
+    with refusals():
+        group = as_group(name)
+        orbit(group, torch.zeros(1, 3, 2, 2))
+    return group
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Say what `equivariant` refuses as this package's own error."""
+    try:
+        yield
+    except EquivariantError as error:
+        raise InputError(str(error)) from error

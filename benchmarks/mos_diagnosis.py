@@ -26,7 +26,7 @@ from torch.nn.functional import linear
 from continual.adapters.bottleneck import shared
 from continual.data.inputs import PreparedImages
 from continual.datasets.config import StreamConfig
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import DataConfig
 from continual.learning.feature_cache import FeatureCache

@@ -12,7 +12,7 @@ from continual.data.images import open_image
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
 from continual.datasets.config import DataConfig, StreamConfig
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import RunConfig, load_config
 

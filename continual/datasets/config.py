@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from continual.datasets.catalogue import catalogue
-from continual.documents import Strict, is_path
+from continual.datasets.readers import names, readers_for
+from continual.datasets.readers.base import DataTable, Reader
+from continual.datasets.readers.hub import HUB as HUB
+from continual.documents import Strict
 from continual.errors import nearest
 
-#: What a data set on the Hugging Face hub begins with, in `data.source`.
-HUB = "hub:"
 
-
-class DataConfig(Strict):
+class DataConfig(DataTable):
     """Where the images come from.
 
     `source` is the name of a published data set (`equimos data list`), "digits" (comes with scikit-learn),
     a path (an image folder, a CSV manifest, or parquet; with a slash or the file's suffix), "hub:OWNER/NAME",
-    or "folder" with `train` and `test`.
+    "folder" with `train` and `test`, or what another reader takes (see `continual.datasets.readers`).
     """
 
-    source: str
-    train: Path | None = Field(None, description="folder: a folder of class folders")
-    test: Path | None = Field(None, description="folder: likewise, with the same classes")
-    root: Path | None = Field(None, description="where a published data set lies; else $EQUIMOS_DATA/NAME")
-    exact: bool = Field(True, description="refuse a published data set whose counts are not the published ones")
-    domains: bool = Field(False, description="class folders lie in folders of domains: DOMAIN/CLASS")
-    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, where the source has no split")
-    split_seed: int = Field(1993, description="which images those are")
-    image_column: str | None = Field(None, description="parquet, hub: else the column of images")
-    label_column: str = Field("label", description="parquet, hub")
-    domain_column: str | None = Field(None, description="parquet, hub")
-
     @model_validator(mode="after")
-    def _source_is_known(self) -> DataConfig:
-        known = {*catalogue(), "digits", "folder"}
-        if self.source not in known and not self.source.startswith(HUB) and not is_path(self.source):
+    def _a_reader_takes_it(self) -> DataConfig:
+        readers = readers_for(self.source)
+        if not readers:
             raise ValueError(
-                f"unknown source {self.source!r} ({nearest(self.source, known)}); a path has a slash: './{self.source}'"
+                f"unknown source {self.source!r} ({nearest(self.source, names())}); a path has a slash: "
+                f"'./{self.source}'"
             )
-        if self.source == "folder" and (self.train is None or self.test is None):
-            raise ValueError("source = 'folder' needs both train and test")
-        if self.source != "folder" and (self.train or self.test):
-            raise ValueError(f"train and test go with source = 'folder', not {self.source!r}")
-        if self.domains and self.source in {*catalogue(), "digits"}:
-            raise ValueError(f"{self.source} has no domains: leave domains out")
-        if self.root is not None and self.source not in catalogue():
-            raise ValueError(f"root goes with a published data set, not {self.source!r}")
+        problems = [problem for reader in readers if (problem := self.problem_of(reader)) is not None]
+        if len(problems) == len(readers):
+            raise problems[0]
         return self
+
+    def problem_of(self, reader: Reader) -> ValueError | None:
+        """Return what is wrong with the keys if this reader is to read them."""
+        try:
+            reader.check_keys(self)
+        except ValueError as error:
+            return error
+        return None
 
 
 class StreamConfig(Strict):

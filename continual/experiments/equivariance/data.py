@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from continual.data.inputs import Label, PreparedImages, as_images, check_readable, list_folder
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.errors import InputError
 from continual.experiments.equivariance.config import ImagesConfig
 from continual.experiments.equivariance.models import Classifier

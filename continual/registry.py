@@ -75,7 +75,9 @@ class Registry(Generic[T]):
         """
         name = self.name_of(value)
         if name is None:
-            raise InputError(f"{value!r} is no {self.noun}: it needs a `name`, see the files in {self.package}")
+            raise InputError(
+                f"{value!r} is no {self.noun}: it needs a name of its own, see the files in {self.package}"
+            )
         other = self.all().get(name)
         if other is not None and _place(other) != _place(value):
             raise InputError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from continual.datasets.readers import names, readers_for
+from continual.datasets.readers import names, path_keys, readers_for
 from continual.datasets.readers.base import DataTable, Reader
 from continual.datasets.readers.hub import HUB as HUB
-from continual.documents import Strict
-from continual.errors import nearest
+from continual.documents import Strict, read, refusal
+from continual.errors import InputError, nearest
 
 
 class DataConfig(DataTable):
@@ -74,3 +75,31 @@ class StreamConfig(Strict):
         if named and (self.order != "seed" or self.max_classes is not None or self.only is not None):
             raise ValueError("classes given by name are in order already: leave order, only and max_classes out")
         return self
+
+
+class StreamDocument(Strict):
+    """The part of a run's config that says what is learned; the other tables are left to others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    title: str
+    data: DataConfig
+    stream: StreamConfig
+    seeds: list[int] = Field([1993], min_length=1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StreamDocument:
+        """Read it from a config of one run; raises InputError that names every problem."""
+        path = Path(path)
+        values = read(path, (), data_places(), ("data.source",))
+        if "sweep" in values:
+            raise InputError(f"{path} is a sweep: a config of one run is needed here")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise refusal(path, error, cls) from None
+
+
+def data_places() -> tuple[str, ...]:
+    """Return the keys of files and folders in `[data]`, as `continual.documents.read` wants them."""
+    return tuple(f"data.{key}" for key in path_keys())

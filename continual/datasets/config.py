@@ -49,7 +49,7 @@ class StreamConfig(Strict):
 
     by: Literal["classes", "domains"] = Field("classes", description="what an experience brings")
     classes: int | list[int] | list[list[str]] | None = Field(
-        None, description="classes an experience: one number, a number each, or their names; Inc in published names"
+        None, description="classes per experience: one number, a number each, or their names; Inc in published names"
     )
     base: int | Literal["half"] | None = Field(
         None, description="classes of the first experience, where `classes` is one number; B in published names"
@@ -59,7 +59,7 @@ class StreamConfig(Strict):
     )
     only: list[str] | None = Field(None, min_length=1, description="use only these classes; `order` is among them")
     max_classes: int | None = Field(None, ge=1, description="use only the first classes of the order")
-    per_class: int | None = Field(None, ge=1, description="use only so many training images a class, of each domain")
+    per_class: int | None = Field(None, ge=1, description="use only so many training images per class and domain")
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> StreamConfig:

@@ -9,12 +9,12 @@ from continual.data.images import image_files
 from continual.datasets.collection import Entry
 from continual.errors import InputError
 
-#: The first ten problems are told, each on a line of its own.
+#: how many problems an error names
 SHOWN = 10
 
 
-def told(what: str, problems: list[str]) -> InputError:
-    """Return one error that tells the first ten problems."""
+def many_problems(what: str, problems: list[str]) -> InputError:
+    """Return one error that names the first ten problems, each on a line of its own."""
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     return InputError(f"{what}:\n" + "\n".join([*problems[:SHOWN], *more]))
 
@@ -31,7 +31,9 @@ def below(folder: Path, root: Path, split: str | None, *, domains: bool = False)
         raise InputError(f"{folder} holds no images: it needs {wanted}")
     found = [(domain, kind, image_files(kind)) for domain, kind in kinds]
     if empty := [kind for _, kind, paths in found if not paths]:
-        raise told(f"{len(empty)} class folders hold no images: fill or remove them", [str(kind) for kind in empty])
+        raise many_problems(
+            f"{len(empty)} class folders hold no images: fill or remove them", [str(kind) for kind in empty]
+        )
     for domain, kind, paths in found:
         for path in paths:
             yield Entry(path, path.relative_to(root).as_posix(), kind.name, split, domain)
@@ -44,7 +46,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def table(path: Path, columns: int) -> dict[str, list[str]]:
-    """Read lines of so many words, by their first word; tell every line that is not one."""
+    """Read lines of so many words, by their first word; raises InputError that names every line that is not one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -62,12 +64,12 @@ def table(path: Path, columns: int) -> dict[str, list[str]]:
         else:
             rows[words[0]] = words[1:]
     if problems or not rows:
-        raise told(f"{path} is not a list of images", problems or ["it is empty"])
+        raise many_problems(f"{path} is not a list of images", problems or ["it is empty"])
     return rows
 
 
 def present(source: Path, entries: list[Entry]) -> list[Entry]:
     """Return the entries; raises InputError if any of their files is not there."""
     if gone := [entry.name for entry in entries if not entry.image.is_file()]:
-        raise told(f"{source} lists {len(gone)} images that are not there", gone)
+        raise many_problems(f"{source} lists {len(gone)} images that are not there", gone)
     return entries

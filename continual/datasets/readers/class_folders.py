@@ -1,4 +1,4 @@
-"""Folders with a sub-folder of images a class: two that are named, train/ and test/ in one, or one without a split."""
+"""Folders with a sub-folder of images per class: two named ones, train/ and test/ in one, or one without a split."""
 
 from __future__ import annotations
 

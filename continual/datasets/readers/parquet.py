@@ -9,7 +9,7 @@ from typing import Any
 
 from continual.data.images import EncodedImage
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import told
+from continual.datasets.layouts import many_problems
 from continual.datasets.readers.base import DataTable, Reader, collected
 from continual.errors import InputError, nearest
 
@@ -84,7 +84,7 @@ def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Ite
         f"row {i}: label {x} is not a name or a number" for i, x in enumerate(labels) if isinstance(x, list | dict)
     ]
     if problems:
-        raise told(f"{place} has {len(problems)} problems", problems)
+        raise many_problems(f"{place} has {len(problems)} problems", problems)
     for i, (label, domain) in enumerate(zip(labels, domains, strict=True)):
         name = f"{split or 'all'}/{i}"
         encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
@@ -19,21 +19,8 @@ if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
 
-class ConfiguredStream(Protocol):
-    """The tables of a config that say what is learned, such as those of a `RunConfig`."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def data(self) -> DataConfig: ...
-    @property
-    def stream(self) -> StreamConfig: ...
-    @property
-    def seeds(self) -> Sequence[int]: ...
-
-
 def benchmark(
-    source: str | Path | DataConfig | ConfiguredStream,
+    source: Any,
     stream: StreamConfig | int | None = None,
     *,
     preprocessing: Preprocessing | int = 224,
@@ -41,10 +28,11 @@ def benchmark(
 ) -> CLScenario:
     """Return a data set as an Avalanche benchmark.
 
-    `source` is a config (a TOML file or a `RunConfig`, with its stream and first seed), a `DataConfig`, or what
-    `data.source` may be: the name of a published data set, a folder, a manifest, parquet. `stream` says how it
-    is cut: a `StreamConfig`, or a number of classes per experience. `preprocessing` is a backbone's own
-    (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1], with MOS's augmentation.
+    `source` is a config with its stream and first seed (a TOML file, or anything with the `title`, `data`, `stream` and
+    `seeds` of a `RunConfig`), a `DataConfig`, or what `data.source` may be: the name of a published data set, a folder,
+    a manifest, parquet. `stream` says how it is cut: a `StreamConfig`, or a number of classes per experience.
+    `preprocessing` is a backbone's own (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1],
+    with MOS's augmentation.
 
     Labels are positions in the class order; `benchmark.class_names` has the names. Raises InputError for what
     `load_data` and `make_stream` refuse.

@@ -96,6 +96,7 @@ def test_a_class_decides_what_it_is(own: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_package.py").write_text(OWN.replace('"sharper"', '"sharper2"'))
     (tmp_path / "strategy.py").write_text(STRATEGY)
+    (tmp_path / "raises.py").write_text("1 / 0")
     assert find_method(f"{own}:Sharper").method == "sharper"
     assert find_method("own_package:Sharper").method == "sharper2"
     assert issubclass(find_method(f"{tmp_path / 'strategy.py'}:Mine"), AvalancheLearner)
@@ -105,6 +106,8 @@ def test_a_class_decides_what_it_is(own: Path, tmp_path: Path, monkeypatch: pyte
         (f"{own}:Settings", "no strategy 'Settings' in .*own_file.py, nor a learner"),
         (f"{tmp_path / 'gone.py'}:Sharper", "no Python file at"),
         ("no_such_package:Sharper", "No module named"),
+        ("raises:Sharper", "'raises:Sharper' cannot be imported: ZeroDivisionError"),
+        (":Sharper", "cannot be imported: ValueError"),
     ):
         with pytest.raises(InputError, match=said):
             find_method(wrong)

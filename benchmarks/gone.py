@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
+import arguments
 import numpy as np
 import torch
 from measuring import spread
@@ -58,17 +58,14 @@ def stream(
 
 def main() -> None:
     """Write all records, and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--pixels", type=int, default=98)
-    parser.add_argument("--half", choices=("tune", "report"), default="report")
+    parser = arguments.parser(
+        __doc__,
+        *("images", "weights", "pixels", "test", "seeds", "out"),
+        half={"choices": ("tune", "report")},
+        per_class={"nargs": "+", "default": [20, 5]},
+    )
     parser.add_argument("--method", choices=("strata", "ridge"), default="strata")
-    parser.add_argument("--size", type=int, default=5, help="classes an experience")
-    parser.add_argument("--per-class", type=int, nargs="+", default=[20, 5], help="training images a class")
-    parser.add_argument("--test", type=int, default=25, help="test images a class")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=5, help="classes per experience")
     asked = parser.parse_args()
 
     half = half_of(asked.images, asked.half)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from arguments import Images, Out, Weights
 from measuring import interleaved, surroundings, table, write
 from PIL import Image
 from real_streams import backbone_of
@@ -26,9 +27,9 @@ from continual.methods.mos.learner import MOSLearner
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    out: Annotated[Path, typer.Option(help="Where results go.")],
+    images: Images,
+    weights: Weights,
+    out: Out,
     count: Annotated[int, typer.Option(help="Images of an experience.")] = 96,
     rounds: int = 3,
 ) -> None:

@@ -8,11 +8,11 @@ Times the adapters of all blocks alone, on random tokens, for batches whose imag
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
+from arguments import Out
 from measuring import interleaved, surroundings, table, write
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from continual.adapters.bottleneck import Bottleneck
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where results go.")],
+    out: Out,
     depth: int = 11,
     width: int = 384,
     bottleneck: int = 16,

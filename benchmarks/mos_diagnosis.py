@@ -15,10 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
+from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size, Weights
 from continual.learning.features import extract
 from real_streams import backbone_of, carried, half_of
 from torch import Tensor
@@ -28,7 +29,7 @@ from continual.adapters.bank import shared
 from continual.adapters.bottleneck import Bottleneck
 from continual.data.inputs import PreparedImages
 from continual.datasets.config import StreamConfig
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import DataConfig
 from continual.learning.feature_cache import FeatureCache
@@ -252,14 +253,14 @@ def tuning_stream(images: Path, seed: int, classes: int, experiences: int, per_c
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    out: Annotated[Path, typer.Option(help="The file of figures; what it holds is not measured again.")],
-    size: Annotated[int, typer.Option(help="Pixels.")] = 70,
+    images: Images,
+    weights: Weights,
+    out: Figures,
+    size: Size = 70,
     classes: int = 20,
     experiences: int = 5,
-    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
-    seeds: Annotated[list[int], typer.Option()] = [1993, 1994, 1995],  # noqa: B006
+    per_class: PerClass = 20,
+    seeds: Seeds = SEEDS,
 ) -> None:
     """Measure what is not in the file yet."""
     torch.set_num_threads(1)

@@ -5,12 +5,12 @@ python benchmarks/mos_diagnosis_report.py figures.json --picture waterfall.png
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import arguments
 import numpy as np
 from measuring import table
 
@@ -152,9 +152,8 @@ def picture(steps: dict[str, float], path: Path, title: str) -> None:
 
 def main() -> None:
     """Print both tables, and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, picture={"type": Path})
     parser.add_argument("figures", type=Path)
-    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     records = json.loads(asked.figures.read_text())
     print(f"{by_experience(records)}\n{changes(records)}")

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from arguments import Images, Learners, Name, Out, Weights
 from measuring import forward_flops, interleaved, pass_flops, ratio, surroundings, table, write
 from real_streams import aligned, backbone_of, stream_of
 from torch import Tensor
@@ -81,10 +82,10 @@ def foretold(learner: MOSLearner, images: Tensor) -> dict[str, float]:
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/, as for real_streams.py.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    learners: Annotated[Path, typer.Option(help="What real_streams.py wrote.")],
-    out: Annotated[Path, typer.Option(help="Where results go.")],
+    images: Images,
+    weights: Weights,
+    learners: Learners,
+    out: Out,
     experiences: int = 20,
     classes: int = 100,
     title: Annotated[str, typer.Option(help="What the learner is, for table and picture.")] = "",
@@ -93,7 +94,7 @@ def main(
     batch: int = 128,
     checked: Annotated[int, typer.Option(help="Images that are run under every stack.")] = 100,
     rounds: int = 3,
-    name: Annotated[str, typer.Option(help="Of the files written.")] = "mos_early_exit",
+    name: Name = "mos_early_exit",
     threads: int = 1,
 ) -> None:
     """Measure, and write NAME.json, NAME.md and mos_early_exit.png."""

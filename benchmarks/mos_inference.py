@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from arguments import Device, Images, Learners, Out, Weights
 from measuring import (
     ceilings,
     forward_flops,
@@ -178,15 +179,15 @@ def latencies(learner: MOSLearner, images: Tensor) -> list[dict[str, Any]]:
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/, as for real_streams.py.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    learners: Annotated[Path, typer.Option(help="What real_streams.py wrote.")],
-    out: Annotated[Path, typer.Option(help="Where results go.")],
+    images: Images,
+    weights: Weights,
+    learners: Learners,
+    out: Out,
     experiences: Annotated[list[int] | None, typer.Option(help="5, 20, 50 and 200 by default.")] = None,
     seed: int = 1993,
     batch: Annotated[int, typer.Option(help="Images answered at once.")] = 32,
     rounds: int = 5,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, of plain and ours.")] = "float32",
     latency: Annotated[bool, typer.Option(help="Also batches of 1 to 256.")] = True,
     threads: int = 1,

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from arguments import Images, Learners, Out, Weights
 from continual.learning.features import extract
 from measuring import surroundings, table, write
 from real_streams import aligned, backbone_of, remembered_as, stream_of
@@ -90,10 +91,10 @@ def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/, as for real_streams.py.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    learners: Annotated[Path, typer.Option(help="What real_streams.py wrote.")],
-    out: Annotated[Path, typer.Option(help="Where results go.")],
+    images: Images,
+    weights: Weights,
+    learners: Learners,
+    out: Out,
     experiences: int = 20,
     until: Annotated[int, typer.Option(help="How many of them were learned.")] = 20,
     seed: Annotated[list[int] | None, typer.Option(help="1993 by default.")] = None,

@@ -15,11 +15,11 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from arguments import AnyWeights, Device, Name, Out, Size
 from continual.losses.terms import feature_contrast, masked_cross_entropy
 from measuring import ceilings, forward_flops, interleaved, profile, profiles, ratio, surroundings, table, write
 from reference_mos import ReferenceMOS
@@ -180,17 +180,17 @@ def alignments(classes: int, width: int, batch_size: int, epochs: int, rounds: i
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where the results go.")],
-    weights: Annotated[Path | None, typer.Option(help="The ViT's weights; random ones without.")] = None,
+    out: Out,
+    weights: AnyWeights = None,
     model: Annotated[str, typer.Option(help="Without weights: a timm model.")] = "vit_base_patch16_224.augreg_in21k",
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 98,
+    size: Size = 98,
     batch: int = 16,
     rounds: int = 5,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; both without.")] = None,
     compiled: Annotated[bool, typer.Option(help="Also the compiled step.")] = True,
     alignment: Annotated[bool, typer.Option(help="Also the alignment, on the CPU.")] = True,
-    name: Annotated[str, typer.Option(help="Of the files written.")] = "mos_training",
+    name: Name = "mos_training",
 ) -> None:
     """Measure, and write NAME.json and NAME.md."""
     if weights is None:

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import timm
 import torch
 import typer
+from arguments import AnyWeights, Out
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -157,14 +158,14 @@ def surroundings(device: str) -> dict[str, Any]:
 
 
 def main(
-    weights: Annotated[Path | None, typer.Option(help="The ViT's weights; random without.")] = None,
+    weights: AnyWeights = None,
     size: Annotated[list[int] | None, typer.Option(help="Side of the images in pixels; 98 and 224 by default.")] = None,
     batch: Annotated[int, typer.Option(help="Images in a call.")] = 8,
     group: Annotated[str, typer.Option(help="C4, D4, ...")] = "C4",
     rounds: Annotated[int, typer.Option(help="Calls of each variant that are timed.")] = 11,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one by default.")] = "",
     only: Annotated[str, typer.Option(help="Leave out variants whose name does not hold this; never plain.")] = "",
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("runs/orbit"),
+    out: Out = Path("runs/orbit"),
 ) -> None:
     """Measure, print a table, and write orbit.json, orbit.md and orbit.png."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

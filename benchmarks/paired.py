@@ -10,10 +10,10 @@ test images are the same in every seed: what they leave open is not in the inter
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import arguments
 import numpy as np
 from measuring import table
 from scipy import stats
@@ -81,7 +81,7 @@ def lines(runs: Mapping[str, Sequence[Cell]], ours: str, rivals: Sequence[str]) 
 
 def main() -> None:
     """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, as `equimos run` makes them")
     parser.add_argument("--ours", default="strata")
     parser.add_argument("--rivals", nargs="+", default=["ridge", "ranpac", "ease"])

@@ -18,11 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from arguments import Images, PerClass, Weights
 from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.images import open_image
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.config import DataConfig
 from continual.methods.bases.alignment import Head, align
@@ -166,8 +167,8 @@ def aligned(
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
+    images: Images,
+    weights: Weights,
     out: Annotated[Path, typer.Option(help="Where learners are kept.")],
     turned: Annotated[
         Path | None, typer.Option(help="Where all images are written in four turns, each a class: these are learned.")
@@ -175,7 +176,7 @@ def main(
     experiences: int = 20,
     until: Annotated[int | None, typer.Option(help="How many of them are learned; all without.")] = None,
     classes: Annotated[int, typer.Option(help="In all experiences.")] = 100,
-    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
+    per_class: PerClass = 20,
     epochs: int = SETTINGS["epochs"],
     batch_size: int = SETTINGS["batch_size"],
     seed: int = 1993,

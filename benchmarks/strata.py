@@ -9,12 +9,12 @@ the half `tune`; the half `report` is for figures. The regressions are the libra
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import arguments
 import numpy as np
 import torch
 from real_streams import half_of
@@ -124,20 +124,13 @@ def accuracies(
 
 def main() -> None:
     """Extract, solve, and write one record a row, stream and seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--name", help="timm's name for them, if the file does not say it")
-    parser.add_argument("--size", type=int, default=98, help="pixels")
-    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10], help="classes an experience; several streams")
-    parser.add_argument(
-        "--per-class", type=int, nargs="+", default=[40], help="training images a class; several streams"
+    parser = arguments.parser(
+        __doc__, "images", "weights", "size", "half", "seeds", "out", per_class={"nargs": "+", "default": [40]}
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
+    parser.add_argument("--name", help="timm's name for them, if the file does not say it")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10], help="classes per experience; several streams")
     parser.add_argument("--rows", nargs="+", help="all by default")
     parser.add_argument("--tokens", type=Path, help="keeps the tokens for the next call with the same images")
-    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
     chosen = half_of(asked.images, asked.half)

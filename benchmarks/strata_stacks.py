@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import typer
+from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size, Weights
 from measuring import spread, surroundings, table
 from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of
@@ -80,14 +80,14 @@ def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, float]]) -> dic
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
-    weights: Annotated[Path, typer.Option(help="The ViT's weights.")],
-    out: Annotated[Path, typer.Option(help="The file of figures.")],
-    size: Annotated[int, typer.Option(help="Pixels.")] = 70,
+    images: Images,
+    weights: Weights,
+    out: Figures,
+    size: Size = 70,
     classes: int = 30,
     experiences: int = 5,
-    per_class: Annotated[int, typer.Option(help="Training images of each.")] = 20,
-    seeds: Annotated[list[int], typer.Option()] = [1993, 1994, 1995],  # noqa: B006
+    per_class: PerClass = 20,
+    seeds: Seeds = SEEDS,
 ) -> None:
     """Measure, print a table and keep every figure."""
     torch.set_num_threads(1)

@@ -5,12 +5,12 @@ python benchmarks/strata_summary.py results.json --size 10 --picture waterfall.p
 
 from __future__ import annotations
 
-import argparse
 import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import arguments
 import numpy as np
 
 #: the rows that each add one thing to the one before
@@ -73,10 +73,8 @@ def picture(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
 def main() -> None:
     """Print a table for every stream, and draw the waterfall of the one with most images a class that has all steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, size={"default": 10, "help": "classes per experience"}, picture={"type": Path})
     parser.add_argument("results", type=Path)
-    parser.add_argument("--size", type=int, default=10, help="classes an experience")
-    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     records = [r for r in json.loads(asked.results.read_text()) if r["size"] == asked.size]
     for per_class in sorted({r["per_class"] for r in records}):

@@ -11,11 +11,11 @@ learner has.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import arguments
 import numpy as np
 import torch
 from real_streams import half_of
@@ -106,14 +106,8 @@ def rows(
 
 def main() -> None:
     """Extract once, then solve; prints a table and writes every figure of every seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--size", type=int, default=70, help="pixels")
-    parser.add_argument("--per-class", type=int, default=20, help="training images")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
+    parser = arguments.parser(__doc__, "images", "weights", "per_class", "seeds", "out", size={"default": 70})
     parser.add_argument("--features", type=Path, help="keeps the features for the next call with the same images")
-    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
     chosen = half_of(asked.images, "report")

@@ -25,6 +25,8 @@ import timm
 import torch
 import torch.nn.functional as F
 import typer
+from arguments import Images as ImagesOption
+from arguments import Out, Size, Weights
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ import equivariant as eq
 from continual.backbones.loading import load_backbone
 from continual.data.inputs import open_image
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import split_classes
 from continual.experiments.config import DataConfig
 from continual.experiments.equivariance.study import linear_head
@@ -196,13 +198,13 @@ def pruned(
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="A folder with train/ and test/.")],
-    weights: Annotated[Path, typer.Option(help="The network's weights.")],
-    out: Annotated[Path, typer.Option(help="Where the results go.")],
+    images: ImagesOption,
+    weights: Weights,
+    out: Out,
     group: Annotated[list[str] | None, typer.Option(help="C4, D4, ...; C4 and D4 by default.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of classes and training; 1993 to 1995 by default.")] = None,
     kind: Annotated[str, typer.Option(help="vit or cnn.")] = "vit",
-    size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 98,
+    size: Size = 98,
     classes: int = 20,
     per_class: int = 40,
     fine_tune: Annotated[list[str] | None, typer.Option(help="Groups with fine-tuned rows; C4 by default.")] = None,

@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import arguments
 import numpy as np
 import torch
 from measuring import spread
@@ -107,18 +108,15 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write one record a method, number of images and seed, and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--pixels", type=int, default=98)
-    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
+    parser = arguments.parser(
+        __doc__,
+        *("images", "weights", "pixels", "half", "test", "seeds"),
+        out={"help": "read, and added to, if it is there"},
+        per_class={"nargs": "+", "default": [20]},
+    )
     parser.add_argument("--methods", nargs="+", default=["strata", "ridge", "mos"])
     parser.add_argument("--classes", type=int, default=25, help="known; the others of the half are unknown")
-    parser.add_argument("--size", type=int, default=5, help="classes an experience")
-    parser.add_argument("--per-class", type=int, nargs="+", default=[20], help="training images a class")
-    parser.add_argument("--test", type=int, default=25, help="test images a class")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1993, 1994, 1995])
-    parser.add_argument("--out", type=Path, required=True, help="read, and added to, if it is there")
+    parser.add_argument("--size", type=int, default=5, help="classes per experience")
     asked = parser.parse_args()
 
     chosen = half_of(asked.images, asked.half)

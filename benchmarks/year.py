@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import arguments
 from sklearn.metrics import roc_auc_score
 
 import continual
@@ -167,15 +168,9 @@ def correction(diary: Diary, label: str, month: int, coming: list[str]) -> None:
 
 def main() -> None:
     """Live through the months."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="of a DINOv2 ViT, say")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=98, help="pixels")
+    parser = arguments.parser(__doc__, "images", "weights", "out", "size", "per_class", test={"default": 10})
     parser.add_argument("--months", type=int, default=20)
-    parser.add_argument("--classes", type=int, default=5, help="a month")
-    parser.add_argument("--per-class", type=int, default=20, help="training images")
-    parser.add_argument("--test", type=int, default=10, help="test images a class")
+    parser.add_argument("--classes", type=int, default=5, help="per month")
     parser.add_argument("--method", default="strata")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--corrected", type=int, default=5, help="most images in the correction, after 2/5 of the time")

@@ -33,6 +33,15 @@ def is_path(value: str) -> bool:
     return value[:4] != "hub:" and ("/" in value or "\\" in value or value.endswith((".csv", ".parquet")))
 
 
+def is_code_file(value: str) -> bool:
+    """Tell whether a value points to something in a Python file.
+
+    >>> is_code_file("own_method.py:MyLearner"), is_code_file("package.module:MyLearner")
+    (True, False)
+    """
+    return value.rpartition(":")[0].endswith(".py")
+
+
 def not_finite(values: Any, place: str = "") -> list[str]:
     """Name the keys whose number is infinite or not a number, at any depth, also where any value is allowed.
 
@@ -66,9 +75,9 @@ def read(
 
     `places` are the keys, `table.key`, of files and folders: a relative one is looked up beside the document
     if it stands there, and in the working folder if an override says it. `sources` are keys that are a place
-    only if `is_path` says so. With `part`, the table `sweep.PART` changes the others, and `sweep` itself is
-    left out. Raises InputError if there is no such
-    file, or if it or an override is not readable.
+    only if `is_path` or `is_code_file` says so; a `*` in a key is every table. With `part`, the table `sweep.PART`
+    changes the others, and `sweep` itself is left out. Raises InputError if there is no such file, or if it or an
+    override is not readable.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -82,10 +91,11 @@ def read(
         sweep = values.pop("sweep")
         values = merged(values, sweep[part])
     for place in (*places, *sources):
-        table, _, key = place.partition(".")
-        found = values[table].get(key) if isinstance(values.get(table), dict) else None
-        if isinstance(found, str) and (place not in sources or is_path(found)):
-            values[table][key] = str(path.parent / found)
+        *tables, key = place.split(".")
+        for table in _tables(values, tables):
+            found = table.get(key)
+            if isinstance(found, str) and (place not in sources or is_path(found) or is_code_file(found)):
+                table[key] = str(path.parent / found)
     for override in overrides:
         _apply(values, override)
     return values
@@ -94,6 +104,14 @@ def read(
 def refusal(path: Path, error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> InputError:
     """Return the error for a document that is no `model`: every problem, and the nearest name of an unknown key."""
     return InputError(f"{path}: " + "; ".join([*also, *(_explain(problem, model) for problem in error.errors())]))
+
+
+def _tables(values: Any, names: list[str]) -> list[dict[str, Any]]:
+    """Return the tables below `names` that are there."""
+    if not isinstance(values, dict) or not names:
+        return [values] if isinstance(values, dict) else []
+    inner = values.values() if names[0] == "*" else [values.get(names[0])]
+    return [table for value in inner for table in _tables(value, names[1:])]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -75,7 +75,9 @@ class Registry(Generic[T]):
         """
         name = self.name_of(value)
         if name is None:
-            raise InputError(f"{value!r} is no {self.noun}: it needs a `name`, see the files in {self.package}")
+            raise InputError(
+                f"{value!r} is no {self.noun}: it needs a name of its own, see the files in {self.package}"
+            )
         other = self.all().get(name)
         if other is not None and _place(other) != _place(value):
             raise InputError(
@@ -111,8 +113,10 @@ def load_object(text: str, beside: Path | None = None) -> Any:
     place, _, name = text.rpartition(":")
     try:
         module = _file_module((beside or Path()) / place) if place.endswith(".py") else importlib.import_module(place)
-    except ImportError as error:
-        raise InputError(f"{text!r} cannot be imported: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise InputError(f"{text!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise InputError(f"{place} has no {name!r}: {nearest(name, [n for n in vars(module) if n[0] != '_'])}")
     return getattr(module, name)

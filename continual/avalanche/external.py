@@ -32,14 +32,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, as_experience
-from continual.errors import InputError, LearningError, nearest
+from continual.errors import InputError, LearningError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.progress import Progress
 from continual.learning.settings import Settings
 from continual.learning.state import State
-from continual.methods import method
+from continual.methods import METHODS, is_learner, method
+from continual.registry import load_object, points_to_code
 from continual.seeding import seeded
 
 
@@ -62,29 +63,28 @@ _OURS = {"train_epochs", "train_mb_size", "eval_mb_size"}
 
 
 def find_method(name: str) -> type[IncrementalLearner[Any]]:
-    """Return a method's learner by its name, or that of an Avalanche strategy by `module:Class`.
+    """Return a method's learner by its name, or by the place of its class: `file.py:Class` or `module:Class`.
 
-    Raises InputError, with the nearest name, for one that is not there or cannot be used.
+    The class is a learner, or an Avalanche strategy, of which a learner is made. Raises InputError, with the nearest
+    name, for one that is not there or cannot be used.
     """
-    return strategy_learner(name) if ":" in name else method(name)
+    if not points_to_code(name):
+        return method(name)
+    value = load_object(name)
+    return METHODS.get(METHODS.resolve(name)) if is_learner(value) else strategy_learner(name, value)
 
 
 @cache
-def strategy_learner(path: str) -> type[IncrementalLearner[Any]]:
-    """Return the learner of the Avalanche strategy at `module:Class`; see `find_method`."""
+def strategy_learner(path: str, kind: Any) -> type[IncrementalLearner[Any]]:
+    """Return the learner of an Avalanche strategy; see `find_method`."""
     from avalanche.training.templates import SupervisedTemplate
 
-    place, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(place)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"method {path!r}: {error}; e.g. 'avalanche.training.supervised:LwF'") from None
-    kinds = {n: k for n, k in vars(module).items() if inspect.isclass(k) and issubclass(k, SupervisedTemplate)}
-    if name not in kinds:
-        raise InputError(f"method {path!r}: no strategy {name!r} in {place}: {nearest(name, kinds)}")
+    place, _, name = path.rpartition(":")
+    if not (inspect.isclass(kind) and issubclass(kind, SupervisedTemplate)):
+        raise InputError(f"method {path!r}: no strategy {name!r} in {place}, nor a learner")
     arguments = {
         p.name: p
-        for p in list(inspect.signature(kinds[name].__init__).parameters.values())[1:]
+        for p in list(inspect.signature(kind.__init__).parameters.values())[1:]
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     if "model" not in arguments or "optimizer" not in arguments:
@@ -96,7 +96,7 @@ def strategy_learner(path: str) -> type[IncrementalLearner[Any]]:
         "summary": f"Avalanche's {name}",
         "__doc__": f"Avalanche's {name} as a learner.",
         "settings_type": create_model(f"{name}Settings", __base__=StrategySettings, **own),
-        "strategy_type": kinds[name],
+        "strategy_type": kind,
         "arguments": tuple(own),
     }
     return type(f"{name}Learner", (AvalancheLearner,), body)

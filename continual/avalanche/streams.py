@@ -11,17 +11,16 @@ from torch.utils.data import Dataset
 from continual.data.images import open_image
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.config import DataConfig, StreamConfig
-from continual.datasets.sources import load_data
+from continual.datasets.config import DataConfig, StreamConfig, StreamDocument
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
-from continual.experiments.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
 
 def benchmark(
-    source: str | Path | RunConfig | DataConfig,
+    source: Any,
     stream: StreamConfig | int | None = None,
     *,
     preprocessing: Preprocessing | int = 224,
@@ -29,10 +28,11 @@ def benchmark(
 ) -> CLScenario:
     """Return a data set as an Avalanche benchmark.
 
-    `source` is a config (a TOML file or a `RunConfig`, with its stream and first seed), a `DataConfig`, or what
-    `data.source` may be: the name of a published data set, a folder, a manifest, parquet. `stream` says how it
-    is cut: a `StreamConfig`, or a number of classes an experience. `preprocessing` is a backbone's own
-    (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1], with MOS's augmentation.
+    `source` is a config with its stream and first seed (a TOML file, or anything with the `title`, `data`, `stream` and
+    `seeds` of a `RunConfig`), a `DataConfig`, or what `data.source` may be: the name of a published data set, a folder,
+    a manifest, parquet. `stream` says how it is cut: a `StreamConfig`, or a number of classes per experience.
+    `preprocessing` is a backbone's own (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1],
+    with MOS's augmentation.
 
     Labels are positions in the class order; `benchmark.class_names` has the names. Raises InputError for what
     `load_data` and `make_stream` refuse.
@@ -42,21 +42,19 @@ def benchmark(
     """
     title = str(source)
     if isinstance(source, str | Path) and str(source).endswith(".toml"):
-        source = load_config(source)
-    if isinstance(source, RunConfig):
+        source = StreamDocument.load(source)
+    if isinstance(source, str | Path):
+        data = DataConfig(source=str(source.absolute() if isinstance(source, Path) else source))
+    elif isinstance(source, DataConfig):
+        data = source
+    else:
         title, seed = source.title, source.seeds[0] if seed is None else seed
         data, stream = source.data, source.stream if stream is None else stream
-    else:
-        data = source if isinstance(source, DataConfig) else DataConfig(source=_source(source))
     if stream is None or isinstance(stream, int):
         stream = StreamConfig(classes=stream)
     if isinstance(preprocessing, int):
         preprocessing = Preprocessing((preprocessing, preprocessing))
     return to_avalanche(make_stream(title, *load_data(data), stream, 1993 if seed is None else seed), preprocessing)
-
-
-def _source(source: str | Path) -> str:
-    return str(source.absolute()) if isinstance(source, Path) else source
 
 
 class _OpenedImages(Dataset[Any]):

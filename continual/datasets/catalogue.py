@@ -7,14 +7,11 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict
 
 from continual.errors import InputError, nearest
-
-Kind = Literal["folders", "flat", "cub", "tiny_imagenet", "cifar10", "cifar100"]
 
 
 class _Row(BaseModel):
@@ -32,7 +29,7 @@ class Archive(_Row):
 class Layout(_Row):
     """One form in which people have a data set, and how many images it holds."""
 
-    kind: Kind
+    kind: str  #: the layout's reader, see continual/datasets/readers
     train: int
     test: int
     split: str  #: where the split is from

@@ -5,52 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from continual.datasets.catalogue import catalogue
-from continual.documents import Strict, is_path
-from continual.errors import nearest
+from continual.datasets.readers import names, path_keys, readers_for
+from continual.datasets.readers.base import DataTable, Reader
+from continual.datasets.readers.hub import HUB as HUB
+from continual.documents import Strict, read, refusal
+from continual.errors import InputError, nearest
 
-#: What a data set on the Hugging Face hub begins with, in `data.source`.
-HUB = "hub:"
 
-
-class DataConfig(Strict):
+class DataConfig(DataTable):
     """Where the images come from.
 
     `source` is the name of a published data set (`equimos data list`), "digits" (comes with scikit-learn),
     a path (an image folder, a CSV manifest, or parquet; with a slash or the file's suffix), "hub:OWNER/NAME",
-    or "folder" with `train` and `test`.
+    "folder" with `train` and `test`, or what another reader takes (see `continual.datasets.readers`).
     """
 
-    source: str
-    train: Path | None = Field(None, description="folder: a folder of class folders")
-    test: Path | None = Field(None, description="folder: likewise, with the same classes")
-    root: Path | None = Field(None, description="where a published data set lies; else $EQUIMOS_DATA/NAME")
-    exact: bool = Field(True, description="refuse a published data set whose counts are not the published ones")
-    domains: bool = Field(False, description="class folders lie in folders of domains: DOMAIN/CLASS")
-    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, where the source has no split")
-    split_seed: int = Field(1993, description="which images those are")
-    image_column: str | None = Field(None, description="parquet, hub: else the column of images")
-    label_column: str = Field("label", description="parquet, hub")
-    domain_column: str | None = Field(None, description="parquet, hub")
-
     @model_validator(mode="after")
-    def _source_is_known(self) -> DataConfig:
-        known = {*catalogue(), "digits", "folder"}
-        if self.source not in known and not self.source.startswith(HUB) and not is_path(self.source):
+    def _a_reader_takes_it(self) -> DataConfig:
+        readers = readers_for(self.source)
+        if not readers:
             raise ValueError(
-                f"unknown source {self.source!r} ({nearest(self.source, known)}); a path has a slash: './{self.source}'"
+                f"unknown source {self.source!r} ({nearest(self.source, names())}); a path has a slash: "
+                f"'./{self.source}'"
             )
-        if self.source == "folder" and (self.train is None or self.test is None):
-            raise ValueError("source = 'folder' needs both train and test")
-        if self.source != "folder" and (self.train or self.test):
-            raise ValueError(f"train and test go with source = 'folder', not {self.source!r}")
-        if self.domains and self.source in {*catalogue(), "digits"}:
-            raise ValueError(f"{self.source} has no domains: leave domains out")
-        if self.root is not None and self.source not in catalogue():
-            raise ValueError(f"root goes with a published data set, not {self.source!r}")
+        problems = [problem for reader in readers if (problem := self.problem_of(reader)) is not None]
+        if len(problems) == len(readers):
+            raise problems[0]
         return self
+
+    def problem_of(self, reader: Reader) -> ValueError | None:
+        """Return what is wrong with the keys if this reader is to read them."""
+        try:
+            reader.check_keys(self)
+        except ValueError as error:
+            return error
+        return None
 
 
 class StreamConfig(Strict):
@@ -58,7 +49,7 @@ class StreamConfig(Strict):
 
     by: Literal["classes", "domains"] = Field("classes", description="what an experience brings")
     classes: int | list[int] | list[list[str]] | None = Field(
-        None, description="classes an experience: one number, a number each, or their names; Inc in published names"
+        None, description="classes per experience: one number, a number each, or their names; Inc in published names"
     )
     base: int | Literal["half"] | None = Field(
         None, description="classes of the first experience, where `classes` is one number; B in published names"
@@ -68,7 +59,7 @@ class StreamConfig(Strict):
     )
     only: list[str] | None = Field(None, min_length=1, description="use only these classes; `order` is among them")
     max_classes: int | None = Field(None, ge=1, description="use only the first classes of the order")
-    per_class: int | None = Field(None, ge=1, description="use only so many training images a class, of each domain")
+    per_class: int | None = Field(None, ge=1, description="use only so many training images per class and domain")
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> StreamConfig:
@@ -84,3 +75,31 @@ class StreamConfig(Strict):
         if named and (self.order != "seed" or self.max_classes is not None or self.only is not None):
             raise ValueError("classes given by name are in order already: leave order, only and max_classes out")
         return self
+
+
+class StreamDocument(Strict):
+    """The part of a run's config that says what is learned; the other tables are left to others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    title: str
+    data: DataConfig
+    stream: StreamConfig
+    seeds: list[int] = Field([1993], min_length=1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StreamDocument:
+        """Read it from a config of one run; raises InputError that names every problem."""
+        path = Path(path)
+        values = read(path, (), data_places(), ("data.source",))
+        if "sweep" in values:
+            raise InputError(f"{path} is a sweep: a config of one run is needed here")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise refusal(path, error, cls) from None
+
+
+def data_places() -> tuple[str, ...]:
+    """Return the keys of files and folders in `[data]`, as `continual.documents.read` wants them."""
+    return tuple(f"data.{key}" for key in path_keys())

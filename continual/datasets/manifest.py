@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from continual.datasets.collection import Collection, Entry, relative
-from continual.datasets.layouts import told
+from continual.datasets.layouts import many_problems
 from continual.errors import InputError, nearest
 
 COLUMNS = ("path", "label", "split", "domain")
@@ -18,7 +18,7 @@ SPLITS = ("train", "test")
 def read_manifest(path: Path) -> list[Entry]:
     """Read a manifest; other columns are ignored, relative paths are looked up beside it.
 
-    Raises one InputError that tells, with line numbers, the first ten problems: a missing or empty column, an
+    Raises one InputError that names, with line numbers, the first ten problems: a missing or empty column, an
     unknown split, an image that is not there or listed twice.
     """
     rows = _rows(path)
@@ -40,7 +40,7 @@ def read_manifest(path: Path) -> list[Entry]:
     if not entries and not problems:
         problems = ["it lists no images"]
     if problems:
-        raise told(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
+        raise many_problems(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
     return entries
 
 

@@ -98,7 +98,7 @@ def split_domains(
     order: Sequence[str] | None = None,
     per_class: int | None = None,
 ) -> Stream:
-    """Cut images with domains into one experience a domain; a class may come in any number of them.
+    """Cut images with domains into one experience per domain; a class may come in any number of them.
 
     The domains come in `order`, or sorted and permuted by `np.random.RandomState(seed).permutation`
     (`seed=None`: sorted). Every learner takes a class that it has met before (see `IncrementalLearner.learn`).

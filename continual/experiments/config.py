@@ -11,11 +11,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from continual.avalanche.external import find_method
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.config import DataConfig, StreamConfig
-from continual.documents import Strict, not_finite, read, refusal
+from continual.datasets.config import DataConfig, StreamConfig, data_places
+from continual.documents import Strict, is_code_file, not_finite, read, refusal
 from continual.errors import InputError, nearest
 from continual.learning.settings import Settings, make
 from continual.methods import with_preset
+from continual.registry import points_to_code
 from continual.symmetry.views import group_named
 
 
@@ -105,9 +106,6 @@ class RunConfig(Strict):
         return self
 
 
-PATHS = ("data.train", "data.test", "data.root", "backbone.weights")
-
-
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a config of one run; see `load_runs`. Raises InputError that names every problem."""
     runs = load_runs(path, overrides)
@@ -120,8 +118,9 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
     """Read a config; `overrides` are `dotted.key=value` with values written as in TOML.
 
     A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method`
-    (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. A relative path
-    is looked up beside the config, that of an override in the working folder.
+    (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. `method` is a name, or
+    the place of a class: `own_file.py:MyLearner` or `package.module:MyLearner`. A relative path is looked up beside
+    the config, that of an override in the working folder.
 
     Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both, or
     with `sweep.NAME.` before the key one run only.
@@ -150,7 +149,8 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
 
 
 def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
-    values = read(path, overrides, PATHS, ("data.source",), part)
+    places = (*data_places(), "backbone.weights")
+    values = read(path, overrides, places, ("data.source", "methods.*.method"), part)
     problems = not_finite(values)
     values = _resolved(values, problems)
     try:
@@ -184,7 +184,11 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
         own = dict(table)
         reserved = {k: own.pop(k) for k in ("method", "preset", "variants") if k in own}
         try:
-            named, preset = with_preset(str(reserved.get("method", label)), reserved.get("preset"))
+            named, preset = str(reserved.get("method", label)), reserved.get("preset")
+            if is_code_file(named):
+                named = str(Path(named).resolve())  # to be found from wherever the config is printed to
+            elif not points_to_code(named):
+                named, preset = with_preset(named, preset)
             known = find_method(named).settings_type.model_fields
         except InputError as error:
             problems.append(f"methods.{label}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import platform
 import subprocess
@@ -110,9 +111,25 @@ def model_digest(learner: IncrementalLearner[Any]) -> str:
     return digest.hexdigest()
 
 
+def code_of(kind: type) -> dict[str, Any]:
+    """Return the file, and its SHA-256, of a class that is neither this library's nor Avalanche's.
+
+    >>> code_of(IncrementalLearner)
+    {}
+    """
+    kind = getattr(kind, "strategy_type", kind)
+    if kind.__module__.partition(".")[0] in ("continual", "avalanche"):
+        return {}
+    file = Path(inspect.getfile(kind)).resolve()
+    return {
+        "code": {"file": str(file), "class": kind.__qualname__, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    }
+
+
 def cell_record(learner: IncrementalLearner[Any], stream: Stream, data: str, device: str) -> dict[str, Any]:
     """Return what decides a cell's results, and under `circumstances` what does not."""
     return {
+        **code_of(type(learner)),
         "backbone": learner.backbone.describe(),
         "class_order": list(stream.class_order),
         "data": data,

@@ -12,7 +12,7 @@ from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.datasets.sources import load_data
+from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.errors import InputError, nearest
 from continual.experiments import report
@@ -49,7 +49,7 @@ def run_config(
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
     wanted = [(seed, label) for seed in config.seeds for label in config.methods if not only or label in only]
     for _, label in wanted:
-        if distributed.count() > 1 and ":" in config.methods[label].method:
+        if distributed.count() > 1 and issubclass(find_method(config.methods[label].method), AvalancheLearner):
             raise InputError(
                 f"methods.{label} trains in Avalanche's own loop, in one process: name others with --only, or run it "
                 f"without torchrun"
@@ -201,7 +201,7 @@ def run_cell(
     place = place if resumable else None
     cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
-    cells = [Cell.empty(name, config.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
+    cells = [Cell.empty(name, learner.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
     if train_turned is not None:
         experiences = [turned_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]

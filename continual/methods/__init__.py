@@ -1,51 +1,67 @@
-"""One file a method. A file here, or an entry point in the group `equimos.methods`, is found by name."""
+"""One file a method. A file here, an entry point in the group `equimos.methods`, or a class in a user's own file.
+
+The last is named by where it is: `own_file.py:MyLearner`, or `package.module:MyLearner`.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from continual.backbones.loading import Backbone
-from continual.errors import InputError, nearest
+from continual.errors import InputError
 from continual.learning import model_file
 from continual.learning.learner import IncrementalLearner
+from continual.registry import Registry, points_to_code
 
 #: what learns unless a method is named: the most accurate on every stream it was measured on (docs/strata.md)
 RECOMMENDED = "strata"
 
 
-@cache
+def _name_of(value: Any) -> str | None:
+    """Return the `method` that a learner's class itself defines."""
+    name = vars(value).get("method") if is_learner(value) else None
+    return name if isinstance(name, str) else None
+
+
+METHODS: Registry[type[IncrementalLearner[Any]]] = Registry("method", __name__, _name_of)
+
+
+def is_learner(value: Any) -> bool:
+    """Tell whether something is a class of learners."""
+    return isinstance(value, type) and issubclass(value, IncrementalLearner)
+
+
 def methods() -> dict[str, type[IncrementalLearner[Any]]]:
     """Return every registered method's learner by its name."""
-    found: dict[str, type[IncrementalLearner[Any]]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, IncrementalLearner) and "method" in vars(value):
-                found[value.method] = value
-    for entry in entry_points(group="equimos.methods"):
-        found[entry.name] = entry.load()
-    return dict(sorted(found.items()))
+    return METHODS.all()
 
 
 def method(name: str) -> type[IncrementalLearner[Any]]:
-    """Return one method's learner; raises InputError with the nearest names for an unknown one."""
-    if name not in methods():
-        raise InputError(f"unknown method {name!r}: {nearest(name, methods())}")
-    return methods()[name]
+    """Return one method's learner; raises InputError with the nearest names for an unknown one.
+
+    Nothing is imported for a name, whatever it looks like: it may come from a stranger's model file.
+    """
+    try:
+        return METHODS.get(name)
+    except InputError as error:
+        raise InputError(
+            f"{error} (a method of your own must be loaded first: --method own_file.py:MyLearner, or "
+            f"continual.methods.METHODS.resolve('own_file.py:MyLearner'))"
+        ) from None
 
 
 def with_preset(name: str, preset: str | None = None) -> tuple[str, str | None]:
     """Return a method's name and its preset; METHOD_PRESET is a name for both.
 
-    Raises InputError for two presets. Whether method and preset exist is for others to say.
+    What a user's `own_file.py:MyLearner` points to is loaded, and is from then on known by its name. Raises InputError
+    if it cannot be, and for two presets. Whether method and preset exist is for others to say.
 
     >>> with_preset("mos_reference"), with_preset("simple_cil"), with_preset("mos", "paper")
     (('mos', 'reference'), ('simple_cil', None), ('mos', 'paper'))
     """
+    if points_to_code(name):
+        return METHODS.resolve(name), preset
     kind, _, own = name.rpartition("_")
     if name in methods() or kind not in methods() or own not in methods()[kind].settings_type.presets:
         return name, preset

@@ -107,7 +107,7 @@ def test_a_method_by_name_is_found_as_before() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (SUPERVISED + "LwFF", "no strategy 'LwFF' in avalanche.training.supervised: did you mean 'LwF'"),
+        (SUPERVISED + "LwFF", "avalanche.training.supervised has no 'LwFF': did you mean 'LwF'"),
         ("avalanche.training.superwised:LwF", "No module named"),
         ("json:dumps", "no strategy 'dumps' in json"),
         (SUPERVISED + "ICaRL", "makes its own model or optimizer"),

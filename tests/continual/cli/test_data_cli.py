@@ -15,7 +15,7 @@ import pytest
 
 from continual.datasets.catalogue import catalogue
 from continual.datasets.config import DataConfig
-from continual.datasets.sources import load_collection
+from continual.datasets.find import load_collection
 from tests.support import dataset_fakes as fakes
 from tests.support.refusals import refused
 
@@ -144,13 +144,7 @@ def test_a_record_of_a_published_set_decides(
     equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[..., Path]
 ) -> None:
     root = make(tmp_path / "home" / name, 6)
-    small = {
-        "classes": 6,
-        "layouts": tuple(x.model_copy(update={"train": 12, "test": 6}) for x in catalogue()[name].layouts),
-    }
-    table = {name: catalogue()[name].model_copy(update=small)}
-    for module in ("catalogue", "find", "audit"):
-        monkeypatch.setattr(f"continual.datasets.{module}.catalogue", lambda: table)
+    fakes.small_catalogue(monkeypatch)
     assert equimos("data", "prepare", name).exit_code == 0
     record = (root / "equimos.csv").read_text()
     images = [line.split(",")[0] for line in record.splitlines()]

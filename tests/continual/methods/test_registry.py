@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -26,13 +25,13 @@ class OwnLearner(SimpleCILLearner):
 
 
 @pytest.fixture
-def _entry_point(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("own", f"{__name__}:OwnLearner", "equimos.methods")
     monkeypatch.setattr(entry.__class__, "load", lambda _: OwnLearner)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "equimos.methods" else [])
-    registry.methods.cache_clear()
-    yield
-    registry.methods.cache_clear()
+    entries = lambda group: [entry] if group == "equimos.methods" else []  # noqa: E731
+    monkeypatch.setattr("continual.registry.entry_points", entries)
+    monkeypatch.setattr(registry.METHODS, "_found", None)
+    monkeypatch.setattr(registry.METHODS, "_added", {})
 
 
 def test_the_methods_of_the_package_are_found() -> None:

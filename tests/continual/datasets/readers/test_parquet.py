@@ -11,11 +11,9 @@ import pytest
 from PIL import Image
 
 from continual.data.images import EncodedImage, open_image
-from continual.datasets import hub
 from continual.datasets.audit import audit
 from continual.datasets.config import DataConfig
-from continual.datasets.find import find
-from continual.datasets.sources import load_collection
+from continual.datasets.find import find, load_collection
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes
 
@@ -162,4 +160,4 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     fakes.picture(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"^parquet and hub data sets need .*pip install 'equimos\[hub\]'"):
-        hub.read_parquet(tmp_path / "x.parquet", DataConfig(source="x.parquet"))
+        find(DataConfig(source=str(tmp_path / "x.parquet")))

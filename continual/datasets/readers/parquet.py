@@ -1,25 +1,42 @@
-"""Image data sets in parquet files, or on the Hugging Face hub, read through `datasets` (extra `hub`)."""
+"""Image data sets in parquet files, read through `datasets` (extra `hub`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from continual.data.images import EncodedImage
-from continual.datasets.collection import Entry
-from continual.datasets.config import HUB, DataConfig
-from continual.datasets.layouts import told
+from continual.datasets.collection import Collection, Entry
+from continual.datasets.layouts import many_problems
+from continual.datasets.readers.base import DataTable, Reader, collected
 from continual.errors import InputError, nearest
 
 TEST_NAMES = ("test", "validation", "val", "valid")
 
 
-def read_parquet(path: Path, config: DataConfig) -> list[Entry]:
+class Parquet(Reader):
+    """A path to a parquet file, or to a folder with any below it."""
+
+    name = "parquet"
+    by_path = True
+    keys = frozenset({"domains"})  # allowed, and not needed: a column names them
+
+    def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
+        path = Path(config.source)
+        if path.suffix != ".parquet" and not (path.is_dir() and any(path.rglob("*.parquet"))):
+            return None
+        if not path.exists():
+            raise InputError(f"no parquet file at {path}")
+        entries = _entries(path, config)
+        split = "the files'" if entries and entries[0].split else "drawn"
+        return collected(config, entries, f"parquet {path}", split)
+
+
+def _entries(path: Path, config: DataTable) -> list[Entry]:
     """Read one parquet file (no split), or a folder of them named after their split (train*, test*)."""
-    datasets = _datasets()
+    datasets = library()
     import pyarrow.parquet
 
     tables = {}
@@ -29,29 +46,8 @@ def read_parquet(path: Path, config: DataConfig) -> list[Entry]:
             parts = [datasets.Dataset(pyarrow.parquet.read_table(file, memory_map=True)) for file in files]
             tables[split] = datasets.concatenate_datasets(parts)
         except Exception as error:  # pyarrow has many of its own
-            raise InputError(f"{path} is not readable parquet ({_line(error)}): download it again") from error
-    return [entry for split, table in tables.items() for entry in _entries(table, split, str(path), config)]
-
-
-def read_hub(source: str, config: DataConfig, *, download: bool = False) -> list[Entry]:
-    """Read a data set of the hub from the local cache; only with `download` is it fetched.
-
-    Raises InputError if it is not there, or has no training split.
-    """
-    datasets = _datasets()
-    try:
-        with _offline(not download):
-            found = datasets.load_dataset(source.removeprefix(HUB))
-    except Exception as error:  # whatever the network, the hub and its files can do
-        hint = (
-            "check the name and the network" if download else f"fetch it once: equimos data prepare {source} --download"
-        )
-        raise InputError(f"cannot load {source} ({type(error).__name__}: {_line(error)}): {hint}") from error
-    test = next((part for part in TEST_NAMES if part in found), None)
-    if "train" not in found:
-        raise InputError(f"{source} has the splits {', '.join(found)}: one must be 'train'")
-    splits = [("train", "train"), ("test", test)] if test else [(None, "train")]
-    return [entry for split, part in splits for entry in _entries(found[part], split, source, config)]
+            raise InputError(f"{path} is not readable parquet ({first_line(error)}): download it again") from error
+    return [entry for split, table in tables.items() for entry in rows_of(table, split, str(path), config)]
 
 
 def _files_by_split(folder: Path) -> dict[str | None, list[Path]]:
@@ -63,9 +59,9 @@ def _files_by_split(folder: Path) -> dict[str | None, list[Path]]:
     return {None: train or files}
 
 
-def _entries(table: Any, split: str | None, place: str, config: DataConfig) -> Iterator[Entry]:
+def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Iterator[Entry]:
     """Yield the rows; images stay encoded until they are asked for."""
-    datasets = _datasets()
+    datasets = library()
     features = table.features
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)] or [
         name for name in ("image", "img") if name in features
@@ -88,7 +84,7 @@ def _entries(table: Any, split: str | None, place: str, config: DataConfig) -> I
         f"row {i}: label {x} is not a name or a number" for i, x in enumerate(labels) if isinstance(x, list | dict)
     ]
     if problems:
-        raise told(f"{place} has {len(problems)} problems", problems)
+        raise many_problems(f"{place} has {len(problems)} problems", problems)
     for i, (label, domain) in enumerate(zip(labels, domains, strict=True)):
         name = f"{split or 'all'}/{i}"
         encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i))
@@ -111,22 +107,8 @@ def _read(rows: Any, column: str, index: int) -> bytes:
     return value
 
 
-@contextmanager
-def _offline(on: bool) -> Iterator[None]:
-    """Keep `datasets` from the network, which it asks even for what it has."""
-    import datasets.config
-    import huggingface_hub.constants
-
-    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
-    try:
-        if on:
-            datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
-
-
-def _datasets() -> Any:
+def library() -> Any:
+    """Return the module `datasets`; raises InputError without the extra."""
     try:
         import datasets
     except ImportError:
@@ -134,5 +116,6 @@ def _datasets() -> Any:
     return datasets
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
     return str(error).strip().partition("\n")[0]

@@ -8,29 +8,15 @@ from typing import Any
 
 import pytest
 
-from continual.datasets.catalogue import catalogue
 from continual.datasets.config import DataConfig
-from continual.datasets.find import find
-from continual.datasets.sources import load_collection, load_data
+from continual.datasets.find import find, load_collection, load_data
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every published data set has six classes, with two training and one test image each."""
-    table = {
-        name: about.model_copy(
-            update={
-                "classes": 6,
-                "layouts": tuple(x.model_copy(update={"train": 12, "test": 6}) for x in about.layouts),
-            }
-        )
-        for name, about in catalogue().items()
-    }
-    for module in ("catalogue", "find", "audit"):
-        monkeypatch.setattr(f"continual.datasets.{module}.catalogue", lambda: table, raising=False)
-    monkeypatch.setattr("continual.datasets.sources.catalogue", lambda: table)
+    fakes.small_catalogue(monkeypatch)
     monkeypatch.setenv("EQUIMOS_DATA", str(tmp_path / "home"))
 
 

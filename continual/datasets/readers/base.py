@@ -1,0 +1,109 @@
+"""What a data reader is: the sources it takes, the keys of `[data]` it reads, and the images it finds there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from continual.data.images import check_readable
+from continual.datasets.collection import Collection, Entry, Images, collect
+from continual.documents import Strict, is_path
+
+
+class DataTable(Strict):
+    """The keys of `[data]` that are always there; a reader may have more of its own, see `Reader.options`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
+    train: Path | None = Field(None, description="folder: a folder of class folders")
+    test: Path | None = Field(None, description="folder: likewise, with the same classes")
+    root: Path | None = Field(None, description="where a published data set lies; else $EQUIMOS_DATA/NAME")
+    exact: bool = Field(True, description="refuse a published data set whose counts are not the published ones")
+    domains: bool = Field(False, description="class folders lie in folders of domains: DOMAIN/CLASS")
+    test_share: float = Field(0.2, gt=0, lt=1, description="of each class, where the source has no split")
+    split_seed: int = Field(1993, description="which images those are")
+    image_column: str | None = Field(None, description="parquet, hub: else the column of images")
+    label_column: str = Field("label", description="parquet, hub")
+    domain_column: str | None = Field(None, description="parquet, hub")
+
+
+class Reader(ABC):
+    """One kind of place where images lie; a file in `continual/datasets/readers/` holds one.
+
+    class Squares(Reader):
+        name = "squares"
+
+        def read(self, config, *, download=False):
+            ...
+            return Collection("squares", train, test, "made up", "drawn")
+    """
+
+    name: ClassVar[str]
+    keys: ClassVar[frozenset[str]] = frozenset()  #: which of train, test, root and domains go with it
+    options: ClassVar[type[Strict]] = Strict  #: keys of `[data]` that it alone has; those of files are `Path`
+    by_path: ClassVar[bool] = False  #: whether its source may be any path, instead of its name
+    rank: ClassVar[int] = 0  #: where several take a source, the one of lowest rank is asked first
+
+    def sources(self) -> Iterable[str]:
+        """Return the names that `data.source` may be."""
+        return () if self.by_path else (self.name,)
+
+    def takes(self, source: str) -> bool:
+        """Tell, by its words alone, whether a source may be for this reader."""
+        return is_path(source) if self.by_path else source in self.sources()
+
+    @abstractmethod
+    def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
+        """Return the images with their split, none of them opened; None if, at a closer look, it is another's source.
+
+        Only with `download` may anything be fetched. Raises InputError for images that are not there or cannot be
+        used.
+        """
+
+    def check(self, found: Collection, config: DataTable) -> None:
+        """Raise InputError for images that no work should begin with: by default, those that cannot be opened."""
+        check_readable([*found.train.images, *found.test.images])
+
+    def check_keys(self, config: DataTable) -> None:
+        """Raise ValueError for keys of `[data]` that do not go with this reader."""
+        source = config.source
+        if (config.train or config.test) and "train" not in self.keys:
+            raise ValueError(f"train and test go with source = 'folder', not {source!r}")
+        if config.domains and "domains" not in self.keys:
+            raise ValueError(f"{source} has no domains: leave domains out")
+        if config.root is not None and "root" not in self.keys:
+            raise ValueError(f"root goes with a published data set, not {source!r}")
+        self.options(**(config.model_extra or {}))
+
+
+class Layout(Reader):
+    """A form in which a folder holds images; most are looked for in published data sets alone."""
+
+    lists_files: ClassVar[bool] = True  #: whether images are files, so that a manifest can record their split
+
+    def sources(self) -> Iterable[str]:
+        """Return no names: it is known by what lies in a folder."""
+        return ()
+
+    def may_be(self, place: Path) -> bool:
+        """Tell whether a folder can be the data set itself, and is not one around it."""
+        return True
+
+    @abstractmethod
+    def look(self, place: Path, domains: bool = False) -> list[Entry] | tuple[Images, Images] | None:
+        """Return what a folder holds: files, or training and test images; None if it does not have this form."""
+
+    def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
+        """Return nothing: another reader looks with it."""
+        return None
+
+
+def collected(config: DataTable, entries: Sequence[Entry], origin: str, split: str, **more: Any) -> Collection:
+    """Make a collection of entries with the config's name, share and seed; see `collect`."""
+    share, seed = config.test_share, config.split_seed
+    return collect(config.source, entries, origin, split, test_share=share, seed=seed, **more)

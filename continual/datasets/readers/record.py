@@ -1,0 +1,65 @@
+"""The split of a folder as `equimos data prepare` recorded it, in a manifest that lies there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from continual.datasets.catalogue import Layout as Counts
+from continual.datasets.catalogue import Published
+from continual.datasets.collection import Collection, Entry
+from continual.datasets.manifest import read_manifest
+from continual.datasets.readers import readers_for
+from continual.datasets.readers.base import DataTable, Layout, Reader, collected
+from continual.errors import InputError
+
+#: A manifest of this name in a data set's folder is its split.
+RECORD = "equimos.csv"
+
+
+class Record(Reader):
+    """A path to a folder that holds a record."""
+
+    name = "record"
+    keys = frozenset({"domains"})
+    by_path, rank = True, 1
+
+    def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
+        folder = Path(config.source)
+        if not (folder / RECORD).is_file():
+            return None
+        return recorded(config, folder, (r for r in readers_for(config.source) if isinstance(r, Layout)))
+
+
+def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: Published | None = None) -> Collection:
+    """Read the split recorded in a folder; images that came later are no part of it, which is a remark."""
+    entries = read_manifest(folder / RECORD)
+    listed = {os.path.realpath(entry.image) for entry in entries}
+    later = [e for e in _there(folder, layouts, config.domains) if os.path.realpath(e.image) not in listed]
+    remarks: tuple[str, ...] = ()
+    if later:
+        remarks = (
+            f"{len(later)} images in {folder}, such as {later[0].name}, are not in {RECORD} and are left out: remove "
+            "that file to take them in",
+        )
+    counts = None if about is None else _counts(about, entries)
+    split = f"recorded in {RECORD}"
+    return collected(config, entries, str(folder), split, published=counts, folder=folder, remarks=remarks)
+
+
+def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry]:
+    """Return what a folder would hold without its record; nothing if it could not be read."""
+    for layout in layouts:
+        with suppress(InputError):
+            found = layout.look(folder, domains)
+            if found and isinstance(found, list):
+                return found
+    return []
+
+
+def _counts(about: Published, entries: list[Entry]) -> Counts:
+    """Return the layout whose counts a recorded split has, or the first."""
+    train = sum(entry.split == "train" for entry in entries)
+    return next((layout for layout in about.layouts if layout.train == train), about.layouts[0])

@@ -7,10 +7,13 @@ al. 2024), backward trust from Bansal et al. 2019.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from continual.metrics.base import Series, mean_of_later, metric
+from continual.metrics.cell import Cell, derived
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,60 @@ def flips(old: ArrayLike, new: ArrayLike, truth: ArrayLike) -> Flips:
         backward_trust=float(now[was].mean()) if was.any() else None,
         relative_negative=negative / independent if independent else None,
     )
+
+
+@derived("flips")
+def between_models(cell: Cell) -> list[dict[str, float | None] | None]:
+    """Return `Flips` against the model before, on the experiences it had learned; None for the first."""
+    answers, truth = cell.arrays("answers"), np.array(cell.truth)
+    known = [cell.images(number) for number in range(len(answers))]
+    later = zip(answers, answers[1:], known, strict=False)
+    return [None, *[asdict(flips(old[:n], new[:n], truth[:n])) for old, new, n in later]]
+
+
+@metric(
+    heading="negative flips [%]", higher_is_better=False, table="main", order=40, range=(0, 1), reduce=mean_of_later,
+    curve="Answers that were right before an experience and are wrong after it, of all images that could be known.",
+)  # fmt: skip
+def negative_flips(cell: Cell) -> Series:
+    """Of the images that both of two consecutive models can know, the share that was right and is wrong; the mean over
+    the experiences (Yan et al. 2021).
+    """
+    return _share(cell, "negative")
+
+
+@metric(
+    heading="positive flips [%]", higher_is_better=None, table="further", order=41, range=(0, 1), reduce=mean_of_later
+)
+def positive_flips(cell: Cell) -> Series:
+    """Of the images that both of two consecutive models can know, the share that was wrong and is right."""
+    return _share(cell, "positive")
+
+
+@metric(
+    heading="inconsistency [%]", higher_is_better=False, table="further", order=42, range=(0, 1), reduce=mean_of_later
+)
+def inconsistency(cell: Cell) -> Series:
+    """The share that is wrong and was answered otherwise before (Echterhoff et al. 2024)."""
+    return _share(cell, "inconsistency")
+
+
+@metric(
+    heading="backward trust [%]", higher_is_better=True, table="further", order=43, range=(0, 1), reduce=mean_of_later
+)
+def backward_trust(cell: Cell) -> Series:
+    """Of the images that were right, the share that still is (Bansal et al. 2019)."""
+    return _share(cell, "backward_trust")
+
+
+@metric(
+    heading="relative negative flips", higher_is_better=False, table="further", order=44, factor=1, decimals=2,
+    reduce=mean_of_later, range=(0, float("inf")),
+)  # fmt: skip
+def relative_negative_flips(cell: Cell) -> Series:
+    """Negative flips over what independent errors would give: 1 is as bad as chance."""
+    return _share(cell, "relative_negative")
+
+
+def _share(cell: Cell, name: str) -> Series:
+    return [None if found is None else found[name] for found in between_models(cell)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from continual.metrics import transfer
 from continual.metrics.base import Series, mean, metric
 from continual.metrics.cell import Cell, derived
+
+share = partial(metric, higher_is_better=True, range=(0, 1))
 
 
 @derived("accuracy")
@@ -23,44 +27,34 @@ def matrix(cell: Cell) -> transfer.Matrix:
     return np.array([(row + [np.nan] * len(rows))[: len(rows)] for row in rows])
 
 
-def counts(cell: Cell) -> list[int]:
-    """Return the test images of each experience that was learned."""
-    return cell.test_counts[: len(cell.evaluations)]
-
-
 def seen_accuracy(cell: Cell) -> list[float]:
     """Return the accuracy on all classes seen after each experience."""
-    return transfer.seen_accuracy(matrix(cell), counts(cell)).tolist()
+    return transfer.seen_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)]).tolist()
 
 
-@metric(
-    heading="final accuracy [%]", higher_is_better=True, table="main", order=11, range=(0, 1), column="seen_accuracy"
-)
+@share(heading="final accuracy [%]", table="main", order=11, column="seen_accuracy")
 def final(cell: Cell) -> Series:
     """The accuracy on all classes after the last experience."""
     return [*seen_accuracy(cell)]
 
 
-@metric(
-    heading="average accuracy Ā [%]", higher_is_better=True, table="main", order=10, range=(0, 1), reduce=mean,
-    column="seen_accuracy",
-)  # fmt: skip
+@share(heading="average accuracy Ā [%]", table="main", order=10, reduce=mean, column="seen_accuracy")
 def average(cell: Cell) -> Series:
     """The mean, over the experiences, of the accuracy on all classes seen by then."""
     return [*seen_accuracy(cell)]
 
 
-@metric(
-    heading="accuracy on old classes [%]", higher_is_better=True, table="further", order=30, range=(0, 1),
+@share(
+    heading="accuracy on old classes [%]", table="further", order=30,
     curve="What is kept: accuracy on all experiences but the newest.",
 )  # fmt: skip
 def old_accuracy(cell: Cell) -> Series:
     """The accuracy on all experiences but the newest, at the end."""
-    return transfer.old_accuracy(matrix(cell), counts(cell))
+    return transfer.old_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)])
 
 
-@metric(
-    heading="accuracy on new classes [%]", higher_is_better=True, table="further", order=31, range=(0, 1),
+@share(
+    heading="accuracy on new classes [%]", table="further", order=31,
     curve="What is taken in: accuracy on the newest experience.",
 )  # fmt: skip
 def new_accuracy(cell: Cell) -> Series:

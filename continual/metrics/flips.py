@@ -8,6 +8,8 @@ al. 2024), backward trust from Bansal et al. 2019.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
+from math import inf
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -59,8 +61,11 @@ def between_models(cell: Cell) -> list[dict[str, float | None] | None]:
     return [None, *[asdict(flips(old[:n], new[:n], truth[:n])) for old, new, n in later]]
 
 
-@metric(
-    heading="negative flips [%]", higher_is_better=False, table="main", order=40, range=(0, 1), reduce=mean_of_later,
+flip = partial(metric, table="further", reduce=mean_of_later, range=(0, 1))
+
+
+@flip(
+    heading="negative flips [%]", higher_is_better=False, table="main", order=40,
     curve="Answers that were right before an experience and are wrong after it, of all images that could be known.",
 )  # fmt: skip
 def negative_flips(cell: Cell) -> Series:
@@ -70,34 +75,25 @@ def negative_flips(cell: Cell) -> Series:
     return _share(cell, "negative")
 
 
-@metric(
-    heading="positive flips [%]", higher_is_better=None, table="further", order=41, range=(0, 1), reduce=mean_of_later
-)
+@flip(heading="positive flips [%]", higher_is_better=None, order=41)
 def positive_flips(cell: Cell) -> Series:
     """Of the images that both of two consecutive models can know, the share that was wrong and is right."""
     return _share(cell, "positive")
 
 
-@metric(
-    heading="inconsistency [%]", higher_is_better=False, table="further", order=42, range=(0, 1), reduce=mean_of_later
-)
+@flip(heading="inconsistency [%]", higher_is_better=False, order=42)
 def inconsistency(cell: Cell) -> Series:
     """The share that is wrong and was answered otherwise before (Echterhoff et al. 2024)."""
     return _share(cell, "inconsistency")
 
 
-@metric(
-    heading="backward trust [%]", higher_is_better=True, table="further", order=43, range=(0, 1), reduce=mean_of_later
-)
+@flip(heading="backward trust [%]", higher_is_better=True, order=43)
 def backward_trust(cell: Cell) -> Series:
     """Of the images that were right, the share that still is (Bansal et al. 2019)."""
     return _share(cell, "backward_trust")
 
 
-@metric(
-    heading="relative negative flips", higher_is_better=False, table="further", order=44, factor=1, decimals=2,
-    reduce=mean_of_later, range=(0, float("inf")),
-)  # fmt: skip
+@flip(heading="relative negative flips", higher_is_better=False, order=44, factor=1, decimals=2, range=(0, inf))
 def relative_negative_flips(cell: Cell) -> Series:
     """Negative flips over what independent errors would give: 1 is as bad as chance."""
     return _share(cell, "relative_negative")

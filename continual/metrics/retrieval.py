@@ -50,10 +50,7 @@ def changes(cell: Cell) -> Series:
     return [float(found[: cell.images(n)].mean()) for n, found in enumerate(cell.arrays("refinements"))]
 
 
-@metric(
-    heading="refinements an image", higher_is_better=None, table="further", order=52, factor=1, decimals=2,
-    range=(0, float("inf")),
-)  # fmt: skip
+@metric(heading="refinements an image", higher_is_better=None, table="further", order=52, factor=1, decimals=2)
 def refinements(cell: Cell) -> Series:
     """How often an image's stack was changed before it was answered."""
     return changes(cell)

@@ -159,6 +159,8 @@ class CellFolder:
         """Put the learner and the cache back to the last point that is whole, and say where that is."""
         evaluated: list[Any] = []
         while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
+            if "confidence" not in found[0][0]:
+                break  # of an earlier version, which kept derived figures only: what follows is done anew
             evaluated.append(found)
         for number in reversed(self._learned.numbers()):
             kept = checkpoints.read(self._learned.path(number))

@@ -19,7 +19,8 @@ from measuring import table
 from scipy import stats
 
 from continual.experiments.collected import collect
-from continual.experiments.results import Cell
+from continual.metrics import METRICS
+from continual.metrics.cell import Cell
 
 FIGURES = ("average", "final")
 HEADINGS = ["stream", *[h for name in ("Ā", "final") for h in (f"best rival, {name}", "rival", "ours", "gain")]]
@@ -31,7 +32,7 @@ def accuracies(cells: Sequence[Cell], figure: str) -> dict[str, dict[int, float]
     """Return a figure of every cell, in percent, by label and seed."""
     found: dict[str, dict[int, float]] = {}
     for cell in cells:
-        value = cell.figures()[figure]
+        value = METRICS.get(figure).figure(cell)
         assert value is not None
         found.setdefault(cell.label, {})[cell.seed] = 100 * value
     return found

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from continual.errors import InputError
-from continual.experiments.results import Cell
+from continual.metrics.cell import Cell
+from continual.metrics.figures import figures
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def collect(path: Path) -> Run:
 
 def _cells(file: Path) -> list[Cell]:
     try:
-        cells = [Cell(**values) for values in _read(file)]
+        cells = [Cell.from_json(values) for values in _read(file)]
         for cell in cells:
             if cell.complete:
-                cell.figures()
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+                figures(cell)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise InputError(
             f"{file} is damaged or of another version ({error}): delete it and give the run's command again"
         ) from None

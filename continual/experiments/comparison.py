@@ -11,8 +11,8 @@ from continual.errors import InputError
 from continual.experiments import published
 from continual.experiments.collected import Run
 from continual.experiments.published import Protocol
-from continual.experiments.results import Cell
 from continual.methods import methods
+from continual.metrics.cell import Cell
 
 
 @dataclass(frozen=True)

@@ -14,32 +14,12 @@ from continual.experiments import pictures
 from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
-from continual.experiments.results import Cell
+from continual.experiments.results import by_label
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
-
-MEANINGS = {
-    "average accuracy Ā": "the mean, over the experiences, of the accuracy on all classes seen by then",
-    "final accuracy": "the accuracy on all classes after the last experience",
-    "forgetting": "the mean, over all experiences but the last, of the best accuracy so far less that at the end "
-    "(Chaudhry et al. 2018)",
-    "negative, positive flips": "of the images that both of two consecutive models can know, the share that was right "
-    "and is wrong, or was wrong and is right; the mean over the experiences (Yan et al. 2021)",
-    "inconsistency": "the share that is wrong and was answered otherwise before (Echterhoff et al. 2024)",
-    "backward trust": "of the images that were right, the share that still is (Bansal et al. 2019)",
-    "relative negative flips": "negative flips over what independent errors would give: 1 is as bad as chance",
-    "right stack": "the share of images answered with the adapters of the experience that brought their class; at "
-    "first by the prototypes, then refined",
-    "calibration error": "expected calibration error of the last model, 15 bins of equal width (Guo et al. 2017)",
-    "backward transfer": "the mean change of an experience's accuracy since it was learned (Lopez-Paz, Ranzato 2017)",
-    "forward transfer": "the accuracy on an experience before it is learned; 0 by construction where its classes are "
-    "new, and then not shown",
-    "learning, evaluation": "seconds in all; evaluation remembers the features of frozen weights from one experience "
-    "to the next, inference times one batch with nothing remembered",
-    "waiting for images": "the share of the training loop's time; of a GPU, which works on meanwhile, at most so much "
-    "was idle",
-    "memory": "bytes stored after the last experience beside the frozen backbone",
-    "±": "the standard deviation over the seeds (n - 1)",
-}
+from continual.metrics.accuracy import seen_accuracy
+from continual.metrics.calibration import reliability
+from continual.metrics.cell import Cell
+from continual.metrics.figures import measures
 
 
 def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
@@ -76,8 +56,20 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
         )
     title = boards[0].title if len(boards) == 1 else f"{len(boards)} benchmarks"
     return environment.get_template("page.html").render(
-        title=title, boards=shown, classes=classes, meanings=MEANINGS, runs=[_provenance(run) for run in runs]
+        title=title, boards=shown, classes=classes, meanings=_meanings(boards), runs=[_provenance(run) for run in runs]
     )
+
+
+def _meanings(boards: Sequence[Board]) -> dict[str, str]:
+    """Say what each metric that some board has a figure of means, and which direction is better."""
+    said = {None: "", True: "; higher is better", False: "; lower is better"}
+    found = {
+        metric.heading.partition(" [")[0]: metric.summary + said[metric.higher_is_better]
+        for board in boards
+        for metric in measures(board.cells)
+        if metric.table and any(metric.figure(cell) is not None for cell in board.cells)
+    }
+    return {**found, "±": "the standard deviation over the seeds (n - 1)"}
 
 
 def _summary(board: Board) -> str:
@@ -104,10 +96,10 @@ def _published(board: Board) -> Table | None:
 
 def _experiences(cells: Sequence[Cell]) -> Table:
     """Return the mean accuracy on all classes seen after each experience, a line a label."""
-    steps = len(cells[0].accuracy)
+    steps = len(cells[0].evaluations)
     lines = [
-        [label, *[f"{100 * value:.1f}" for value in np.mean([c.seen_accuracy() for c in alike], axis=0)]]
-        for label, alike in _by_label(cells)
+        [label, *[f"{100 * value:.1f}" for value in np.mean([seen_accuracy(cell) for cell in alike], axis=0)]]
+        for label, alike in by_label(cells).items()
     ]
     return Table(["after experience", *[str(n) for n in range(1, steps + 1)]], lines)
 
@@ -115,18 +107,13 @@ def _experiences(cells: Sequence[Cell]) -> Table:
 def _reliability(cells: Sequence[Cell]) -> Table:
     """Return, for every label and bin of confidence, the images, the mean confidence and the share answered right."""
     lines = []
-    for label, alike in _by_label(cells):
-        table = np.sum([cell.reliability[-1] for cell in alike], axis=0)
+    for label, alike in by_label(cells).items():
+        table = np.sum([reliability(cell)[-1] for cell in alike], axis=0)
         for place, (images, confidence, right) in enumerate(table):
             edges = f"{100 * place / len(table):.1f} to {100 * (place + 1) / len(table):.1f}"
             means = [f"{100 * x / images:.1f}" if images else ABSENT for x in (confidence, right)]
             lines.append([label, edges, f"{images:.0f}", *means])
     return Table(["method", "confidence [%]", "images", "mean confidence [%]", "answered right [%]"], lines)
-
-
-def _by_label(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
-    for label in dict.fromkeys(cell.label for cell in cells):
-        yield label, [cell for cell in cells if cell.label == label]
 
 
 def _provenance(run: Run) -> dict[str, Any]:

@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from continual.experiments import svg
-from continual.experiments.results import Cell
+from continual.experiments.results import by_label
 from continual.metrics import transfer
+from continual.metrics.accuracy import final, matrix
+from continual.metrics.base import Metric
 from continual.metrics.calibration import expected_calibration_error
+from continual.metrics.calibration import reliability as reliability_tables
+from continual.metrics.cell import Cell
+from continual.metrics.retrieval import choices, first_choices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,35 +42,24 @@ Draw = Callable[[Any, list[Cell], dict[str, Any]], None]
 
 def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
     """Draw the accuracy on all classes seen after each experience."""
-    return curves(cells, "seen_accuracy", "accuracy on classes seen [%]", 100, title, limits=(0, 102))
+    return panels(cells, {final: title}, "accuracy on classes seen [%]", limits=(0, 102))
 
 
-def curves(
-    cells: Sequence[Cell],
-    name: str,
-    heading: str,
-    factor: float = 1,
-    title: str = "",
-    limits: tuple[float, float] | None = None,
-) -> Figure:
-    """Draw one of `Cell.series` against experiences, a line a label: the seeds' mean, and ± their deviation."""
-    return panels(cells, {name: title}, heading, factor, limits)
+def curves(cells: Sequence[Cell], metric: Metric) -> Figure:
+    """Draw a metric against experiences, a line a label: the seeds' mean, and ± their deviation."""
+    return panels(cells, {metric: ""}, metric.heading)
 
 
 def panels(
-    cells: Sequence[Cell],
-    names: Mapping[str, str],
-    heading: str,
-    factor: float = 100,
-    limits: tuple[float, float] | None = None,
+    cells: Sequence[Cell], metrics: Mapping[Metric, str], heading: str, limits: tuple[float, float] | None = None
 ) -> Figure:
-    """Draw several of `Cell.series` side by side on one scale, as `curves` draws one; `names` are their titles."""
+    """Draw several metrics side by side on one scale, as `curves` draws one; with their titles."""
     # Many bands lie on one another: fainter, the lines can still be told apart.
     shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
 
-    def drawing(name: str) -> Draw:
+    def drawing(metric: Metric) -> Draw:
         def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-            values = factor * np.array([cell.series()[name] for cell in alike], dtype=np.float64)
+            values = metric.factor * np.array([metric(cell) for cell in alike], dtype=np.float64)
             steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
             axes.plot(steps, mean, **style)
             if len(values) > 1:
@@ -74,10 +68,10 @@ def panels(
 
         return draw
 
-    figure = _lines(cells, {title: drawing(name) for name, title in names.items()})
+    figure = _lines(cells, {title: drawing(metric) for metric, title in metrics.items()})
     for axes in figure.axes:
         axes.set(xlabel="experiences learned", ylim=limits if limits else (min(0, axes.get_ylim()[0]), None))
-        axes.set_xticks(_ticks(max(len(cell.accuracy) for cell in cells)))
+        axes.set_xticks(_ticks(max(len(cell.evaluations) for cell in cells)))
     figure.axes[0].set_ylabel(heading)
     return figure
 
@@ -86,14 +80,14 @@ def forgetting(cells: Sequence[Cell]) -> Figure:
     """Draw how much of each experience is forgotten at the end; the last has had no time to be."""
 
     def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-        values = 100 * np.array([transfer.experience_forgetting(cell.matrix()) for cell in alike])
+        values = 100 * np.array([transfer.experience_forgetting(matrix(cell)) for cell in alike])
         steps = np.arange(1, values.shape[1] + 1)
         error = values.std(0, ddof=1) if len(values) > 1 else None
         axes.errorbar(steps, values.mean(0), error, capsize=2, elinewidth=1, **style)
 
     figure = _lines(cells, {"": draw})
     figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
-    figure.axes[0].set_xticks(_ticks(max(len(cell.accuracy) for cell in cells) - 1))
+    figure.axes[0].set_xticks(_ticks(max(len(cell.evaluations) for cell in cells) - 1))
     return figure
 
 
@@ -101,7 +95,7 @@ def reliability(cells: Sequence[Cell]) -> Figure:
     """Draw the share answered right against confidence, over the last models of all seeds; the diagonal is perfect."""
 
     def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-        table = np.sum([cell.reliability[-1] for cell in alike], axis=0)
+        table = np.sum([reliability_tables(cell)[-1] for cell in alike], axis=0)
         count, confidence, right = table[table[:, 0] > 0].T
         error = expected_calibration_error(table)
         style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"
@@ -116,15 +110,15 @@ def reliability(cells: Sequence[Cell]) -> Figure:
 
 def accuracy_matrix(cells: Sequence[Cell]) -> Figure:
     """Draw the mean accuracy matrix of one label's cells: rows learned so far, columns the experience tested."""
-    matrix = 100 * np.mean([cell.matrix() for cell in cells], axis=0)
-    return _heat_maps([("", matrix)], "tested on experience", "experiences learned")
+    mean = 100 * np.mean([matrix(cell) for cell in cells], axis=0)
+    return _heat_maps([("", mean)], "tested on experience", "experiences learned")
 
 
 def retrieval(cells: Sequence[Cell]) -> Figure:
     """Draw, for one label's cells, how often each stack was chosen for the images of each, before and after."""
     maps = []
-    for title, name in (("at first", "first_confusion"), ("refined", "confusion")):
-        counts = np.sum([getattr(cell, name)[-1] for cell in cells], axis=0)
+    for title, tables in (("at first", first_choices), ("refined", choices)):
+        counts = np.sum([tables(cell)[-1] for cell in cells], axis=0)
         maps.append((title, 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
     return _heat_maps(maps, "chosen stack", "right stack")
 
@@ -134,9 +128,7 @@ def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
-    grouped: dict[str, list[Cell]] = {}
-    for cell in cells:
-        grouped.setdefault(cell.label, []).append(cell)
+    grouped = by_label(cells)
     # Room for the legend below, two labels a line.
     width = 4.6 if len(drawings) == 1 else 3.2 * len(drawings)
     figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")

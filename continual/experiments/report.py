@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -15,7 +15,9 @@ from continual.experiments import pictures, tables
 from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
-from continual.experiments.results import Cell
+from continual.metrics.accuracy import accuracy
+from continual.metrics.cell import Cell
+from continual.metrics.figures import series
 
 PAGE = "report.html"
 
@@ -27,7 +29,7 @@ def terminal(title: str, cells: Sequence[Cell]) -> Table:
 
 def write(title: str, cells: Sequence[Cell], out: Path) -> None:
     """Write results.json, results.csv, results.md and accuracy.png into a run folder."""
-    write_text(out / "results.json", json.dumps([asdict(cell) for cell in cells]) + "\n")
+    write_text(out / "results.json", json.dumps([_measured(cell) for cell in cells]) + "\n")
     write_text(out / "results.csv", tables.csv_text(tables.experience_lines(cells)))
     write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
     pictures.save(pictures.accuracy(cells, title), out / "accuracy.png")
@@ -79,3 +81,9 @@ def _joined(boards: Sequence[Board], found: Sequence[list[list[object]]]) -> str
     """Join lines of several boards below one heading, with the board's title in front."""
     lines = [[board.title, *line] for board, (_, *rest) in zip(boards, found, strict=True) for line in rest]
     return tables.csv_text([["benchmark", *found[0][0]], *lines])
+
+
+def _measured(cell: Cell) -> dict[str, Any]:
+    """Return what a cell is of, its accuracies by experience, and every series; `cells/` has the answers."""
+    about = ("label", "method", "seed", "settings", "backbone", "test_counts", "class_counts")
+    return {**{name: getattr(cell, name) for name in about}, "accuracy": accuracy(cell), **series(cell)}

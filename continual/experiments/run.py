@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from continual.experiments.config import MethodConfig, RunConfig
 from continual.experiments.cost import inference_cost, numbers_stored
 from continual.experiments.pretraining import pretrained_on, untrained
 from continual.experiments.provenance import cell_record, stream_digest, surroundings
-from continual.experiments.results import Cell
+from continual.experiments.results import empty_cell, measured
 from continual.experiments.run_folder import CellFolder, RunFolder
-from continual.experiments.transformed import answer_turned, turned_training
+from continual.experiments.transformed import answer_transformed, transformed_training
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.progress import Progress
 from continual.lifecycle import locks
+from continual.metrics.accuracy import seen_accuracy
+from continual.metrics.cell import Cell
+from continual.symmetry.views import group_named
 
 
 def run_config(
@@ -191,8 +195,8 @@ def run_cell(
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
-    Test images are answered as they are, and moved by random elements of the groups `turned`; training images are
-    moved by elements of `train_turned`.
+    Test images are answered as they are, and transformed by random elements of the groups `turned`; training images
+    are transformed by elements of `train_turned`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
@@ -201,15 +205,19 @@ def run_cell(
     place = place if resumable else None
     cache = FeatureCache()
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
-    cells = [Cell.empty(name, learner.method, seed, {**settings, **rows[name]}, backbone, stream) for name in rows]
+    groups = {group: group_named(group).order for group in turned}
+    cells = [
+        empty_cell(name, learner.method, seed, {**settings, **rows[name]}, backbone, stream, groups) for name in rows
+    ]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
     if train_turned is not None:
-        experiences = [turned_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]
+        experiences = [transformed_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]
     learned = evaluated = 0
     seconds, waited = 0.0, _Waited(progress)
     if place is not None:
         found = place.resume(learner, cache)
-        learned, evaluated, seconds, cells = found.learned, found.evaluated, found.seconds, found.cells or cells
+        learned, evaluated, seconds = found.learned, len(found.evaluations), found.seconds
+        cells = [replace(cell, evaluations=tuple(e[n] for e in found.evaluations)) for n, cell in enumerate(cells)]
         learner.recall(experiences[:learned])
     distributed.agree((learned, evaluated), "checkpoints")
     for number in range(evaluated, len(experiences)):
@@ -222,7 +230,7 @@ def run_cell(
                 _settle(learner, experiences[: number + 1])
             if place is not None:
                 place.keep_learned(number + 1, learner, seconds)
-        for cell, changes in zip(cells, rows.values(), strict=True):
+        for index, changes in enumerate(rows.values()):
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
             known = stream.experiences[: number + 1]
@@ -230,23 +238,24 @@ def run_cell(
             predictions = [judged.predict(e.test_images, **asked) for e in known]
             evaluation_seconds = time.perf_counter() - started
             seconds_an_image, passes = inference_cost(judged, known)
-            cell.add(
+            cells[index] = measured(
+                cells[index],
                 predictions,
                 stream,
-                seconds,
-                evaluation_seconds,
-                judged.memory(),
+                learning_seconds=seconds,
+                evaluation_seconds=evaluation_seconds,
+                memory=judged.memory(),
                 inference_seconds=seconds_an_image,
                 passes=passes,
                 parameters=numbers_stored(judged),
                 waiting=waited.share,
-                turned={group: answer_turned(judged, group, seed, predictions, known, **asked) for group in turned},
+                transformed={group: answer_transformed(judged, group, seed, known, **asked) for group in groups},
             )
         learned = number + 1
         if place is not None:
             place.keep_evaluated(learned, cells, cache)
         if progress is not None:
-            shown = {"accuracy": cells[0].seen_accuracy()[-1]}
+            shown = {"accuracy": seen_accuracy(cells[0])[-1]}
             progress(f"{label}, seed {seed}", number + 1, len(experiences), shown)
     return learner, cells
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from continual import distributed
 from continual.errors import InputError
 from continual.experiments.config import RunConfig
-from continual.experiments.results import Cell
 from continual.learning import checkpoints
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.metrics.cell import Cell, Evaluation
 
 ABSENT = "absent"
 
@@ -116,10 +117,10 @@ class CellFolder:
     def read(self) -> list[Cell] | None:
         """Return the cell and its variants if they are finished."""
         try:
-            return [Cell(**values) for values in json.loads(self.file.read_text())]
+            return [Cell.from_json(values) for values in json.loads(self.file.read_text())]
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, LookupError) as error:
             raise InputError(
                 f"{self.file} is damaged or of another version ({error}): delete it to run it anew"
             ) from None
@@ -127,7 +128,7 @@ class CellFolder:
     def finish(self, cells: Sequence[Cell], record: Mapping[str, Any]) -> None:
         """Write the finished cell and remove what it was made from."""
         write_json(self.record, record)
-        write_json(self.file, [vars(cell) for cell in cells])
+        write_json(self.file, [cell.to_json() for cell in cells], indent=None)  # it holds long lists
         shutil.rmtree(self.work, ignore_errors=True)
 
     def training(self, number: int) -> CheckpointFolder:
@@ -142,14 +143,14 @@ class CellFolder:
         shutil.rmtree(self.work / f"experience-{number - 2}", ignore_errors=True)
 
     def keep_evaluated(self, number: int, cells: Sequence[Cell], cache: FeatureCache) -> None:
-        """Keep the measurements after `number` experiences, and the features remembered since the last time."""
+        """Keep the evaluations after `number` experiences, and the features remembered since the last time."""
         newest: dict[Any, Any] = {}
         for features in distributed.exchange(cache.newest()):
             for name, (images, found) in features.items():
                 newest.setdefault(name, []).append((images, found))
         if distributed.first():
             joined = {k: tuple(map(torch.cat, zip(*parts, strict=True))) for k, parts in newest.items()}
-            checkpoints.write(self._evaluated(number), ([vars(cell) for cell in cells], joined))
+            checkpoints.write(self._evaluated(number), ([vars(cell.evaluations[-1]) for cell in cells], joined))
 
     def _evaluated(self, number: int) -> Path:
         return self.work / f"evaluated-{number}.safetensors"
@@ -158,6 +159,8 @@ class CellFolder:
         """Put the learner and the cache back to the last point that is whole, and say where that is."""
         evaluated: list[Any] = []
         while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
+            if "confidence" not in found[0][0]:
+                break  # of an earlier version, which kept derived figures only: what follows is done anew
             evaluated.append(found)
         for number in reversed(self._learned.numbers()):
             kept = checkpoints.read(self._learned.path(number))
@@ -167,27 +170,26 @@ class CellFolder:
             learner.restore(*state)
             for _, features in evaluated[:number]:
                 cache.remember(features, learner.device)
-            cells = [Cell(**values) for values in evaluated[:number][-1][0]] if evaluated[:number] else []
-            return Progressed(number, len(evaluated[:number]), seconds, cells)
-        return Progressed(0, 0, 0.0, [])
+            return Progressed(number, seconds, [[Evaluation(**e) for e in found] for found, _ in evaluated[:number]])
+        return Progressed(0, 0.0, [])
 
 
+@dataclass(frozen=True)
 class Progressed:
     """How far a cell has come."""
 
-    def __init__(self, learned: int, evaluated: int, seconds: float, cells: list[Cell]) -> None:
-        self.learned, self.evaluated = learned, evaluated  #: experiences
-        self.seconds = seconds  #: that learning the last one took
-        self.cells = cells  #: measurements after `evaluated` experiences; empty before the first
+    learned: int  #: experiences
+    seconds: float  #: that learning the last one took
+    evaluations: list[list[Evaluation]]  #: of each experience that was evaluated: the cell's, and its variants'
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any, indent: int | None = 1) -> None:
     """Write atomically and durably, so that a killed run leaves no half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes that share a folder may write the same file at once.
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+        file.write(json.dumps(values, indent=indent) + "\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -12,50 +12,13 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from continual.experiments.published import Protocol
-from continual.experiments.results import Cell, Row, rows
-from continual.experiments.transformed import MEASURES
+from continual.experiments.results import Row, rows
+from continual.metrics import METRICS
+from continual.metrics.base import Metric
+from continual.metrics.cell import Cell
+from continual.metrics.figures import measures
 
 ABSENT = "–"  #: where a method has no such figure
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a figure is shown."""
-
-    heading: str
-    factor: float = 100
-    decimals: int = 1
-
-
-#: figure -> column, of the results table
-MAIN = {
-    "average": Column("average accuracy Ā [%]"),
-    "final": Column("final accuracy [%]"),
-    "forgetting": Column("forgetting [%]"),
-    "negative_flips": Column("negative flips [%]"),
-    "right_stack": Column("right stack [%]"),
-    "calibration_error": Column("calibration error [%]"),
-    "learning_seconds": Column("learning [s]", 1, 0),
-    "inference_seconds": Column("inference [ms/image]", 1000, 2),
-    "passes": Column("passes an image", 1, 2),
-    "memory": Column("memory [MiB]", 2**-20, 2),
-}
-#: figure -> column, of the table of further measures
-FURTHER = {
-    "old_accuracy": Column("accuracy on old classes [%]"),
-    "new_accuracy": Column("accuracy on new classes [%]"),
-    "backward_transfer": Column("backward transfer [%]"),
-    "forward_transfer": Column("forward transfer [%]"),
-    "positive_flips": Column("positive flips [%]"),
-    "inconsistency": Column("inconsistency [%]"),
-    "backward_trust": Column("backward trust [%]"),
-    "relative_negative_flips": Column("relative negative flips", 1, 2),
-    "right_stack_at_first": Column("right stack at first [%]"),
-    "refinements": Column("refinements an image", 1, 2),
-    "waiting": Column("waiting for images [%]"),
-    "evaluation_seconds": Column("evaluation [s]", 1, 0),
-    "parameters": Column("numbers stored [10³]", 1e-3, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -72,28 +35,18 @@ def results_table(cells: Sequence[Cell], protocol: Protocol | None = None) -> Ta
     A published figure stands in the line that bears its method's name, or else in the method's first line.
     """
     table = rows(cells)
-    columns = _columns(table, _main(cells))
+    columns = _columns(cells, table, "main")
     if protocol is not None and (named := _published(table, protocol)):
-        for place, (name, heading) in ((3, ("final", "final")), (2, ("average", "Ā"))):
+        for name, heading in (("average", "Ā"), ("final", "final")):
             values = [f"{100 * getattr(named[n], name):.2f}" if n in named else ABSENT for n in range(len(table))]
-            columns.insert(place, [f"published {heading} [%]", *values])
+            place = [column[0] for column in columns].index(METRICS.get(name).heading)
+            columns.insert(place + 1, [f"published {heading} [%]", *values])
     return _transposed(columns)
-
-
-def _main(cells: Sequence[Cell]) -> dict[str, Column]:
-    """Return the main columns, those of moved test images after the upright ones'."""
-    turned = {
-        f"{name} {group}": Column(heading.format(group))
-        for group in dict.fromkeys(group for cell in cells for group in cell.groups)
-        for name, heading in MEASURES.items()
-    }
-    first = [*MAIN][:2]
-    return {**{key: MAIN[key] for key in first}, **turned, **MAIN}
 
 
 def further_table(cells: Sequence[Cell]) -> Table:
     """Return the table of further measures."""
-    return _transposed(_columns(rows(cells), FURTHER))
+    return _transposed(_columns(cells, rows(cells), "further"))
 
 
 def _transposed(columns: list[list[str]]) -> Table:
@@ -101,19 +54,19 @@ def _transposed(columns: list[list[str]]) -> Table:
     return Table([*headings], [[*line] for line in lines])
 
 
-def _columns(table: Sequence[Row], columns: dict[str, Column]) -> list[list[str]]:
+def _columns(cells: Sequence[Cell], table: Sequence[Row], name: str) -> list[list[str]]:
     """Return columns of text, without those that are empty."""
-    shown = {key: c for key, c in columns.items() if any(row.mean.get(key) is not None for row in table)}
-    body = [[c.heading, *[_text(row, key, c) for row in table]] for key, c in shown.items()]
+    metrics = [m for m in measures(cells) if m.table == name and any(row.mean[m.name] is not None for row in table)]
+    body = [[m.heading, *[_text(row, m) for row in table]] for m in metrics]
     return [["method", *[row.label for row in table]], *body]
 
 
-def _text(row: Row, key: str, column: Column) -> str:
-    mean, deviation = row.mean.get(key), row.deviation.get(key)
+def _text(row: Row, metric: Metric) -> str:
+    mean, deviation = row.mean[metric.name], row.deviation[metric.name]
     if mean is None:
         return ABSENT
-    text = f"{column.factor * mean:.{column.decimals}f}"
-    return text if deviation is None else f"{text} ± {column.factor * deviation:.{column.decimals}f}"
+    text = f"{metric.factor * mean:.{metric.decimals}f}"
+    return text if deviation is None else f"{text} ± {metric.factor * deviation:.{metric.decimals}f}"
 
 
 def _published(table: Sequence[Row], protocol: Protocol) -> dict[int, object]:
@@ -180,13 +133,14 @@ def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> lis
 
 def experience_lines(cells: Sequence[Cell]) -> list[list[object]]:
     """Return headings, then what every cell measured after every experience, one line each."""
-    keys = [*cells[0].series()]
+    metrics = {metric.column: metric for metric in measures(cells)}
     lines: list[list[object]] = []
     for cell in cells:
-        columns = cell.series()
-        for number in range(len(cell.accuracy)):
-            lines.append([cell.label, cell.method, cell.seed, number + 1, *[columns[key][number] for key in keys]])
-    return [["label", "method", "seed", "experience", *keys], *lines]
+        columns = zip(*[metric(cell) for metric in metrics.values()], strict=True)
+        lines += [
+            [cell.label, cell.method, cell.seed, number, *values] for number, values in enumerate(columns, start=1)
+        ]
+    return [["label", "method", "seed", "experience", *metrics], *lines]
 
 
 def csv_text(lines: Sequence[Sequence[object]]) -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from continual.metrics.base import Series, metric
+from continual.metrics.cell import Cell, derived
+
 BINS = 15  #: the number the paper, and nearly everyone after it, uses
 
 Table = NDArray[np.float64]
@@ -51,6 +54,25 @@ def mean_confidence(table: ArrayLike) -> float | None:
     """
     count, confidence, _ = _columns(table)
     return float(confidence.sum() / count.sum()) if count.sum() else None
+
+
+@derived("reliability")
+def reliability(cell: Cell) -> list[Table]:
+    """Return the `reliability_table` after each experience, of all test images so far."""
+    truth, confidence, tables = np.array(cell.truth), cell.arrays("confidence"), []
+    for number, answers in enumerate(cell.arrays("answers")):
+        n = cell.images(number)
+        tables.append(reliability_table(confidence[number][:n], answers[:n] == truth[:n]))
+    return tables
+
+
+@metric(
+    heading="calibration error [%]", higher_is_better=False, table="main", order=60, range=(0, 1),
+    curve="Expected calibration error (15 bins) of the answers.",
+)  # fmt: skip
+def calibration_error(cell: Cell) -> Series:
+    """Expected calibration error of the last model, 15 bins of equal width (Guo et al. 2017)."""
+    return [expected_calibration_error(table) for table in reliability(cell)]
 
 
 def _columns(table: ArrayLike) -> Table:

@@ -7,10 +7,15 @@ al. 2024), backward trust from Bansal et al. 2019.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import inf
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from continual.metrics.base import Series, mean_of_later, metric
+from continual.metrics.cell import Cell, derived
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,54 @@ def flips(old: ArrayLike, new: ArrayLike, truth: ArrayLike) -> Flips:
         backward_trust=float(now[was].mean()) if was.any() else None,
         relative_negative=negative / independent if independent else None,
     )
+
+
+@derived("flips")
+def between_models(cell: Cell) -> list[dict[str, float | None] | None]:
+    """Return `Flips` against the model before, on the experiences it had learned; None for the first."""
+    answers, truth = cell.arrays("answers"), np.array(cell.truth)
+    known = [cell.images(number) for number in range(len(answers))]
+    later = zip(answers, answers[1:], known, strict=False)
+    return [None, *[asdict(flips(old[:n], new[:n], truth[:n])) for old, new, n in later]]
+
+
+flip = partial(metric, table="further", reduce=mean_of_later, range=(0, 1))
+
+
+@flip(
+    heading="negative flips [%]", higher_is_better=False, table="main", order=40,
+    curve="Answers that were right before an experience and are wrong after it, of all images that could be known.",
+)  # fmt: skip
+def negative_flips(cell: Cell) -> Series:
+    """Of the images that both of two consecutive models can know, the share that was right and is wrong; the mean over
+    the experiences (Yan et al. 2021).
+    """
+    return _share(cell, "negative")
+
+
+@flip(heading="positive flips [%]", higher_is_better=None, order=41)
+def positive_flips(cell: Cell) -> Series:
+    """Of the images that both of two consecutive models can know, the share that was wrong and is right."""
+    return _share(cell, "positive")
+
+
+@flip(heading="inconsistency [%]", higher_is_better=False, order=42)
+def inconsistency(cell: Cell) -> Series:
+    """The share that is wrong and was answered otherwise before (Echterhoff et al. 2024)."""
+    return _share(cell, "inconsistency")
+
+
+@flip(heading="backward trust [%]", higher_is_better=True, order=43)
+def backward_trust(cell: Cell) -> Series:
+    """Of the images that were right, the share that still is (Bansal et al. 2019)."""
+    return _share(cell, "backward_trust")
+
+
+@flip(heading="relative negative flips", higher_is_better=False, order=44, factor=1, decimals=2, range=(0, inf))
+def relative_negative_flips(cell: Cell) -> Series:
+    """Negative flips over what independent errors would give: 1 is as bad as chance."""
+    return _share(cell, "relative_negative")
+
+
+def _share(cell: Cell, name: str) -> Series:
+    return [None if found is None else found[name] for found in between_models(cell)]

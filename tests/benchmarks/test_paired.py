@@ -9,21 +9,14 @@ import pytest
 from paired import accuracies, best_rival, interval, lines
 
 from continual.experiments.config import load_runs
-from continual.experiments.results import Cell
+from continual.metrics.cell import Cell, Evaluation
 from tests.conftest import ROOT
 
 
 def cell(label: str, seed: int, accuracy: list[list[float]]) -> Cell:
     """A cell of two experiences."""
-    made = Cell(label, label, seed, {}, "", [10, 10], [2, 2], accuracy)
-    made.flips, made.reliability, made.inference_seconds = [None, None], [[[1.0, 1.0, 1.0]]] * 2, [None, None]
-    made.learning_seconds, made.evaluation_seconds, made.memory, made.parameters = (
-        [1.0] * 2,
-        [1.0] * 2,
-        [1] * 2,
-        [1] * 2,
-    )
-    return made
+    evaluations = (Evaluation(learning_seconds=1.0, evaluation_seconds=1.0, memory=1),) * 2
+    return Cell(label, label, seed, {}, "", [10, 10], [2, 2], evaluations=evaluations, recorded={"accuracy": accuracy})
 
 
 CELLS = [

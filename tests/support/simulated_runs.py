@@ -1,40 +1,57 @@
-"""Cells and run folders of random measurements, as a run would leave them."""
+"""Cells and run folders of random answers, as a run would leave them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from continual.experiments.results import Cell
+from continual.metrics.cell import Cell, Evaluation
+
+IMAGES = 10  #: of each experience, which brings two classes
 
 
-def made_up(label: str, seed: int, experiences: int = 3, stacks: bool = True) -> Cell:
-    """A whole cell of random measurements."""
+def made_up(
+    label: str,
+    seed: int,
+    experiences: int = 3,
+    stacks: bool = True,
+    groups: Sequence[str] = (),
+    right: float = 0.75,
+) -> Cell:
+    """A whole cell of random answers, of which about the share `right` is right."""
     draw = np.random.default_rng(seed)
-    cell = Cell(label, label, seed, {"seed": seed}, "ab", [10] * experiences, [2] * experiences)
-    names = ("negative", "positive", "inconsistency", "backward_trust", "relative_negative")
+    truth = np.arange(IMAGES * experiences) // (IMAGES // 2)
+
+    def guessed(truth: Any, known: int) -> list[int]:
+        other = draw.integers(0, known, len(truth))
+        return np.where(draw.random(len(truth)) < right, truth, other).tolist()
+
+    cell = Cell(label, label, seed, {"seed": seed}, "ab", [IMAGES] * experiences, [2] * experiences, truth.tolist())
+    evaluations = []
     for n in range(1, experiences + 1):
-        cell.accuracy.append(draw.uniform(0.5, 1, n).tolist())
-        cell.reliability.append([[4.0, 3.0, 2.0], [6.0, 5.0, 5.0]])
-        cell.flips.append(None if n == 1 else {name: float(draw.uniform(0, 0.2)) for name in names})
-        cell.answers = [[0] * 10] * n
-        cell.learning_seconds.append(1.0 + n)
-        cell.waiting.append(0.1 * n)
-        cell.evaluation_seconds.append(0.5 * n)
-        cell.inference_seconds.append(0.01 * n)
-        cell.memory.append(1000 * n)
-        cell.parameters.append(250 * n)
+        seen = truth[: IMAGES * n]
+        evaluation = Evaluation(
+            learning_seconds=1.0 + n,
+            evaluation_seconds=0.5 * n,
+            inference_seconds=0.01 * n,
+            waiting=0.1 * n,
+            memory=1000 * n,
+            parameters=250 * n,
+            passes=1.5,
+            answers=guessed(seen, 2 * n),
+            confidence=draw.uniform(0.3, 1, len(seen)).tolist(),
+            transformed={group: guessed(seen, 2 * n) for group in groups},
+        )
         if stacks:
-            counts = (draw.integers(0, 5, (n, n)) + 8 * np.eye(n, dtype=int)).tolist()
-            cell.first_confusion.append(counts)
-            cell.confusion.append(counts)
-            cell.refinements.append(0.1 * n)
-    return cell
+            chosen = {name: guessed(seen // 2, n) for name in ("stack", "first_stack")}
+            evaluation = replace(evaluation, **chosen, refinements=draw.integers(0, 3, len(seen)).tolist())
+        evaluations.append(evaluation)
+    return replace(cell, groups=dict.fromkeys(groups, 4), evaluations=tuple(evaluations))
 
 
 def run_folder(path: Path, cells: Sequence[Cell], **changes: Any) -> Path:
@@ -52,5 +69,5 @@ def run_folder(path: Path, cells: Sequence[Cell], **changes: Any) -> Path:
     (path / "cells").mkdir(parents=True)
     (path / "run.json").write_text(json.dumps({"config": config, "versions": {"torch": "2.9"}}))
     for number, cell in enumerate(cells):
-        (path / "cells" / f"{number}.json").write_text(json.dumps([asdict(cell)]))
+        (path / "cells" / f"{number}.json").write_text(json.dumps([cell.to_json()]))
     return path

@@ -28,8 +28,12 @@ def results(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.glob("cells/*.json")):
         cells = json.loads(path.read_text())
-        times = {k for k in cells[0] if k.endswith("seconds")} | {"waiting"}
-        found[path.name] = [{k: v for k, v in cell.items() if k not in times} for cell in cells]
+        for cell in cells:
+            cell["evaluations"] = [
+                {k: v for k, v in evaluation.items() if not k.endswith("seconds") and k != "waiting"}
+                for evaluation in cell["evaluations"]
+            ]
+        found[path.name] = cells
     for path in sorted(out.glob("records/*.json")):
         record = json.loads(path.read_text())
         found[f"record of {path.name}"] = {k: v for k, v in record.items() if k != "circumstances"}

@@ -15,7 +15,7 @@ from continual.experiments.equivariance.models import Classifier
 from continual.experiments.equivariance.report import Results, Row
 from continual.experiments.equivariance.study import counting, with_fitted_head
 from continual.experiments.equivariance.symmetry import Data, measure, remembered, remembers, wrapped
-from continual.learning.training import Progress
+from continual.learning.progress import Progress
 from continual.seeding import seeded
 from equivariant.groups import FiniteGroup, as_group
 

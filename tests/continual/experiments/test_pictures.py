@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from continual.experiments import pictures
+from continual.metrics.flips import negative_flips
 from tests.support.simulated_runs import made_up
 
 
@@ -31,7 +32,7 @@ def test_inline_pictures_take_the_pages_colours_and_share_no_ids() -> None:
     cells = [made_up("mos", 1), made_up("mos", 2), made_up("ridge", 1, stacks=False)]
     drawn = [
         pictures.accuracy(cells),
-        pictures.curves(cells, "negative_flips", "negative flips [%]", 100),
+        pictures.curves(cells, negative_flips),
         pictures.forgetting(cells),
         pictures.reliability(cells),
         pictures.accuracy_matrix(cells[:2]),

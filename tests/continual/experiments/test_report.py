@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from continual.experiments import gallery, page, report, tables
 from continual.experiments.collected import collect
 from continual.experiments.comparison import boards
 from continual.experiments.published import find
+from continual.metrics.accuracy import average, final
 from tests.support.simulated_runs import made_up, run_folder
 
 Equimos = Callable[..., Any]
@@ -77,7 +79,7 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
     with (out / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     cells = collect(run).cells
-    finals = [cell.figures()["final"] for cell in cells if cell.label == "mos"]
+    finals = [final.figure(cell) for cell in cells if cell.label == "mos"]
     assert float(lines[0]["final"]) == pytest.approx(np.mean(finals))
     assert float(lines[0]["final_sd"]) == pytest.approx(np.std(finals, ddof=1))
     assert lines[1]["right_stack"] == ""
@@ -136,16 +138,17 @@ def test_names_of_users_are_text_on_the_page(equimos: Equimos, tmp_path: Path) -
 
 @pytest.mark.usefixtures("few_pictures")
 def test_published_figures_stand_in_columns_of_their_own(equimos: Equimos, tmp_path: Path) -> None:
-    cells = [made_up(label, 1993, experiences=20) for label in ("mos", "mos_tuned", "finetune")]
-    for cell in cells:
-        cell.class_counts, cell.method = [5] * 20, cell.label.removesuffix("_tuned")
+    cells = [
+        replace(made_up(label, 1993, experiences=20), class_counts=[5] * 20, method=label.removesuffix("_tuned"))
+        for label in ("mos", "mos_tuned", "finetune")
+    ]
     run = run_folder(tmp_path / "run", cells, data={"source": "cifar100"})
     result = equimos("report", run, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     with (tmp_path / "out" / "table.csv").open() as file:
         lines = {line["label"]: line for line in csv.DictReader(file)}
     assert [lines[label]["published_average"] for label in lines] == [str(93.30 / 100), "", ""]
-    assert float(lines["mos"]["average"]) == pytest.approx(cells[0].figures()["average"])
+    assert float(lines["mos"]["average"]) == pytest.approx(average.figure(cells[0]))
     text = (tmp_path / "out" / "report.html").read_text()
     assert "CODA-Prompt" in text
     assert "arXiv 2412.09441, table 1" in text
@@ -183,7 +186,7 @@ def test_runs_on_other_data_get_a_table_of_their_own(equimos: Equimos, tmp_path:
 @pytest.mark.usefixtures("few_pictures")
 def test_what_is_not_finished_is_left_out_and_named(equimos: Equimos, run: Path) -> None:
     values = json.loads((run / "cells" / "0.json").read_text())
-    values[0]["accuracy"].pop()
+    values[0]["evaluations"].pop()
     (run / "cells" / "0.json").write_text(json.dumps(values))
     result = equimos("report", run)
     assert result.exit_code == 0, result.stderr
@@ -191,27 +194,21 @@ def test_what_is_not_finished_is_left_out_and_named(equimos: Equimos, run: Path)
     assert "mos with seed 1" in (run / "report" / "report.html").read_text()
 
 
-def change(**values: Any) -> Callable[[Any], None]:
-    return lambda cell: [setattr(cell, key, value) for key, value in values.items()] and None
-
-
 @pytest.mark.parametrize(
-    ("alter", "problem"),
+    ("changes", "problem"),
     [
-        (change(settings={"seed": 9, "lr": 0.1}), "lr is 0.1, not absent"),
-        (change(method="ridge"), "its method is ridge, not mos"),
-        (change(backbone="cd" * 32), "SHA-256 cdcdcdcdcdcd…, not ab…"),
-        (change(class_counts=[1, 2, 3]), "other numbers of classes"),
-        (change(seed=1), "'mos' with seed 1 is in"),
-        (change(label="new", seed=1, test_counts=[9, 9, 9]), "other images for seed 1"),
+        (dict(settings={"seed": 9, "lr": 0.1}), "lr is 0.1, not absent"),
+        (dict(method="ridge"), "its method is ridge, not mos"),
+        (dict(backbone="cd" * 32), "SHA-256 cdcdcdcdcdcd…, not ab…"),
+        (dict(class_counts=[3, 2, 1]), "other numbers of classes"),
+        (dict(seed=1), "'mos' with seed 1 is in"),
+        (dict(label="new", seed=1, test_counts=[9, 9, 9]), "other images for seed 1"),
     ],
 )
 def test_cells_that_cannot_be_compared_are_refused(
-    equimos: Equimos, tmp_path: Path, run: Path, alter: Callable[[Any], None], problem: str
+    equimos: Equimos, tmp_path: Path, run: Path, changes: dict[str, Any], problem: str
 ) -> None:
-    cell = made_up("mos", 9)
-    alter(cell)
-    other = run_folder(tmp_path / "other", [cell])
+    other = run_folder(tmp_path / "other", [replace(made_up("mos", 9), **changes)])
     result = equimos("report", run, other)
     assert result.exit_code == 2
     assert problem in result.stderr
@@ -220,8 +217,7 @@ def test_cells_that_cannot_be_compared_are_refused(
 
 
 def test_a_backbone_that_each_seed_trains_differs(tmp_path: Path) -> None:
-    cells = [made_up("mos", seed) for seed in (1, 2)]
-    cells[1].backbone = "cd"
+    cells = [made_up("mos", 1), replace(made_up("mos", 2), backbone="cd")]
     with pytest.raises(InputError, match="SHA-256"):
         boards([collect(run_folder(tmp_path / "a", cells))])
     boards([collect(run_folder(tmp_path / "b", cells, backbone={"pretrain": {"epochs": 1}}))])
@@ -254,8 +250,16 @@ def test_what_is_no_run_is_one_line(equimos: Equimos, tmp_path: Path, run: Path)
             refused(run, f"{name} is damaged")
         (run / "cells" / name).write_text(whole)
     values = json.loads(whole)
-    for key, value in {"accuracy": [["x"], [1], [2]], "flips": [1, 2, 3], "reliability": [[], [], []]}.items():
-        (run / "cells" / name).write_text(json.dumps([{**values[0], key: value}]))
+    first, *later = values[0]["evaluations"]
+    for key, value in {
+        "answers": ["x"] * 10,
+        "confidence": [[]],
+        "stack": [0] * 9,
+        "learning_seconds": "x",
+        "new": 1,
+    }.items():
+        damaged = {**values[0], "evaluations": [{**first, key: value}, *later]}
+        (run / "cells" / name).write_text(json.dumps([damaged]))
         refused(run, f"{name} is damaged")
     (run / "cells" / name).write_text(json.dumps([{**values[0], "label": "stranger"}]))
     refused(run, "does not name")

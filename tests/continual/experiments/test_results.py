@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +11,17 @@ import pytest
 import torch
 
 from continual.datasets.streams import Stream, split_classes
-from continual.experiments.results import Cell, rows
+from continual.experiments.results import empty_cell, measured, rows
 from continual.learning.answers import Prediction
+from continual.metrics.accuracy import accuracy, seen_accuracy
+from continual.metrics.calibration import calibration_error
+from continual.metrics.cell import Cell
+from continual.metrics.figures import figures, series
+from continual.metrics.flips import positive_flips
+from continual.metrics.retrieval import choices, first_choices, refinements, right_stack, right_stack_at_first
 
 BACKBONE: Any = SimpleNamespace(sha256="ab")
+COST = {"learning_seconds": 1.0, "evaluation_seconds": 1.0}
 
 
 @pytest.fixture
@@ -31,25 +38,33 @@ def answer(text: str, confidence: float = 0.75, stacks: tuple[list[int], list[in
     return Prediction(list(text), scores, ("c", "a"), stack, first, changes)
 
 
-def learned(stream: Stream, label: str = "m", seed: int = 1) -> Cell:
-    cell = Cell.empty(label, "mos", seed, {"seed": seed}, BACKBONE, stream)
-    cell.add([answer("cc", 1.0, ([0, 0], [0, 0]))], stream, 2.0, 0.5, {"head": 8}, parameters=2)
+def half_learned(stream: Stream, label: str = "m", seed: int = 1) -> Cell:
+    cell = empty_cell(label, "mos", seed, {"seed": seed}, BACKBONE, stream)
+    cost = {"learning_seconds": 2.0, "evaluation_seconds": 0.5, "parameters": 2}
+    return measured(cell, [answer("cc", 1.0, ([0, 0], [0, 0]))], stream, memory={"head": 8}, **cost)
+
+
+def all_learned(stream: Stream, cell: Cell) -> Cell:
     later = [answer("ca", 0.5, ([0, 0], [0, 1])), answer("aa", 0.75, ([0, 1], [1, 1]))]
-    cost = {"inference_seconds": 0.25, "passes": 2.5}
-    cell.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, parameters=6, waiting=0.125, **cost)
-    return cell
+    cost = {"learning_seconds": 3.0, "evaluation_seconds": 1.5, "parameters": 6, "waiting": 0.125}
+    cost |= {"inference_seconds": 0.25, "passes": 2.5}
+    return measured(cell, later, stream, memory={"head": 16, "bank": 8}, **cost)
+
+
+def learned(stream: Stream, label: str = "m", seed: int = 1) -> Cell:
+    return all_learned(stream, half_learned(stream, label, seed))
 
 
 def test_measures_by_hand(stream: Stream) -> None:
     cell = learned(stream)
     assert cell.complete
-    assert cell.accuracy == [[1.0], [0.5, 1.0]]
-    assert (cell.first_confusion[1], cell.confusion[1]) == ([[2, 0], [1, 1]], [[1, 1], [0, 2]])
-    assert (cell.first_stack, cell.stack) == ([1.0, 0.75], [1.0, 0.75])
-    assert cell.refinements == [0.0, 0.5]
-    assert cell.answers == [[0, 1], [1, 1]]
-    figures = cell.figures()
-    assert figures == {
+    assert accuracy(cell) == [[1.0], [0.5, 1.0]]
+    assert first_choices(cell)[1].tolist() == [[2, 0], [1, 1]]
+    assert choices(cell)[1].tolist() == [[1, 1], [0, 2]]
+    assert (right_stack_at_first(cell), right_stack(cell)) == ([1.0, 0.75], [1.0, 0.75])
+    assert refinements(cell) == [0.0, 0.5]
+    assert (cell.truth, cell.each("answers")) == ([0, 0, 1, 1], [[0, 0], [0, 1, 1, 1]])
+    assert figures(cell) == {
         "average": 0.875,
         "final": 0.75,
         "new_accuracy": 1.0,
@@ -76,46 +91,45 @@ def test_measures_by_hand(stream: Stream) -> None:
         "parameters": 6,
         "passes": 2.5,
     }
-    assert cell.series()["inference_seconds"] == [None, 0.25]
-    assert cell.series()["waiting"] == [None, 0.125]
-    for name in ("waiting", "passes"):
-        getattr(cell, name).clear()  # as read from a run of before
-        assert (cell.series()[name], cell.figures()[name]) == ([None, None], None)
+    assert series(cell)["seen_accuracy"] == [1.0, 0.75]
+    assert series(cell)["inference_seconds"] == [None, 0.25]
+    assert series(cell)["waiting"] == [None, 0.125]
 
 
 def test_one_experience_has_no_figure_that_needs_two(stream: Stream) -> None:
-    cell = Cell.empty("m", "ridge", 1, {}, BACKBONE, stream)
-    cell.add([answer("cc")], stream, 1.0, 1.0, {})
+    cell = measured(empty_cell("m", "ridge", 1, {}, BACKBONE, stream), [answer("cc")], stream, memory={}, **COST)
     assert not cell.complete
-    figures = cell.figures()
+    found = figures(cell)
     absent = ("old_accuracy", "forgetting", "backward_transfer", "negative_flips", "right_stack", "refinements")
-    assert {name: figures[name] for name in absent} == dict.fromkeys(absent)
-    assert figures["average"] == 1.0
+    assert {name: found[name] for name in absent} == dict.fromkeys(absent)
+    assert found["average"] == 1.0
 
 
 def test_what_was_answered_before_learning_is_forward_transfer(stream: Stream) -> None:
-    cell = Cell.empty("m", "ridge", 1, {}, BACKBONE, stream)
-    cell.add([answer("cc"), answer("ac")], stream, 1.0, 1.0, {})
-    cell.add([answer("cc"), answer("aa")], stream, 1.0, 1.0, {})
-    assert cell.figures()["forward_transfer"] == 0.5
-    assert cell.seen_accuracy() == [1.0, 1.0]
-    assert cell.flips[1] is not None
-    assert cell.flips[1]["positive"] == 0.0
+    cell = empty_cell("m", "ridge", 1, {}, BACKBONE, stream)
+    cell = measured(cell, [answer("cc"), answer("ac")], stream, memory={}, **COST)
+    cell = measured(cell, [answer("cc"), answer("aa")], stream, memory={}, **COST)
+    assert figures(cell)["forward_transfer"] == 0.5
+    assert seen_accuracy(cell) == [1.0, 1.0]
+    assert positive_flips(cell) == [None, 0.0]
+    assert calibration_error(cell) == [0.25, 0.25]  # of the images that could be known
 
 
 def test_a_cell_goes_on_after_a_round_through_json(stream: Stream) -> None:
-    half = Cell.empty("m", "mos", 1, {"seed": 1}, BACKBONE, stream)
-    half.add([answer("cc", 1.0, ([0, 0], [0, 0]))], stream, 2.0, 0.5, {"head": 8}, parameters=2)
-    half = Cell(**json.loads(json.dumps(asdict(half))))
-    later = [answer("ca", 0.5, ([0, 0], [0, 1])), answer("aa", 0.75, ([0, 1], [1, 1]))]
-    cost = {"inference_seconds": 0.25, "passes": 2.5}
-    half.add(later, stream, 3.0, 1.5, {"head": 16, "bank": 8}, parameters=6, waiting=0.125, **cost)
-    assert half == learned(stream)
+    half = Cell.from_json(json.loads(json.dumps(half_learned(stream).to_json())))
+    assert all_learned(stream, half) == learned(stream)
+
+
+def test_what_a_cell_derives_is_not_that_of_the_cell_before(stream: Stream) -> None:
+    half = half_learned(stream)
+    assert accuracy(half) == [[1.0]]
+    assert accuracy(all_learned(stream, half)) == [[1.0], [0.5, 1.0]]
 
 
 def test_rows_are_means_and_deviations_and_keep_what_is_absent(stream: Stream) -> None:
     cells = [learned(stream, seed=1), learned(stream, seed=2), learned(stream, "other")]
-    cells[1].accuracy[1] = [0.0, 1.0]
+    first, second = cells[1].evaluations
+    cells[1] = replace(cells[1], evaluations=(first, replace(second, answers=[1, 1, 1, 1])))
     one, other = rows(cells)
     assert (one.label, one.seeds, other.seeds) == ("m", 2, 1)
     assert one.mean["final"] == pytest.approx((0.75 + 0.5) / 2)

@@ -78,6 +78,21 @@ def test_stopped_after_every_checkpoint(
     assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "plain").iterdir()}
 
 
+def test_a_cell_in_the_making_of_an_earlier_version_is_made_anew(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    less = config.model_copy(update={"methods": {"ridge": config.methods["ridge"]}})
+    run_config(less, tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        stop_after_writes(patch, 6)
+        with pytest.raises(Stopped):
+            run_config(less, tmp_path / "out")
+    (evaluated, *_) = sorted((tmp_path / "out" / "work").glob("*/evaluated-*.safetensors"))
+    checkpoints.write(evaluated, ([{"label": "ridge", "accuracy": [[1.0]], "answers": [[0]]}], {}))
+    run_config(less, tmp_path / "out")
+    assert results(tmp_path / "out") == results(tmp_path / "plain")
+
+
 def test_a_full_disk_is_one_error_and_the_run_goes_on_later(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

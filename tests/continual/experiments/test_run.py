@@ -16,6 +16,9 @@ from continual.experiments.config import RunConfig
 from continual.experiments.results import rows
 from continual.experiments.run import run_config
 from continual.experiments.tables import results_table
+from continual.metrics.accuracy import accuracy, average
+from continual.metrics.cost import memory, waiting
+from continual.metrics.retrieval import right_stack
 
 REST = """
 [settings]
@@ -35,7 +38,7 @@ def config(blob_run: Callable[..., RunConfig]) -> RunConfig:
 
 def measured(cells: Any) -> list[Any]:
     """Everything but the clock's figures."""
-    return [(c.label, c.seed, c.settings, c.accuracy, c.stack, c.memory) for c in cells]
+    return [(c.label, c.seed, c.settings, accuracy(c), right_stack(c), memory(c)) for c in cells]
 
 
 def test_a_run_writes_table_picture_and_cells(config: RunConfig, tmp_path: Path) -> None:
@@ -44,9 +47,9 @@ def test_a_run_writes_table_picture_and_cells(config: RunConfig, tmp_path: Path)
     assert [(c.label, c.seed) for c in cells] == [
         (label, seed) for seed in (1, 2) for label in ("mos", "mos, alone", "simple_cil")
     ]
-    assert all(len(row) == number + 1 for c in cells for number, row in enumerate(c.accuracy))
+    assert all(len(row) == number + 1 for c in cells for number, row in enumerate(accuracy(c)))
     for cell in cells:
-        assert [share is not None and 0 < share < 1 for share in cell.waiting] == 2 * [cell.method == "mos"]
+        assert [share is not None and 0 < share < 1 for share in waiting(cell)] == 2 * [cell.method == "mos"]
     assert {p.name for p in out.iterdir()} == {
         "run.json", "cells", "records", "results.json", "results.csv", "results.md", "accuracy.png",
     }  # fmt: skip
@@ -97,7 +100,7 @@ def test_a_folder_of_another_run_is_refused(config: RunConfig, tmp_path: Path) -
 def test_rows_are_means_and_deviations_over_seeds(config: RunConfig) -> None:
     cells = run_config(config, only=["simple_cil"])
     (row,) = rows(cells)
-    averages = [c.figures()["average"] for c in cells]
+    averages = [average.figure(c) for c in cells]
     assert row.mean["average"] == pytest.approx(np.mean(averages))
     assert row.deviation["average"] == pytest.approx(np.std(averages, ddof=1))
     table = results_table(cells)

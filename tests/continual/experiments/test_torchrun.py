@@ -78,10 +78,12 @@ def torchrun(folder: Path, *words: object, **environment: str) -> subprocess.Com
     )
 
 
-def measured(out: Path) -> list[dict[str, Any]]:
+def measured(out: Path) -> list[tuple[Any, ...]]:
     """Return what of the cells must be equal; measures of scores, such as the calibration error, may round."""
     cells = [cell for path in sorted(out.glob("cells/*.json")) for cell in json.loads(path.read_text())]
-    return [{k: cell[k] for k in ("label", "seed", "settings", "correct", "memory") if k in cell} for cell in cells]
+    return [
+        (cell["label"], cell["seed"], cell["settings"], [e["memory"] for e in cell["evaluations"]]) for cell in cells
+    ]
 
 
 def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Test images that are turned: which they are, what is counted, and how it is reported."""
+"""Test images that are transformed: which they are, what is counted, and how it is reported."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from continual.data.inputs import as_experience
 from continual.datasets.streams import Experience
 from continual.errors import InputError
 from continual.experiments.config import load_config
-from continual.experiments.transformed import turned_images, turned_measures, turned_training
-from continual.learning.answers import Prediction
+from continual.experiments.transformed import transformed_images, transformed_training
+from continual.metrics.transformed import transformed_measures
 from equivariant.orbits import orbit
 
 Equimos = Callable[..., Any]
-
-
-def answers(text: str) -> Prediction:
-    return Prediction(list(text), torch.zeros(len(text), 2), ("a", "b"))
 
 
 def experience(images: Any, labels: list[Any]) -> Experience:
@@ -33,12 +29,10 @@ def experience(images: Any, labels: list[Any]) -> Experience:
 
 
 def test_shares_by_hand() -> None:
-    experiences = [experience([], ["a", "b"]), experience([], ["a", "b"])]
-    upright = [answers("ab"), answers("aa")]  # three of four right
-    turned = [answers("bb"), answers("ba")]  # the second alone
-    found = turned_measures("C4", upright, turned, experiences)
+    truth, untransformed, transformed = [list(text) for text in ("abab", "abaa", "bbba")]  # three right; one right
+    found = transformed_measures(untransformed, transformed, truth, order=4)
     assert found == {"turned": (0.75 + 3 * 0.25) / 4, "consistency": 0.5, "orbit_flips": 0.5}
-    found = turned_measures("mirror_h", upright, upright, experiences)
+    found = transformed_measures(untransformed, untransformed, truth, order=2)
     assert found == {"turned": 0.75, "consistency": 1.0, "orbit_flips": 0.0}
 
 
@@ -47,7 +41,7 @@ def test_each_image_is_moved_by_an_element_of_its_own(backbone: Backbone, blobs:
     every = orbit("D4", torch.stack([backbone.preprocessing.evaluation()(image) for image in images]))
 
     def turned(number: int) -> Any:
-        return turned_images(experience(images, labels), number, backbone.preprocessing, "D4", 1993)
+        return transformed_images(experience(images, labels), number, backbone.preprocessing, "D4", 1993)
 
     drawn = [[g for g in range(8) if torch.equal(turned(3)[i][0], every[g, i])] for i in range(len(images))]
     assert {g for (g,) in drawn} == set(range(1, 8))
@@ -59,7 +53,7 @@ def test_training_images_in_any_position_keep_it(backbone: Backbone, blobs: Any)
     images, labels = blobs([0, 1], 20)
     data = as_experience(images, labels, replace(backbone.preprocessing, augment=False))
     every = orbit("C4", torch.stack([image for image, _ in data.evaluation]))
-    found = turned_training(data, 0, "C4", 1993)
+    found = transformed_training(data, 0, "C4", 1993)
     drawn = [[g for g in range(4) if torch.equal(found.training[i][0], every[g, i])] for i in range(len(images))]
     assert {g for (g,) in drawn} == set(range(4))
     assert all(torch.equal(found.training[i][0], found.evaluation[i][0]) for i in range(len(images)))
@@ -73,13 +67,13 @@ def test_a_run_measures_turned_images_and_reports_them(equimos: Equimos, config:
     result = equimos("run", config, "--out", out)
     assert result.exit_code == 0, result.stderr
     cells = {cell["label"]: cell for cell in json.loads((out / "results.json").read_text())}
-    assert [set(found) for found in cells["ridge"]["turned"]] == [{"C4", "D4"}] * 2
-    for found in cells["ridge, D4"]["turned"][-1].values():
-        assert (found["consistency"], found["orbit_flips"]) == (1, 0)
+    for group in ("C4", "D4"):
+        assert len(cells["ridge"][f"turned {group}"]) == 2
+        assert [cells["ridge, D4"][f"{name} {group}"][-1] for name in ("consistency", "orbit_flips")] == [1, 0]
     assert [round(p) for p in (cells["ridge"]["passes"][-1], cells["ridge, D4"]["passes"][-1])] == [1, 8]
     report = equimos("report", out, "--out", config.parent / "report")
     assert report.exit_code == 0, report.stderr
-    assert "turned by C4" in (config.parent / "report" / "table.md").read_text()
+    assert "transformed by C4" in (config.parent / "report" / "table.md").read_text()
     assert (config.parent / "report" / "pictures" / "turned.png").is_file()
 
 

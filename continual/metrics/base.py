@@ -1,0 +1,102 @@
+"""What a metric is: how it is computed of a cell, which direction is better, and how it is shown.
+
+    @metric(heading="worst experience [%]", higher_is_better=True, table="further")
+    def worst(cell: Cell) -> Series:
+        "The lowest accuracy on any experience so far."
+        return [min(row) for row in accuracy(cell)]
+
+is all of one. It is found in a file of this folder, at an entry point `equimos.metrics`, or given to `METRICS.add`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial, update_wrapper
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+
+from continual.metrics.cell import Cell, NotRecorded
+
+Series = list[float | None]  #: a figure after each experience; None where there is none
+
+
+def last(series: Series) -> float | None:
+    """Return the last figure."""
+    return series[-1] if series else None
+
+
+def total(series: Series) -> float | None:
+    """Return the sum, of what each experience costs; None if one is missing."""
+    return None if None in series else float(np.sum(series))  # type: ignore[arg-type]
+
+
+def mean(series: Series) -> float | None:
+    """Return the mean; None if a figure is missing, or if there is none."""
+    return float(np.mean(series)) if series and None not in series else None  # type: ignore[arg-type]
+
+
+def mean_of_later(series: Series) -> float | None:
+    """Return the mean of all but the first, of what compares two models."""
+    return mean(series[1:])
+
+
+def mean_of_present(series: Series) -> float | None:
+    """Return the mean of the figures that are there."""
+    return mean([value for value in series if value is not None])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric; called with a cell it returns its series, in shares, seconds and bytes."""
+
+    name: str
+    heading: str  #: with the unit as shown; `{}` stands for the group, where images are transformed by one
+    higher_is_better: bool | None  #: None where neither is
+    compute: Callable[..., Series] = field(repr=False)  #: its docstring says what the metric means
+    table: Literal["main", "further"] | None = None
+    order: float = inf  #: its place among all metrics; of equal ones the names decide
+    factor: float = 100  #: from the value to what is shown
+    decimals: int = 1
+    reduce: Callable[[Series], float | None] = last  #: from the series to the figure in a table
+    range: tuple[float, float] = (-inf, inf)  #: of the values
+    column: str = ""  #: of its series in tables per experience, which several may share; else its name
+    curve: str | None = None  #: caption of its picture, if it is drawn against experiences
+    by_group: bool = False  #: whether `compute` takes a group's name as well, and there is a figure for each
+
+    def __post_init__(self) -> None:
+        """Take the function's place and documentation over, as `functools.wraps` does."""
+        vars(self).update(column=self.column or self.name, __doc__=inspect.getdoc(self.compute))
+        vars(self).update({name: getattr(self.compute, name, "?") for name in ("__module__", "__qualname__")})
+
+    def __call__(self, cell: Cell) -> Series:
+        """Return the figure after each experience, (T,); None for all where the cell lacks what it is made of."""
+        try:
+            return [*self.compute(cell)]
+        except NotRecorded:
+            return [None] * len(cell.evaluations)
+
+    def figure(self, cell: Cell) -> float | None:
+        """Return the one figure of the whole stream; None where there is no such figure."""
+        return self.reduce(self(cell))
+
+    @property
+    def summary(self) -> str:
+        """What it means, in a line."""
+        return " ".join((self.__doc__ or self.heading).split("\n\n")[0].split()).rstrip(".")
+
+    def under(self, group: str) -> Metric:
+        """Return the metric of images that were transformed by one group."""
+        name, heading = f"{self.name} {group}", self.heading.format(group)
+        compute = update_wrapper(partial(self.compute, group=group), self.compute)
+        return replace(self, name=name, column=name, heading=heading, compute=compute, by_group=False)
+
+
+def metric(
+    *, heading: str, higher_is_better: bool | None, name: str | None = None, **shown: Any
+) -> Callable[[Callable[..., Series]], Metric]:
+    """Make a function of a cell a metric, of the function's name if no other is given; `shown`: see `Metric`."""
+    return lambda compute: Metric(name or compute.__name__, heading, higher_is_better, compute, **shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,15 @@ def size(n: int) -> str:
     ('2.0 KiB', '3.0 MiB')
     """
     return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Write values by name; none at all are a dash.
+
+    >>> pairs({"lr": 0.1, "epochs": 5}), pairs({})
+    ('lr=0.1, epochs=5', '–')
+    """
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "–"
 
 
 def can_ask() -> bool:

@@ -65,7 +65,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return JSON as it is written everywhere: a value a line.
+    r"""Return JSON as it is written everywhere: a value a line.
 
     >>> json_text([1, "é"])
     '[\\n 1,\\n "\\\\u00e9"\\n]\\n'
@@ -179,10 +179,17 @@ def store(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
             raise OSError(str(error)) from error
 
 
-def fetch(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return (tensors, metadata) of a safetensors file; raises OSError or SafetensorError."""
-    from safetensors import safe_open
+def fetch(path: str | Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return (tensors whose names begin so, metadata) of a safetensors file.
 
-    with safe_open(path, framework="pt") as file:
-        # Copies: sums over memory that is mapped from a file, and not aligned, may round otherwise.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    Raises OSError, and ValueError for a file that is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copies: sums over memory that is mapped from a file, and not aligned, may round otherwise.
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error

@@ -13,8 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from continual.errors import ModelFileError
 from continual.files import Header, fetch, store, with_header
 from continual.files import read_header as read_any_header
@@ -53,7 +51,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def read_contents(path: str | Path, integers: Collection[str] = ()) -> tuple[Header, dict[str, Any]]:
-    """Return the header of a model file, with its tensors named in `integers`, and its JSON values; raises as `read`."""
+    """Return the header of a model file, with its tensors named in `integers`, and its JSON values; see `read`."""
     with _readable(path):
         header = read_any_header(path, integers)
         return header, _values(path, header.metadata)
@@ -80,7 +78,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         yield
     except ModelFileError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
 
 

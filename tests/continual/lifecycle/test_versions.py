@@ -74,7 +74,7 @@ def test_a_class_forgotten_before_can_still_go_everywhere(equimos: Equimos, mode
     done(equimos("forget", "iris", "-m", model))
     assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
     assert all("iris" not in classes(version.path) for version in versions.versions(model))
-    assert contents.read(model).ledger.forgotten == ()
+    assert contents.read(model).seen.forgotten == ()
     refused(equimos("forget", "iris", "--everywhere", "-m", model), "no class 'iris'")
 
 

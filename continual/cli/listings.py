@@ -80,13 +80,13 @@ def list_(
         show(table)
 
 
-def kinds(packages: tuple[str, ...] = PACKAGES) -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
+def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
     """Return every kind of thing by the name of its folder: the folder's full name, and what lists its things.
 
     A folder has a kind if a `Registry` for it is in its front, or a function named as the folder is.
     """
     found: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {}
-    for front in (front for package in packages for front in _fronts(package)):
+    for front in (front for package in PACKAGES for front in _fronts(package)):
         folder = front.__name__.rpartition(".")[2]
         for name, value in vars(front).items():
             if isinstance(value, Registry) and value.package == front.__name__:

@@ -138,7 +138,7 @@ def _show(report: Report, json_file: Path | None) -> None:
         add_row(table, "found", report.origin)
         add_row(table, "split", report.split)
         add_row(table, "classes", report.classes)
-        add_row(table, "training", f"{report.train} images, {report.fewest} to {report.most} a class")
+        add_row(table, "training", f"{report.train} images, {report.fewest} to {report.most} per class")
         add_row(table, "test", f"{report.test} images")
         if report.domains:
             add_row(table, "domains", ", ".join(report.domains))

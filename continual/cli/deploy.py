@@ -154,7 +154,7 @@ def consolidate(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new model file.")],
     images: Annotated[
         Path | None,
-        typer.Option("--images", "-i", metavar="DIR", help="Measure the cost on these: one folder a class, or none."),
+        typer.Option("--images", "-i", metavar="DIR", help="Measure the cost on these: one folder per class, or none."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write it without asking.")] = False,
     weights: Weights = None,

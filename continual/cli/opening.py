@@ -90,7 +90,7 @@ def refuse_changes(
     problems += [f"{k}={v} (it is {kept.get(k)})" for k, v in asked.items() if kept.get(k) != v]
     if problems:
         raise InputError(
-            f"{found.path} exists and goes on as it was begun, which conflicts with {', '.join(problems)}: leave "
+            f"{found.path} exists and keeps what it was made with, which conflicts with {', '.join(problems)}: leave "
             f"that out, or name a new file with --model"
         )
 

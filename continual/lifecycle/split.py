@@ -44,7 +44,7 @@ def split(new: Sequence[SeenImage], before: Sequence[SeenImage], share: float) -
                 beside[b].append(a)
     side: dict[int, bool] = {}  # of those near one that was seen before: whether all such were held out
     for a, k in near(prints, [image.fingerprint for image in before]):
-        near_duplicates.add(a, f"one of {before[k].label} met before")
+        near_duplicates.add(a, f"one of {before[k].label} seen before")
         if before[k].label == new[a].label:
             side[a] = side.get(a, True) and before[k].held_out
     places = defaultdict[Label, list[int]](list)

@@ -1,17 +1,20 @@
-"""Where commands write: the terminal, and files that are written whole or not at all."""
+"""Where commands write: the terminal, and files that are written whole or not at all. Rich is loaded at first use."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from continual import files
 from continual.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 #: given for a file, it means standard output
 STDOUT = Path("-")
@@ -23,6 +26,8 @@ def console(*, stderr: bool = False) -> Console:
     Text from users (file names, class names) is never read as markup. What goes to a file or a pipe is not
     wrapped at 80 columns.
     """
+    from rich.console import Console
+
     made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not made.is_terminal:
         made.width = 10_000
@@ -42,6 +47,8 @@ def show(table: Table, *, stderr: bool = False) -> None:
 
 def new_table(*headings: str) -> Table:
     """Return a table without rules; long cells are folded, never cut."""
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
@@ -50,6 +57,8 @@ def new_table(*headings: str) -> Table:
 
 def add_row(table: Table, *cells: object) -> None:
     """Add a row of plain text; None is shown as a dash."""
+    from rich.text import Text
+
     table.add_row(*[Text("–" if cell is None else str(cell), overflow="fold") for cell in cells])
 
 
@@ -71,6 +80,15 @@ def size(n: int) -> str:
     ('2.0 KiB', '3.0 MiB')
     """
     return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Write values by name; none at all are a dash.
+
+    >>> pairs({"lr": 0.1, "epochs": 5}), pairs({})
+    ('lr=0.1, epochs=5', '–')
+    """
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "–"
 
 
 def can_ask() -> bool:
@@ -111,7 +129,7 @@ def check_target(path: Path) -> None:
         raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
 
 
-def check_outputs(json_file: Path | None, csv_file: Path | None) -> None:
+def check_outputs(json_file: Path | None, csv_file: Path | None = None) -> None:
     """Raise InputError unless the files that are asked for can be written, at most one to standard output."""
     if json_file == csv_file == STDOUT:
         raise InputError("--json - and --csv - both ask for standard output: give one of them a file")
@@ -127,16 +145,12 @@ def write_text(path: Path, text: str) -> None:
     """
     if path == STDOUT:
         console().file.write(text)
-        return
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another path") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    else:
+        files.write_text(path, text)
+
+
+def write_json(path: Path | None, value: Any) -> bool:
+    """Write JSON likewise, if a file is asked for; tell whether standard output is left for people to read."""
+    if path is not None:
+        write_text(path, files.json_text(value))
+    return path != STDOUT

@@ -1,14 +1,15 @@
-"""Command-line options as values: `key=value` pairs and devices."""
+"""Command-line options as values: `key=value` pairs and devices. Torch is loaded for a device alone."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from continual.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def device(name: str) -> torch.device:
 
     Raises InputError for a device that is unknown or not there.
     """
+    import torch
+
     there = ["cpu"]
     if torch.backends.mps.is_available():
         there.insert(0, "mps")

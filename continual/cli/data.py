@@ -1,13 +1,21 @@
-"""The commands `equimos data ...`: signatures alone, so that `--help` loads nothing."""
+"""The commands `equimos data ...`: list, check, prepare."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from continual.cli.options import Json
+from continual.console import add_row, check_outputs, check_target, console, new_table, show, write_json, write_text
+from continual.errors import InputError
+
+if TYPE_CHECKING:
+    from continual.datasets.audit import Report
+    from continual.datasets.collection import Collection
+    from continual.datasets.config import DataConfig
 
 app = typer.Typer(help="List, prepare and check data sets.", no_args_is_help=True)
 
@@ -29,9 +37,22 @@ Seed = Annotated[int, typer.Option(help="Which images those are.")]
 @app.command("list")
 def list_(json: Json = None) -> None:
     """List the published data sets: counts, protocols, licence, and whether they are here."""
-    from continual.cli import data_commands
+    from continual.datasets.catalogue import catalogue
+    from continual.datasets.config import DataConfig
+    from continual.datasets.find import root_of
 
-    data_commands.list_data(json)
+    check_outputs(json)
+    roots = {name: root_of(DataConfig(source=name)) for name in catalogue()}
+    if not write_json(json, {k: {**about.model_dump(), "root": str(roots[k])} for k, about in catalogue().items()}):
+        return
+    table = new_table("name", "classes", "training", "test", "streams", "licence", "folder")
+    for name, about in catalogue().items():
+        counts = [
+            " or ".join(dict.fromkeys(f"{getattr(x, part):,}" for x in about.layouts)) for part in ("train", "test")
+        ]
+        place = str(roots[name]) if roots[name].is_dir() else f"{roots[name]} (not there)"
+        add_row(table, name, about.classes, *counts, ", ".join(about.streams), about.licence, place)
+    show(table)
 
 
 @app.command()
@@ -40,9 +61,12 @@ def check(
     json: Json = None,
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
-    from continual.cli import data_commands
+    from continual.datasets.find import find
+    from continual.datasets.sources import digits
 
-    data_commands.check(data_commands.config_of(name, root, domains, test_share, split_seed), json)
+    config = _config(name, root, domains, test_share, split_seed)
+    check_outputs(json)
+    _show(_audited(digits() if config.source == "digits" else find(config)), json)
 
 
 @app.command()
@@ -55,7 +79,101 @@ def prepare(
     json: Json = None,
 ) -> None:  # fmt: skip
     """Check a data set and record its split as a manifest, which from then on decides it."""
-    from continual.cli import data_commands
+    from continual.datasets.catalogue import catalogue
+    from continual.datasets.config import HUB
+    from continual.datasets.find import RECORD, find
+    from continual.datasets.manifest import manifest_text
 
-    config = data_commands.config_of(name, root, domains, test_share, split_seed)
-    data_commands.prepare(config, download=download, out=out, json_file=json)
+    config = _config(name, root, domains, test_share, split_seed)
+    for file in (out, json):
+        check_outputs(file)
+    if download and config.source in catalogue():
+        _download(config)
+    elif download and not config.source.startswith(HUB):
+        raise InputError(f"--download goes with a published data set or hub:OWNER/NAME, not {config.source}")
+    found = find(config, download=download)
+    files = all(isinstance(image, Path) for image in found.train.images)
+    target = out or (found.folder and found.folder / RECORD)
+    if files and target is None:
+        raise InputError(f"{found.origin} is no folder in which the split could be recorded: give --out FILE")
+    if out is not None and not files:
+        raise InputError(f"{found.origin} holds no files of images to list: leave --out away; its split is fixed")
+    if files and target is not None:
+        check_target(target)
+    report = _audited(found)
+    _show(report, json)
+    if files and target is not None:
+        write_text(target, manifest_text(found, target.parent.absolute()))
+        console(stderr=True).print(f"split recorded in {target}: SHA-256 {report.list_sha256}")
+
+
+def _config(name: str, root: Path | None, domains: bool, test_share: float, split_seed: int) -> DataConfig:
+    """Return the `[data]` table that the words of a command line stand for."""
+    from pydantic import ValidationError
+
+    from continual.datasets.catalogue import catalogue
+    from continual.datasets.config import HUB, DataConfig
+    from continual.documents import is_path
+
+    if name not in {*catalogue(), "digits"} and not name.startswith(HUB) and (is_path(name) or Path(name).exists()):
+        name = f"{Path(name).absolute()}"
+    try:
+        return DataConfig(source=name, root=root, domains=domains, test_share=test_share, split_seed=split_seed)
+    except ValidationError as error:
+        raise InputError("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
+
+
+def _audited(found: Collection) -> Report:
+    from continual.cli.progress import ProgressBars
+    from continual.datasets.audit import audit
+
+    with ProgressBars(console(stderr=True)) as bars:
+        return audit(found, bars)
+
+
+def _show(report: Report, json_file: Path | None) -> None:
+    """Say what was found; raises InputError if the data set is unfit."""
+    if write_json(json_file, asdict(report)) and not report.errors:
+        table = new_table("", report.name)
+        add_row(table, "found", report.origin)
+        add_row(table, "split", report.split)
+        add_row(table, "classes", report.classes)
+        add_row(table, "training", f"{report.train} images, {report.fewest} to {report.most} per class")
+        add_row(table, "test", f"{report.test} images")
+        if report.domains:
+            add_row(table, "domains", ", ".join(report.domains))
+        add_row(table, "SHA-256", f"{report.list_sha256} (list of images, labels and split)")
+        add_row(table, "", f"{report.content_sha256} (with the images' bytes)")
+        for remark in report.remarks:
+            add_row(table, "remark", remark)
+        show(table)
+    if report.errors:
+        raise InputError(f"{report.name} is not fit for use: " + "\n".join(report.errors[:11]))
+
+
+def _download(config: DataConfig) -> None:
+    """Fetch and unpack a published archive, if the data set is not there."""
+    from continual.datasets.catalogue import published
+    from continual.datasets.find import find, root_of
+
+    about, root = published(config.source), root_of(config)
+    try:
+        find(config)
+    except InputError as error:
+        if not str(error).startswith(f"{config.source} is not in"):
+            raise
+    else:
+        return
+    if about.archive is None:
+        raise InputError(f"{config.source} cannot be fetched: get it from {about.get}, and name its folder with --root")
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    console(stderr=True).print(f"fetching {about.archive.megabytes} MB from {about.archive.url} into {root}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        download_and_extract_archive(about.archive.url, str(root), md5=about.archive.md5)
+    except Exception as error:  # torchvision passes on whatever the network and the archive raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"cannot fetch {about.archive.url} ({type(error).__name__}: {reason}): see {about.get}"
+        ) from error

@@ -1,13 +1,27 @@
-"""The commands that change a model without learning, and those on its versions: signatures alone."""
+"""The commands that change a model without learning: correct, forget, rename."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Json, Model, Set, Weights, Workers
+from continual.cli.options import Device, Model, Set, Weights, Workers
+from continual.console import add_row, check_target, console, count, new_table, show
+from continual.errors import InputError, nearest
+from continual.lifecycle import contents, locks, versions
+
+if TYPE_CHECKING:
+    from continual.data.inputs import Label
+    from continual.learning.learner import IncrementalLearner
+    from continual.lifecycle.contents import ModelFile
+    from continual.lifecycle.seen_images import SeenImages
+
+    Change = Callable[[IncrementalLearner[Any], SeenImages], tuple[str, SeenImages]]
 
 app = typer.Typer()
 
@@ -23,9 +37,34 @@ def correct(
     workers: Workers = 0,
 ) -> None:
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
-    from continual.cli import edit_commands
+    from continual.cli.opening import images_in
+    from continual.cli.progress import ProgressBars
+    from continual.data.images import check_readable
+    from continual.lifecycle.lookup import entry
 
-    edit_commands.correct(model, images, label, settings=set_ or (), weights=weights, device=device, workers=workers)
+    paths = [path for given in images for path in images_in(given)]
+    said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
+    with ProgressBars(console(stderr=True)) as bars:
+        check_readable(paths, bars)
+
+        def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
+            truth = _label(learner.classes, label)
+            before = learner.predict(paths, workers=workers).labels
+            learner.correct(paths, truth, progress=bars, workers=workers)
+            after = learner.predict(paths, workers=workers).labels
+            said.extend((truth, old, new) for old, new in zip(before, after, strict=True))
+            entries = [replace(entry(path, truth, seen), label=truth, held_out=False) for path in paths]
+            return f"corrected {count(len(paths), 'image')} of {label}", seen.with_images(entries)
+
+        _edit(model, change, weights, device, settings=set_ or ())
+    table = new_table("file", "was", "is")
+    for path, (truth, old, new) in zip(paths, said, strict=True):
+        if old != truth or new != truth:
+            add_row(table, path, old, new)
+    if table.row_count:
+        show(table)
+    now, then = (sum(answers[place] == answers[0] for answers in said) for place in (2, 1))
+    console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
 
 
 @app.command()
@@ -37,9 +76,28 @@ def forget(
     device: Device = "auto",
 ) -> None:
     """Remove a class from a model: its statistics, prototype and head row; the others stay as they are."""
-    from continual.cli import edit_commands
+    deleted = 0
 
-    edit_commands.forget(model, label, everywhere=everywhere, weights=weights, device=device)
+    def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
+        known, images = versions.knowing(model, label) if everywhere else ([], set())
+        if label in map(str, learner.classes) or not known:
+            gone = _label(learner.classes, label)
+            learner.forget(gone)
+            return f"forgot {label}", seen.without(gone, remember=not everywhere)
+        # A class that only earlier versions still know can go everywhere, too, unless it was renamed.
+        if now := seen.names_of(images) & set(learner.classes):
+            raise InputError(f"{label!r} is called {', '.join(map(repr, now))} now: forget that")
+        return f"forgot {label} in earlier versions", seen.without(type(learner.classes[0])(label), remember=False)
+
+    def clean() -> None:
+        nonlocal deleted
+        deleted = versions.purge(model, label)
+
+    _edit(model, change, weights, device, clean if everywhere else None)
+    if everywhere:
+        console().print(f"{count(deleted, 'earlier version')} that knew {label} deleted")
+    else:
+        console(stderr=True).print(f"note: earlier versions still know {label}; --everywhere deletes those")
 
 
 @app.command()
@@ -47,31 +105,59 @@ def rename(
     old: Annotated[str, typer.Argument(metavar="OLD")],
     new: Annotated[str, typer.Argument(metavar="NEW")],
     model: Model,
-    weights: Weights = None,
-    device: Device = "auto",
+    weights: Annotated[Path | None, typer.Option(hidden=True, help="Not needed.")] = None,
+    device: Annotated[str, typer.Option(hidden=True, help="Not needed.")] = "auto",
 ) -> None:
     """Give a class another name."""
-    from continual.cli import edit_commands
-
-    edit_commands.rename(model, old, new, weights=weights, device=device)
-
-
-@app.command()
-def history(model: Model, json: Json = None) -> None:
-    """List the versions of a model file: the last ten before the one in use are kept."""
-    from continual.cli import edit_commands
-
-    edit_commands.history(model, json)
+    with _claimed(model) as found:
+        label = _label(found.classes, old)
+        event = f"renamed {old} to {new}"
+        versions.rename(model, event, label, int(new) if isinstance(label, int) and new.isdecimal() else new)
+    console().print(f"{model}: {event}; {count(len(found.classes), 'class')}")
 
 
-@app.command()
-def rollback(
-    model: Model,
-    number: Annotated[
-        int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
-    ] = None,
+@contextmanager
+def _claimed(model: Path) -> Iterator[ModelFile]:
+    """Read a model file that no other process may write in the block."""
+    check_target(model)
+    with locks.claimed(model):
+        found = contents.read(model)
+        try:
+            yield found
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{model} is as it was") from None
+
+
+def _edit(
+    model: Path,
+    change: Change,
+    weights: Path | None,
+    device: str,
+    clean: Callable[[], None] | None = None,
+    settings: Sequence[str] = (),
 ) -> None:
-    """Go back to an earlier version of a model file; the one left is kept among the others."""
-    from continual.cli import edit_commands
+    """Change a model by a function that says what it did and what was seen; the old file becomes an earlier version.
 
-    edit_commands.rollback(model, number)
+    `clean` is called when that is done, before other processes may write. `settings` hold for the change alone.
+    """
+    from continual import options
+    from continual.cli.opening import load_learner, settings_now
+
+    check_target(model)
+    device_ = options.device(device)
+    with _claimed(model) as found:
+        learner = load_learner(found, weights, device_).variant(**settings_now(found, settings))
+        event, seen = change(learner, found.seen)
+        learner = learner.variant(**found.header["settings"])
+        versions.save(learner, model, event, embed_backbone=found.embedded, seen=seen, held_out=found.held_out)
+        if clean is not None:
+            clean()
+    console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")
+
+
+def _label(classes: Iterable[Label], text: str) -> Label:
+    """Return the class a user means: labels may be numbers."""
+    names = {str(label): label for label in classes}
+    if text not in names:
+        raise InputError(f"the model has no class {text!r}: {nearest(text, names)}")
+    return names[text]

@@ -5,157 +5,246 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from continual import options
-from continual.backbones import loading
-from continual.cli.models import load_learner
-from continual.cli.progress import ProgressBars
-from continual.console import can_ask, check_target, confirmed, console, count, size
-from continual.data.inputs import ExperienceData, Label, as_experience
-from continual.data.preprocessing import Preprocessing
+import typer
+
+from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers
+from continual.console import add_row, can_ask, check_target, confirmed, console, count, new_table, show, size
 from continual.errors import InputError
-from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import make
-from continual.lifecycle import contents, estimate, locks, new_images, versions
-from continual.lifecycle.contents import ModelFile
-from continual.lifecycle.held_out_features import HeldFeatures, chosen
-from continual.lifecycle.new_images import Plan
-from continual.lifecycle.review import Review, review
-from continual.lifecycle.seen_images import Ledger
-from continual.methods import RECOMMENDED, method, methods, with_preset
+from continual.lifecycle import contents, locks, versions
+from continual.lifecycle.seen_images import SeenImages
 
-Learner = IncrementalLearner[Any]
+if TYPE_CHECKING:
+    from continual.data.inputs import ExperienceData, Label
+    from continual.learning.learner import IncrementalLearner
+    from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.new_images import Plan
+    from continual.lifecycle.review import Review
+
+    Learner = IncrementalLearner[Any]
+
+app = typer.Typer()
+
+#: pairs of classes shown
+SHOWN = 15
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth. For a model that exists, "
+                 "where they are now; they must be the same."),
+]  # fmt: skip
 
 
+@app.command()
 def learn(
-    model: Path,
-    images: Path,
-    *,
-    only: Sequence[str] = (),
-    hold_out: float = 0.2,
-    keep_held_out: int | None = None,
-    max_flips: float | None = None,
-    dry_run: bool = False,
-    yes: bool = False,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    model_args: Sequence[str] = (),
-    method_name: str | None = None,
-    preset: str | None = None,
-    settings: Sequence[str] = (),
-    embed_backbone: bool = False,
-    device: str = "auto",
-    workers: int = 0,
-) -> bool:
-    """Create the model, or add an experience to it; say whether all went as it was asked to.
+    images: Images,
+    model: Model,
+    only: Annotated[
+        list[str] | None, typer.Option("--class", "-c", metavar="NAME", help="Look at these class folders alone.")
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of new images per class to evaluate on, not to learn.")
+    ] = 0.2,
+    keep_held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
+        ),
+    ] = None,
+    max_flips: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Keep nothing if more than this share of held-out images was right and is not now."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Learn and keep without being asked.")] = False,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
+    ] = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    method: Annotated[
+        str | None, typer.Option(help="How to learn; see `equimos methods`.", show_default="strata")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of the method's settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the method: epochs=5. Of a model that exists, those alone that say how much memory and "
+            "time it takes, such as eval_batch_size and precision.",
+        ),
+    ] = None,
+    symmetry: Symmetry = None,
+    embed_backbone: Annotated[
+        bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
+    ] = False,
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Learn what is new in an image folder: make a model, or add an experience to one.
 
-    Features of `keep_held_out` images of a class are kept; None keeps those that were, and no more.
-    False: the user said no, or more broke than `max_flips` allows; then, as after any error, the file is as it was.
+    Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
+    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone and,
+    but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
+    from continual import options
+    from continual.backbones import loading
+    from continual.cli import opening
+    from continual.cli.progress import ProgressBars
+    from continual.data.inputs import as_experience
+    from continual.lifecycle import estimate, new_images
+    from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
+    from continual.methods import RECOMMENDED, with_preset
+    from continual.methods import method as method_named
+
     if not (yes or dry_run or can_ask()):
         raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
     check_target(model)
     device_ = options.device(device)
-    arguments = options.assignments("--model-arg", model_args)
-    wanted = options.assignments("--set", settings)
-    name = method_name
-    if name is not None:
-        name, preset = with_preset(name, preset)
+    arguments = options.assignments("--model-arg", model_arg or ())
+    wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
+    if method is not None:
+        method, preset = with_preset(method, preset)
     with locks.claimed(model):
         found = contents.read(model) if model.exists() else None
         if found:
-            _refuse_changes(found, backbone, arguments, name, preset, wanted)
+            opening.refuse_changes(found, backbone, arguments, method, preset, wanted)
         else:
-            name = _checked(name, preset, wanted)
+            method = opening.checked(method, preset, wanted)
             if backbone is None and weights is None:
                 raise InputError(
                     f"{model} is a new model and needs a backbone: --backbone TAG, e.g. "
                     f"vit_base_patch16_224.augreg_in21k, or --weights FILE"
                 )
-        ledger, known = (found.ledger, found.classes) if found else (Ledger(), [])
+        seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
-            plan = new_images.plan(images, ledger, known, only=only, hold_out=hold_out, progress=bars)
+            plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
             said.print("\n".join(plan.lines(known)))
             if plan.problems:
                 raise InputError("; ".join(plan.problems))
             console().print(f"{model}: nothing new in {images}")
-            return True
+            return
         learner: Learner
         if found:
-            learner = load_learner(found, weights, device_).variant(**wanted)
+            learner = opening.load_learner(found, weights, device_).variant(**wanted)
         else:
             made = loading.load_backbone(backbone, weights=weights, **arguments)
-            learner = method(name or RECOMMENDED)(made, device=device_, preset=preset, **wanted)
-        _check_keeping(learner, keep_held_out)
-        labels = [picture.met.label for picture in plan.learn]
+            learner = method_named(method or RECOMMENDED)(made, device=device_, preset=preset, **wanted)
+        opening.check_keeping(learner, keep_held_out)
+        labels = [picture.entry.label for picture in plan.learn]
         data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
+        left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             said.print(_heading(model, learner, labels))
             said.print("\n".join(plan.lines(known)))
-            said.print(f"time: {estimate.words(estimate.seconds(learner, data, _answers(plan)))}")
+            answers = 2 * len(plan.held_out) + len(plan.hold_out)
+            said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
             if dry_run:
-                return True
+                return
             if not (yes or confirmed("Learn this?")):
-                remarks.print(f"nothing learned; {_left(model, found)}")
-                return False
+                _stop(f"nothing learned; {left}")
             started, before = time.perf_counter(), learner.variant()
-            held = found.held if found else HeldFeatures()
-            gone = held.without({picture.met.digest for picture in plan.held_out})
-            outcome = _learn(learner, data, plan, gone, ledger, workers, remarks)
-            broken = _too_much(outcome, max_flips) if before.classes else None
-            if broken:
-                remarks.print(f"not kept, {broken}; {_left(model, found)}")
-                return False
-            if before.classes and not (yes or confirmed("Keep it?")):
-                remarks.print(f"not kept; {_left(model, found)}")
-                return False
-            ledger = ledger.with_images(picture.met for picture in [*plan.learn, *plan.hold_out])
+            held_out = found.held_out if found else HeldOutFeatures()
+            gone = held_out.without({picture.entry.digest for picture in plan.held_out})
+            outcome = _learn(learner, data, plan, gone, seen, workers)
+            if before.classes:
+                if broken := _too_much(outcome, max_flips):
+                    _stop(f"not kept, {broken}; {left}")
+                if not (yes or confirmed("Keep it?")):
+                    _stop(f"not kept; {left}")
+            seen = seen.with_images(picture.entry for picture in [*plan.learn, *plan.hold_out])
             if keep_held_out:
-                more = chosen([*plan.held_out, *plan.hold_out], held, ledger, keep_held_out)
-                held = held.plus(HeldFeatures.of(learner, more, workers=workers))
+                more = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
+                held_out = held_out.plus(HeldOutFeatures.of(learner, more, workers=workers))
             versions.save(
                 learner,
                 model,
                 _event(labels),
                 embed_backbone=embed_backbone or (found is not None and found.embedded),
-                ledger=ledger,
-                held=None if keep_held_out == 0 else held,
+                seen=seen,
+                held_out=None if keep_held_out == 0 else held_out,
                 figures=outcome.figures(),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_left(model, found)) from None
+            raise KeyboardInterrupt(left) from None
     console().print(
         f"{model}: {count(len(learner.classes), 'class')} in {count(learner.state.experiences, 'experience')}, "
         f"{size(model.stat().st_size)}, {time.perf_counter() - started:.0f} s"
     )
-    return True
+
+
+def _stop(said: str) -> NoReturn:
+    """Say on standard error why nothing was kept, and end with exit code 1."""
+    console(stderr=True).print(said)
+    raise typer.Exit(1)
 
 
 def _learn(
-    learner: Learner, data: ExperienceData, plan: Plan, gone: HeldFeatures, ledger: Ledger, workers: int, remarks: Any
+    learner: Learner, data: ExperienceData, plan: Plan, gone: HeldOutFeatures, seen: SeenImages, workers: int
 ) -> Review:
     """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
+    from continual.cli.progress import ProgressBars
+    from continual.lifecycle.review import review
+
     before = learner.variant()
-    with ProgressBars(remarks) as bars:
+    with ProgressBars(console(stderr=True)) as bars:
         learner.learn(data, progress=bars, workers=workers)
-        held_out = [(picture.path, picture.met.label) for picture in [*plan.held_out, *plan.hold_out]]
-        outcome = review(before, learner, held_out, gone=gone, ledger=ledger, progress=bars, workers=workers)
-    outcome.print()
+        held_out = [(picture.path, picture.entry.label) for picture in [*plan.held_out, *plan.hold_out]]
+        outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
+    _show_review(outcome)
     return outcome
 
 
-def _check_keeping(learner: Learner, keep: int | None) -> None:
-    """Raise InputError if features are to be kept from which answers could not be told later."""
-    if keep and (learner.symmetry is not None or not learner.fixed_features):
-        able = ", ".join(name for name in methods() if method(name).fixed_features)
-        asked = learner.method if learner.symmetry is None else f"a model with group={learner.settings.group}"
-        raise InputError(
-            f"--keep-held-out goes with methods whose features never change ({able}), and without a group; of {asked}, "
-            "leave it out"
+def _show_review(found: Review) -> None:
+    """Say on standard error what broke: figures, and the pairs of classes in which most was lost."""
+    from continual.lifecycle.review import DRAWN
+
+    def right(rows: Sequence[int]) -> str:
+        return f"{sum(found.new[i] == found.truth[i] for i in rows) / len(rows):.1%} of {len(rows)}"
+
+    say = console(stderr=True).print
+    known = [i for i, old in enumerate(found.old) if old is not None]
+    fresh = [i for i, old in enumerate(found.old) if old is None]
+    if known:
+        was = sum(found.old[i] == found.truth[i] for i in known) / len(known)
+        say(
+            f"held-out images of classes known before: {right(known)} right, {was:.1%} before; "
+            f"{sum(found.negative.values())} broke, {found.positive} mended"
+        )
+    if found.gone:
+        say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
+    if fresh:
+        say(f"held-out images of new classes: {right(fresh)} right")
+    if found.negative:
+        table = new_table("was right", "is now taken for", "images")
+        for (truth, answer), n in found.negative.most_common(SHOWN):
+            add_row(table, truth, answer, n)
+        show(table, stderr=True)
+    if found.simulated:
+        mean = sum(found.simulated.values()) / len(found.simulated)
+        say(
+            f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
+            f"about {mean:.1%} of the answers broke (an estimate)"
+        )
+        table = new_table("class", "is now taken for", "share lost, by statistics")
+        for (truth, answer), n in found.lost_to.most_common(SHOWN):
+            if n > DRAWN // 100:
+                add_row(table, truth, answer, f"{n / DRAWN:.1%}")
+        if table.row_count:
+            show(table, stderr=True)
+    if found.unjudged:
+        say(
+            f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
+            "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by"
         )
 
 
@@ -167,54 +256,6 @@ def _too_much(outcome: Review, max_flips: float | None) -> str | None:
     if not lost:
         return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
     return f"for {max(lost):.1%} of the answers broke (--max-flips {max_flips})" if max(lost) > max_flips else None
-
-
-def _answers(plan: Plan) -> int:
-    """How many predictions the review will ask for."""
-    return 2 * len(plan.held_out) + len(plan.hold_out)
-
-
-def _left(model: Path, found: ModelFile | None) -> str:
-    return f"{model} is {'as it was' if found else 'not made'}"
-
-
-def _checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> str:
-    """Return the method of a new model; raises InputError for one, or for settings, that there are not."""
-    try:
-        make(method(name or RECOMMENDED).settings_type, preset, **settings)
-    except InputError as error:
-        if name is not None:
-            raise
-        raise InputError(f"{error} (the method is {RECOMMENDED} unless --method names another, such as mos)") from None
-    return name or RECOMMENDED
-
-
-def _refuse_changes(
-    found: ModelFile,
-    backbone: str | None,
-    arguments: dict[str, Any],
-    method_name: str | None,
-    preset: str | None,
-    settings: dict[str, Any],
-) -> None:
-    """Raise InputError if options say something else than the model that is to go on."""
-    description, kept = found.header["backbone"], found.header["settings"]
-    there = {**description["model_args"], **{k: description["preprocessing"][k] for k in Preprocessing.changeable()}}
-    problems = []
-    if method_name not in (None, found.method):
-        problems.append(f"--method {method_name} (it is {found.method})")
-    if backbone not in (None, description["name"]):
-        problems.append(f"--backbone {backbone} (it is {description['name']})")
-    problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in arguments.items() if there.get(k) != v]
-    kind = method(found.method).settings_type
-    named = {*settings, *kind.presets.get(preset or "", ())}
-    asked = make(kind, preset, **settings).model_dump(include=named - kind.at_inference - kind.at_training)
-    problems += [f"{k}={v} (it is {kept.get(k)})" for k, v in asked.items() if kept.get(k) != v]
-    if problems:
-        raise InputError(
-            f"{found.path} exists and goes on as it was begun, which conflicts with {', '.join(problems)}: leave "
-            f"that out, or name a new file with --model"
-        )
 
 
 def _heading(model: Path, learner: Learner, labels: Sequence[Label]) -> str:

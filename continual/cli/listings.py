@@ -1,83 +1,140 @@
-"""The commands that only show: what a model file holds, and which methods there are."""
+"""The commands that list what there is: methods and their settings, and the things of every kind."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, get_args
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Annotated, Any, get_args
 
-from rich.table import Table
+import typer
 
-from continual.console import STDOUT, add_row, check_target, console, count, new_table, show, size, write_text
-from continual.lifecycle import contents
-from continual.methods import methods
+from continual.cli.options import Json
+from continual.console import add_row, check_outputs, console, new_table, pairs, show, write_json
+from continual.errors import InputError, nearest
+from continual.registry import Registry
 
+app = typer.Typer()
 
-def info(model: Path, json_file: Path | None = None) -> None:
-    """Show what a model file holds; the backbone is not built and may be out of reach."""
-    if json_file is not None:
-        check_target(json_file)
-    found = contents.read(model)
-    description = found.describe()
-    if json_file is not None:
-        write_text(json_file, json.dumps(description, indent=1) + "\n")
-    if json_file != STDOUT:
-        show(_info_table(description))
-
-
-def _info_table(about: dict[str, Any]) -> Table:
-    backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
-    source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column()
-    add_row(table, "file", f"{about['file']}, {size(about['file_bytes'])}")
-    add_row(table, "method", about["method"])
-    learned = f"{count(len(about['classes']), 'class')} in {count(about['experiences'], 'experience')}"
-    add_row(table, "learned", f"{learned}, {count(about['updates'], 'update')}")
-    for experience in range(about["experiences"]):
-        names = [
-            str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "")
-            for c in about["classes"]
-            if c["experience"] == experience
-        ]
-        add_row(table, f"  experience {experience}", ", ".join(names))
-    add_row(table, "backbone", f"{backbone['name']} ({source})")
-    add_row(table, "  SHA-256", backbone["sha256"])
-    add_row(table, "  arguments", _pairs(backbone["model_args"]))
-    add_row(table, "  preprocessing", _pairs(preparation))
-    add_row(table, "memory", ", ".join(f"{part} {size(n)}" for part, n in about["memory_bytes"].items()))
-    add_row(table, "settings", _pairs(about["settings"]))
-    add_row(table, "versions", _pairs(about["versions"]))
-    return table
+#: whose folders hold registries
+PACKAGES = ("continual", "equivariant")
 
 
-def list_methods(verbose: bool = False) -> None:
-    """List the registered methods; `verbose` adds every setting."""
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of this one.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every setting and preset.")] = False,
+) -> None:
+    """List the methods that can be learned with, or the settings of one: its own, and those it shares with others."""
+    from continual.methods import method
+    from continual.methods import methods as known
+
     table = new_table("method", "what it does", "paper", "exemplar-free", "backbone")
-    for name, kind in methods().items():
-        add_row(
-            table,
-            name,
-            kind.summary,
-            kind.paper,
-            "yes" if kind.exemplar_free else "no",
-            "any" if kind.any_backbone else "ViT",
-        )
-    show(table)
-    for name, kind in methods().items() if verbose else ():
-        fields = kind.settings_type.model_fields
-        show(_settings_table(name, fields))
-        for preset, values in kind.settings_type.presets.items():
-            console().print(f"--method {name}_{preset}, or --method {name} --preset {preset}: {_pairs(values)}")
+    for label, kind in known().items() if name is None else ():
+        answers = "yes" if kind.exemplar_free else "no", "any" if kind.any_backbone else "ViT"
+        add_row(table, label, kind.summary, kind.paper, *answers)
+    if name is None:
+        show(table)
+    users = Counter(base for kind in known().values() for base in kind.settings_type.__mro__)
+    for label, kind in {name: method(name)}.items() if name is not None else known().items() if verbose else ():
+        settings = kind.settings_type
+        own = {field for base in settings.__mro__ if users[base] == 1 for field in _declared(base)}
+        _show_settings(f"settings of {label}", settings, own)
+        for preset, values in settings.presets.items():
+            console().print(f"--method {label}_{preset}, or --method {label} --preset {preset}: {pairs(values)}")
+        if name is not None:
+            _show_settings("settings that other methods have, too", settings, settings.model_fields.keys() - own)
+    if name is None and verbose:
+        for base, number in users.most_common():
+            whose = [label for label, kind in known().items() if base in kind.settings_type.__mro__]
+            if number > 1:
+                whose = ["every method"] if number == len(known()) else whose
+                _show_settings(f"settings of {', '.join(whose)}", base, _declared(base))
 
 
-def _settings_table(name: str, fields: Any) -> Table:
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Which kind; all of them without.")] = None,
+    json: Json = None,
+) -> None:
+    """List what there is of a kind, say losses or metrics, and where it comes from."""
+    check_outputs(json)
+    found = kinds()
+    if kind is not None and kind not in found:
+        raise InputError(f"unknown kind {kind!r}: {nearest(kind, found)}")
+    rows = [
+        {"kind": folder, "name": name, "summary": _first_line(value), "from": _origin(value, front)}
+        for folder, (front, things) in found.items()
+        if kind in (None, folder)
+        for name, value in things().items()
+    ]
+    if write_json(json, rows):
+        table = new_table("kind", "name", "what it is", "from")
+        for row in rows:
+            add_row(table, *row.values())
+        show(table)
+
+
+def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
+    """Return every kind of thing by the name of its folder: the folder's full name, and what lists its things.
+
+    A folder has a kind if a `Registry` for it is in its front, or a function named as the folder is.
+    """
+    found: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {}
+    for front in (front for package in PACKAGES for front in _fronts(package)):
+        folder = front.__name__.rpartition(".")[2]
+        for name, value in vars(front).items():
+            if isinstance(value, Registry) and value.package == front.__name__:
+                found[folder] = front.__name__, value.all
+            elif name == folder and callable(value) and "." in front.__name__:
+                found.setdefault(folder, (front.__name__, value))
+    return dict(sorted(found.items()))
+
+
+def _fronts(package: str) -> Iterator[ModuleType]:
+    """Yield a package's front and those of all folders in it."""
+    front = importlib.import_module(package)
+    yield front
+    for module in pkgutil.iter_modules(front.__path__):
+        if module.ispkg:
+            yield from _fronts(f"{package}.{module.name}")
+
+
+def _origin(value: Any, front: str) -> str:
+    """Say where a thing of the folder `front` comes from: built in, a package's entry point, or a user's file."""
+    place = str(getattr(value, "__module__", type(value).__module__))
+    if place.startswith(front):
+        return "built in"
+    for entry in entry_points(group=f"equimos.{front.rpartition('.')[2]}"):
+        if entry.module == place or entry.load() is value:
+            return f"entry point{f' of {entry.dist.name}' if entry.dist else ''}: {entry.value}"
+    return f"file {getattr(sys.modules.get(place), '__file__', place)}"
+
+
+def _first_line(value: Any) -> str:
+    """Return a thing's summary, or the first line of its docstring."""
+    said = getattr(value, "summary", None)
+    return said if isinstance(said, str) else (inspect.getdoc(value) or "").partition("\n")[0]
+
+
+def _declared(base: type) -> set[str]:
+    """Return the names of the settings that a class declares itself."""
+    return vars(base).get("__annotations__", {}).keys() & getattr(base, "model_fields", {}).keys()
+
+
+def _show_settings(title: str, settings: Any, names: set[str]) -> None:
     table = new_table("setting", "default", "type", "what it is")
-    table.title, table.title_justify = f"settings of {name}", "left"
-    for key, field in fields.items():
-        add_row(table, key, field.default, _kind(field.annotation), field.description or "")
-    return table
+    table.title, table.title_justify = title, "left"
+    for name, field in getattr(settings, "model_fields", {}).items():
+        if name in names:
+            add_row(table, name, field.default, _kind(field.annotation), field.description or "")
+    if table.row_count:
+        show(table)
 
 
 def _kind(annotation: Any) -> str:
@@ -90,7 +147,3 @@ def _kind(annotation: Any) -> str:
     if isinstance(annotation, type):
         return annotation.__name__.removesuffix("Type")
     return " | ".join(map(_kind, get_args(annotation))) or repr(annotation)
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items()) or "–"

@@ -1,115 +1,108 @@
-"""The command that uses a model: predict; and what the commands on models share."""
+"""The commands that ask a model: predict, info."""
 
 from __future__ import annotations
 
-import csv
+import csv as csv_format
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
-from continual import options
-from continual.backbones import loading
-from continual.backbones.loading import Backbone
-from continual.cli.progress import ProgressBars
-from continual.console import STDOUT, add_row, check_outputs, console, new_table, show, write_text
-from continual.data.images import check_readable, image_files, unread
-from continual.errors import InputError
-from continual.learning.answers import Prediction
-from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import make
+from continual.cli.options import Csv, Device, Json, Model, Set, Weights, Workers
+from continual.console import (
+    STDOUT,
+    add_row,
+    check_outputs,
+    console,
+    count,
+    new_table,
+    pairs,
+    show,
+    size,
+    write_json,
+    write_text,
+)  # fmt: skip
 from continual.lifecycle import contents
-from continual.lifecycle.contents import ModelFile
-from continual.methods import load, method
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from continual.learning.answers import Prediction
+
+app = typer.Typer()
 
 
+@app.command()
 def predict(
-    model: Path,
-    images: Sequence[Path],
-    *,
-    json_file: Path | None = None,
-    csv_file: Path | None = None,
-    unknown_rate: float | None = None,
-    settings: Sequence[str] = (),
-    weights: Path | None = None,
-    device: str = "auto",
-    workers: int = 0,
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
+    json: Json = None,
+    csv: Csv = None,
+    unknown_rate: Annotated[
+        float | None,
+        typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),
+    ] = None,
+    set_: Set = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    workers: Workers = 0,
 ) -> None:
-    """Answer for images and folders of images, as a table, JSON or CSV."""
-    check_outputs(json_file, csv_file)
+    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
+    from continual import options
+    from continual.cli.opening import images_in, load_learner, settings_now
+    from continual.cli.progress import ProgressBars
+    from continual.data.images import check_readable
+
+    check_outputs(json, csv)
     device_ = options.device(device)
     found = contents.read(model)
-    changed = changes(found, settings)
+    changed = settings_now(found, set_ or ())
     paths = [path for given in images for path in images_in(given)]
     with ProgressBars(console(stderr=True)) as bars:
         check_readable(paths, bars)
         learner = load_learner(found, weights, device_).variant(**changed)
         records = _records(paths, learner.predict(paths, workers=workers, progress=bars, unknown_rate=unknown_rate))
-    if json_file is not None:
-        write_text(json_file, json.dumps(records, indent=1) + "\n")
-    if csv_file is not None:
-        write_text(csv_file, _csv(records))
-    if STDOUT not in (json_file, csv_file):
+    write_json(json, records)
+    if csv is not None:
+        write_text(csv, _csv(records))
+    if STDOUT not in (json, csv):
         show(_prediction_table(records))
 
 
-def images_in(given: Path) -> list[Path]:
-    """Return the images below a folder, or the one image given."""
-    if not given.is_dir():
-        return [given]
-    found = image_files(given)
-    if not found:
-        others = unread(given)
-        raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
-    return found
+@app.command()
+def info(model: Model, json: Json = None) -> None:
+    """Show what a model file holds, without its backbone. Experiences count from 0."""
+    check_outputs(json)
+    about = contents.read(model).describe()
+    if write_json(json, about):
+        show(_info_table(about))
 
 
 def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, Any]]:
     """Return one flat record an image; stacks count from 0 and are None for methods without them."""
     best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
-    columns = [
-        [None] * len(paths) if values is None else values.tolist()
-        for values in (
-            prediction.stack,
-            prediction.first_stack,
-            prediction.refinements,
-            prediction.familiarity,
-            prediction.unknown,
-        )
-    ]
-    if prediction.probabilities is None:
-        columns.append([None] * len(paths))
-    else:
+    probability = prediction.probabilities
+    if probability is not None:
         answered = [prediction.classes.index(label) for label in prediction.labels]
-        columns.append(prediction.probabilities[range(len(paths)), answered].tolist())
+        probability = probability[range(len(paths)), answered]
+    more = {name: getattr(prediction, name) for name in ("stack", "first_stack", "refinements")}
+    more |= {"probability": probability, "familiarity": prediction.familiarity, "unknown": prediction.unknown}
+    columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
     records = []
-    for path, answer, scores, order, stack, first_stack, refinements, familiarity, unknown, probability in zip(
-        paths, prediction.labels, best.values.tolist(), best.indices.tolist(), *columns, strict=True
-    ):
-        records.append(
-            {
-                "file": str(path),
-                "answer": answer,
-                "score": scores[0],
-                "runner_up": prediction.classes[order[1]] if len(order) > 1 else None,
-                "runner_up_score": scores[1] if len(order) > 1 else None,
-                "stack": stack,
-                "first_stack": first_stack,
-                "refinements": refinements,
-                "probability": probability,
-                "familiarity": familiarity,
-                "unknown": unknown,
-            }
-        )
+    for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):
+        scores, order = best.values[row].tolist(), best.indices[row].tolist()
+        first = {"file": str(path), "answer": answer, "score": scores[0]}
+        second = {"runner_up": prediction.classes[order[1]], "runner_up_score": scores[1]} if len(order) > 1 else {}
+        none = {"runner_up": None, "runner_up_score": None}
+        records.append({**first, **none, **second, **{name: values[row] for name, values in columns.items()}})
     return records
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer = csv_format.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
@@ -131,28 +124,30 @@ def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def changes(found: ModelFile, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return settings to answer with, from `key=value`; raises InputError for those that a model cannot change."""
-    asked, kind = options.assignments("--set", pairs), method(found.method).settings_type
-    if refused := sorted(asked.keys() - kind.at_inference):
-        raise InputError(
-            f"--set {refused[0]}: of a model that exists, {', '.join(sorted(kind.at_inference))} can be set for answers"
-        )
-    make(kind, **{**found.header["settings"], **asked})
-    return asked
+def _info_table(about: dict[str, Any]) -> Table:
+    backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
+    source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
+    from rich.table import Table
 
-
-def load_learner(
-    found: ModelFile, weights: Path | None, device: Any, backbone: Backbone | None = None
-) -> IncrementalLearner[Any]:
-    """Load the model, on a backbone that was loaded before, if it is given.
-
-    `weights`, where given, are used even if the model embeds its backbone, and must be the same.
-    """
-    description = dict(found.header["backbone"])
-    file = description["weights_file"]
-    if backbone is None and weights is not None:
-        backbone = loading.rebuild({**description, "weights_file": str(weights)})
-    elif backbone is None and not found.embedded and file is not None and not Path(file).is_file():
-        raise InputError(f"the backbone's weights of {found.path} were at {file}: say where they are with --weights")
-    return load(found.path, backbone, device=device)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    add_row(table, "file", f"{about['file']}, {size(about['file_bytes'])}")
+    add_row(table, "method", about["method"])
+    learned = f"{count(len(about['classes']), 'class')} in {count(about['experiences'], 'experience')}"
+    add_row(table, "learned", f"{learned}, {count(about['updates'], 'update')}")
+    for experience in range(about["experiences"]):
+        names = [
+            str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "")
+            for c in about["classes"]
+            if c["experience"] == experience
+        ]
+        add_row(table, f"  experience {experience}", ", ".join(names))
+    add_row(table, "backbone", f"{backbone['name']} ({source})")
+    add_row(table, "  SHA-256", backbone["sha256"])
+    add_row(table, "  arguments", pairs(backbone["model_args"]))
+    add_row(table, "  preprocessing", pairs(preparation))
+    add_row(table, "memory", ", ".join(f"{part} {size(n)}" for part, n in about["memory_bytes"].items()))
+    add_row(table, "settings", pairs(about["settings"]))
+    add_row(table, "versions", pairs(about["versions"]))
+    return table

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
-Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder a class.")]
+Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder per class.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]
@@ -24,7 +24,7 @@ Set = Annotated[
 Symmetry = Annotated[
     str | None,
     typer.Option(
-        metavar="GROUP", help="Answer alike however an image is turned (C4), mirrored (mirror_h) or both (D4)."
+        metavar="GROUP", help="Answer alike however an image is rotated (C4), mirrored (mirror_h) or both (D4)."
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]

@@ -1,4 +1,4 @@
-"""The commands on a benchmark's config: run it, show it."""
+"""The commands on a benchmark's config and its runs: run, show, report."""
 
 from __future__ import annotations
 
@@ -6,93 +6,132 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from continual import distributed, options
-from continual.cli.progress import ProgressBars
+import typer
+
+from continual.cli.options import Workers
 from continual.console import console
 from continual.errors import InputError, nearest
-from continual.experiments import report, tables
-from continual.experiments.collected import collect
-from continual.experiments.comparison import boards
-from continual.experiments.config import RunConfig, load_runs
-from continual.experiments.dry_run import plan
-from continual.experiments.launching import on_cluster, on_this_machine
-from continual.experiments.run import run_config
+
+if TYPE_CHECKING:
+    from continual.experiments.config import RunConfig
+
+app = typer.Typer()
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. stream.per_class=20 methods.mos.epochs=5."),
+]
 
 
-@distributed.processes()
+@app.command()
 def run(
-    path: Path,
-    changes: Sequence[str] = (),
-    out: Path | None = None,
-    *,
-    only: Sequence[str] = (),
-    workers: int = 0,
-    dry_run: bool = False,
-    jobs: int = 1,
-    launcher: str = "local",
-    cluster_options: Sequence[str] = (),
+    config: Config,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder.", show_default="runs/NAME-OF-CONFIG")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Run only this method now; processes can share a run folder."),
+    ] = None,
+    workers: Workers = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="submitit's parameter: timeout_min=60, slurm_partition=gpu."),
+    ] = None,
 ) -> None:
-    """Run a config into a folder, print the table of results and say where the rest is; a sweep, one by one.
+    """Run a benchmark, and show and store its results. The same command resumes an interrupted run.
 
-    With several `jobs`, as many processes share the cells; with the launcher "slurm" they are submitted, and
-    this one ends. The processes of torchrun run each cell together, and the first speaks for all.
+    With several --jobs, as many processes share the cells; with --launcher slurm they are submitted, and this one ends.
+    The processes of torchrun run each cell together, and the first speaks for all.
     """
-    if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
-        raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
-    if launcher not in ("local", "slurm"):
-        raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
-    wanted = options.assignments("--slurm", cluster_options)
-    runs = load_runs(path, changes)
-    runs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in runs.items()}
-    out = out or _folder(path, changes)
-    if dry_run:
-        for name, config in runs.items():
-            if distributed.first():
-                console().print("\n".join(plan(config, out / name)))
-        return
-    remarks = console(stderr=True)
-    remarks.quiet = not distributed.first()
-    words = ["run", str(path), *changes, "--out", str(out), "--workers", str(workers)]
-    words += [word for label in only for word in ("--only", label)]
-    if launcher == "slurm":
-        submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
-        ids = ", ".join(str(job.job_id) for job in submitted)
-        remarks.print(f"submitted {ids}; the same command without --launcher shows what is finished")
-        return
-    if jobs > 1:
-        on_this_machine(words, jobs, remarks.print)
-    for name, config in runs.items():
-        distributed.use(config.device)
-        folder = out / name
-        known = " (cells that are there are not run again)" if folder.exists() else ""
-        remarks.print(f"{config.title}: {', '.join(config.methods)}; results in {folder}{known}")
-        with ProgressBars(remarks) as bars:
-            cells = run_config(config, folder, bars, only, workers)
-        if cells:
-            console().print(report.terminal(config.title, cells))
-        files = sorted(str(p) for p in folder.iterdir() if p.is_file())
-        remarks.print(f"table, curves and figures: {', '.join(files)}")
+    from continual import distributed, options
+    from continual.cli.progress import ProgressBars
+    from continual.experiments import report
+    from continual.experiments.config import load_runs
+    from continual.experiments.dry_run import plan
+    from continual.experiments.launching import on_cluster, on_this_machine
+    from continual.experiments.run import run_config
+
+    with distributed.processes():
+        if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
+            raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
+        if launcher not in ("local", "slurm"):
+            raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
+        wanted = options.assignments("--slurm", slurm or ())
+        configs = load_runs(config, changes or ())
+        configs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in configs.items()}
+        out = out or _folder(config, changes or ())
+        if dry_run:
+            for name, each in configs.items():
+                if distributed.first():
+                    console().print("\n".join(plan(each, out / name)))
+            return
+        remarks = console(stderr=True)
+        remarks.quiet = not distributed.first()
+        words = ["run", str(config), *(changes or ()), "--out", str(out), "--workers", str(workers)]
+        words += [word for label in only or () for word in ("--only", label)]
+        if launcher == "slurm":
+            submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
+            ids = ", ".join(str(job.job_id) for job in submitted)
+            remarks.print(f"submitted {ids}; the same command without --launcher shows what is finished")
+            return
+        if jobs > 1:
+            on_this_machine(words, jobs, remarks.print)
+        for name, each in configs.items():
+            distributed.use(each.device)
+            folder = out / name
+            known = " (cells that are there are not run again)" if folder.exists() else ""
+            remarks.print(f"{each.title}: {', '.join(each.methods)}; results in {folder}{known}")
+            with ProgressBars(remarks) as bars:
+                cells = run_config(each, folder, bars, only or (), workers)
+            if cells:
+                console().print(report.terminal(each.title, cells))
+            files = sorted(str(p) for p in folder.iterdir() if p.is_file())
+            remarks.print(f"table, curves and figures: {', '.join(files)}")
 
 
-def _folder(path: Path, changes: Sequence[str]) -> Path:
-    """Return runs/<config>, with a mark for other values, so that the same command finds its folder again."""
-    mark = f"-{hashlib.sha256(json.dumps(sorted(changes)).encode()).hexdigest()[:6]}" if changes else ""
-    return Path("runs") / f"{path.stem}{mark}"
+@app.command()
+def show(config: Config, changes: Changes = None) -> None:
+    """Check a config and print it in full, with every default, as TOML that can be run."""
+    from continual.experiments.config import load_runs
+
+    for name, each in load_runs(config, changes or ()).items():
+        print((f"# sweep.{name}\n" if name else "") + document(each), end="")
 
 
-def make_report(folders: Sequence[Path], out: Path | None = None) -> None:
-    """Report on finished runs: print a table, write page, tables and pictures, and say where they are."""
-    runs = [collect(folder) for folder in folders]
-    found = boards(runs)
-    out = out or folders[0] / "report"
+@app.command("report")
+def make_report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The report's folder.", show_default="report, in the first RUN")
+    ] = None,
+) -> None:
+    """Compare finished runs: a page to read anywhere, tables and pictures, with published figures beside them.
+
+    Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
+    """
+    from continual.experiments import report, tables
+    from continual.experiments.collected import collect
+    from continual.experiments.comparison import boards
+
+    collected = [collect(folder) for folder in runs]
+    found = boards(collected)
+    out = out or runs[0] / "report"
     report.check_folder(out)
     remarks = console(stderr=True)
-    for run in runs:
-        if run.missing:
-            remarks.print(f"not finished in {run.path}, and left out: {', '.join(run.missing)}")
-    files = report.write_report(found, runs, out)
+    for one in collected:
+        if one.missing:
+            remarks.print(f"not finished in {one.path}, and left out: {', '.join(one.missing)}")
+    files = report.write_report(found, collected, out)
     for board in found:
         console().print(tables.terminal(board.title, tables.results_table(board.cells, board.protocol)))
         for note in board.notes():
@@ -100,10 +139,10 @@ def make_report(folders: Sequence[Path], out: Path | None = None) -> None:
     remarks.print(f"page: {files[0]}; {len(files) - 1} tables and pictures in {out}")
 
 
-def show(path: Path, changes: Sequence[str] = ()) -> None:
-    """Print a config with every default; of a sweep, each of its runs under a comment with its name."""
-    for name, config in load_runs(path, changes).items():
-        print((f"# sweep.{name}\n" if name else "") + document(config), end="")
+def _folder(path: Path, changes: Sequence[str]) -> Path:
+    """Return runs/<config>, with a mark for other values, so that the same command finds its folder again."""
+    mark = f"-{hashlib.sha256(json.dumps(sorted(changes)).encode()).hexdigest()[:6]}" if changes else ""
+    return Path("runs") / f"{path.stem}{mark}"
 
 
 def document(config: RunConfig) -> str:

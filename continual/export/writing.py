@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from PIL import Image
 
+from continual import files
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
@@ -108,7 +109,7 @@ def export_onnx(
         raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
     onnx.checker.check_model(model, full_check=True)
     given = list(made_up(max(prepared.size))) if images is None else images
-    with model_file.written(path) as temporary:
+    with files.written(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         found = compare(plain, Runner(temporary), given, progress)
         if not found.holds:

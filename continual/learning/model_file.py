@@ -1,23 +1,25 @@
-"""One file for a trained learner: safetensors with JSON metadata, written whole or not at all."""
+"""One file for a trained learner: safetensors with JSON metadata, written whole or not at all.
+
+Importing it loads no torch: what a header says is read without.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from continual.errors import ModelFileError
+from continual.files import Header, fetch, store, with_header
+from continual.files import read_header as read_any_header
 from continual.learning.older_formats import upgraded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
@@ -34,75 +36,64 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
     store(path, tensors, {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)})
 
 
-def store(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file with any metadata, as `write` does."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with written(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata=dict(header))
-
-
-@contextmanager
-def written(path: str | Path) -> Iterator[Path]:
-    """Give a file to be filled, which takes the place of `path` once it is: whole, or not at all.
-
-    Raises ModelFileError if that cannot be done (folder missing or read-only, disk full).
-    """
-    path, temporary = Path(path), None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(
-            f"cannot write {path}: {error}. Free space or choose another path; a file that was there before is "
-            f"unchanged"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def fetch(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return (tensors, metadata) of any safetensors file; raises OSError or SafetensorError."""
-    with safe_open(path, framework="pt") as file:
-        if header_only:
-            return {}, file.metadata() or {}
-        # Copies: sums over memory that is mapped from a file, and not aligned, may round otherwise.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Return the metadata of a model file without reading its tensors; raises as `read` does."""
-    return read(path, header_only=True)[1]
-
-
-def read(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors, metadata) of a model file; no tensors with `header_only`.
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (tensors, JSON values) of a model file.
 
     Raises ModelFileError if it is missing, damaged, of a newer version, or not a model file.
     """
-    path = Path(path)
-    if not path.is_file():
+    with _readable(path):
+        return _contents(path, *fetch(path))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the JSON values of a model file without its tensors; raises as `read` does."""
+    return read_contents(path)[1]
+
+
+def read_contents(path: str | Path, integers: Collection[str] = ()) -> tuple[Header, dict[str, Any]]:
+    """Return the header of a model file, with its tensors named in `integers`, and its JSON values; see `read`."""
+    with _readable(path):
+        header = read_any_header(path, integers)
+        return header, _contents(path, {}, header.metadata)[1]
+
+
+def copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Copy a model file, in the format version that it has, with its JSON values changed; its tensors stay.
+
+    Raises ModelFileError as `read` and `write` do.
+    """
+    with _readable(source):
+        header = dict(read_any_header(source).metadata)
+        _contents(source, {}, header)
+        header["equimos"] = json.dumps(change(json.loads(header["equimos"])))
+        with_header(source, target, header)
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Raise ModelFileError for whatever goes wrong in reading a file."""
+    if not Path(path).is_file():
         raise ModelFileError(f"no model file at {path}")
     try:
-        tensors, header = fetch(path, header_only=header_only)
-        if header.get("format") != FORMAT:
-            raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
-        if int(header["version"]) > VERSION:
-            raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
-        tensors, values = upgraded(int(header["version"]), tensors, json.loads(header["equimos"]))
-        if missing := KEYS - dict(values).keys():
-            raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
-        return tensors, values
+        yield
     except ModelFileError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
+
+
+def _contents(
+    path: str | Path, tensors: dict[str, Tensor], header: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and JSON values of a file that was written by `write`, as the newest format version has them."""
+    if header.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
+    if int(header["version"]) > VERSION:
+        raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
+    tensors, values = upgraded(int(header["version"]), tensors, json.loads(header["equimos"]))
+    if missing := KEYS - values.keys():
+        raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
+    return tensors, values
 
 
 def versions() -> dict[str, str]:

@@ -1,26 +1,26 @@
-"""What a model file says about itself, without building the backbone."""
+"""What a model file says about itself, without its backbone, and without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from continual import files
 from continual.errors import ModelFileError
 from continual.learning import model_file
-from continual.lifecycle.held_out_features import HeldFeatures
-from continual.lifecycle.seen_images import Ledger
+from continual.lifecycle.seen_images import COLUMNS, SeenImages
+
+if TYPE_CHECKING:
+    from continual.lifecycle.held_out_features import HeldOutFeatures
 
 #: the tensor, (C,) int64, in which methods with prototypes store how many images they saw of each class
 IMAGE_COUNTS = "state/prototypes/count"
-
-
 #: what lies in a model file beside what was learned
 PARTS = {"backbone": "backbone (frozen)", "seen": "images met (digests)"}
-HELD = "held-out features"
+HELD_OUT = "held-out features"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class ModelFile:
     header: Mapping[str, Any]
     memory: Mapping[str, int]  #: bytes by part, an embedded backbone included
     image_counts: list[int] | None  #: by class, where the method stores them
-    ledger: Ledger  #: which images it has met
-    held: HeldFeatures  #: features of some that are held out
+    seen: SeenImages  #: which images it has seen
 
     @property
     def method(self) -> str:
@@ -54,10 +53,17 @@ class ModelFile:
         """Whether the backbone's weights are in the file."""
         return bool(self.header["backbone_embedded"])
 
+    @cached_property
+    def held_out(self) -> HeldOutFeatures:
+        """Features of some images that are held out; reading them loads torch."""
+        from continual.lifecycle.held_out_features import HeldOutFeatures
+
+        return HeldOutFeatures.unpack(model_file.part(files.fetch(self.path, "seen/")[0], "seen"))
+
     def describe(self) -> dict[str, Any]:
         """Return everything as plain JSON values; experiences count from 0."""
         state = self.header["state"]
-        counts: Sequence[int | None] = self.image_counts or [None] * len(self.classes)
+        counts: Sequence[int | None] = [None] * len(self.classes) if self.image_counts is None else self.image_counts
         return {
             "file": str(self.path),
             "file_bytes": self.path.stat().st_size,
@@ -77,19 +83,20 @@ class ModelFile:
 
 def read(path: Path) -> ModelFile:
     """Read a model file's header; raises ModelFileError if it is missing, damaged or not a model file."""
-    tensors, header = model_file.read(path)
+    columns = {name: f"seen/{name}" for name in COLUMNS}
+    file, header = model_file.read_contents(path, [IMAGE_COUNTS, *columns.values()])
     memory: dict[str, int] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(file.tensors.items()):
         owner, _, rest = name.partition("/")
         part = rest.split("/")[0] if owner == "state" else PARTS.get(owner, owner)
-        part = HELD if name.startswith("seen/features") else part
-        memory[part] = memory.get(part, 0) + tensor.numel() * tensor.element_size()
-    counts = tensors.get(IMAGE_COUNTS, torch.empty(0)).tolist() or None
+        part = HELD_OUT if name.startswith("seen/features") else part
+        memory[part] = memory.get(part, 0) + tensor.nbytes
     try:
-        seen = model_file.part(tensors, "seen")
-        ledger, held = Ledger.unpack(seen, (header.get("notes") or {}).get("seen")), HeldFeatures.unpack(seen)
-        found = ModelFile(path, header, memory, counts, ledger, held)
+        notes = (header.get("notes") or {}).get("seen")
+        seen = SeenImages.unpack({k: file.integers[name] for k, name in columns.items()} if notes else {}, notes)
+        one_each = IMAGE_COUNTS in file.tensors and len(file.tensors[IMAGE_COUNTS].shape) == 1
+        found = ModelFile(path, header, memory, file.integers[IMAGE_COUNTS] if one_each else None, seen)
         found.describe()
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
     return found

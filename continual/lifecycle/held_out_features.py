@@ -1,4 +1,4 @@
-"""Features of held-out images, kept if asked for: what an experience broke is told also when the images are gone.
+"""Features of held-out images, kept if asked for: what an experience broke is known also when the images are gone.
 
 That is exact for methods whose answers follow from features that never change (`IncrementalLearner.fixed_features`).
 """
@@ -20,12 +20,15 @@ from continual.learning import model_file
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.lifecycle.new_images import Picture
-from continual.lifecycle.seen_images import Ledger
+from continual.lifecycle.seen_images import SeenImages
+
+#: which of the pictures of a class are kept, at most so many: their places
+Rule = Callable[[Sequence[Picture], int], Sequence[int]]
 
 
 @dataclass(frozen=True)
-class HeldFeatures:
-    """Features of images, which are known by their digests (see `Ledger`)."""
+class HeldOutFeatures:
+    """Features of images, which are known by their digests (see `SeenImages`)."""
 
     digests: tuple[int, ...] = ()
     rows: Mapping[str, Tensor] = field(default_factory=dict)  #: (n, D) under the weights of that name
@@ -38,31 +41,31 @@ class HeldFeatures:
             learner.predict(list(images.values()), cache=notes, workers=workers)
         return cls(tuple(images), {name: torch.stack(rows).cpu() for name, rows in notes.rows.items()})
 
-    def labels(self, ledger: Ledger) -> list[Label]:
+    def labels(self, seen: SeenImages) -> list[Label]:
         """Return what the images are of."""
-        return [ledger.by_digest[mark].label for mark in self.digests]
+        return [seen.by_digest[mark].label for mark in self.digests]
 
-    def only(self, digests: Collection[int]) -> HeldFeatures:
+    def only(self, digests: Collection[int]) -> HeldOutFeatures:
         """Return those of some images alone."""
         places = [place for place, mark in enumerate(self.digests) if mark in digests]
-        return HeldFeatures(
+        return HeldOutFeatures(
             tuple(self.digests[place] for place in places), {name: rows[places] for name, rows in self.rows.items()}
         )
 
-    def without(self, digests: Collection[int]) -> HeldFeatures:
+    def without(self, digests: Collection[int]) -> HeldOutFeatures:
         """Return those of all images but some."""
         return self.only(set(self.digests).difference(digests))
 
-    def within(self, ledger: Ledger) -> HeldFeatures:
+    def within(self, seen: SeenImages) -> HeldOutFeatures:
         """Return those of images that are still held out: not of classes that were forgotten, say."""
-        return self.only({met.digest for met in ledger.images if met.held_out})
+        return self.only({image.digest for image in seen.images if image.held_out})
 
-    def plus(self, other: HeldFeatures) -> HeldFeatures:
+    def plus(self, other: HeldOutFeatures) -> HeldOutFeatures:
         """Return both together."""
         if not (self.digests and other.digests):
             return self if self.digests else other
         rows = {name: torch.cat([own, other.rows[name]]) for name, own in self.rows.items()}
-        return HeldFeatures(self.digests + other.digests, rows)
+        return HeldOutFeatures(self.digests + other.digests, rows)
 
     def answers(self, learner: IncrementalLearner[Any]) -> list[Label]:
         """Return what the learner would answer for the images."""
@@ -74,7 +77,7 @@ class HeldFeatures:
         return [learner.classes[best] for best in scores.values.argmax(1).tolist()]
 
     def pack(self) -> dict[str, Tensor]:
-        """Return tensors for the model file, beside those of the ledger."""
+        """Return tensors for the model file, beside those of the seen images."""
         if not self.digests:
             return {}
         return {"features_of": torch.tensor(self.digests, dtype=torch.int64), **model_file.join("features", self.rows)}
@@ -87,15 +90,21 @@ class HeldFeatures:
         return cls(tuple(tensors["features_of"].tolist()), model_file.part(tensors, "features"))
 
 
-def chosen(pictures: Sequence[Picture], there: HeldFeatures, ledger: Ledger, most: int) -> dict[int, Path]:
-    """Choose of which held-out images to keep features, at most so many of a class with those that are kept already."""
-    count = Counter(there.labels(ledger))
-    found: dict[int, Path] = {}
-    for picture in sorted(pictures, key=lambda picture: picture.met.digest):
-        if picture.met.digest not in there.digests and count[picture.met.label] < most:
-            found[picture.met.digest] = picture.path
-            count[picture.met.label] += 1
-    return found
+def by_digest(pictures: Sequence[Picture], count: int) -> list[int]:
+    """Return the places of at most so many pictures: those whose digests, as good as random numbers, are smallest."""
+    return sorted(range(len(pictures)), key=lambda place: pictures[place].entry.digest)[:count]
+
+
+def chosen(
+    pictures: Sequence[Picture], there: HeldOutFeatures, seen: SeenImages, most: int, rule: Rule = by_digest
+) -> dict[int, Path]:
+    """Choose of which held-out images to keep features, at most so many per class with those that are kept already."""
+    count, by_class = Counter(there.labels(seen)), defaultdict[Label, list[Picture]](list)
+    for picture in pictures:
+        if picture.entry.digest not in there.digests:
+            by_class[picture.entry.label].append(picture)
+    found = [own[i] for label, own in by_class.items() for i in rule(own, max(most - count[label], 0))]
+    return {p.entry.digest: p.path for p in sorted(found, key=lambda picture: picture.entry.digest)}
 
 
 class _Notes(FeatureCache):

@@ -1,4 +1,4 @@
-"""What has grown in a folder of class folders since a model last learned from it: the plan of an experience."""
+"""What is new in a folder of class folders since a model last learned from it: the plan of an experience."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from continual.data.images import image_files, list_folder, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
 from continual.learning.progress import Progress
-from continual.lifecycle.seen_images import Ledger, Met, meet, recall
-from continual.lifecycle.split import divided
+from continual.lifecycle.lookup import entry, lookup
+from continual.lifecycle.seen_images import SeenImage, SeenImages
+from continual.lifecycle.split import split
 
 #: classes with fewer images are remarked on
 TINY = 5
@@ -27,7 +28,12 @@ class Picture:
     """An image file and what is known of it."""
 
     path: Path
-    met: Met
+    entry: SeenImage
+
+    @property
+    def met(self) -> SeenImage:
+        """The old name of `entry`."""
+        return self.entry
 
 
 @dataclass
@@ -43,7 +49,7 @@ class Plan:
 
     def lines(self, known: Sequence[Label]) -> list[str]:
         """Say what will be learned and held out, and what is odd, for people."""
-        counts = Counter(picture.met.label for picture in self.learn)
+        counts = Counter(picture.entry.label for picture in self.learn)
         said = []
         for noun, wanted in (("new class", False), ("known class with new images", True)):
             found = {name: n for name, n in sorted(counts.items(), key=str) if (name in known) == wanted}
@@ -65,14 +71,14 @@ class Plan:
 
 def plan(
     folder: Path,
-    ledger: Ledger,
+    seen: SeenImages,
     known: Sequence[Label],
     *,
     only: Sequence[str] = (),
     hold_out: float = 0.0,
     progress: Progress | None = None,
 ) -> Plan:
-    """Compare a folder with what a model has met.
+    """Compare a folder with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
     for evaluation, the same ones whenever the same images are there. Raises InputError for a folder without
@@ -84,11 +90,11 @@ def plan(
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
     made = Plan()
     label_of = {name: _label(name, known, made) for name in dict.fromkeys(names)}
-    wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, ledger, known, only, made)
-    pictures, elsewhere = _look(paths, names, label_of, wanted, ledger, made, progress)
+    wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, seen, known, only, made)
+    pictures, elsewhere = _look(paths, names, label_of, wanted, seen, made, progress)
     _check_folders(folder, pictures, elsewhere, label_of, known, made)
     _check_names([name for name in label_of if name in wanted], known, made)
-    _divide(pictures, ledger, hold_out, made)
+    _divide(pictures, seen, hold_out, made)
     made.notes += _strays(folder, set(names))
     return made
 
@@ -117,35 +123,35 @@ def _look(
     names: Sequence[str],
     label_of: dict[str, Label],
     wanted: set[str],
-    ledger: Ledger,
+    seen: SeenImages,
     made: Plan,
     progress: Progress | None,
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
-    """Return new images, and how many of a folder were met as another class; from other folders, the held-out alone."""
+    """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
     copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
     for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
         if progress is not None:
             progress("looking at images", done, len(paths), {})
         try:
-            met = meet(path, label_of[name], ledger) if name in wanted else recall(path, ledger)
+            found = entry(path, label_of[name], seen) if name in wanted else lookup(path, seen)
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue
-        if isinstance(met, int):
+        if isinstance(found, int):
             continue
-        if met.digest in ledger.by_digest:
-            if met.held_out:
-                made.held_out.append(Picture(path, met))
+        if found.digest in seen.by_digest:
+            if found.held_out:
+                made.held_out.append(Picture(path, found))
             elif name in wanted:
                 made.learned += 1
-            elsewhere[name, met.label] += met.label != label_of[name]
-        elif met.digest not in new:
-            new[met.digest] = Picture(path, met)
-        elif new[met.digest].met.label == met.label:
+            elsewhere[name, found.label] += found.label != label_of[name]
+        elif found.digest not in new:
+            new[found.digest] = Picture(path, found)
+        elif new[found.digest].entry.label == found.label:
             copies += 1
         else:
-            made.problems.append(f"{path} and {new[met.digest].path} are the same image in two classes: remove one")
+            made.problems.append(f"{path} and {new[found.digest].path} are the same image in two classes: remove one")
     if corrupt:
         made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
     if copies:
@@ -153,12 +159,12 @@ def _look(
     return list(new.values()), elsewhere
 
 
-def _divide(pictures: Sequence[Picture], ledger: Ledger, hold_out: float, made: Plan) -> None:
+def _divide(pictures: Sequence[Picture], seen: SeenImages, hold_out: float, made: Plan) -> None:
     """Deal new images out to learning and holding out, and remark on near-duplicates."""
-    held, alike = divided([picture.met for picture in pictures], ledger.images, hold_out)
+    held, alike = split([picture.entry for picture in pictures], seen.images, hold_out)
     for picture, out in zip(pictures, held, strict=True):
         if out:
-            made.hold_out.append(replace(picture, met=replace(picture.met, held_out=True)))
+            made.hold_out.append(replace(picture, entry=replace(picture.entry, held_out=True)))
         else:
             made.learn.append(picture)
     if alike.number:
@@ -169,11 +175,11 @@ def _divide(pictures: Sequence[Picture], ledger: Ledger, hold_out: float, made: 
 
 
 def _left_out(
-    label_of: dict[str, Label], ledger: Ledger, known: Sequence[Label], only: Sequence[str], made: Plan
+    label_of: dict[str, Label], seen: SeenImages, known: Sequence[Label], only: Sequence[str], made: Plan
 ) -> set[str]:
     """Return the folders that are not to be looked at unless they are named."""
-    recorded = {met.label for met in ledger.images}
-    forgotten = [name for name, label in label_of.items() if label in ledger.forgotten and name not in only]
+    recorded = {image.label for image in seen.images}
+    forgotten = [name for name, label in label_of.items() if label in seen.forgotten and name not in only]
     silent = [n for n, label in label_of.items() if label in known and label not in recorded and n not in only]
     if forgotten:
         made.notes.append(f"left out, for they were forgotten: {_some(forgotten)}; --class NAME learns them again")
@@ -194,7 +200,7 @@ def _check_folders(
     made: Plan,
 ) -> None:
     """Look at images that lie in another folder than they were learned from: moved, or the class was renamed."""
-    coming = Counter(picture.met.label for picture in new)
+    coming = Counter(picture.entry.label for picture in new)
     for (name, label), n in elsewhere.items():
         if n and label_of[name] not in known and n > coming[label_of[name]] > 0:
             made.problems.append(

@@ -8,21 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from continual.console import add_row, console, count, new_table, show
 from continual.data.inputs import Label
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.progress import Progress
-from continual.lifecycle.held_out_features import HeldFeatures
-from continual.lifecycle.seen_images import Ledger
+from continual.lifecycle.held_out_features import HeldOutFeatures
+from continual.lifecycle.seen_images import SeenImages
 from continual.seeding import generator
 
 Learner = IncrementalLearner[Any]
 
 #: features drawn of a class of which no held-out image is here
 DRAWN = 500
-#: pairs of classes shown
-SHOWN = 15
 
 
 @dataclass
@@ -33,9 +30,9 @@ class Review:
     old: list[Label | None] = field(default_factory=list)  #: answers of before; None for classes it did not know
     new: list[Label] = field(default_factory=list)  #: answers of now
     gone: int = 0  #: of these images are gone, and were answered by features that were kept
-    imagined: dict[Label, float] = field(default_factory=dict)  #: shares of features right before and wrong now
+    simulated: dict[Label, float] = field(default_factory=dict)  #: shares of features right before and wrong now
     lost_to: Counter[tuple[Label, Label]] = field(default_factory=Counter)  #: of those, drawn features by class pair
-    blind: list[Label] = field(default_factory=list)  #: classes of before of which nothing can be said
+    unjudged: list[Label] = field(default_factory=list)  #: classes of before of which nothing can be said
 
     @property
     def negative(self) -> Counter[tuple[Label, Label]]:
@@ -50,10 +47,10 @@ class Review:
         return sum(old is not None and old != truth == new for truth, old, new in rows)
 
     def shares_lost(self) -> list[float]:
-        """Return the share of negative flips among images of classes known before, measured and imagined."""
+        """Return the share of negative flips among images of classes known before, measured and simulated."""
         before = sum(old is not None for old in self.old)
         measured = [sum(self.negative.values()) / before] if before else []
-        return measured + ([sum(self.imagined.values()) / len(self.imagined)] if self.imagined else [])
+        return measured + ([sum(self.simulated.values()) / len(self.simulated)] if self.simulated else [])
 
     def figures(self) -> dict[str, Any]:
         """Return what is kept with the version; empty without held-out images."""
@@ -67,49 +64,10 @@ class Review:
             "positive_flips": self.positive,
         }
 
-    def print(self) -> None:
-        """Say it on standard error: figures, and the pairs of classes in which most was lost."""
-        out = console(stderr=True)
-        if self.truth:
-            known = [i for i, old in enumerate(self.old) if old is not None]
-            fresh = [i for i, old in enumerate(self.old) if old is None]
-            if known:
-                was = sum(self.old[i] == self.truth[i] for i in known) / len(known)
-                out.print(
-                    f"held-out images of classes known before: {self._right(known)} right, {was:.1%} before; "
-                    f"{sum(self.negative.values())} broke, {self.positive} mended"
-                )
-            if self.gone:
-                out.print(f"{count(self.gone, 'image')} of them are gone, and judged by the features that were kept")
-            if fresh:
-                out.print(f"held-out images of new classes: {self._right(fresh)} right")
-        if self.negative:
-            table = new_table("was right", "is now taken for", "images")
-            for (truth, answer), n in self.negative.most_common(SHOWN):
-                add_row(table, truth, answer, n)
-            show(table, stderr=True)
-        if self.imagined:
-            mean = sum(self.imagined.values()) / len(self.imagined)
-            out.print(
-                f"no held-out image is here of {count(len(self.imagined), 'class')} known before; by their statistics "
-                f"about {mean:.1%} of the answers broke (an estimate)"
-            )
-            table = new_table("class", "is now taken for", "share lost, by statistics")
-            for (truth, answer), n in self.lost_to.most_common(SHOWN):
-                if n > DRAWN // 100:
-                    add_row(table, truth, answer, f"{n / DRAWN:.1%}")
-            if table.row_count:
-                show(table, stderr=True)
-        if self.blind:
-            blind = count(len(self.blind), "class")
-            out.print(
-                f"nothing can be said of {blind} known before: no held-out image is here. With methods whose features "
-                "never change, --keep-held-out 10 keeps some of those to judge by"
-            )
-
-    def _right(self, rows: Sequence[int]) -> str:
-        right = sum(self.new[i] == self.truth[i] for i in rows)
-        return f"{right / len(rows):.1%} of {len(rows)}"
+    @property
+    def imagined(self) -> dict[Label, float]:
+        """The old name of `simulated`."""
+        return self.simulated
 
 
 def review(
@@ -117,14 +75,14 @@ def review(
     after: Learner,
     held_out: Sequence[tuple[Path, Label]],
     *,
-    gone: HeldFeatures | None = None,
-    ledger: Ledger | None = None,
+    gone: HeldOutFeatures | None = None,
+    seen: SeenImages | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Review:
     """Ask both models about held-out images, and about features of classes of which none is here.
 
-    Of images that are `gone`, and whose classes the `ledger` knows, features may have been kept. For classes of which
+    Of images that are `gone`, and whose classes `seen` knows, features may have been kept. For classes of which
     there is neither, the same answers are drawn for both models, see `IncrementalLearner.simulation`. Those of MOS are
     for features that lie where the class's own images were trained to lie: real images fare worse.
     """
@@ -135,22 +93,22 @@ def review(
         found.truth = [label for _, label in held_out]
         old = [place for place, label in enumerate(found.truth) if label in known]
         answers = before.predict([paths[i] for i in old], **options).labels if old else []
-        told = dict(zip(old, answers, strict=True))
-        found.old = [told.get(place) for place in range(len(paths))]
+        said = dict(zip(old, answers, strict=True))
+        found.old = [said.get(place) for place in range(len(paths))]
         found.new = after.predict(paths, progress=progress, **options).labels
-    if gone is not None and ledger is not None:
+    if gone is not None and seen is not None:
         found.gone = len(gone.digests)
-        found.truth += gone.labels(ledger)
+        found.truth += gone.labels(seen)
         found.old += gone.answers(before)
         found.new += gone.answers(after)
     rest = [(index, label) for index, label in enumerate(before.classes) if label not in found.truth]
-    simulation = before.simulation(after) if rest else None
+    simulate = before.simulation(after) if rest else None
     for index, label in rest:
-        if simulation is None:
-            found.blind.append(label)
+        if simulate is None:
+            found.unjudged.append(label)
             continue
-        was, now = simulation(index, DRAWN, generator(0, "review", index, device=before.device))
+        was, now = simulate(index, DRAWN, generator(0, "review", index, device=before.device))
         lost = (was == index) & (now != index)
-        found.imagined[label] = float(lost.float().mean())
+        found.simulated[label] = float(lost.float().mean())
         found.lost_to.update((label, after.classes[answer]) for answer in now[lost].tolist())
     return found

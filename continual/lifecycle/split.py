@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from continual.data.inputs import Label
 from continual.lifecycle.fingerprints import near
-from continual.lifecycle.seen_images import Met
+from continual.lifecycle.seen_images import SeenImage
 
 #: examples of near-duplicates that are kept to be shown
 EXAMPLES = 5
 
 
 @dataclass
-class Alike:
+class NearDuplicates:
     """Pairs of near-duplicates: how many, and some of them."""
 
     number: int = 0
@@ -28,28 +28,28 @@ class Alike:
             self.examples.append((mine, other))
 
 
-def divided(new: Sequence[Met], before: Sequence[Met], share: float) -> tuple[list[bool], Alike]:
+def split(new: Sequence[SeenImage], before: Sequence[SeenImage], share: float) -> tuple[list[bool], NearDuplicates]:
     """Say which of the new images are held out, at most that share of every class; and which are near-duplicates.
 
-    Images of a class that are nearly the same stay on one side, also that of those met before: an image that
+    Images of a class that are nearly the same stay on one side, also that of those seen before: an image that
     was as good as learned would flatter. The digests of the contents, as good as random numbers, say which go.
     """
-    alike, beside = Alike(), defaultdict[int, list[int]](list)
-    prints = [met.fingerprint for met in new]
+    near_duplicates, beside = NearDuplicates(), defaultdict[int, list[int]](list)
+    prints = [image.fingerprint for image in new]
     for a, b in near(prints, prints):
         if a < b:
-            alike.add(a, b)
+            near_duplicates.add(a, b)
             if new[a].label == new[b].label:
                 beside[a].append(b)
                 beside[b].append(a)
-    side: dict[int, bool] = {}  # of those near one that was met before: whether all such were held out
-    for a, k in near(prints, [met.fingerprint for met in before]):
-        alike.add(a, f"one of {before[k].label} met before")
+    side: dict[int, bool] = {}  # of those near one that was seen before: whether all such were held out
+    for a, k in near(prints, [image.fingerprint for image in before]):
+        near_duplicates.add(a, f"one of {before[k].label} seen before")
         if before[k].label == new[a].label:
             side[a] = side.get(a, True) and before[k].held_out
     places = defaultdict[Label, list[int]](list)
-    for place, met in enumerate(new):
-        places[met.label].append(place)
+    for place, image in enumerate(new):
+        places[image.label].append(place)
     held: set[int] = set()
     for own in places.values():
         left = int(share * len(own) + 1e-9)
@@ -61,7 +61,7 @@ def divided(new: Sequence[Met], before: Sequence[Met], share: float) -> tuple[li
             elif not sides and len(group) <= left:
                 held |= set(group)
                 left -= len(group)
-    return [place in held for place in range(len(new))], alike
+    return [place in held for place in range(len(new))], near_duplicates
 
 
 def _components(places: Sequence[int], beside: dict[int, list[int]]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 Earlier versions of `parts.safetensors` lie in `parts.safetensors.history/`, named by their numbers; the model
 file itself is always the one in use. A new version is written beside it, the old one is kept, and only then does
-the new one take its name: a process that is killed in between leaves the old version in use.
+the new one take its name: a process that is killed in between leaves the old version in use. None of this loads torch.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from continual.errors import InputError, ModelFileError
 from continual.learning import model_file
-from continual.learning.learner import IncrementalLearner
 from continual.lifecycle import contents
-from continual.lifecycle.held_out_features import HeldFeatures
-from continual.lifecycle.seen_images import Ledger
+from continual.lifecycle.seen_images import SeenImages
+
+if TYPE_CHECKING:
+    from continual.data.inputs import Label
+    from continual.learning.learner import IncrementalLearner
+    from continual.lifecycle.held_out_features import HeldOutFeatures
 
 #: how many earlier versions are kept
 KEPT = 10
@@ -77,23 +80,48 @@ def save(
     event: str,
     *,
     embed_backbone: bool,
-    ledger: Ledger | None = None,
-    held: HeldFeatures | None = None,
+    seen: SeenImages | None = None,
+    held_out: HeldOutFeatures | None = None,
     figures: Mapping[str, Any] | None = None,
+    ledger: SeenImages | None = None,
 ) -> None:
     """Make a learner the version in use, and keep the one before; `event` says what was done.
 
-    `ledger` says which images it has met, `held` has features of some that are held out, as `ledger` says, and
-    `figures` how it did on those. Raises ModelFileError, and changes
-    nothing, where that cannot be written.
+    `seen` are the images it has seen (`ledger` is the old name), `held_out` has features of some that are held out,
+    as `seen` says, and `figures` how it did on those. Raises ModelFileError, and changes nothing, where that cannot
+    be written.
     """
-    seen, about = (ledger or Ledger()).pack()
-    notes = {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seen": about}
-    if held is not None and ledger is not None:
-        seen |= held.within(ledger).pack()
-    if figures:
-        notes["held_out"] = dict(figures)
-    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=seen))
+    seen = seen or ledger or SeenImages()
+    tensors, about = seen.pack()
+    if held_out is not None:
+        tensors |= held_out.within(seen).pack()
+    notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
+    replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
+
+
+def rename(model: Path, event: str, old: Label, new: Label) -> None:
+    """Give a class another name in the version in use, and keep the one before; tensors are copied unread.
+
+    Raises InputError for a name that is taken, or one of another type (str, int); ModelFileError as `save` does.
+    """
+    known = contents.read(model).classes
+    if new in known:
+        raise InputError(f"there is a class {new!r} already: choose another name, or forget one of the two")
+    if type(new) is not type(old):
+        raise InputError(f"{new!r} is {type(new).__name__}, but the classes are {type(old).__name__}: use one kind")
+
+    def change(values: dict[str, Any]) -> dict[str, Any]:
+        def renamed(names: Sequence[Label]) -> list[Label]:
+            return [new if name == old else name for name in names]
+
+        about = (values.get("notes") or {}).get("seen")
+        if about is not None:
+            forgotten = [name for name in about["forgotten"] if name != new]
+            about = {"classes": renamed(about["classes"]), "forgotten": forgotten}
+        state = {**values["state"], "classes": renamed(values["state"]["classes"])}
+        return {**values, "state": state, "notes": _notes(event, about)}
+
+    replace(model, lambda place: model_file.copy(model, place, change))
 
 
 def rollback(model: Path, number: int | None = None) -> Version:
@@ -120,14 +148,14 @@ def rollback(model: Path, number: int | None = None) -> Version:
 def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
     """Return the versions not in use that know a class, by its name or another, and the digests of its images.
 
-    Another name it has where most of a class's images are those that were met under the name asked for.
+    Another name it has where most of a class's images are those that were seen under the name asked for.
     """
     found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
-    images = {met.digest for _, file in found for met in file.ledger.images if str(met.label) == label}
+    images = {image.digest for _, file in found for image in file.seen.images if str(image.label) == label}
     return [
         version
         for version, file in found
-        if label in map(str, file.classes) or not file.ledger.named(images).isdisjoint(file.classes)
+        if label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
     ], images
 
 
@@ -161,6 +189,11 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
         raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _notes(event: str, seen: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is said of a version in its header."""
+    return {"event": event, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seen": seen}
 
 
 def _itself(model: Path) -> Path:

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 import continual
-from continual.cli import models
+from continual.cli import opening
 from continual.cli.progress import ProgressBars
 from tests.support.refusals import refused
 
@@ -76,7 +76,7 @@ def test_corrupt_images_are_all_named_before_anything_is_answered(
     cut, text = folder / "iris" / "1.png", folder / "rose" / "2.png"
     cut.write_bytes(cut.read_bytes()[:100])
     text.write_text("not a picture")
-    monkeypatch.setattr(models, "load_learner", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(opening, "load_learner", lambda *_: pytest.fail("the model was loaded"))
     refused(equimos("predict", folder, "-m", unchanged, "--json", "-"), "2 of 8", cut, text)
 
 
@@ -207,7 +207,7 @@ def test_header_without_its_parts(equimos: Equimos, tmp_path: Path, flowers: Pat
 def test_places_that_cannot_be_written_are_found_at_once(
     equimos: Equimos, unchanged: Path, tmp_path: Path, flowers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "check_readable", lambda *_: pytest.fail("work had begun"))
+    monkeypatch.setattr("continual.data.images.check_readable", lambda *_: pytest.fail("work had begun"))
     nowhere = tmp_path / "no" / "folder"
     refused(equimos("learn", "--yes", "-i", flowers, "-m", nowhere / "m.safetensors"), nowhere, "make it first")
     refused(equimos("learn", "--yes", "-i", flowers, "-m", tmp_path), tmp_path, "is a folder")

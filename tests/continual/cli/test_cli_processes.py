@@ -47,6 +47,22 @@ def test_help_loads_nothing_heavy() -> None:
     assert "Usage: " in done.stdout
 
 
+def test_what_needs_a_header_alone_loads_no_torch(model: Path) -> None:
+    """And the names of the commands are those of `equimos`, however it is started."""
+    commands = (["info"], ["rename", "rose", "lily"], ["history"], ["rollback"], ["rename", "tulip", "iris"])
+    for words in (*commands, ["history", "--json", "-"], ["rename", "gone", "lily"]):
+        code = (
+            "import sys; from continual.cli.app import main\n"
+            "try: main()\n"
+            "finally: assert not {'torch', 'numpy', 'timm'} & set(sys.modules), 'loaded'"
+        )
+        done = finished(sys.executable, "-c", code, *words, "--model", model)
+        assert done.returncode == 2 * ("gone" in words), done.stderr
+        assert "loaded" not in done.stderr, words
+    assert continual.load(model).classes == ("rose", "iris")
+    assert "Usage: equimos" in finished(*EQUIMOS, "rename", "--help").stdout
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(model: Path, flowers: Path) -> None:
     model.write_bytes(model.read_bytes()[:-1])
     done = finished(*EQUIMOS, "predict", "--model", model, flowers)

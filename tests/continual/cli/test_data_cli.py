@@ -68,7 +68,7 @@ def test_check_a_folder(equimos: Equimos, tmp_path: Path, monkeypatch: pytest.Mo
     before = files(tmp_path)
     result = equimos("data", "check", "photos")
     assert result.exit_code == 0, result.stderr
-    assert "12 images, 4 to 4 a class" in result.stdout
+    assert "12 images, 4 to 4 per class" in result.stdout
     assert "test      6 images" in result.stdout
     report = json.loads(equimos("data", "check", "photos", "--json", "-").stdout)
     assert (report["classes"], report["train"], report["test"], report["errors"]) == (3, 12, 6, [])

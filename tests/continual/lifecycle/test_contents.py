@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import continual
-from continual.lifecycle.seen_images import Ledger
+from continual.lifecycle.seen_images import SeenImages
 from continual.methods import RECOMMENDED, methods
 from tests.conftest import ROOT
 
@@ -136,5 +136,5 @@ def test_methods_that_say_so_keep_nothing_an_image_long(pictures: Pictures, back
         assert sizes[0] == sizes[1], name
 
 
-def test_an_empty_ledger_is_an_empty_place() -> None:
-    assert sum(t.nbytes for t in Ledger().export()[0].values()) == 0
+def test_no_seen_images_take_no_place() -> None:
+    assert sum(t.nbytes for t in SeenImages().pack()[0].values()) == 0

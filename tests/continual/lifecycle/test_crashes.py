@@ -19,6 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import continual
+from continual import files
 from continual.cli.app import app
 from continual.errors import ModelFileError
 from continual.learning import model_file
@@ -147,7 +148,7 @@ def test_an_exported_file_is_the_old_one_or_the_new(tmp_path: Path) -> None:
         child = os.fork()
         if child == 0:
             die_before(step, str(target.parent))
-            with model_file.written(target) as place:
+            with files.written(target) as place:
                 place.write_bytes(b"new")
             os._exit(0)
         status = os.waitpid(child, 0)[1]
@@ -160,7 +161,7 @@ def test_an_exported_file_is_the_old_one_or_the_new(tmp_path: Path) -> None:
 
 def test_an_exported_file_on_a_full_disk(small_disk: Path) -> None:
     target, there = small_disk.with_suffix(".onnx"), sorted(small_disk.parent.iterdir())
-    with pytest.raises(ModelFileError, match="cannot write .*No space left"), model_file.written(target) as place:
+    with pytest.raises(ModelFileError, match="cannot write .*No space left"), files.written(target) as place:
         place.write_bytes(bytes(2**20))
     assert sorted(small_disk.parent.iterdir()) == there
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import pytest
 import torch
 
 import continual
+from continual import files
 from continual.errors import ModelFileError
 from continual.learning import model_file
 from continual.lifecycle import contents, versions
+from continual.lifecycle.seen_images import SeenImages
+from tests.conftest import ROOT
 from tests.support.kills import die_before
 from tests.support.refusals import refused
 
@@ -62,6 +67,40 @@ def test_edits_make_versions_and_rollback_goes_both_ways(equimos: Equimos, model
     assert [version.number for version in versions.versions(model) if version.current] == [5]
 
 
+def test_a_renamed_file_is_what_a_renamed_learner_saves(
+    equimos: Equimos, model: Path, pictures: Pictures, tmp_path: Path
+) -> None:
+    """But for the date: the command copies tensors unread, and changes the header alone."""
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("forget", "iris", "-m", model))
+    before, learner = contents.read(model), continual.load(model)
+    done(equimos("rename", "rose", "iris", "-m", model))
+    learner.rename("rose", "iris")
+    own = [replace(image, label="iris" if image.label == "rose" else image.label) for image in before.seen.images]
+    other = tmp_path / "other.safetensors"
+    versions.save(learner, other, "renamed rose to iris", embed_backbone=False, seen=SeenImages(tuple(own)))
+    (tensors, header), (expected, asked) = (model_file.read(path) for path in (model, other))
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in tensors)
+    for values in (header, asked):
+        values["notes"]["date"] = ""
+    assert header == asked
+    assert contents.read(model).seen == SeenImages(tuple(own)), "iris is not a forgotten class any more"
+
+
+@pytest.mark.parametrize("number", ["v1", "v2"])
+def test_files_of_earlier_formats_are_renamed_in_theirs(equimos: Equimos, tmp_path: Path, number: str) -> None:
+    for old in sorted((ROOT / "tests" / "support" / "model_files" / number).glob("*.safetensors")):
+        path = Path(shutil.copy(old, tmp_path))
+        before = files.fetch(path)
+        done(equimos("rename", 0, 77, "-m", path))
+        after = files.fetch(path)
+        assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+        assert after[1]["version"] == before[1]["version"]
+        assert contents.read(path).classes[0] == 77
+        refused(equimos("rename", 77, "x", "-m", path), "'x' is str, but the classes are int")
+
+
 def test_forgetting_everywhere_leaves_no_version_that_knows(equimos: Equimos, model: Path, pictures: Pictures) -> None:
     done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
     assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
@@ -74,7 +113,7 @@ def test_a_class_forgotten_before_can_still_go_everywhere(equimos: Equimos, mode
     done(equimos("forget", "iris", "-m", model))
     assert "1 earlier version that knew iris deleted" in done(equimos("forget", "iris", "--everywhere", "-m", model))
     assert all("iris" not in classes(version.path) for version in versions.versions(model))
-    assert contents.read(model).ledger.forgotten == ()
+    assert contents.read(model).seen.forgotten == ()
     refused(equimos("forget", "iris", "--everywhere", "-m", model), "no class 'iris'")
 
 

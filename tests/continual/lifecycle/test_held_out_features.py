@@ -1,4 +1,4 @@
-"""Features of held-out images that are kept: what broke is told exactly when the images are gone."""
+"""Features of held-out images that are kept: what broke is known exactly when the images are gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 import continual
 from continual.lifecycle import contents
 from continual.lifecycle.fingerprints import digest
-from continual.lifecycle.held_out_features import HeldFeatures
+from continual.lifecycle.held_out_features import HeldOutFeatures
 from continual.methods import method, methods
 from continual.testing import coloured_squares, tiny_backbone
 from tests.support.refusals import refused
@@ -34,10 +34,10 @@ def test_answers_by_kept_features_are_those_by_images(name: str, tmp_path: Path)
     for number, image in enumerate(coloured_squares([0, 1, 2, 5, 6], 4, seed=1)[0]):
         paths[number] = tmp_path / f"{number}.png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[number])
-    held = HeldFeatures.of(learner, paths)
+    held = HeldOutFeatures.of(learner, paths)
     assert held.answers(learner) == learner.predict(list(paths.values())).labels
     learner.learn(*coloured_squares([3, 5], 4))
-    again = HeldFeatures.unpack(held.pack())
+    again = HeldOutFeatures.unpack(held.pack())
     assert again.answers(learner) == learner.predict(list(paths.values())).labels
     assert again.only([3, 0]).plus(again.only([7])).digests == (0, 3, 7)
     assert again.without(range(20)).answers(learner) == []
@@ -59,7 +59,7 @@ def test_models_whose_answers_follow_from_more_say_so(
     refused(equimos(*words, "--keep-held-out", 2), "--keep-held-out", "simple_cil", f"{name}, leave it out")
 
 
-def test_what_broke_is_told_when_the_images_are_gone(
+def test_what_broke_is_known_when_the_images_are_gone(
     equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
 ) -> None:
     """A second month whose class looks like one of the first, whose folders are gone."""
@@ -67,8 +67,8 @@ def test_what_broke_is_told_when_the_images_are_gone(
     words = ("-m", model, "--weights", weights, "--method", "simple_cil", "--keep-held-out", 3)
     assert equimos("learn", "--yes", "-i", first, *words).exit_code == 0
     found = contents.read(model)
-    held_out = {met.digest: met.label for met in found.ledger.images if met.held_out}
-    assert sorted(held_out[mark] for mark in found.held.digests) == ["rose"] * 3 + ["tulip"] * 3
+    held_out = {image.digest: image.label for image in found.seen.images if image.held_out}
+    assert sorted(held_out[mark] for mark in found.held_out.digests) == ["rose"] * 3 + ["tulip"] * 3
     assert "held-out features" in equimos("info", "-m", model).stdout
 
     twins = pictures("twins", ["tulip"], 40) / "tulip"
@@ -76,7 +76,7 @@ def test_what_broke_is_told_when_the_images_are_gone(
         (twins / f"{number}.png").unlink()
     twins.rename(twins.with_name("parrot"))
     old = continual.load(model)
-    paths = [path for path in sorted(first.rglob("*.png")) if _digest(path) in found.held.digests]
+    paths = [path for path in sorted(first.rglob("*.png")) if _digest(path) in found.held_out.digests]
     names = [path.parent.name for path in paths]
     second = equimos("learn", "--yes", "-i", twins.parent, "-m", model)
     assert second.exit_code == 0, second.stderr
@@ -89,14 +89,14 @@ def test_what_broke_is_told_when_the_images_are_gone(
     assert broke > 0, "the test would show nothing"
 
     # What was kept stays until it is dropped, or its class is.
-    assert len(contents.read(model).held.digests) == 6
+    assert len(contents.read(model).held_out.digests) == 6
     assert equimos("rename", "rose", "wild rose", "-m", model).exit_code == 0
     assert equimos("forget", "tulip", "-m", model).exit_code == 0
     left = contents.read(model)
-    assert left.held.labels(left.ledger) == ["wild rose"] * 3
+    assert left.held_out.labels(left.seen) == ["wild rose"] * 3
     third = ("learn", "--yes", "-i", pictures("third", ["iris"], 10), "-m", model)
     assert equimos(*third, "--keep-held-out", 0).exit_code == 0
-    assert contents.read(model).held.digests == ()
+    assert contents.read(model).held_out.digests == ()
 
 
 def _digest(path: Path) -> int:

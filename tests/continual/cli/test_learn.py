@@ -192,13 +192,13 @@ def test_a_review_counts() -> None:
     assert found.positive == 1
     assert found.shares_lost() == [2 / 4]
     assert found.figures() == {"images": 5, "accuracy": 3 / 5, "negative_flips": 2, "positive_flips": 1}
-    found.imagined = {"d": 0.1, "e": 0.3}
+    found.simulated = {"d": 0.1, "e": 0.3}
     assert found.shares_lost() == [0.5, pytest.approx(0.2)]
 
 
-def test_edits_keep_the_ledger_true(equimos: Equimos, model: Path, flowers: Path, pictures: Pictures) -> None:
+def test_edits_keep_the_seen_images_true(equimos: Equimos, model: Path, flowers: Path, pictures: Pictures) -> None:
     def labels() -> list[Any]:
-        return sorted(met.label for met in contents.read(model).ledger.images)
+        return sorted(image.label for image in contents.read(model).seen.images)
 
     assert labels() == ["rose"] * 4 + ["tulip"] * 4
     assert equimos("rename", "rose", "wild rose", "-m", model).exit_code == 0
@@ -212,7 +212,7 @@ def test_edits_keep_the_ledger_true(equimos: Equimos, model: Path, flowers: Path
     assert "left out, for they were forgotten: tulip" in result.stderr
     assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--class", "tulip").exit_code == 0
     assert continual.load(model).classes == ("wild rose", "tulip")
-    assert contents.read(model).ledger.forgotten == ()
+    assert contents.read(model).seen.forgotten == ()
 
 
 def test_a_class_forgotten_everywhere_leaves_no_name(equimos: Equimos, model: Path, pictures: Pictures) -> None:
@@ -271,7 +271,7 @@ def test_out_of_memory_is_one_line_and_loses_nothing(
     assert list(model.parent.iterdir()) == [model]
 
 
-def test_a_model_saved_in_python_has_no_ledger(equimos: Equimos, model: Path, flowers: Path) -> None:
+def test_a_model_saved_in_python_has_no_seen_images(equimos: Equimos, model: Path, flowers: Path) -> None:
     continual.load(model).save(model)
     result = equimos("learn", "--yes", "-i", flowers, "-m", model)
     assert "not recorded: rose, tulip; --class NAME learns" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,35 @@ from PIL import Image
 from continual.errors import InputError
 from continual.lifecycle.fingerprints import NEAR, digest, fingerprint, near
 from continual.lifecycle.new_images import Plan, plan
-from continual.lifecycle.seen_images import Ledger, Met
+from continual.lifecycle.seen_images import SeenImage, SeenImages
 
 Pictures = Callable[..., Path]
 
 
-def after(done: Plan, ledger: Ledger | None = None) -> Ledger:
-    """The ledger once a plan was carried out."""
-    return (ledger or Ledger()).with_images(picture.met for picture in [*done.learn, *done.hold_out])
+def after(done: Plan, seen: SeenImages | None = None) -> SeenImages:
+    """The seen once a plan was carried out."""
+    return (seen or SeenImages()).with_images(picture.entry for picture in [*done.learn, *done.hold_out])
+
+
+def unpacked(seen: SeenImages) -> SeenImages:
+    """What a file gives back."""
+    tensors, values = seen.pack()
+    return SeenImages.unpack({name: tensor.tolist() for name, tensor in tensors.items()}, values)
+
+
+def test_old_names_still_lead_there(pictures: Pictures) -> None:
+    with pytest.warns(DeprecationWarning, match="SeenImages"):
+        from continual.lifecycle.seen_images import Ledger
+    assert Ledger is SeenImages
+    (picture, *_) = plan(pictures("all", ["rose"]), SeenImages(), []).learn
+    assert picture.met is picture.entry
 
 
 def names(plan_: Plan) -> dict[str, list[str]]:
     """What is learned: file names by class."""
     found: dict[str, list[str]] = {}
     for picture in plan_.learn:
-        found.setdefault(str(picture.met.label), []).append(picture.path.name)
+        found.setdefault(str(picture.entry.label), []).append(picture.path.name)
     return found
 
 
@@ -70,64 +85,67 @@ def test_digests_are_of_the_bytes() -> None:
 
 def test_only_what_is_new_is_learned(pictures: Pictures) -> None:
     folder = pictures("all", ["rose", "tulip"])
-    first = plan(folder, Ledger(), [])
+    first = plan(folder, SeenImages(), [])
     assert {name: len(found) for name, found in names(first).items()} == {"rose": 4, "tulip": 4}
-    ledger, known = after(first), ["rose", "tulip"]
-    again = plan(folder, ledger, known)
+    seen, known = after(first), ["rose", "tulip"]
+    again = plan(folder, seen, known)
     assert (again.learn, again.learned, again.notes, again.problems) == ([], 8, [], [])
     pictures("all", ["iris"])
     shutil.copy(pictures("later", ["rose"], 5) / "rose" / "4.png", folder / "rose" / "new.png")
     (folder / "tulip" / "0.png").rename(folder / "tulip" / "another name.png")
-    grown = plan(folder, ledger, known)
+    grown = plan(folder, seen, known)
     assert names(grown) == {"iris": ["0.png", "1.png", "2.png", "3.png"], "rose": ["new.png"]}
     assert "1 new class: iris (4)" in grown.lines(known)
     assert "1 known class with new images: rose (1)" in grown.lines(known)
     assert "note: few images to learn from: iris (4)" in grown.lines(known)
-    assert names(plan(folder, ledger, known, only=["rose"])) == {"rose": ["new.png"]}
+    assert names(plan(folder, seen, known, only=["rose"])) == {"rose": ["new.png"]}
     with pytest.raises(InputError, match="no class folder 'ros' with images: did you mean 'rose'"):
-        plan(folder, ledger, known, only=["ros"])
+        plan(folder, seen, known, only=["ros"])
 
 
 def test_files_that_cannot_be_read_and_copies_are_left_out_and_named(pictures: Pictures) -> None:
     folder = pictures("all", ["rose"])
     (folder / "rose" / "1.png").write_text("no picture")
     shutil.copy(folder / "rose" / "2.png", folder / "rose" / "copy.png")
-    found = plan(folder, Ledger(), [])
+    found = plan(folder, SeenImages(), [])
     assert names(found) == {"rose": ["0.png", "2.png", "3.png"]}
     bad, copies = found.notes
     assert "1 file left out, not readable" in bad
     assert str(folder / "rose" / "1.png") in bad
     assert copies == "1 image left out, identical to another of the class"
     (folder / "rose" / "IMG_1.HEIC").write_bytes(b"from a telephone")
-    assert plan(folder, Ledger(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 .heic)")
+    assert (
+        plan(folder, SeenImages(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 .heic)")
+    )
 
 
 @pytest.mark.parametrize("other", ["Rose", "rose ", "ro\u0308se", "ｒｏｓｅ"])
 def test_names_that_people_take_for_one(pictures: Pictures, other: str) -> None:
     known = "r\u00f6se" if "\u0308" in other else "rose"
     folder = pictures("all", [other])
-    (problem,) = plan(folder, Ledger(), [known]).problems
+    (problem,) = plan(folder, SeenImages(), [known]).problems
     assert "one name for people" in problem
     pictures("all", [known])
-    assert len(plan(folder, Ledger(), []).problems) == 1
-    assert plan(pictures("fine", ["a b", "ab"]), Ledger(), []).problems == []
+    assert len(plan(folder, SeenImages(), []).problems) == 1
+    assert plan(pictures("fine", ["a b", "ab"]), SeenImages(), []).problems == []
 
 
 def test_one_image_in_two_classes(pictures: Pictures) -> None:
     folder = pictures("all", ["rose", "tulip"])
     shutil.copy(folder / "rose" / "0.png", folder / "tulip" / "9.png")
-    (problem,) = plan(folder, Ledger(), []).problems
+    (problem,) = plan(folder, SeenImages(), []).problems
     assert str(folder / "rose" / "0.png") in problem
     assert str(folder / "tulip" / "9.png") in problem
 
 
 def test_images_that_moved_and_folders_of_renamed_classes(pictures: Pictures) -> None:
     folder = pictures("all", ["rose", "tulip"])
-    ledger = after(plan(folder, Ledger(), []))
+    seen = after(plan(folder, SeenImages(), []))
     (folder / "rose" / "0.png").rename(folder / "tulip" / "9.png")
-    moved = plan(folder, ledger, ["rose", "tulip"])
+    moved = plan(folder, seen, ["rose", "tulip"])
     assert moved.notes == ["1 image of tulip left out, learned as rose: if they moved, use `equimos correct`"]
-    renamed = ledger.renamed("rose", "wild rose")
+    names = {"rose": "wild rose", "tulip": "tulip"}
+    renamed = SeenImages(tuple(replace(image, label=names[image.label]) for image in seen.images))
     known = ["wild rose", "tulip"]
     assert (plan(folder, renamed, known).learn, plan(folder, renamed, known).problems) == ([], [])
     shutil.copy(pictures("later", ["rose"], 5) / "rose" / "4.png", folder / "rose" / "new.png")
@@ -137,21 +155,21 @@ def test_images_that_moved_and_folders_of_renamed_classes(pictures: Pictures) ->
 
 def test_forgotten_and_unrecorded_classes_are_learned_only_when_named(pictures: Pictures) -> None:
     folder = pictures("all", ["rose", "tulip", "iris"])
-    ledger = after(plan(folder, Ledger(), [])).without("rose", remember=True)
-    ledger = Ledger(tuple(met for met in ledger.images if met.label != "iris"), ledger.forgotten)
-    found = plan(folder, ledger, ["tulip", "iris"])
+    seen = after(plan(folder, SeenImages(), [])).without("rose", remember=True)
+    seen = SeenImages(tuple(met for met in seen.images if met.label != "iris"), seen.forgotten)
+    found = plan(folder, seen, ["tulip", "iris"])
     assert found.learn == []
     assert ["forgotten: rose" in note or "not recorded: iris" in note for note in found.notes] == [True, True]
-    assert set(names(plan(folder, ledger, ["tulip", "iris"], only=["rose", "iris"]))) == {"rose", "iris"}
-    assert ledger.with_images([Met(1, 2, "rose")]).forgotten == ()
-    assert after(plan(folder, Ledger(), [])).without("rose", remember=False).forgotten == ()
+    assert set(names(plan(folder, seen, ["tulip", "iris"], only=["rose", "iris"]))) == {"rose", "iris"}
+    assert seen.with_images([SeenImage(1, 2, "rose")]).forgotten == ()
+    assert after(plan(folder, SeenImages(), [])).without("rose", remember=False).forgotten == ()
 
 
 def test_classes_that_are_numbers(pictures: Pictures) -> None:
-    found = plan(pictures("all", ["7", "8"]), Ledger(), [7])
+    found = plan(pictures("all", ["7", "8"]), SeenImages(), [7])
     assert names(found) == {"8": ["0.png", "1.png", "2.png", "3.png"]}, "which images of 7 were learned is not known"
-    assert {picture.met.label for picture in found.learn} == {8}
-    assert "folder 'rose'" in plan(pictures("odd", ["rose"]), Ledger(), [7]).problems[0]
+    assert {picture.entry.label for picture in found.learn} == {8}
+    assert "folder 'rose'" in plan(pictures("odd", ["rose"]), SeenImages(), [7]).problems[0]
 
 
 # What is held out
@@ -159,26 +177,26 @@ def test_classes_that_are_numbers(pictures: Pictures) -> None:
 
 def test_the_same_images_are_held_out_whatever_they_are_called(pictures: Pictures, tmp_path: Path) -> None:
     folder = pictures("all", ["rose", "tulip"], 20)
-    first = plan(folder, Ledger(), [], hold_out=0.2)
-    held = {picture.met.digest for picture in first.hold_out}
-    assert [p.met.held_out for p in first.hold_out] == [True] * 8
-    assert [p.met.held_out for p in first.learn] == [False] * 32
+    first = plan(folder, SeenImages(), [], hold_out=0.2)
+    held = {picture.entry.digest for picture in first.hold_out}
+    assert [p.entry.held_out for p in first.hold_out] == [True] * 8
+    assert [p.entry.held_out for p in first.learn] == [False] * 32
     for number, path in enumerate(sorted(folder.rglob("*.png"), key=lambda path: path.stem)):
         path.rename(path.with_name(f"other{99 - number}.png"))
-    assert {picture.met.digest for picture in plan(folder, Ledger(), [], hold_out=0.2).hold_out} == held
-    ledger = after(first)
-    again = plan(folder, ledger, ["rose", "tulip"], hold_out=0.5)
-    assert {picture.met.digest for picture in again.held_out} == held
+    assert {picture.entry.digest for picture in plan(folder, SeenImages(), [], hold_out=0.2).hold_out} == held
+    seen = after(first)
+    again = plan(folder, seen, ["rose", "tulip"], hold_out=0.5)
+    assert {picture.entry.digest for picture in again.held_out} == held
     assert again.learn == again.hold_out == []
     pictures("all", ["iris"])
-    named = plan(folder, ledger, ["rose", "tulip"], only=["iris"])
-    assert {picture.met.digest for picture in named.held_out} == held, "also where a single class is asked for"
+    named = plan(folder, seen, ["rose", "tulip"], only=["iris"])
+    assert {picture.entry.digest for picture in named.held_out} == held, "also where a single class is asked for"
     assert (named.learned, list(names(named))) == (0, ["iris"])
 
 
 @pytest.mark.parametrize(("images", "held"), [(1, 0), (4, 0), (5, 1), (9, 1), (10, 2)])
 def test_small_classes_keep_their_images(pictures: Pictures, images: int, held: int) -> None:
-    assert len(plan(pictures("all", ["rose"], images), Ledger(), [], hold_out=0.2).hold_out) == held
+    assert len(plan(pictures("all", ["rose"], images), SeenImages(), [], hold_out=0.2).hold_out) == held
 
 
 def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
@@ -187,15 +205,15 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
         (tmp_path / "rose").mkdir(exist_ok=True)
         for take in range(3):
             photo(scene).point(lambda v, take=take: v * (1 - take / 20)).save(tmp_path / "rose" / f"{scene}-{take}.png")
-    found = plan(tmp_path, Ledger(), [], hold_out=0.25)
+    found = plan(tmp_path, SeenImages(), [], hold_out=0.25)
     held, learned = ({p.path.name[0] for p in side} for side in (found.hold_out, found.learn))
     assert len(found.hold_out) == 6
     assert not held & learned
     assert any("24 pairs of images nearly the same" in note for note in found.notes)
 
-    before = plan(tmp_path, Ledger(), [], hold_out=0.25)
-    ledger = Ledger(tuple(p.met for p in [*before.learn, *before.hold_out] if p.path.name.endswith("-0.png")))
-    later = plan(tmp_path, ledger, ["rose"], hold_out=0.25)
+    before = plan(tmp_path, SeenImages(), [], hold_out=0.25)
+    seen = SeenImages(tuple(p.entry for p in [*before.learn, *before.hold_out] if p.path.name.endswith("-0.png")))
+    later = plan(tmp_path, seen, ["rose"], hold_out=0.25)
     assert {p.path.name[0] for p in later.hold_out} == held, "near one held out: held out; near one learned: learned"
     assert not held & {p.path.name[0] for p in later.learn}
     assert len(later.learn) + len(later.hold_out) == 16
@@ -204,10 +222,10 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
 # What is kept
 
 
-def test_a_ledger_survives_its_file() -> None:
-    ledger = Ledger((Met(-1, 2**62, "a", True), Met(5, -7, "b"), Met(6, 0, "a")), ("c",))
-    assert Ledger.unpack(*ledger.pack()) == ledger
-    assert sum(t.numel() * t.element_size() for t in ledger.export()[0].values()) == 3 * 21
-    assert Ledger.unpack({}, None) == Ledger() == Ledger.unpack(*Ledger().pack())
+def test_seen_images_survive_their_file() -> None:
+    seen = SeenImages((SeenImage(-1, 2**62, "a", True), SeenImage(5, -7, "b"), SeenImage(6, 0, "a")), ("c",))
+    assert unpacked(seen) == seen
+    assert sum(t.numel() * t.element_size() for t in seen.pack()[0].values()) == 3 * 21
+    assert SeenImages.unpack({}, None) == SeenImages() == unpacked(SeenImages())
     with pytest.raises(KeyError):
-        Ledger.unpack({}, ledger.pack()[1])
+        SeenImages.unpack({}, seen.pack()[1])

@@ -1,0 +1,106 @@
+"""Models as commands open them: settings for now, the learner, and what may not be asked. This loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from continual import options
+from continual.backbones import loading
+from continual.backbones.loading import Backbone
+from continual.data.images import image_files, unread
+from continual.data.preprocessing import Preprocessing
+from continual.errors import InputError
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import make
+from continual.lifecycle.contents import ModelFile
+from continual.methods import RECOMMENDED, load, method, methods
+
+
+def images_in(given: Path) -> list[Path]:
+    """Return the images below a folder, or the one image given."""
+    if not given.is_dir():
+        return [given]
+    found = image_files(given)
+    if not found:
+        others = unread(given)
+        raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
+    return found
+
+
+def settings_now(found: ModelFile, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return settings to answer with, from `key=value`; raises InputError for those that a model cannot change."""
+    asked, kind = options.assignments("--set", pairs), method(found.method).settings_type
+    if refused := sorted(asked.keys() - kind.at_inference):
+        raise InputError(
+            f"--set {refused[0]}: of a model that exists, {', '.join(sorted(kind.at_inference))} can be set for answers"
+        )
+    make(kind, **{**found.header["settings"], **asked})
+    return asked
+
+
+def load_learner(
+    found: ModelFile, weights: Path | None, device: Any, backbone: Backbone | None = None
+) -> IncrementalLearner[Any]:
+    """Load the model, on a backbone that was loaded before, if it is given.
+
+    `weights`, where given, are used even if the model embeds its backbone, and must be the same.
+    """
+    description = dict(found.header["backbone"])
+    file = description["weights_file"]
+    if backbone is None and weights is not None:
+        backbone = loading.rebuild({**description, "weights_file": str(weights)})
+    elif backbone is None and not found.embedded and file is not None and not Path(file).is_file():
+        raise InputError(f"the backbone's weights of {found.path} were at {file}: say where they are with --weights")
+    return load(found.path, backbone, device=device)
+
+
+def checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> str:
+    """Return the method of a new model; raises InputError for one, or for settings, that there are not."""
+    try:
+        make(method(name or RECOMMENDED).settings_type, preset, **settings)
+    except InputError as error:
+        if name is not None:
+            raise
+        raise InputError(f"{error} (the method is {RECOMMENDED} unless --method names another, such as mos)") from None
+    return name or RECOMMENDED
+
+
+def refuse_changes(
+    found: ModelFile,
+    backbone: str | None,
+    arguments: dict[str, Any],
+    method_name: str | None,
+    preset: str | None,
+    settings: dict[str, Any],
+) -> None:
+    """Raise InputError if options say something else than the model that exists."""
+    description, kept = found.header["backbone"], found.header["settings"]
+    there = {**description["model_args"], **{k: description["preprocessing"][k] for k in Preprocessing.changeable()}}
+    problems = []
+    if method_name not in (None, found.method):
+        problems.append(f"--method {method_name} (it is {found.method})")
+    if backbone not in (None, description["name"]):
+        problems.append(f"--backbone {backbone} (it is {description['name']})")
+    problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in arguments.items() if there.get(k) != v]
+    kind = method(found.method).settings_type
+    named = {*settings, *kind.presets.get(preset or "", ())}
+    asked = make(kind, preset, **settings).model_dump(include=named - kind.at_inference - kind.at_training)
+    problems += [f"{k}={v} (it is {kept.get(k)})" for k, v in asked.items() if kept.get(k) != v]
+    if problems:
+        raise InputError(
+            f"{found.path} exists and keeps what it was made with, which conflicts with {', '.join(problems)}: leave "
+            f"that out, or name a new file with --model"
+        )
+
+
+def check_keeping(learner: IncrementalLearner[Any], keep: int | None) -> None:
+    """Raise InputError if features are to be kept from which answers could not be known later."""
+    if keep and (learner.symmetry is not None or not learner.fixed_features):
+        able = ", ".join(name for name in methods() if method(name).fixed_features)
+        asked = learner.method if learner.symmetry is None else f"a model with group={learner.settings.group}"
+        raise InputError(
+            f"--keep-held-out goes with methods whose features never change ({able}), and without a group; of {asked}, "
+            "leave it out"
+        )

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 import typer
-from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size, Weights
+from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size
+from arguments import Weights as WeightsFile
 from measuring import spread, surroundings, table
 from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of

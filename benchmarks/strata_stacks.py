@@ -82,7 +82,7 @@ def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, float]]) -> dic
 
 def main(
     images: Images,
-    weights: Weights,
+    weights: WeightsFile,
     out: Figures,
     size: Size = 70,
     classes: int = 30,

@@ -186,9 +186,7 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
         try:
             named, preset = str(reserved.get("method", label)), reserved.get("preset")
             if is_code_file(named):
-                named = str(
-                    Path(named).resolve()
-                )  # an override's is found from anywhere, too
+                named = str(Path(named).resolve())  # an override's is found from anywhere, too
             elif not points_to_code(named):
                 named, preset = with_preset(named, preset)
             known = find_method(named).settings_type.model_fields

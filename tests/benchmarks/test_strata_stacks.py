@@ -35,8 +35,8 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
             trunk.vit.norm = norm
 
     with torch.no_grad():
-        frozen, adapted = learner.regressors(images).chunk(2, 1)
-        assert torch.equal(frozen, plain.regressors(images))
+        frozen, adapted = learner.design_features(learner.extractor, images).chunk(2, 1)
+        assert torch.equal(frozen, plain.design_features(plain.extractor, images))
         torch.testing.assert_close(frozen, last(None), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(adapted, last(shared(Bottleneck(adapter_scale=0.1), stack)), rtol=1e-4, atol=1e-4)
     assert (adapted - frozen).abs().max() > 0.01

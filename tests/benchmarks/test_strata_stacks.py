@@ -23,7 +23,7 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
     shapes["up_bias"] = (depth, width)
     stack = {name: torch.randn(shape, generator=generator(0, name)) for name, shape in shapes.items()}
     only_class = {"blocks": 1, "patches": False, "mirror": False}
-    plain, learner = StrataLearner(backbone, **only_class), stacked(stack, 0.1, True)(backbone, **only_class).variant()
+    plain, learner = StrataLearner(backbone, **only_class), stacked(stack, Bottleneck(adapter_scale=0.1), True)(backbone, **only_class).variant()
 
     def last(adapters: Any) -> Tensor:
         """The class token of the last block: the features before the last norm, which is the identity here."""

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from continual.losses.terms import normalised_logits
 
 import continual
 from continual.backbones.loading import fingerprint
 from continual.data.inputs import as_experience
-from continual.methods.slca import SLCALearner
+from continual.methods.slca import SLCALearner, normalised_logits
 
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.05, "alignment_epochs": 1}
 

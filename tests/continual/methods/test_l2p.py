@@ -87,11 +87,11 @@ def test_the_pool_learns_and_its_memory_is_counted(backbone: Any, blobs: Any) ->
     assert learner.memory() == {"head": 4 * 4 * (d + 1), "pool": 4 * 4 * (3 + 1) * d}
 
 
-def test_what_cannot_be_is_refused(backbone: Any, blobs: Any, tmp_path: Any) -> None:
-    learner = L2PLearner(backbone, **{**SETTINGS, "chosen": 5})
-    with pytest.raises(InputError, match="chosen is 5, but the pool has 4 prompts"):
-        learner.learn(*blobs([0], 2))
-    assert learner.classes == ()
+def test_what_cannot_be_is_refused(backbone: Any) -> None:
+    learner = L2PLearner(backbone, **SETTINGS)
+    for make in (lambda: L2PLearner(backbone, **{**SETTINGS, "chosen": 5}), lambda: learner.variant(chosen=5)):
+        with pytest.raises(InputError, match="chosen is 5, but the pool has 4 prompts"):
+            make()
 
 
 def test_rotary_positions_take_no_prompts() -> None:

@@ -23,7 +23,7 @@ import arguments
 from sklearn.metrics import roc_auc_score
 
 import continual
-from continual.cli import edit_commands, learn
+from continual.cli import edits, learn
 from continual.learning.feature_cache import FeatureCache
 from continual.metrics.flips import flips
 
@@ -162,7 +162,7 @@ def correction(diary: Diary, label: str, month: int, coming: list[str]) -> None:
     if not wrong:
         return
     started = time.process_time()
-    edit_commands.correct(diary.model, wrong, label, settings=[], weights=asked.weights, device="cpu", workers=0)
+    edits.correct(wrong, label, diary.model, weights=asked.weights, device="cpu")
     diary.write(month, f"correct {len(wrong)}", coming, time.process_time() - started)
 
 
@@ -195,7 +195,7 @@ def main() -> None:
         folder = month_folder(asked.out / "month", *pictures(asked.images / "train", classes, 0, asked.per_class))
         started = time.process_time()
         options: dict[str, Any] = {**new, "settings": [*settings, f"seed={asked.seed}"]} if month == 1 else {}
-        learn.learn(model, folder, hold_out=0.0, yes=True, device="cpu", **options)
+        learn.learn(folder, model, hold_out=0.0, yes=True, device="cpu", **options)
         shutil.rmtree(folder)
         coming = by_month[month] if month < asked.months else []
         coming = [*coming, forgotten] if forgotten else coming
@@ -204,7 +204,7 @@ def main() -> None:
             correction(diary, by_month[month // 2][0], month, coming)
         if month == max(2, asked.months * 3 // 5):
             forgotten, started = by_month[1][0], time.process_time()
-            edit_commands.forget(model, forgotten, everywhere=True, weights=None, device="cpu")
+            edits.forget(forgotten, model, everywhere=True, device="cpu")
             diary.write(month, "forget one", [*coming, forgotten], time.process_time() - started)
     print((asked.out / "year.md").read_text())
 

@@ -186,15 +186,15 @@ def main() -> None:
     model = asked.out / "model.safetensors"
     settings = [f"precision={asked.precision}", *asked.set]
     new: dict[str, Any] = {
-        "method_name": asked.method,
+        "method": asked.method,
         "weights": asked.weights,
-        "model_args": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"],
+        "model_arg": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"],
     }
     diary, forgotten = Diary(asked, model, by_month[0]), ""
     for month, classes in enumerate(by_month, 1):
         folder = month_folder(asked.out / "month", *pictures(asked.images / "train", classes, 0, asked.per_class))
         started = time.process_time()
-        options: dict[str, Any] = {**new, "settings": [*settings, f"seed={asked.seed}"]} if month == 1 else {}
+        options: dict[str, Any] = {**new, "set_": [*settings, f"seed={asked.seed}"]} if month == 1 else {}
         learn.learn(folder, model, hold_out=0.0, yes=True, device="cpu", **options)
         shutil.rmtree(folder)
         coming = by_month[month] if month < asked.months else []

@@ -86,8 +86,9 @@ class Symmetry:
             views = views[:, : self.keep]
         elif self.kind in _CHOSEN:
             weights = self._chosen(self._score(self.describe(trunk, views)))
-            most = int((weights > 0).sum(1).max())
-            best_first = weights.argsort(dim=1, descending=True, stable=True)[:, :most]
+            # The steps of a graph that is exported cannot depend on images: there, all views are looked at.
+            most = weights.shape[1] if torch.compiler.is_exporting() else int((weights > 0).sum(1).max())
+            best_first = descending(weights)[:, :most]
             weights = weights.gather(1, best_first)
             views = views[torch.arange(len(images), device=images.device)[:, None], best_first]
         return views.flatten(0, 1), weights
@@ -198,8 +199,21 @@ def content_order(views: Tensor) -> Tensor:
     light = levels.sum(2)
     down, right = (torch.arange(side - 1, -side, -2, device=views.device) for side in light.shape[-2:])
     tilt = 2 * (light.sum(-1) * down).sum(-1) + (light.sum(-2) * right).sum(-1)
-    ties = (levels * _noise(*levels.shape[2:]).to(views.device)).sum((2, 3, 4)).argsort(dim=1, stable=True)
-    return ties.gather(1, tilt.gather(1, ties).argsort(dim=1, descending=True, stable=True))
+    return descending(tilt, -(levels * _noise(*levels.shape[2:]).to(views.device)).sum((2, 3, 4)))
+
+
+def descending(*keys: Tensor) -> Tensor:
+    """Return the places (B, m) of the largest of the first key (B, m), the second largest, ...; stable.
+
+    Where a key ties, the next decides, and at last the place. Each is compared with each (m is a group's order), as
+    exporters know no sorting by several keys.
+    """
+    places = torch.arange(keys[0].shape[1], device=keys[0].device)
+    before = places[:, None] < places
+    for key in reversed(keys):
+        one, other = key[:, :, None], key[:, None]
+        before = (one > other) | ((one == other) & before)
+    return (before.sum(1)[:, None] == places[:, None]).int().argmax(2)
 
 
 @lru_cache(maxsize=8)

@@ -90,7 +90,7 @@ class Symmetry:
             most = weights.shape[1] if torch.compiler.is_exporting() else int((weights > 0).sum(1).max())
             best_first = descending(weights)[:, :most]
             weights = weights.gather(1, best_first)
-            views = views[torch.arange(len(images), device=images.device)[:, None], best_first]
+            views = views[torch.arange(images.shape[0], device=images.device)[:, None], best_first]
         return views.flatten(0, 1), weights
 
     def views(self, images: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Symmetry:
         """Return all views (B, |G|, 3, H, W) of images, in an order that does not depend on which of them was given."""
         views = self.views(images)
         places = content_order(views)
-        return views[torch.arange(len(images), device=images.device)[:, None], places]
+        return views[torch.arange(images.shape[0], device=images.device)[:, None], places]
 
     def mean(self, found: Tensor, views: int, weights: Tensor | None) -> Tensor:
         """Return the weighted mean (B, D) of features (B·m, D) of m `views` each, with the weights that `look` gave."""

@@ -14,12 +14,12 @@ def documented(learner: Any) -> None:
     keyword = inspect.Parameter.KEYWORD_ONLY
     named = [
         inspect.Parameter(name, keyword, default=default_of(field), annotation=field.annotation)
-        for name, field in settings.model_fields.items()
+        for name, field in ordered(settings).items()
     ]
     given = [p for p in inspect.signature(learner.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
     learner.__signature__ = inspect.Signature([*given, *named])
     if learner.__doc__ and "Settings:" not in learner.__doc__ and "__doc__" in vars(learner):
-        lines = "".join(f"    {line}\n" for line in setting_lines(settings))
+        lines = "".join(f"    {setting_line(name, field)}\n" for name, field in ordered(settings).items())
         learner.__doc__ = f"{inspect.cleandoc(learner.__doc__)}\n\nSettings:\n{lines}"
 
 
@@ -34,11 +34,9 @@ def default_of(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True)
 
 
-def setting_lines(settings: Any) -> list[str]:
-    """Return one line per setting, a method's own first: name, default, meaning."""
-    own = own_fields(settings)
-    order = [*own, *(name for name in settings.model_fields if name not in own)]
-    return [setting_line(name, settings.model_fields[name]) for name in order]
+def ordered(settings: Any) -> dict[str, FieldInfo]:
+    """Return all settings, a method's own first."""
+    return own_fields(settings) | settings.model_fields
 
 
 def setting_line(name: str, field: FieldInfo) -> str:

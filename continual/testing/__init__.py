@@ -6,80 +6,38 @@
         check_learner(synthetic_case(MyLearner, epochs=2))
         check_learner(synthetic_case(MyLearner, tiny_convnet()))  # if it has `any_backbone = True`
 
-or, one test a law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
-three or more experiences, the first three of 2, 1 and 2 new classes. Nothing here needs pytest.
+or, one test per law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
+three or more experiences, the first three of 2, 1 and 2 new classes. `continual.testing.kinds` has the laws of adapters
+and other kinds. Nothing here needs pytest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
 
-from continual.testing.cases import (
-    TINY_ARGS,
-    Case,
-    coloured_squares,
-    synthetic_case,
-    tiny_backbone,
-    tiny_convnet,
-)
-from continual.testing.editing import (
-    correcting_trains_no_adapter,
-    forgetting_is_refused_where_it_makes_no_sense,
-    forgetting_leaves_the_other_classes,
-    renaming_changes_a_name_alone,
-)
-from continual.testing.laws import (
-    a_cache_changes_no_answer,
-    backbone_is_frozen,
-    batch_size_does_not_matter,
-    bfloat16_works,
-    class_seen_again_stays_one_class,
-    classes_keep_their_names,
-    finishing_early_changes_nothing,
-    gradients_reach_only_what_is_trained,
-    loader_workers_do_not_matter,
-    loading_restores_everything,
-    memory_grows_by_classes_and_experiences_alone,
-    order_of_images_does_not_matter,
-    predicting_twice_gives_the_same_bits,
-    random_state_is_left_alone,
-    same_seed_gives_the_same_bits,
-    small_and_unbalanced_experiences_work,
-)
-from continual.testing.moving import turned_images_get_the_same_answers
-from continual.testing.one_door import one_door_to_every_answer
-from continual.testing.refusals import bad_input_is_refused, failure_changes_nothing
-from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
+from continual.testing.cases import TINY_ARGS as TINY_ARGS
+from continual.testing.cases import Case as Case
+from continual.testing.cases import coloured_squares as coloured_squares
+from continual.testing.cases import synthetic_case as synthetic_case
+from continual.testing.cases import tiny_backbone as tiny_backbone
+from continual.testing.cases import tiny_convnet as tiny_convnet
 
 Law = Callable[[Case], None]
 
-LAWS: tuple[Law, ...] = (
-    predicting_twice_gives_the_same_bits,
-    batch_size_does_not_matter,
-    order_of_images_does_not_matter,
-    random_state_is_left_alone,
-    a_cache_changes_no_answer,
-    one_door_to_every_answer,
-    turned_images_get_the_same_answers,
-    backbone_is_frozen,
-    gradients_reach_only_what_is_trained,
-    finishing_early_changes_nothing,
-    same_seed_gives_the_same_bits,
-    loader_workers_do_not_matter,
-    bfloat16_works,
-    loading_restores_everything,
-    stopping_after_any_epoch_changes_nothing,
-    memory_grows_by_classes_and_experiences_alone,
-    classes_keep_their_names,
-    small_and_unbalanced_experiences_work,
-    class_seen_again_stays_one_class,
-    renaming_changes_a_name_alone,
-    forgetting_leaves_the_other_classes,
-    forgetting_is_refused_where_it_makes_no_sense,
-    correcting_trains_no_adapter,
-    failure_changes_nothing,
-    bad_input_is_refused,
-)
+
+def _laws() -> Iterator[Law]:
+    """Yield the public functions of this folder's files that take a case and nothing else."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            own = inspect.isfunction(value) and value.__module__ == module.name and name[0] != "_"
+            if own and [*inspect.signature(value).parameters] == ["case"]:
+                yield value
+
+
+LAWS: tuple[Law, ...] = tuple(_laws())
 
 
 def check_learner(case: Case) -> None:
@@ -89,16 +47,3 @@ def check_learner(case: Case) -> None:
             law(case)
         except AssertionError as error:
             raise AssertionError(f"{law.__name__}: {error}") from error
-
-
-__all__ = [
-    "LAWS",
-    "TINY_ARGS",
-    "Case",
-    "Law",
-    "check_learner",
-    "coloured_squares",
-    "synthetic_case",
-    "tiny_backbone",
-    "tiny_convnet",
-]

@@ -139,22 +139,24 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in one, sorted, without hidden ones; raises InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images per class")
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
     Raises InputError if there is no such folder or no image in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images a class")
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(path, kind.name) for kind in classes for path in image_files(kind)]
+    found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind)]
     if not found:
         others = unread(folder)
-        raise InputError(
-            f"{folder} holds no images"
-            + (f" but {others}" if others else ": it needs one sub-folder of images a class")
-        )
+        said = f" but {others}" if others else ": it needs one sub-folder of images per class"
+        raise InputError(f"{folder} holds no images{said}")
     return [path for path, _ in found], [name for _, name in found]
 
 

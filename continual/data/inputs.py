@@ -91,9 +91,7 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, dec
         check_readable(images)
     elif labels is None:
         images, labels = _pairs(images)
-    images, labels = as_images(images), plain_labels(labels)
-    if len(images) != len(labels):
-        raise InputError(f"{len(images)} images but {len(labels)} labels: give one label an image")
+    images, labels = labelled(images, labels)
     if not labels:
         raise InputError("an experience needs at least one image")
     _check_floats(images, preprocessing)
@@ -104,6 +102,14 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, dec
         PreparedImages(images, labels, preprocessing, augment=False),
         labels,
     )
+
+
+def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], list[Label]]:
+    """Return `as_images` and `plain_labels` of what must be as many images as labels; else raises InputError."""
+    images, labels = as_images(images), plain_labels(labels)
+    if len(images) != len(labels):
+        raise InputError(f"{what}{len(images)} images but {len(labels)} labels: give one label per image")
+    return images, labels
 
 
 def as_images(images: Any) -> Sequence[Any]:

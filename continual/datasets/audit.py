@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from continual.data.images import EncodedImage, open_image
-from continual.datasets.catalogue import catalogue
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
 from continual.learning.progress import Progress
@@ -39,11 +38,10 @@ class Report:
 def audit(found: Collection, progress: Progress | None = None) -> Report:
     """Open every image once and compare the contents by SHA-256.
 
-    The same bytes in training and test are an error, save in a published data set, which is as it is; twice
-    in one part is a remark. So are one name for many classes' images and a class with a single image.
+    The same bytes in training and test are an error, save in a published data set, which is as it is. The same bytes
+    twice in one part or under several labels, and a class with a single image, are remarks.
     """
-    about = catalogue().get(found.name)
-    errors = count_problems(found, about.classes) if about else []
+    errors = count_problems(found)
     broken: list[str] = []
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
@@ -63,7 +61,7 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
             progress("checking images", done, len(images), {})
     errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
     for said, strict in _repeats(list(places.values())):
-        (errors if strict and about is None else remarks).append(said)
+        (errors if strict and found.published is None else remarks).append(said)
     counts = Counter(found.train.labels)
     if single := sorted(str(label) for label, n in counts.items() if n == 1):
         remarks.append(f"{len(single)} classes have a single training image, such as {single[0]!r}")

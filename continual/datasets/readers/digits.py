@@ -15,7 +15,7 @@ class Digits(Reader):
 
     name = "digits"
 
-    def read(self, config: DataTable | None = None, *, download: bool = False) -> Collection:
+    def read(self, config: DataTable, *, download: bool = False) -> Collection:
         from sklearn.datasets import load_digits
 
         data = load_digits()
@@ -33,6 +33,3 @@ class Digits(Reader):
 
     def check(self, found: Collection, config: DataTable) -> None:
         """Accept them: they are tensors already."""
-
-
-digits = Digits().read

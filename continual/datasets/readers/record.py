@@ -10,9 +10,9 @@ from pathlib import Path
 from continual.datasets.catalogue import Layout as Counts
 from continual.datasets.catalogue import Published
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.manifest import read_manifest
 from continual.datasets.readers import readers_for
 from continual.datasets.readers.base import DataTable, Layout, Reader, collected
+from continual.datasets.readers.manifest import read_manifest
 from continual.errors import InputError
 
 #: A manifest of this name in a data set's folder is its split.

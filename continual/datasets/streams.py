@@ -139,7 +139,7 @@ def split_classes(
     Raises InputError for classes that do not fill the experiences exactly, for a class without training or
     test images, and for a `class_order` that is not one.
     """
-    train, test = labelled(*train[:2], f"{name}: train has "), labelled(*test[:2], f"{name}: test has ")
+    train, test = labelled(train[0], train[1], f"{name}: train has "), labelled(test[0], test[1], f"{name}: test has ")
     classes: list[Label] = sorted(set(train[1]))
     if strange := sorted(set(test[1]) - set(classes), key=str):
         raise InputError(f"{name}: no training images of {_few(strange)}: drop their test images, or add some")

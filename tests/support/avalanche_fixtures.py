@@ -47,7 +47,7 @@ def assert_same(ours: IncrementalLearner[Any], theirs: IncrementalLearner[Any]) 
     assert ours.classes == theirs.classes
     assert ours.state.class_experience == theirs.state.class_experience
     assert (ours.state.updates, ours.state.experiences) == (theirs.state.updates, theirs.state.experiences)
-    (left, values), (right, others) = ours.pack(), theirs.pack()
+    (left, values), (right, others) = ours.export(), theirs.export()
     assert values == others
     assert left.keys() == right.keys()
     assert left

@@ -4,7 +4,7 @@
 
 `DIR` holds train/CLASS and test/CLASS; classes are halved and drawn as in benchmarks/unknowns.py. After each
 experience, the share of answers that were right and are not any more is told for all earlier classes, from what the
-model remembers alone (`IncrementalLearner.imagining`) and on the test images.
+model remembers alone (`IncrementalLearner.simulation`) and on the test images.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def stream(
         paths, labels = files(asked.images / "test", order[:known], asked.test)
         truth = before.indices(labels)
         real = [learner.indices(one.predict(paths, cache=cache).labels) for one in (before, learner)]
-        imagining = before.imagining(learner)
-        assert imagining is not None
-        drawn = [imagining(index, DRAWN, generator(0, "review", index)) for index in range(known)]
+        simulation = before.simulation(learner)
+        assert simulation is not None
+        drawn = [simulation(index, DRAWN, generator(0, "review", index)) for index in range(known)]
         own = torch.arange(known).repeat_interleave(DRAWN)
         told = [torch.cat([answers[side] for answers in drawn]) for side in (0, 1)]
         found: dict[str, Any] = {"per_class": per_class, "seed": seed, "classes": known}

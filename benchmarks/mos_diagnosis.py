@@ -20,26 +20,25 @@ from typing import Any
 import torch
 import typer
 from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size, Weights
-from continual.learning.features import extract
 from real_streams import backbone_of, carried, half_of
 from torch import Tensor
-from torch.nn.functional import linear
 
 from continual.adapters.bank import shared
-from continual.adapters.bottleneck import Bottleneck
 from continual.data.inputs import PreparedImages
 from continual.datasets.config import StreamConfig
 from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import DataConfig
+from continual.learning.extractor import extract
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.methods.bases.alignment import Head, align
+from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
+from continual.statistics.head import Head
 from continual.statistics.prototypes import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, choose_penalty, solve
 
@@ -115,8 +114,8 @@ def share(hits: Tensor) -> float:
 
 def features(learner: MOSLearner, images: Sequence[Any], labels: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Return features (1 + T, n, D), the first without a stack, and class indices (n,)."""
-    scale = learner.settings.adapter_scale
-    stacks = [None, *[shared(Bottleneck(adapter_scale=scale), stack) for stack in learner.state.bank]]
+    kind = learner.settings.adapter_kind
+    stacks = [None, *[shared(kind, stack) for stack in learner.state.bank]]
     data = PreparedImages(images, list(labels), learner.backbone.preprocessing, augment=False)
 
     def compute(batch: Tensor, _: Sequence[Any]) -> list[Tensor]:
@@ -156,23 +155,27 @@ def heads(states: Sequence[MOSState], known: Known, settings: Any, kind: str, fi
             head = carried(found[-1], before, head)
         if number or first:
             draw = generator(settings.seed, "alignment", state.updates - 1)
-            head = align(*head, sources, generator=draw, batch_size=settings.batch_size)
+            head = align(head, sources, generator=draw, batch_size=settings.batch_size)
         found.append(head)
     return found
 
 
 def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearHead:
-    """Return the ridge regression on features (n, D); a fifth of them, drawn at random, chooses its strength."""
+    """Return the ridge regression on features (n, D); a fifth of them, drawn at random, chooses its penalty."""
     draw = generator(seed, "diagnosis")
-    strength = choose_penalty(None, train, labels, classes, standardise=True, generator=draw)
-    return solve(GramStatistics.of(train, labels, classes), strength, standardise=True)
+    penalty = choose_penalty(None, train, labels, classes, standardise=True, generator=draw)
+    return solve(GramStatistics.of(train, labels, classes), penalty, standardise=True)
 
 
 def retrieved(known: Known, state: MOSState, head: Head, rounds: int = 4) -> dict[str, float]:
     """Return what MOS's retrieval makes of a head: accuracy without and with the ensemble, and right stacks."""
     assert state.prototypes is not None
     answering = Answering(
-        head, state.prototypes, known.experience, rounds, lambda z, cosines: ensemble(z, cosines, state.experiences)
+        head,
+        state.prototypes.mean,
+        known.experience,
+        rounds,
+        lambda z, cosines: ensemble(z, cosines, state.experiences),
     )
     scores, found = answering.retrieve(known.test[0], lambda rows, stacks: known.test[stacks, rows])
     own = known.experience[known.truth]
@@ -189,11 +192,11 @@ def measures(known: Known, state: MOSState, made: dict[str, Head]) -> dict[str, 
     assert state.prototypes is not None
     classes, own = len(known.experience), known.own()
     other = known.experience[None] != known.experience[known.truth][:, None]
-    found = {"prototypes": known.right(cosine_scores(known.test[0], state.prototypes))}
-    readout = ridge(own[0], known.labels, classes)
-    everything = {**made, "ridge": (readout.weight.mT.float(), readout.bias.float())}
+    found = {"prototypes": known.right(cosine_scores(known.test[0], state.prototypes.mean))}
+    solved = ridge(own[0], known.labels, classes)
+    everything = {**made, "ridge": Head(solved.weight.mT.float(), solved.bias.float())}
     for kind, head in everything.items():
-        told = linear(own[1], *head)
+        told = head(own[1])
         found[f"{kind}: stack told"] = known.right(told)
         found[f"{kind}: experience told"] = known.right(told.masked_fill(other, -torch.inf))
         found |= {f"{kind}: {name}": value for name, value in retrieved(known, state, head).items()}

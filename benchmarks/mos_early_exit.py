@@ -53,31 +53,31 @@ def asked(learner: MOSLearner, batches: list[Tensor], cache: Counted) -> tuple[T
     return answers, (cache.passes - before) / len(answers)
 
 
-def foretold(learner: MOSLearner, images: Tensor) -> dict[str, float]:
+def predicted(learner: MOSLearner, images: Tensor) -> dict[str, float]:
     """Return how true what is said of the stacks' shifts is of images (n, 3, H, W) of all classes."""
     state = learner.state
     prefix = learner.extractor.prefix(images)
     under = [learner.extractor.features(prefix, shared(learner.settings.adapter_kind, stack)) for stack in state.bank]
     shifts = learner.shift_model(generator(0, "check"))
     sloped = under[0] @ shifts.slope
-    rests, plain = [], []
+    residuals, plain = [], []
     for stack, features in enumerate(under[1:], 1):
         shift = features - under[0]
-        rests.append(shift - shifts.expected(sloped, torch.full((len(images),), stack)))
+        residuals.append(shift - shifts.expected(sloped, torch.full((len(images),), stack)))
         plain.append(shift - shifts.means[stack])
-    found, means = torch.stack(rests, 1), torch.stack(plain, 1)
+    found, means = torch.stack(residuals, 1), torch.stack(plain, 1)
     spread = found - found.mean(0)
     products = torch.einsum("nid,njd->ij", spread, spread)
     lengths = products.diagonal().sqrt()
     pairs = torch.triu_indices(len(products), len(products), 1)
-    apart = (products / torch.outer(lengths, lengths) - alike(state.stacked_bank)[1:, 1:])[pairs[0], pairs[1]]
+    apart = (products / torch.outer(lengths, lengths) - alike(state.stacked_bank())[1:, 1:])[pairs[0], pairs[1]]
     assert state.shift_sums is not None
     widths = shifts.spreads[1:].square()
     return {
-        "correlation of rests, distance from the weights'": float(apart.square().mean().sqrt()),
+        "correlation of residuals, distance from the weights'": float(apart.square().mean().sqrt()),
         "variance beside the mean shift": float((means.square().sum(-1).mean(0) / widths).mean()),
         "left unexplained": float((found.square().sum(-1).mean(0) / widths).mean()),
-        "left unexplained, foretold": state.shift_sums.solve(sum(s.count for s in state.shifts[1:]))[1],
+        "left unexplained, predicted": state.shift_sums.solve(sum(s.count for s in state.shifts[1:]))[1],
     }
 
 
@@ -140,7 +140,7 @@ def main(
             }
         )
     with torch.no_grad():
-        true = foretold(learner, mixed[:checked])
+        true = predicted(learner, mixed[:checked])
     record = {
         "ran on": surroundings(), "title": title, "experiences": experiences, "seed": seed, "images": len(labels),
         "batch": batch, "rows": rows, "shifts": {"images": checked, **true},

@@ -81,7 +81,8 @@ def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
         mos.keep(stack.eval().to(learner.device))
     assert state.head is not None
     assert state.prototypes is not None
-    head, prototypes, own = state.head, state.prototypes, state.experience_of_class
+    head, prototypes = (state.head.weight, state.head.bias), state.prototypes.mean
+    own = state.experience_of_class
     return lambda images: mos.predict(images, head, prototypes, own)
 
 
@@ -90,7 +91,7 @@ def sides_of(learner: MOSLearner) -> Sides:
     trunk, stack = learner.backbone.trunk, shared(learner.settings.adapter_kind, learner.state.bank[0])
 
     def plain(images: Tensor) -> Tensor:
-        with learner._autocast():
+        with learner.extractor._autocast():
             found: Tensor = trunk.vit(images)
         return found
 

@@ -18,17 +18,18 @@ from typing import Annotated, Any
 import torch
 import typer
 from arguments import Images, Learners, Out, Weights
-from continual.learning.features import extract
 from measuring import surroundings, table, write
 from real_streams import aligned, backbone_of, remembered_as, stream_of
 from torch import Tensor
 
 from continual.data.inputs import PreparedImages
+from continual.learning.extractor import extract
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.bases.alignment import align
-from continual.methods.mos.adapter_features import StackFeatures
+from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.statistics.class_statistics import fit
+from continual.statistics.head import Head
 
 KINDS = [
     ("full", 0),
@@ -66,8 +67,10 @@ def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int
     """Return the accuracy of heads aligned on statistics of `each` images a class under the first stack."""
     experience = stream_of(images, 1, 0, classes=10, per_class=each).experiences[0]
 
+    kind, bank, own = learner.settings.adapter_kind, learner.state.stacked_bank(), learner.settings.retrieved_views
+
     def compute(batch: Tensor, _: Any) -> list[Tensor]:
-        return [StackFeatures(learner, batch).first]
+        return [AdapterFeatures(learner.extractor, kind, bank, batch, views=own).first]
 
     def features(photos: Any, labels: Any) -> tuple[Tensor, Tensor]:
         data = PreparedImages(photos, labels, backbone.preprocessing, augment=False)
@@ -78,15 +81,15 @@ def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int
     test, truth = features(experience.test_images, experience.test_labels)
     known = [fit(train[targets == c]) for c in range(len(experience.classes))]
     found = {}
-    for kind, components in KINDS:
-        remembered = [remembered_as(s, kind, components) for s in known]
+    for name, components in KINDS:
+        remembered = [remembered_as(s, name, components) for s in known]
         right = []
         for seed in (1993, 1994, 1995):
             draw = torch.Generator().manual_seed(seed)
-            head = torch.zeros(len(known), train.shape[1]), torch.zeros(len(known))
-            weight, bias = align(*head, remembered, generator=draw, batch_size=16)
-            right.append(float(((test @ weight.T + bias).argmax(1) == truth).float().mean()))
-        found[name_of(kind, components)] = right
+            head = Head(torch.zeros(len(known), train.shape[1]), torch.zeros(len(known)))
+            made = align(head, remembered, generator=draw, batch_size=16)
+            right.append(float((made(test).argmax(1) == truth).float().mean()))
+        found[name_of(name, components)] = right
     return found
 
 

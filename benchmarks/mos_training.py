@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from arguments import AnyWeights, Device, Name, Out, Size
-from continual.losses.terms import feature_contrast, masked_cross_entropy
 from measuring import ceilings, forward_flops, interleaved, profile, profiles, ratio, surroundings, table, write
 from reference_mos import ReferenceMOS
 from reference_mos import align as reference_align
@@ -28,6 +27,8 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
+from continual.losses.cross_entropy import masked_cross_entropy
+from continual.losses.feature_contrast import feature_contrast
 from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import LowRank, fit
@@ -48,11 +49,11 @@ def training_of(backbone: Backbone, images: Tensor, device: str = "cpu", **setti
 
 
 def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
-    """Return one step, as `continual.learning.training.run` does it."""
+    """Return one step, as `continual.learning.loop.run` does it."""
     optimizer, labels = training.make_optimizer(), list(training.data.labels)
 
     def step() -> None:
-        loss = training.loss(training.forward(images), labels)
+        loss = training.loss(training.observed(images), labels)
         training.check_loss(loss)
         optimizer.zero_grad()
         loss.backward()
@@ -64,12 +65,13 @@ def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
 
 def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], None], ReferenceMOS]:
     """Return the published procedure's step on the same problem, and its network."""
-    mos = ReferenceMOS(copy.deepcopy(training.learner.backbone.trunk.vit), training.settings.bottleneck).train()
+    mos = ReferenceMOS(copy.deepcopy(training.extractor.backbone.trunk.vit), training.settings.bottleneck).train()
     mos.to(images.device)
     mos.vit.eval()
     for _ in training.before.bank:
         mos.keep(mos.new_stack())
     head = copy.deepcopy(training.head)
+    means = torch.stack([one.mean for one in training.before.statistics])
     groups = [{"params": list(mos.working.parameters())}, {"params": list(head.parameters()), "lr": 0.003}]
     optimizer = torch.optim.SGD(groups, lr=0.03, momentum=0.9, weight_decay=5e-4)
     targets = torch.tensor([training.index[label] for label in training.data.labels], device=images.device)
@@ -77,7 +79,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
     def step() -> None:
         features = mos.extractor.features(images, mos.working, merging=True)
         loss = masked_cross_entropy(head(features), targets, training.active)
-        loss = loss + 0.1 * feature_contrast(features, training.means)
+        loss = loss + 0.1 * feature_contrast(features, means)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -26,10 +26,11 @@ from continual.data.images import open_image
 from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.config import DataConfig
-from continual.methods.bases.alignment import Head, align
+from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
+from continual.statistics.head import Head
 
 SETTINGS: dict[str, Any] = {
     "epochs": 2,
@@ -131,9 +132,9 @@ def carried(head: Head, trained: Head, own: Head) -> Head:
 
     Of the rows of old classes training changes nothing but their length, by weight decay.
     """
-    old, kept = len(trained[0]), float(own[0][: len(trained[0])].norm() / trained[0].norm())
-    weight, bias = (torch.cat([kept * mine, new[old:]]) for mine, new in zip(head, own, strict=True))
-    return weight, bias
+    old = len(trained.weight)
+    kept = float(own.weight[:old].norm() / trained.weight.norm())
+    return Head(torch.cat([kept * head.weight, own.weight[old:]]), torch.cat([kept * head.bias, own.bias[old:]]))
 
 
 def aligned(
@@ -160,7 +161,7 @@ def aligned(
             head = own
         else:
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)
-            head = align(*carried(head, trained, own), statistics, generator=draw, batch_size=settings.batch_size)
+            head = align(carried(head, trained, own), statistics, generator=draw, batch_size=settings.batch_size)
         trained = own
         learner.state = replace(learner.state, head=head, statistics=statistics)
         yield learner

@@ -81,7 +81,7 @@ def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
     return joined.unflatten(2, (min(6, trunk.depth), -1, trunk.width)) if trunk.has_blocks else joined
 
 
-def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float) -> Tensor:
+def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, penalty: float) -> Tensor:
     """Return the values for z (m, C): `continual.statistics.ridge.solve` with standardised features, in its dual form.
 
     That is less work where there are fewer images than features.
@@ -90,16 +90,16 @@ def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, strength: float)
     mean, centre, deviation = y.mean(0), x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x, z = ((rows - centre) / deviation for rows in (x, z))
     gram = (x @ x.mT).double()
-    gram.diagonal().add_(strength)
+    gram.diagonal().add_(penalty)
     return (z @ x.mT).double() @ torch.linalg.solve(gram, y - mean) + mean
 
 
 def rivals(x: Tensor, labels: Tensor, newest: Tensor, z: Tensor, classes: int, step: int, standardise: bool) -> Tensor:
-    """Return the values of `ridge` (or of RanPAC's head: not standardised), whose strength the newest images choose."""
+    """Return the values of `ridge` (or of RanPAC's head: not standardised), whose penalty the newest images choose."""
     old = GramStatistics.of(x[~newest], labels[~newest], classes) if standardise and not newest.all() else None
     draw = generator(1993, "ridge", step)
-    strength = choose_penalty(old, x[newest], labels[newest], classes, standardise=standardise, generator=draw)
-    return solve(GramStatistics.of(x, labels, classes), strength, standardise=standardise)(z.double())
+    penalty = choose_penalty(old, x[newest], labels[newest], classes, standardise=standardise, generator=draw)
+    return solve(GramStatistics.of(x, labels, classes), penalty, standardise=standardise)(z.double())
 
 
 def accuracies(

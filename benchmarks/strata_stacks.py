@@ -22,9 +22,10 @@ from real_streams import backbone_of
 from torch import Tensor
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Weights
+from continual.adapters.base import AdapterKind, Weights
 from continual.backbones.loading import Backbone
 from continual.datasets.streams import Experience
+from continual.learning.extractor import Extractor
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.strata import StrataLearner
@@ -37,51 +38,51 @@ class StackedStrata(StrataLearner):
     """Strata whose blocks have adapters beside their MLPs; see `stacked`, for learners copy themselves."""
 
     stack: ClassVar[Weights]
-    scale: ClassVar[float]
+    kind: ClassVar[AdapterKind]
     beside: ClassVar[bool]
 
-    def _tokens(self, images: Tensor) -> Tensor:
-        trunk: Any = self.backbone.trunk
-        adapters, own = shared(self.stack, self.scale), trunk._mlp
-        frozen = [super()._tokens(images)] if self.beside else []
+    def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
+        trunk: Any = extractor.backbone.trunk
+        adapters, own = shared(self.kind, self.stack), trunk._mlp
+        frozen = [super()._read(extractor, images)] if self.beside else []
         # The first block's prefix is without gradients computed by the same half: it gets its adapter here, too.
         trunk._mlp = lambda index, h: own(index, h) + adapters(index, h)
         try:
-            return torch.cat([*frozen, super()._tokens(images)], 1)
+            return torch.cat([*frozen, super()._read(extractor, images)], 1)
         finally:
             del trunk._mlp
 
 
-def stacked(stack: Weights, scale: float, beside: bool) -> type[StackedStrata]:
+def stacked(stack: Weights, kind: AdapterKind, beside: bool) -> type[StackedStrata]:
     """Return strata under a stack; with `beside`, it reads the frozen tokens as well."""
-    return type("Stacked", (StackedStrata,), {"stack": stack, "scale": scale, "beside": beside})
+    return type("Stacked", (StackedStrata,), {"stack": stack, "kind": kind, "beside": beside})
 
 
-def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[Weights, float]]:
-    """Return stacks trained on an experience, by the method that trained them, with their scale."""
+def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[Weights, AdapterKind]]:
+    """Return stacks trained on an experience, by the method that trained them, with their kind."""
     mos = MOSLearner(backbone, seed=seed, alignment_epochs=0, **TRAINING)
     mos.learn(first.train_images, first.train_labels)
     ranpac = RanPACLearner(backbone, seed=seed, projection=64, **TRAINING)
     ranpac.learn(first.train_images, first.train_labels)
     return {
-        "MOS's": (mos.state.bank[0], mos.settings.adapter_scale),
-        "RanPAC's": (ranpac.state.stack, ranpac.settings.adapter_scale),
+        "MOS's": (mos.state.bank[0], mos.settings.adapter_kind),
+        "RanPAC's": (ranpac.state.stack or {}, ranpac.settings.adapter_kind),
     }
 
 
-def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, float]]) -> dict[str, StrataLearner]:
+def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, AdapterKind]]) -> dict[str, StrataLearner]:
     """Return the learners that are compared, by name."""
     rows: dict[str, StrataLearner] = {FROZEN: StrataLearner(backbone, precision="bfloat16")}
-    for whose, (stack, scale) in stacks.items():
+    for whose, (stack, kind) in stacks.items():
         for beside in (False, True):
-            learner = stacked(stack, scale, beside)(backbone, precision="bfloat16")
+            learner = stacked(stack, kind, beside)(backbone, precision="bfloat16")
             rows[f"frozen tokens and those under {whose} stack" if beside else f"under {whose} stack"] = learner
     return rows
 
 
 def main(
     images: Images,
-    weights: Weights,
+    weights: WeightsFile,
     out: Figures,
     size: Size = 70,
     classes: int = 30,

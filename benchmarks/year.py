@@ -162,7 +162,7 @@ def correction(diary: Diary, label: str, month: int, coming: list[str]) -> None:
     if not wrong:
         return
     started = time.process_time()
-    edit_commands.correct(diary.model, wrong, label, weights=asked.weights, device="cpu", workers=0)
+    edit_commands.correct(diary.model, wrong, label, settings=[], weights=asked.weights, device="cpu", workers=0)
     diary.write(month, f"correct {len(wrong)}", coming, time.process_time() - started)
 
 

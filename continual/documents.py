@@ -75,9 +75,9 @@ def read(
 
     `places` are the keys, `table.key`, of files and folders: a relative one is looked up beside the document
     if it stands there, and in the working folder if an override says it. `sources` are keys that are a place
-    only if `is_path` or `is_code_file` says so; a `*` in a key is every table. With `part`, the table `sweep.PART`
-    changes the others, and `sweep` itself is left out. Raises InputError if there is no such file, or if it or an
-    override is not readable.
+    only if `is_path` says so; a `*` in a key is every table. A value or key that is an `is_code_file` is looked up
+    beside the document wherever it stands. With `part`, the table `sweep.PART` changes the others, and `sweep` itself
+    is left out. Raises InputError if there is no such file, or if it or an override is not readable.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,11 +90,12 @@ def read(
     if part is not None:
         sweep = values.pop("sweep")
         values = merged(values, sweep[part])
+    values = _code_beside(values, path.parent)
     for place in (*places, *sources):
         *tables, key = place.split(".")
         for table in _tables(values, tables):
             found = table.get(key)
-            if isinstance(found, str) and (place not in sources or is_path(found) or is_code_file(found)):
+            if isinstance(found, str) and (place not in sources or is_path(found)):
                 table[key] = str(path.parent / found)
     for override in overrides:
         _apply(values, override)
@@ -104,6 +105,15 @@ def read(
 def refusal(path: Path, error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> InputError:
     """Return the error for a document that is no `model`: every problem, and the nearest name of an unknown key."""
     return InputError(f"{path}: " + "; ".join([*also, *(_explain(problem, model) for problem in error.errors())]))
+
+
+def _code_beside(values: Any, folder: Path) -> Any:
+    """Return values in which Python files of the user's are found from anywhere."""
+    if isinstance(values, dict):
+        return {_code_beside(key, folder): _code_beside(value, folder) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_code_beside(value, folder) for value in values]
+    return str((folder / values).resolve()) if isinstance(values, str) and is_code_file(values) else values
 
 
 def _tables(values: Any, names: list[str]) -> list[dict[str, Any]]:

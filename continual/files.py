@@ -68,7 +68,7 @@ def json_text(value: Any) -> str:
     r"""Return JSON as it is written everywhere: a value a line.
 
     >>> json_text([1, "é"])
-    '[\\n 1,\\n "\\\\u00e9"\\n]\\n'
+    '[\n 1,\n "\\u00e9"\n]\n'
     """
     return json.dumps(value, indent=1) + "\n"
 

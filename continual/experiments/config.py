@@ -150,7 +150,7 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
 
 def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
     places = (*data_places(), "backbone.weights")
-    values = read(path, overrides, places, ("data.source", "methods.*.method"), part)
+    values = read(path, overrides, places, ("data.source",), part)
     problems = not_finite(values)
     values = _resolved(values, problems)
     try:
@@ -186,7 +186,7 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
         try:
             named, preset = str(reserved.get("method", label)), reserved.get("preset")
             if is_code_file(named):
-                named = str(Path(named).resolve())  # to be found from wherever the config is printed to
+                named = str(Path(named).resolve())  # an override's is found from anywhere, too
             elif not points_to_code(named):
                 named, preset = with_preset(named, preset)
             known = find_method(named).settings_type.model_fields

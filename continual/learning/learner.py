@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual import distributed
-from continual.backbones.loading import Backbone, check_same_weights, rebuild
+from continual.backbones.loading import Backbone
 from continual.data import image_cache
 from continual.data.images import list_folder
 from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
 from continual.data.loaders import evaluation_loader
-from continual.errors import InputError, LearningError, ModelFileError
-from continual.learning import model_file
+from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
 from continual.learning.documented import documented
 from continual.learning.edits import Edits
@@ -29,15 +28,15 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.loop import run
 from continual.learning.progress import Progress
-from continual.learning.settings import Settings, current_names, make, restored
-from continual.learning.state import S, Simulation, State
+from continual.learning.settings import Settings, make
+from continual.learning.state import S, Simulation
+from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
-from continual.statistics.fields import pack, size, unpack
 from continual.symmetry.base import Symmetry
 from continual.symmetry.choose import symmetry_of
 
 
-class IncrementalLearner(Edits[S]):
+class IncrementalLearner(Edits[S], Storing[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
@@ -58,7 +57,6 @@ class IncrementalLearner(Edits[S]):
     fixed_features: ClassVar[bool] = False
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
     settings_type: ClassVar[type[Settings]] = Settings
-    state_type: ClassVar[type[State]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -253,78 +251,7 @@ class IncrementalLearner(Edits[S]):
             other.check()
         return other
 
-    # Files ---------------------------------------------------------------------------------------------
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        embed_backbone: bool = False,
-        notes: Mapping[str, Any] | None = None,
-        seen: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Write the learner to one safetensors file, atomically.
-
-        The frozen backbone is referenced by name, local file and SHA-256, or embedded on request. No image
-        is stored. `notes` are JSON values about this version, `seen` what the command `equimos` keeps to know
-        images again; a learner that was loaded has neither. Raises ModelFileError if it cannot be written.
-        """
-        tensors, state = self.export()
-        header = {
-            "method": self.method,
-            "settings": self.settings.model_dump(),
-            "backbone": self.backbone.describe(),
-            "backbone_embedded": embed_backbone,
-            "state": state,
-            "versions": model_file.versions(),
-            "notes": dict(notes or {}),
-        }
-        tensors = model_file.join("state", tensors) | model_file.join("seen", seen or {})
-        if embed_backbone:
-            tensors |= model_file.join("backbone", self.backbone.trunk.network.state_dict())
-        model_file.write(path, tensors, header)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        backbone: Backbone | None = None,
-        *,
-        weights: str | Path | None = None,
-        device: str | torch.device | None = None,
-    ) -> Self:
-        """Read a learner back.
-
-        The backbone is the one given, the embedded one, or is found again by its name and weights file
-        (`weights` says where the file is now). Raises ModelFileError for a file that is missing, damaged or
-        another method's; BackboneError, with both hashes, if the backbone's weights are not the same.
-        """
-        tensors, header = model_file.read(path)
-        if header["method"] != cls.method:
-            raise ModelFileError(f"{path} holds a {header['method']!r} model, not {cls.method!r}: use continual.load")
-        if backbone is None:
-            moved = {} if weights is None else {"weights_file": str(weights)}
-            embedded = model_file.part(tensors, "backbone") if header["backbone_embedded"] else None
-            backbone = rebuild({**header["backbone"], **moved}, embedded)
-        else:
-            check_same_weights(backbone, header["backbone"])
-        kind = cls.settings_type
-        settings = restored(kind, current_names(kind, header["settings"], warn=False))
-        learner = cls(backbone, settings, device=device)
-        try:
-            learner.restore(model_file.part(tensors, "state"), header["state"])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
-        return learner
-
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the state as tensors and JSON values, for `restore`."""
-        return pack(self.state)
-
-    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take the state that `export` gave; raises KeyError, TypeError or ValueError if a part is missing."""
-        own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        self.state = unpack(self.state_type, own, values)
+    # What a method may add -----------------------------------------------------------------------------
 
     def simulation(self, after: Self) -> Simulation | None:
         """Return what tells how images of a class would be answered by this learner, and by what it became, `after`.
@@ -335,7 +262,3 @@ class IncrementalLearner(Edits[S]):
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
         """Hand the images learned so far to a restored learner; methods that keep images take them."""
-
-    def memory(self) -> dict[str, int]:
-        """Return the bytes of what was learned, by part; the frozen backbone is not counted."""
-        return {part: number for part, number in size(self.export()[0]).items() if part != "fitted"}

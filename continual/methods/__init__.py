@@ -5,7 +5,9 @@ The last is named by where it is: `own_file.py:MyLearner`, or `package.module:My
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from continual.backbones.loading import Backbone
@@ -74,3 +76,12 @@ def load(path: str | Path, backbone: Backbone | None = None, **options: Any) -> 
     """Read a learner of any method back; see `IncrementalLearner.load`."""
     _, header = model_file.read(path)
     return method(header["method"]).load(path, backbone, **options)
+
+
+class _Front(ModuleType):
+    def __call__(self) -> dict[str, type[IncrementalLearner[Any]]]:
+        """Return what `methods` does, so that `continual.methods()` is a call like any other."""
+        return methods()
+
+
+sys.modules[__name__].__class__ = _Front

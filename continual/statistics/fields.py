@@ -100,7 +100,7 @@ def _pack_parts(parts: Mapping[str, Any], *, empty: bool = False) -> tuple[dict[
 def unpack(kind: Any, tensors: Mapping[str, Tensor], values: Any) -> Any:
     """Rebuild a value of the type `kind` from what `pack` gave.
 
-    Raises KeyError, TypeError or ValueError if a part is missing or no such value.
+    Raises KeyError, TypeError or ValueError if a part is missing, unknown or no such value.
     """
     kind, optional = _without_none(kind)
     origin = get_origin(kind) or kind
@@ -117,6 +117,8 @@ def unpack(kind: Any, tensors: Mapping[str, Tensor], values: Any) -> Any:
         return dict(tensors)
     if is_dataclass(origin):
         return _unpack_dataclass(origin, tensors, dict(values))
+    if values is None:
+        raise TypeError(f"no {kind.__name__}")
     return values
 
 
@@ -125,6 +127,8 @@ def _unpack_dataclass(kind: Any, tensors: Mapping[str, Tensor], values: dict[str
         kind = kind.kinds()[values.pop("kind")]
     own: dict[str, Any] = {}
     parts = _by_part(tensors)
+    if unknown := parts.keys() - {field.name for field in fields(kind)}:
+        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
     for field in fields(kind):
         if not field.metadata.get("transient"):
             found = unpack(_types(kind)[field.name], parts.get(field.name, {}), values.get(field.name))

@@ -56,6 +56,10 @@ class Certainty:
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
         return (t / self.temperature).softmax(-1), familiarity(self.strangeness.to(values), -t.amax(-1))
 
+    def without(self, index: int) -> Certainty:
+        """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
+        return self
+
     def mean_leverage(self, sums: GramStatistics) -> Tensor:
         """Return the mean leverage () of the images in the sums."""
         count, weight, bias = sums.counts.sum(), self.errors.weight.to(sums.total), self.errors.bias.to(sums.total)

@@ -45,8 +45,8 @@ def test_heads_made_anew_and_their_answers_are_the_library_s(backbone: Backbone,
     ours = study.heads(states, known, plain.settings, "gaussians")
     for head, state in zip(ours, theirs, strict=True):
         assert state.head is not None
-        assert torch.allclose(head[0], state.head[0], atol=1e-4)
-        assert torch.allclose(head[1], state.head[1], atol=1e-4)
+        assert torch.allclose(head.weight, state.head.weight, atol=1e-4)
+        assert torch.allclose(head.bias, state.head.bias, atol=1e-4)
     right = [aligning.evaluate(e.test_images, e.test_labels) for e in stream.experiences]
     assert study.retrieved(known, states[-1], ours[-1])["as it is"] == pytest.approx(np.mean(right))
 
@@ -56,10 +56,10 @@ def test_true_features_are_drawn_instead_of_gaussians(backbone: Backbone, blobs:
     learner, states = learned(backbone, stream, alignment_epochs=0)
     known = study.known_of(learner, stream)
     true, gaussian = (study.heads(states, known, learner.settings, k) for k in ("true features", "gaussians"))
-    assert torch.equal(true[0][0], gaussian[0][0])  # not aligned yet
-    assert not torch.equal(true[1][0], gaussian[1][0])
+    assert torch.equal(true[0].weight, gaussian[0].weight)  # not aligned yet
+    assert not torch.equal(true[1].weight, gaussian[1].weight)
     first = study.heads(states, known, learner.settings, "true features", first=True)
-    assert not torch.equal(first[0][0], true[0][0])
+    assert not torch.equal(first[0].weight, true[0].weight)
     drawn = study.Features(torch.eye(3)).draw(50, torch.Generator().manual_seed(0))
     assert torch.equal(drawn.unique(dim=0), torch.eye(3).flip(0))
 

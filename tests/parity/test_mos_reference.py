@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import timm
 import torch
-from continual.losses.terms import feature_contrast
 
 from continual.adapters.bank import per_image, stacked
 from continual.adapters.bank import shared as shared_stack
 from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.loading import assemble
-from continual.merging.mean import mean, merge
+from continual.losses.feature_contrast import feature_contrast
+from continual.merging.base import merged as merged_by
+from continual.merging.towards import merge
 from continual.methods.mos.learner import MOSLearner, MOSState
 from continual.methods.mos.retrieval import ensemble, refine
 from continual.statistics.class_statistics import fit
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head
+from continual.statistics.prototypes import Prototypes, cosine_scores
 
 pytestmark = pytest.mark.shared
 SCALE = 0.1
@@ -53,7 +55,7 @@ def learner(golden: dict[str, torch.Tensor]) -> MOSLearner:
     }  # fmt: skip
     vit = timm.create_model("vit_base_patch16_224", num_classes=0, **args)
     state = {k.removeprefix("backbone/"): v for k, v in golden.items() if k.startswith("backbone/")}
-    head = state.pop("head.weight"), state.pop("head.bias")
+    head = Head(state.pop("head.weight"), state.pop("head.bias"))
     vit.load_state_dict(state, strict=True)
     made = MOSLearner(assemble(vit, "vit_base_patch16_224", args))
     made.state = MOSState(
@@ -64,8 +66,7 @@ def learner(golden: dict[str, torch.Tensor]) -> MOSLearner:
         bank=tuple(stack_of(golden, f"adapter/{t}", depth) for t in range(stacks)),
         head=head,
         statistics=tuple(fit(row[None]) for row in golden["prototypes"]),
-        prototypes=golden["prototypes"],
-        prototype_counts=torch.ones(stacks * per, dtype=torch.int64),
+        prototypes=Prototypes(golden["prototypes"], torch.ones(stacks * per, dtype=torch.int64)),
     )
     return made
 
@@ -97,11 +98,11 @@ def test_prototype_scores(golden: dict[str, torch.Tensor]) -> None:
 
 def test_retrieval_visits_the_same_stacks(learner: MOSLearner, golden: dict[str, torch.Tensor]) -> None:
     assert learner.state.head is not None
-    weight, bias = learner.state.head
+    head = learner.state.head
     features, experience = golden["features/adapter"], golden["class_to_task"]
 
     def logits_of(rows: torch.Tensor, stacks: torch.Tensor) -> torch.Tensor:
-        return features[rows, stacks] @ weight.T + bias
+        return head(features[rows, stacks])
 
     found = refine(experience[golden["prototype_logits"].argmax(-1)], logits_of, experience)
     assert torch.equal(found.path, golden["retrieval/path"][:, :4])
@@ -124,6 +125,6 @@ def test_feature_contrast(golden: dict[str, torch.Tensor]) -> None:
 
 def test_one_merge(learner: MOSLearner, golden: dict[str, torch.Tensor]) -> None:
     depth = learner.backbone.depth
-    merged = merge(stack_of(golden, "merge/before", depth), mean(learner.state.bank), 0.1)
+    merged = merge(stack_of(golden, "merge/before", depth), merged_by("mean", learner.state.bank), 0.1)
     for name, expected in stack_of(golden, "merge/after", depth).items():
         close(merged[name], expected)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 import continual
+from continual.adapters.bank import one, serve
 from continual.adapters.bank import shared as shared_stack
 from continual.data.inputs import PreparedImages
 from continual.datasets.find import load_data
@@ -37,12 +37,12 @@ def plain(learner: MOSLearner, image: Tensor) -> tuple[Tensor, list[int]]:  # no
     assert state.prototypes is not None
 
     def features(k: int) -> Tensor:
-        return learner.extractor.features(image[None], shared_stack(state.bank[k], learner.settings.adapter_scale))
+        return learner.extractor.features(image[None], shared_stack(learner.settings.adapter_kind, state.bank[k]))
 
-    cosines = cosine_scores(features(0), state.prototypes)
+    cosines = cosine_scores(features(0), state.prototypes.mean)
     path = [state.class_experience[int(cosines.argmax())]]
     while True:
-        logits = linear(features(path[-1]), *state.head)
+        logits = state.head(features(path[-1]))
         asked = state.class_experience[int(logits.argmax())]
         if asked == path[-1] or len(path) == learner.settings.retrieval_rounds:
             return ensemble(logits, cosines, state.experiences)[0] / 2, path
@@ -103,18 +103,17 @@ def test_what_a_batch_adds_is_the_order_of_sums(case: tuple[MOSLearner, Tensor])
     mos, images = case
     exact = MOSLearner(copy.deepcopy(mos.backbone))
     exact.backbone.trunk.double()
-    bank = {name: tensor.double() for name, tensor in mos.state.stacked_bank.items()}
+    bank = {name: tensor.double() for name, tensor in mos.state.stacked_bank().items()}
     images = images[:24].double()
     stacks = torch.arange(len(images)) * 7 % mos.state.experiences
+    features, kind = exact.extractor.features, mos.settings.adapter_kind
     prefix = exact.extractor.prefix(images)
     one_by_one = [
-        exact.extractor.features(
-            image[None], shared_stack({n: t[k] for n, t in bank.items()}, mos.settings.adapter_scale)
-        )
+        features(image[None], shared_stack(kind, one(bank, k)))
         for image, k in zip(images, stacks.tolist(), strict=True)
     ]
     for rows in torch.arange(len(images)).split(24), torch.arange(len(images)).split(8):  # grouped, gathered
-        together = torch.cat([exact.served(prefix[part], bank, stacks[part]) for part in rows])
+        together = torch.cat([serve(kind, features, prefix[part], bank, stacks[part]) for part in rows])
         assert (together - torch.cat(one_by_one)).abs().max() < 1e-11
     assert len(stacks.unique()) > 2
 

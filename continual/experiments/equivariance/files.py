@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from continual import options
-from continual.backbones.loading import read_weights
+from continual.backbones.weights import read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.documents import refusal
 from continual.errors import EquimosError, InputError, ModelFileError

@@ -12,7 +12,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from continual import methods
-from continual.backbones.loading import create, fill, from_hub, read_weights
+from continual.backbones.loading import create, from_hub
+from continual.backbones.weights import fill, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest
 from continual.experiments.equivariance.clip import PREFIX as CLIP

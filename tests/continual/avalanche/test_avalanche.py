@@ -129,7 +129,7 @@ def test_backbone_stays_frozen_in_eval_mode(backbone: Any, blobs: Any) -> None:
 
     class Watch(Recorder):
         def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-            modes.append(strategy.model.training and strategy.model.trained["stack"].training)
+            modes.append(strategy.model.training and strategy.model.trained["adapter"].training)
             assert not any(module.training for module in strategy.model.trunk.modules())
             trained = {id(p) for p in strategy.model.parameters() if p.requires_grad}
             assert trained == {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}

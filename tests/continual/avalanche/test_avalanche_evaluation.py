@@ -153,7 +153,7 @@ def test_future_experiences_do_not_grow_the_head(backbone: Any, benchmark: Any) 
     state = ours.learner.state
     ours.eval(benchmark.test_stream)
     assert ours.learner.state is state
-    assert state.head[0].shape[0] == 2
+    assert state.head.weight.shape[0] == 2
 
 
 def test_evaluation_is_pure(backbone: Any, benchmark: Any) -> None:
@@ -203,7 +203,7 @@ def test_evaluation_in_the_middle_may_train(backbone: Any, benchmark: Any) -> No
         method = "finishing"
 
         def begin(self, data: Any) -> Any:
-            return Finishing(self, data)
+            return Finishing(self.start, data)
 
     kind = strategy_for(FinishingLearner)
     ours = kind(model=backbone, evaluator=evaluator(), eval_every=1, **FINETUNE)
@@ -317,7 +317,7 @@ def test_early_stopping_goes_back_to_the_best_weights(backbone: Any, benchmark: 
     with pytest.warns(UserWarning, match="is not computed yet"):
         ours.train(benchmark.train_stream[0])
     assert len(heads) < 9
-    final = ours.learner.state.head[0]
+    final = ours.learner.state.head.weight
     assert not torch.equal(final, heads[-1])
     assert torch.equal(final, stop.best_state["trained.head.weight"])
 

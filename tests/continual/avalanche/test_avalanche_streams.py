@@ -136,8 +136,8 @@ def test_online_streams(backbone: Any, blobs: Any) -> None:
     heads = [torch.zeros(0)]
     for piece in pieces:
         ours.train(piece, eval_streams=[])
-        assert not torch.equal(ours.learner.state.head[0], heads[-1])
-        heads.append(ours.learner.state.head[0])
+        assert not torch.equal(ours.learner.state.head.weight, heads[-1])
+        heads.append(ours.learner.state.head.weight)
     assert ours.learner.state.updates == 4
     assert ours.learner.state.experiences == 2
 

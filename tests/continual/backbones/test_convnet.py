@@ -166,7 +166,7 @@ def test_ranpac_without_its_first_stage_has_no_stack_and_reads_frozen_features()
         learner = RanPACLearner(frozen, epochs=0, projection=50)
         learner.learn(*coloured_squares([0, 1], 4))
         learner.learn(*coloured_squares([2], 4))
-        assert learner.memory().keys() == {"sums", "readout"}
+        assert learner.memory().keys() == {"sums", "head"}
         view = frozen.preprocessing.evaluation()
         images = torch.stack([view(image) for image in coloured_squares([0, 2], 2, seed=1)[0]])
         assert learner.state.head is not None
@@ -180,7 +180,7 @@ def test_strata_reads_both_views_and_keeps_what_they_take() -> None:
     images = torch.randn(3, 3, 16, 16, generator=generator(1))
     trunk = learner.backbone.trunk
     both = torch.stack([trunk.block_tokens(view, 2) for view in (images, images.flip(-1))]).mean(0)
-    torch.testing.assert_close(learner.regressors(images), both)
+    torch.testing.assert_close(learner.design_features(learner.extractor, images), both)
     assert both.shape == (3, 32 + 24 + 32)
     assert learner.state.sums is not None
     assert learner.state.sums.gram().shape == (88, 88)

@@ -16,7 +16,7 @@ from continual.backbones.loading import Backbone
 from continual.data import image_cache
 from continual.data.image_cache import DecodedOnce
 from continual.learning import training
-from continual.learning.training import DataTime
+from continual.learning.loop import DataTime
 from continual.methods.mos.learner import MOSLearner
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]

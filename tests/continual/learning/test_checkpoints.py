@@ -13,7 +13,7 @@ from continual.backbones.loading import Backbone
 from continual.errors import ModelFileError
 from continual.learning import checkpoints
 from continual.learning.checkpoints import CheckpointFolder
-from continual.learning.training import go_back, snapshot
+from continual.learning.loop import go_back, snapshot
 from continual.methods.finetune import FinetuneLearner
 
 VALUE: dict[Any, Any] = {
@@ -119,6 +119,6 @@ def test_what_training_changes_has_a_name_of_its_own(backbone: Backbone, blobs: 
 
     training: Any = FinetuneLearner(backbone).begin(as_experience(*blobs([0, 1], 2), backbone.preprocessing))
     live = training.live_tensors()
-    expected = [*training.stack.parameters(), *training.head.parameters()]
+    expected = [*training.adapter.parameters(), *training.head.parameters()]
     assert {id(t) for t in live.values()} == {id(p) for p in expected}
     assert len(live) == len(expected)

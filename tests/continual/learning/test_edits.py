@@ -16,6 +16,7 @@ from continual.methods.joint import JointLearner
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.class_statistics import fit
+from continual.statistics.head import Head
 from continual.statistics.ridge import GramStatistics, solve
 from continual.testing import tiny_backbone
 
@@ -52,8 +53,8 @@ def test_a_folder_of_corrections(blobs: Blobs, tmp_path: Any) -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
     learner.correct(tmp_path, 1)
     direct.correct(images, 1)
-    assert learner.state.counts.tolist() == [8, 11, 8, 8]
-    torch.testing.assert_close(learner.state.prototypes, direct.state.prototypes, atol=1e-3, rtol=1e-3)
+    assert learner.state.prototypes.count.tolist() == [8, 11, 8, 8]
+    torch.testing.assert_close(learner.state.prototypes.mean, direct.state.prototypes.mean, atol=1e-3, rtol=1e-3)
 
 
 def test_mos_without_the_ensemble_keeps_answers_whose_stack_stays(blobs: Blobs) -> None:
@@ -100,12 +101,12 @@ def test_a_joint_learner_learns_on_without_the_forgotten_and_with_the_new_name(b
 def test_examples_pull_the_head_and_only_where_they_are_given() -> None:
     draw = generator(0)
     statistics = [fit(torch.randn(9, 3, generator=draw) + 4 * torch.eye(3)[c]) for c in range(2)]
-    head = torch.zeros(2, 3), torch.zeros(2)
+    head = Head(torch.zeros(2, 3), torch.zeros(2))
     example = torch.tensor([[5.0, 0.0, 5.0]])
     options: dict[str, Any] = {"epochs": 5, "batch_size": 8, "lr": 0.05}
-    plain = align(*head, statistics, generator=generator(1), **options)
-    pulled = align(*head, statistics, generator=generator(1), examples=(example, torch.tensor([1])), **options)
-    answer = [int((example @ weight.T + bias).argmax()) for weight, bias in (plain, pulled)]
+    plain = align(head, statistics, generator=generator(1), **options)
+    pulled = align(head, statistics, generator=generator(1), examples=(example, torch.tensor([1])), **options)
+    answer = [int(each(example).argmax()) for each in (plain, pulled)]
     assert answer == [0, 1]
 
 
@@ -116,5 +117,5 @@ def test_an_edit_changes_no_state_that_someone_else_holds(blobs: Blobs) -> None:
     learner.correct(blobs([9], 2)[0], 1)
     learner.forget(3)
     assert state.classes == copied.classes
-    assert torch.equal(state.head[0], copied.head[0])
-    assert torch.equal(state.prototypes, copied.prototypes)
+    assert torch.equal(state.head.weight, copied.head.weight)
+    assert torch.equal(state.prototypes.mean, copied.prototypes.mean)

@@ -1,7 +1,11 @@
-"""Files of earlier format versions: read as they were meant, and written in the newest one."""
+"""Files of earlier format versions: read as they were meant, and written in the newest one.
+
+`tests/support/model_files` holds files that earlier releases wrote, and what they answered.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,86 @@ import torch
 from torch import Tensor
 
 import continual
-from continual.backbones.loading import Backbone
+from continual.backbones.loading import Backbone, load_backbone
+from continual.errors import InputError
 from continual.learning import model_file
 from continual.methods import method
+from continual.testing import coloured_squares
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
+FILES = Path(__file__).resolve().parents[2] / "support" / "model_files"
+OLD = sorted(FILES.glob("*/*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Backbone:
+    return load_backbone(weights=FILES / "backbone.safetensors", crop_scale=(0.5, 1.0))
+
+
+@pytest.fixture(params=OLD, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def old(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def images(classes: int = 5) -> Tensor:
+    return coloured_squares(range(classes), 1, seed=1)[0]
+
+
+def test_there_are_files_of_every_version_before() -> None:
+    versions = {model_file.fetch(path, header_only=True)[1]["version"] for path in OLD}
+    assert versions == {str(number) for number in range(1, model_file.VERSION)}
+
+
+def test_it_answers_as_it_did(old: Path, frozen: Backbone) -> None:
+    expected = json.loads((old.parent / "answers.json").read_text())[old.stem]
+    found = continual.load(old, frozen).predict(images())
+    assert found.labels == expected.pop("labels")
+    assert "scores" in expected
+    for name, values in expected.items():
+        torch.testing.assert_close(getattr(found, name), torch.tensor(values), atol=1e-6, rtol=0)
+
+
+def test_it_learns_on(old: Path, frozen: Backbone) -> None:
+    learner, newest = continual.load(old, frozen), coloured_squares([5, 6], 4)
+    before = learner.classes
+    if not learner.exemplar_free:
+        with pytest.raises(InputError, match="its images are not in the file"):
+            learner.learn(*newest)
+        return
+    learner.learn(*newest)
+    assert learner.classes == (*before, 5, 6)
+    answers = learner.predict(images(7))
+    assert answers.scores.shape == (7, 7)
+    assert answers.scores.isfinite().all()
+
+
+def test_it_is_written_in_the_newest_version_and_read_again_with_the_same_bits(
+    old: Path, frozen: Backbone, tmp_path: Path
+) -> None:
+    learner = continual.load(old, frozen)
+    learner.save(tmp_path / "new.safetensors")
+    assert model_file.fetch(tmp_path / "new.safetensors", header_only=True)[1]["version"] == str(model_file.VERSION)
+    again = continual.load(tmp_path / "new.safetensors", frozen)
+    (tensors, values), (others, same_values) = learner.export(), again.export()
+    assert values == same_values
+    assert again.settings == learner.settings
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    found, expected = again.predict(images()), learner.predict(images())
+    for name in ("scores", "probabilities", "familiarity", "similarity", "stack"):
+        mine, own = getattr(found, name), getattr(expected, name)
+        assert (mine is None and own is None) or torch.equal(mine, own)
+
+
+def test_settings_under_their_names_of_before(frozen: Backbone, tmp_path: Path) -> None:
+    """No warning either: nobody who reads a file can rename what is in it."""
+    tensors, header = model_file.fetch(FILES / "v2" / "strata.safetensors")
+    values = json.loads(header["equimos"])
+    assert {"strength", "turned_training"} <= values["settings"].keys()
+    values["settings"] |= {"strength": 0.5, "turned_training": False}
+    safetensors.torch.save_file(tensors, tmp_path / "m.safetensors", {**header, "equimos": json.dumps(values)})
+    settings: Any = continual.load(tmp_path / "m.safetensors", frozen).settings
+    assert (settings.penalty, settings.transformed_training) == (0.5, False)
 
 
 @pytest.mark.parametrize("name", ["strata", "ridge", "ranpac"])
@@ -30,22 +109,26 @@ def test_version_1_has_both_triangles_of_the_sums(name: str, backbone: Backbone,
     tensors, header = model_file.fetch(new)
     whole = learner.state.sums.gram()
     width = len(whole)
+    assert header["version"] == "3"
     assert tensors.pop("state/sums/triangle").shape == (width * (width + 1) // 2,)
     tensors["state/sums/gram"] = whole
-    assert header["version"] == "2"
-    safetensors.torch.save_file(tensors, old, {**header, "version": "1"})
+    tensors = {name.replace("state/head/", "state/readout/"): tensor for name, tensor in tensors.items()}
+    values = json.loads(header["equimos"])
+    common = ("classes", "class_experience", "experiences", "updates")
+    values |= {"state": {part: values["state"][part] for part in common}, "method_state": {}}
+    safetensors.torch.save_file(tensors, old, {**header, "version": "1", "equimos": json.dumps(values)})
 
     read = continual.load(old, backbone)
     read.save(tmp_path / "again.safetensors")
     again = tmp_path / "again.safetensors"
-    assert model_file.fetch(again)[1]["version"] == "2"
+    assert model_file.fetch(again)[1]["version"] == "3"
     found, expected = model_file.fetch(again)[0], model_file.fetch(new)[0]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     for each in (learner, read):
         each.learn(*blobs([3, 4], 4))
-    images = blobs([0, 1, 2, 3, 4], 2, 1)[0]
-    assert torch.equal(learner.predict(images).scores, read.predict(images).scores)
+    asked = blobs([0, 1, 2, 3, 4], 2, 1)[0]
+    assert torch.equal(learner.predict(asked).scores, read.predict(asked).scores)
 
 
 def test_the_sums_take_half_of_what_they_did(backbone: Backbone, blobs: Blobs) -> None:

@@ -248,4 +248,4 @@ def test_preprocessing_can_be_changed_for_a_learner(backbone: Backbone, blobs: B
     learners: list[IncrementalLearner[Any]] = [SimpleCILLearner(b) for b in (backbone, dark)]
     for learner in learners:
         learner.learn(*blobs([0, 1], 2))
-    assert not torch.equal(*[learner.state.prototypes for learner in learners])
+    assert not torch.equal(*[learner.state.prototypes.mean for learner in learners])

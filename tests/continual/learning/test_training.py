@@ -12,7 +12,8 @@ from torch import Tensor
 from continual.backbones.loading import Backbone
 from continual.data.inputs import as_experience
 from continual.errors import LearningError
-from continual.learning.training import Output, run
+from continual.learning.loop import run
+from continual.learning.training import Output
 from continual.methods.finetune import FinetuneLearner, FinetuneTraining
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -49,12 +50,13 @@ def test_new_classes_follow_the_old_ones_sorted(begin: Callable[..., FinetuneTra
 
 def test_the_head_keeps_its_rows_and_draws_new_ones(begin: Callable[..., FinetuneTraining]) -> None:
     training = begin([2, 3], already=[0, 1])
-    weight, bias = training.before.head or (torch.empty(0), torch.empty(0))
-    assert torch.equal(training.head.weight[:2], weight)
-    assert torch.equal(training.head.bias[:2], bias)
+    before = training.before.head
+    assert before is not None
+    assert torch.equal(training.head.weight[:2], before.weight)
+    assert torch.equal(training.head.bias[:2], before.bias)
     assert not training.head.bias[2:].any()
     assert float(training.head.weight[2:].detach().std()) == pytest.approx(0.02, rel=0.4)
-    assert training.head.weight.shape == (4, training.learner.backbone.width)
+    assert training.head.weight.shape == (4, training.extractor.backbone.width)
 
 
 def test_adapters_train_at_lr_and_the_head_at_a_share_of_it(begin: Callable[..., FinetuneTraining]) -> None:
@@ -64,7 +66,7 @@ def test_adapters_train_at_lr_and_the_head_at_a_share_of_it(begin: Callable[...,
     stack, head = optimizer.param_groups
     assert (stack["lr"], head["lr"]) == (0.2, pytest.approx(0.05))
     assert (stack["momentum"], stack["weight_decay"]) == (0.5, 0.01)
-    assert stack["params"] == list(training.stack.parameters())
+    assert stack["params"] == list(training.adapter.parameters())
     assert head["params"] == list(training.head.parameters())
     scheduler = training.make_scheduler(optimizer)
     rates = []
@@ -90,7 +92,7 @@ def test_images_of_inactive_classes_take_no_part_in_the_loss(begin: Callable[...
 
 def test_the_dropout_of_an_epoch_is_decided_by_its_number(begin: Callable[..., FinetuneTraining]) -> None:
     training = begin([0, 1], adapter_dropout=0.5)
-    torch.nn.init.normal_(training.stack.up_weight)
+    torch.nn.init.normal_(training.adapter.up_weight)
     images = torch.rand(2, 3, 16, 16)
 
     def features(epoch: int) -> Tensor:
@@ -123,6 +125,6 @@ def test_the_loop_steps_every_batch_of_every_epoch_and_says_so(begin: Callable[.
 
 def test_no_epochs_train_nothing(begin: Callable[..., FinetuneTraining]) -> None:
     training = begin([0, 1], epochs=0)
-    before = training.stack.frozen()
+    before = training.adapter.frozen()
     run(training, lambda *_: pytest.fail("there was a step"))
-    assert all(torch.equal(before[name], now) for name, now in training.stack.frozen().items())
+    assert all(torch.equal(before[name], now) for name, now in training.adapter.frozen().items())

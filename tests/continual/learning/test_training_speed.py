@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from continual.adapters.bank import TrainableAdapter
 from continual.backbones.loading import Backbone
 from continual.data.inputs import as_experience
-from continual.methods.bases.adapter_training import new_stack
+from continual.methods.bases.adapter_training import new_adapter
 from continual.methods.mos.learner import MOSLearner
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -36,6 +37,11 @@ def learned(backbone: Backbone, blobs: Blobs, **settings: Any) -> MOSLearner:
     return learner
 
 
+def fresh(learner: MOSLearner) -> TrainableAdapter:
+    settings = learner.settings
+    return TrainableAdapter(settings.adapter_kind, new_adapter(settings, learner.backbone))
+
+
 def same(a: MOSLearner, b: MOSLearner) -> bool:
     mine, theirs = a.export()[0], b.export()[0]
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -43,7 +49,7 @@ def same(a: MOSLearner, b: MOSLearner) -> bool:
 
 def test_nothing_before_the_first_adapter_keeps_a_graph(backbone: Backbone) -> None:
     learner = MOSLearner(backbone, **QUICK)
-    stack, images = new_stack(learner), torch.rand(2, 3, 16, 16)
+    stack, images = fresh(learner), torch.rand(2, 3, 16, 16)
     prefix = learner.extractor.prefix(images)
     assert not prefix.h.requires_grad
     tokens: list[Tensor] = []
@@ -80,7 +86,7 @@ def test_activations_computed_again_give_the_same_bits_and_keep_less(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            again.extractor.features(torch.rand(8, 3, 16, 16), new_stack(again).bind(), checkpoint=checkpoint)
+            again.extractor.features(torch.rand(8, 3, 16, 16), fresh(again).bind(), checkpoint=checkpoint)
         own = {parameter.data_ptr() for parameter in backbone.trunk.parameters()}
         return sum(size for place, size in numbers.items() if place not in own)
 

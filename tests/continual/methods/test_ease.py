@@ -9,6 +9,7 @@ import torch
 
 from continual.adapters.bank import shared
 from continual.adapters.bottleneck import Bottleneck
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.ease import EASELearner, reweighted, synthesised
 
@@ -82,9 +83,8 @@ def test_the_learner_is_its_equations(backbone: Any, blobs: Any) -> None:
             expected[space, c] = weights @ real[space, new]
     prototypes = learner.state.prototypes
     assert prototypes is not None
-    np.testing.assert_allclose(prototypes.numpy(), expected, rtol=1e-3, atol=1e-5)
-    assert learner.state.counts is not None
-    assert learner.state.counts.tolist() == [[4, 4, 4, 4, 4], [0, 0, 4, 4, 4], [0, 0, 0, 4, 4]]
+    np.testing.assert_allclose(prototypes.mean.numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert prototypes.count.tolist() == [[4, 4, 4, 4, 4], [0, 0, 4, 4, 4], [0, 0, 0, 4, 4]]
 
     test = blobs([0, 1, 2, 3, 4], 2, seed=1)[0]
     cosines = np.einsum("tnd,tcd->tnc", unit(features_of(learner, test)), unit(expected))
@@ -110,10 +110,9 @@ def test_a_class_that_returns_becomes_real_where_it_was_synthesised(backbone: An
     again = blobs([0], 3, seed=4)[0]
     learner.learn(again, [0] * 3)
     assert learner.state.prototypes is not None
-    assert learner.state.counts is not None
-    assert learner.state.counts.tolist() == [[7, 4, 4], [3, 0, 4]]
+    assert learner.state.prototypes.count.tolist() == [[7, 4, 4], [3, 0, 4]]
     np.testing.assert_allclose(
-        learner.state.prototypes[1, 0].numpy(), features_of(learner, again)[1].mean(0), rtol=1e-4, atol=1e-5
+        learner.state.prototypes.mean[1, 0].numpy(), features_of(learner, again)[1].mean(0), rtol=1e-4, atol=1e-5
     )
 
 
@@ -121,7 +120,7 @@ def test_with_a_cache_only_the_newest_stack_is_run(backbone: Any, blobs: Any, mo
     learner, cache = EASELearner(backbone, **SETTINGS), FeatureCache()
     test = blobs([0], 3, seed=1)[0]
     runs: list[int] = []
-    features = EASELearner.features
+    features = Extractor.features
 
     def counted(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
         runs.append(1)
@@ -130,6 +129,6 @@ def test_with_a_cache_only_the_newest_stack_is_run(backbone: Any, blobs: Any, mo
     for classes in ([0, 1], [2], [3]):
         learner.learn(*blobs(classes, 4))
         with monkeypatch.context() as patched:
-            patched.setattr(EASELearner, "features", counted)
+            patched.setattr(Extractor, "features", counted)
             learner.predict(test, cache=cache)
     assert len(runs) == 3

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from continual.seeding import generator
-from continual.statistics.class_statistics import Centroids, Full, Kind, LowRank, Shrunk, fit, restore
+from continual.statistics.class_statistics import Centroids, ClassStatistics, Diagonal, Full, Kind, LowRank, Shrunk, fit
+from continual.statistics.fields import pack, unpack
 
 KINDS = get_args(Kind)
 WIDTH = 5
@@ -40,8 +41,8 @@ def test_the_mean_and_the_spread_are_those_of_numpy(kind: Kind) -> None:
         close(found.covariance, covariance)
     elif isinstance(found, LowRank):
         close(found.factor @ found.factor.T + found.rest.diag(), covariance)
-    elif not isinstance(found, Centroids):
-        close(found.tensors()["variance"], covariance.diagonal())
+    elif isinstance(found, Diagonal):
+        close(found.variance, covariance.diagonal())
 
 
 @pytest.mark.parametrize("kind", ["full", "shrunk", "diagonal"])
@@ -51,8 +52,8 @@ def test_merging_equals_fitting_the_union(kind: Kind, m: int, n: int, seed: int)
     merged, union = fit(a, kind).merged(fit(b, kind)), fit(torch.cat([a, b]), kind)
     assert merged.count == union.count == m + n
     assert type(merged) is type(union)
-    for name, tensor in union.tensors().items():
-        close(merged.tensors()[name], tensor)
+    for name, tensor in pack(union)[0].items():
+        close(pack(merged)[0][name], tensor)
 
 
 @given(m=counts, n=counts, seed=seeds)
@@ -62,7 +63,7 @@ def test_merging_low_rank_is_exact_within_the_rank(m: int, n: int, seed: int) ->
     assert isinstance(merged, LowRank)
     full = fit(torch.cat([a, b]), "full")
     close(merged.mean, full.mean)
-    close(merged.factor @ merged.factor.T + merged.rest.diag(), full.tensors()["covariance"])
+    close(merged.factor @ merged.factor.T + merged.rest.diag(), full.covariance_matrix())
 
 
 @given(m=st.integers(2, 12), n=st.integers(2, 12), seed=seeds, rank=st.integers(1, 3))
@@ -71,7 +72,9 @@ def test_merging_low_rank_keeps_every_variance_whatever_the_rank(m: int, n: int,
     merged = fit(a, "low_rank", rank).merged(fit(b, "low_rank", rank))
     assert isinstance(merged, LowRank)
     assert merged.factor.shape == (WIDTH, rank)
-    close(merged.factor.square().sum(1) + merged.rest, fit(torch.cat([a, b]), "diagonal").tensors()["variance"])
+    union = fit(torch.cat([a, b]), "diagonal")
+    assert isinstance(union, Diagonal)
+    close(merged.factor.square().sum(1) + merged.rest, union.variance)
 
 
 @given(m=counts, n=counts, seed=seeds)
@@ -82,7 +85,7 @@ def test_merging_centroids_keeps_the_weightiest_centres(m: int, n: int, seed: in
     close(merged.mean, torch.cat([features(m, seed), features(n, seed + 1)]).mean(0))
     assert len(merged.centres) == max(len(x.centres) for x in (a, b) if isinstance(x, Centroids))
     assert float(merged.shares.sum()) == pytest.approx(1)
-    theirs = torch.cat([a.tensors()["centres"], b.tensors()["centres"]]).tolist()
+    theirs = torch.cat([pack(a)[0]["centres"], pack(b)[0]["centres"]]).tolist()
     assert all(centre in theirs for centre in merged.centres.tolist())
 
 
@@ -186,7 +189,7 @@ def test_the_floor_is_added_to_every_variance(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_survive_being_stored(kind: Kind) -> None:
     found = fit(features(6, 0), kind, 3)
-    back = restore(found.kind, found.count, found.tensors())
+    back = unpack(ClassStatistics, *pack(found))
     assert type(back) is type(found)
     draws = [s.sampler(1e-4).draw(4, generator(0)) for s in (found, back)]
     assert torch.equal(*draws)
@@ -202,7 +205,7 @@ def test_memory_is_what_the_table_says(kind: Kind) -> None:
         "low_rank": d * (k + 2),
         "centroids": k * (d + 1) + 2 * d,
     }
-    assert sum(t.numel() for t in fit(features(9, 0), kind, k).tensors().values()) == numbers[kind]
+    assert sum(t.numel() for t in pack(fit(features(9, 0), kind, k))[0].values()) == numbers[kind]
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(0, 3), torch.full((2, 3), torch.nan), torch.full((2, 3), torch.inf)])

@@ -13,12 +13,12 @@ from torch.nn.functional import normalize
 import equivariant
 from continual.adapters.bank import per_image, shared
 from continual.backbones.loading import Backbone
-from continual.data.inputs import as_experience
+from continual.data.inputs import ExperienceData, as_experience
 from continual.errors import InputError
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.views import AnyView, EveryView, single_views
-from continual.methods.mos.adapter_features import StackFeatures
+from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
@@ -176,20 +176,26 @@ def test_later_stacks_run_on_few_views_and_change_all_alike(frozen: Backbone, im
         later = torch.stack([_under(learner, view, stacks) for view in views[:, :2].unbind(1)])
         expected = first.mean(0) + (later - first[:2]).mean(0)
         for cache in (None, FeatureCache()):
-            under = StackFeatures(learner, images, cache)
+            under = features_of(learner, images, cache)
             assert torch.allclose(under.first, first.mean(0), atol=1e-5)
             for _ in range(2):
                 assert torch.allclose(under.later(torch.arange(8), stacks), expected, atol=1e-5)
 
 
+def features_of(learner: MOSLearner, images: Tensor, cache: FeatureCache | None = None) -> AdapterFeatures:
+    settings, bank = learner.settings, learner.state.stacked_bank()
+    kind, views = settings.adapter_kind, settings.retrieved_views
+    return AdapterFeatures(learner.extractor, kind, bank, images, views=views, cache=cache)
+
+
 def _under(learner: MOSLearner, images: Tensor, stacks: Tensor) -> Tensor:
-    adapters = per_image(learner.state.stacked_bank, stacks, learner.settings.adapter_scale)
+    adapters = per_image(learner.settings.adapter_kind, learner.state.stacked_bank(), stacks)
     return learner.backbone.trunk.features(images, adapters)
 
 
 def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backbone, images: Tensor) -> None:
     learner = learned(MOSLearner(frozen, group="C4", views=2, retrieved_views=2, **QUICK))
-    under = StackFeatures(learner, images)
+    under = features_of(learner, images)
     assert under.few is None
     stacks = torch.ones(len(images), dtype=torch.int64)
     expected = learner.extractor.features(images, shared(learner.settings.adapter_kind, learner.state.bank[1]))
@@ -212,10 +218,14 @@ def test_the_fitted_score_finds_what_is_up() -> None:
     assert fitted["weight"].abs().argmax() == 2
 
 
+def views_of(learner: MOSLearner, data: ExperienceData) -> Any:
+    return single_views(learner.extractor, learner.settings, {}, data, first=True)
+
+
 def test_training_and_statistics_see_single_views(frozen: Backbone) -> None:
     pictures, labels = coloured_squares([0, 1], 3)
     data = as_experience(pictures, labels, frozen.preprocessing)
-    seeing, single, fitted = single_views(MOSLearner(frozen, group="C4"), data)
+    seeing, single, fitted = views_of(MOSLearner(frozen, group="C4"), data)
     assert seeing.symmetry is None
     assert fitted == {}
     assert isinstance(single.training, AnyView)
@@ -224,9 +234,8 @@ def test_training_and_statistics_see_single_views(frozen: Backbone) -> None:
     image = data.evaluation[1][0]
     got = torch.stack([single.evaluation[i][0] for i in range(4, 8)])
     assert torch.equal(got, orbit("C4", image[None])[:, 0])
-    with_means, whole, _ = single_views(
-        MOSLearner(frozen, group="C4", orbit_statistics=False, turned_training=False), data
-    )
+    settings = {"orbit_statistics": False, "transformed_training": False}
+    with_means, whole, _ = views_of(MOSLearner(frozen, group="C4", **settings), data)
     assert with_means.symmetry is not None
     assert (whole.training, whole.evaluation) == (data.training, data.evaluation)
 
@@ -235,7 +244,7 @@ def test_a_random_view_belongs_to_its_image_and_epoch(frozen: Backbone) -> None:
     one, two = (learned(MOSLearner(frozen, group="D4", **QUICK)) for _ in range(2))
     for name, weights in one.state.bank[-1].items():
         assert torch.equal(weights, two.state.bank[-1][name])
-    plain = learned(MOSLearner(frozen, group="D4", turned_training=False, **QUICK))
+    plain = learned(MOSLearner(frozen, group="D4", transformed_training=False, **QUICK))
     assert not torch.equal(plain.state.bank[-1]["down_weight"], one.state.bank[-1]["down_weight"])
 
 
@@ -256,7 +265,7 @@ def test_with_a_group_the_first_head_is_aligned_as_well(
     for epochs in (0, 2):
         learner = MOSLearner(frozen, **{**QUICK, **settings, "alignment_epochs": epochs})
         learner.learn(*coloured_squares([0, 1], 4))
-        heads.append(learner.state.head[0])
+        heads.append(learner.state.head.weight)
     assert torch.equal(*heads) != aligned
 
 

@@ -40,12 +40,12 @@ def learned(
         new = GramStatistics.of(x, y, int(y.max()) + 1)
         sums = new if sums is None else sums.plus(new)
         system = Standardised.of(sums, strength)
-        readout = system.solve(sums)
+        head = system.solve(sums)
         draw = torch.Generator().manual_seed(SEED)
-        found = certainty(sums, system, readout, None if quiet else (x, y), found, draw)
+        found = certainty(sums, system, head, None if quiet else (x, y), found, draw)
     assert sums is not None
     assert found is not None
-    return readout, found, sums, system
+    return head, found, sums, system
 
 
 def exact_leverages(x: Tensor, system: Standardised, count: int) -> Tensor:
@@ -55,8 +55,8 @@ def exact_leverages(x: Tensor, system: Standardised, count: int) -> Tensor:
 
 def test_left_out_is_solving_without_the_image() -> None:
     x, y = features(3, 5, seed=0, width=6)
-    readout, _, _, system = learned((x, y))
-    got = _left_out(readout(x.double()), exact_leverages(x, system, 15)[:, None], one_hot(y, 3))
+    head, _, _, system = learned((x, y))
+    got = _left_out(head(x.double()), exact_leverages(x, system, 15)[:, None], one_hot(y, 3))
     z = torch.cat([torch.ones(15, 1), (x - system.mean.float()) / system.deviation.float()], 1).double()
     penalty = torch.diag(torch.tensor([0.0] + 6 * [10.0], dtype=torch.float64))
     for i in range(15):
@@ -68,8 +68,8 @@ def test_left_out_is_solving_without_the_image() -> None:
 
 def test_a_typical_image_is_told_from_the_sums() -> None:
     x, y = features(10, 30, seed=0)
-    readout, found, _, system = learned((x, y))
-    t = _left_out(readout(x.double()), exact_leverages(x, system, 300)[:, None], one_hot(y, 10))
+    head, found, _, system = learned((x, y))
+    t = _left_out(head(x.double()), exact_leverages(x, system, 300)[:, None], one_hot(y, 10))
     assert float(found.typical) == pytest.approx(float(t[torch.arange(300), y].mean()), rel=0.03)
 
 
@@ -92,9 +92,9 @@ def test_false_alarms_and_probabilities_hold_over_many_experiences() -> None:
     for seed in range(3):
         x, y = features(20, 20, seed=10 + seed, width=80)
         parts = [(x[(y // 2) == k], y[(y // 2) == k]) for k in range(10)]
-        readout, found, _, _ = learned(*parts)
+        head, found, _, _ = learned(*parts)
         fresh, truth = features(20, 100, seed=50 + seed, width=80)
-        probabilities, familiarity = found.judge(readout(fresh), fresh)
+        probabilities, familiarity = found.judge(head(fresh), fresh)
         assert probabilities is not None
         assert familiarity is not None
         right = probabilities.argmax(1) == truth
@@ -102,7 +102,7 @@ def test_false_alarms_and_probabilities_hold_over_many_experiences() -> None:
         assert error is not None
         errors.append(error)
         alarms.append(float((familiarity <= 0.1).float().mean()))
-        unlike = found.judge(readout(strangers), strangers)[1]
+        unlike = found.judge(head(strangers), strangers)[1]
         assert unlike is not None
         found_out.append(float((unlike <= 0.1).float().mean()))
         assert 0.5 < right.float().mean() < 0.97, "too easy, or too hard, to say something"
@@ -113,13 +113,13 @@ def test_false_alarms_and_probabilities_hold_over_many_experiences() -> None:
 
 def test_what_experiences_say_adds_up_and_fades() -> None:
     x, y = features(4, 50, seed=0)
-    readout, found, _, _ = learned((x, y), quiet=True)
-    t = readout(x.double())
-    whole, parts = found.told(t, y), found.told(t[::2], y[::2]).told(t[1::2], y[1::2])
+    head, found, _, _ = learned((x, y), quiet=True)
+    t = head(x.double())
+    whole, parts = found.updated(t, y), found.updated(t[::2], y[::2]).updated(t[1::2], y[1::2])
     assert whole.images == parts.images == 200
     torch.testing.assert_close(parts.losses[50:], whole.losses[50:], rtol=0.1, atol=0)
     torch.testing.assert_close(parts.strangeness[8:-8], whole.strangeness[8:-8], rtol=0.05, atol=0.05)
-    more = whole.told(t[:8].repeat(1, 2), y[:8])
+    more = whole.updated(t[:8].repeat(1, 2), y[:8])
     assert more.images == 200 / 4 + 8
 
 

@@ -70,13 +70,13 @@ def test_answers_of_before_are_of_classes_of_before(backbone: Backbone, blobs: B
     learner.learn(*blobs([0, 1, 2], 4))
     before = learner.variant()
     learner.learn(*blobs([3, 4], 4))
-    imagining = before.imagining(learner)
-    assert imagining is not None
+    simulation = before.simulation(learner)
+    assert simulation is not None
     for index in range(3):
-        was, now = imagining(index, 50, generator(0))
-        again = imagining(index, 50, generator(0))
+        was, now = simulation(index, 50, generator(0))
+        again = simulation(index, 50, generator(0))
         assert torch.equal(torch.stack([was, now]), torch.stack(again))
         assert was.shape == now.shape == (50,)
         assert int(was.max()) < 3
         assert float((was == index).float().mean()) > 0.9
-    assert before.imagining(method("strata")(backbone)) is None
+    assert before.simulation(method("strata")(backbone)) is None

@@ -62,9 +62,9 @@ def test_leaving_out_is_fitting_without_the_image() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])
-def test_stand_ins_have_the_very_mean_and_covariance(count: int) -> None:
+def test_pseudo_samples_have_the_very_mean_and_covariance(count: int) -> None:
     known = fit(features(1, count)[0])
-    got = fit(gaussians._stand_ins(known, draws()))
+    got = fit(gaussians._pseudo_samples(known, draws()))
     torch.testing.assert_close(got.mean, known.mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got.covariance_matrix(), known.covariance_matrix(), rtol=1e-3, atol=1e-3)
 

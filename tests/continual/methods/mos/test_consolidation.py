@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import continual
 from continual.errors import InputError
+from continual.learning.extractor import Extractor
 from continual.methods.mos.consolidation import consolidated, estimate
 from continual.methods.mos.learner import MOSLearner
 from continual.statistics.class_statistics import Kind, fit
@@ -34,14 +36,14 @@ def test_one_stack_answers_in_one_pass_about_as_well(
     assert single.classes == learner.classes
     assert len(single.state.bank) == 1
     passes: list[int] = []
-    features = type(single).features
+    features = Extractor.features
 
-    def counted(self: MOSLearner, given: object, *rest: object, **options: object) -> torch.Tensor:
-        found = features(self, given, *rest, **options)  # type: ignore[arg-type]
+    def counted(self: Extractor, given: Any, *rest: Any, **options: Any) -> torch.Tensor:
+        found = features(self, given, *rest, **options)
         passes.append(len(found))
         return found
 
-    monkeypatch.setattr(MOSLearner, "features", counted)
+    monkeypatch.setattr(Extractor, "features", counted)
     answers = single.predict(images)
     monkeypatch.undo()
     assert sum(passes) == len(images)

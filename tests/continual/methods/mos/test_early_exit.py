@@ -15,13 +15,14 @@ import continual
 from continual.backbones.loading import Backbone
 from continual.errors import InputError
 from continual.methods.mos import early_exit
-from continual.methods.mos.adapter_features import StackFeatures
+from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import FeatureShiftModel
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import Answering, ensemble, margins
 from continual.seeding import generator
 from continual.statistics.class_statistics import Diagonal
+from continual.statistics.head import Head
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 
@@ -53,16 +54,16 @@ def passes(learner: MOSLearner, images: Tensor) -> tuple[Any, int]:
 def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, images: Tensor) -> None:
     exact, all_of_them = passes(learner, images)
     early = learner.variant(early_exit=0.1)
-    answering, every = early.answering(), torch.arange(len(images))
+    answering, every, bank = early.answering(), torch.arange(len(images)), early.state.stacked_bank()
     with torch.no_grad():
-        first = StackFeatures(early, images).first
-        foretelling, _ = early._foretelling(answering)
+        first = AdapterFeatures(early.extractor, early.settings.adapter_kind, bank, images, views=1).first
+        predictor, _ = early._early_exit(answering)
         cosines, choice = answering.stage_one(first)
-        guess = foretelling.foretell(first, first, torch.zeros_like(every), choice, cosines)
+        guess = predictor.predict(first, first, torch.zeros_like(every), choice, cosines)
 
     def asked(enough: float) -> tuple[Any, int]:
         # As if the draws had asked for so much.
-        early.state.foretellings[0.1, 4, True] = foretelling, enough
+        early.state.early_exits[0.1, 4, True] = predictor, enough
         return passes(early, images)
 
     scores, number = asked(float("inf"))
@@ -84,20 +85,20 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
     assert asked(0.0)[1] == len(images)
 
 
-def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
+def test_after_its_second_pass_an_image_is_predicted_from_there() -> None:
     """Stacks of which the second shifts an image twice as far from its mean as the third: one pass tells all."""
     answering, _ = answering_of(9, 6)
-    foretelling = EarlyExit(answering, shift_model(0.5, 1e-9, gains=((1, 0, 0), (0, 1, 2), (0, 0.5, 1))))
+    predictor = EarlyExit(answering, shift_model(0.5, 1e-9, gains=((1, 0, 0), (0, 1, 2), (0, 0.5, 1))))
     first, ran = torch.randn(300, 6, generator=generator(2)), []
 
     def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
         ran.extend(zip(rows.tolist(), stacks.tolist(), strict=True))
-        odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean foretells
-        return first[rows] + foretelling.shifts.means[stacks] + odd * torch.tensor([0.0, 2.0, 1.0])[stacks, None]
+        odd = torch.tensor([1.0, -2.0, 1.5, 0.0, -1.0, 0.5])  # what no mean predicts
+        return first[rows] + predictor.shifts.means[stacks] + odd * torch.tensor([0.0, 2.0, 1.0])[stacks, None]
 
     exact, found = answering.retrieve(first, features_of)
     asked, ran[:] = set(ran), []
-    values, _, last = foretelling.answer(first, features_of, float("inf"))
+    values, _, last = predictor.answer(first, features_of, float("inf"))
     assert set(ran) == asked, "a pass was left out"
     assert all(ran.count((i, k)) == 1 for i, k in enumerate(found.path[:, 0].tolist())), "a second pass was run twice"
     torch.testing.assert_close(values, exact)
@@ -106,14 +107,14 @@ def test_after_its_second_pass_an_image_is_foretold_from_there() -> None:
     assert moved.sum() > 10
     cosines, choice = answering.stage_one(first)
     second = features_of(torch.arange(300), choice)
-    guess = foretelling.foretell(first, second, choice, choice, cosines)
+    guess = predictor.predict(first, second, choice, choice, cosines)
     torch.testing.assert_close(guess.values[moved], exact[moved])
     assert torch.equal(guess.found.path[moved], found.path[moved])
 
-    # Worlds that know it too: whoever was not sure of stage one is sure after one later pass, and right.
-    rests = 3 * torch.randn(64, 6, generator=generator(3))
-    worlds = torch.stack([0 * rests, 2 * rests, rests])
-    knowing = replace(foretelling, shifts=replace(foretelling.shifts, worlds=worlds))
+    # Samples that know it too: whoever was not sure of stage one is sure after one later pass, and right.
+    residuals = 3 * torch.randn(64, 6, generator=generator(3))
+    samples = torch.stack([0 * residuals, 2 * residuals, residuals])
+    knowing = replace(predictor, shifts=replace(predictor.shifts, samples=samples))
     ran.clear()
     values, settled, last = knowing.answer(first, features_of, 1.0)
     went = torch.tensor(sorted({i for i, k in ran if k} & set((choice > 0).nonzero()[:, 0].tolist())))
@@ -136,7 +137,7 @@ def test_shifts_are_remembered_and_kept_in_the_file(learner: MOSLearner, blobs: 
     assert [shift.count for shift in state.shifts] == [8, 8, 8]
     assert not state.shifts[0].mean.any()
     assert state.prototypes is not None
-    own = torch.stack([state.statistics[c].mean - state.prototypes[c] for c in (2, 3)])
+    own = torch.stack([state.statistics[c].mean - state.prototypes.mean[c] for c in (2, 3)])
     torch.testing.assert_close(state.shifts[1].mean, own.mean(0), atol=1e-6, rtol=1e-4)
     learner.variant(early_exit=0.1).save(tmp_path / "m.safetensors", embed_backbone=True)
     again = continual.load(tmp_path / "m.safetensors")
@@ -157,7 +158,7 @@ def test_a_model_of_before_is_told_apart(learner: MOSLearner, images: Tensor, bl
 def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
     draw = generator(0, "classes")
     means = 3 * torch.randn(classes, width, generator=draw)
-    head = (torch.randn(classes, width, generator=draw) + means, torch.zeros(classes))
+    head = Head(torch.randn(classes, width, generator=draw) + means, torch.zeros(classes))
     own = torch.arange(classes) % 3
 
     def combine(logits: Tensor, cosines: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
 
 
 def shift_model(step: float, variance: float, seed: int = 1, gains: Any = None) -> FeatureShiftModel:
-    """Return shifts by 0, `step` and twice that in six features, whose rests have nothing in common but the gains."""
+    """Return shifts by 0, `step` and twice that in six features, whose residuals have nothing in common but the gains."""
     shifts = [Diagonal(9, torch.full((6,), step * k), torch.full((6,), variance)) for k in range(3)]
     bank = {"weight": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])}
     made = FeatureShiftModel.of(shifts, None, bank, generator(seed, "worlds"), 1e-9)
@@ -180,12 +181,12 @@ def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.Monke
 
     def asked(spread: float, tolerance: float) -> tuple[float, float]:
         """Return what is enough, and the share of other draws that are as certain."""
-        foretelling = EarlyExit(answering, shift_model(0.1, spread, seed=1))
-        drawn = [shift_model(0.1, spread, seed).imagined(own, statistics, generator(seed), 1e-9) for seed in (2, 3)]
-        enough = foretelling.enough(drawn[0], tolerance)
+        predictor = EarlyExit(answering, shift_model(0.1, spread, seed=1))
+        drawn = [shift_model(0.1, spread, seed).simulated(own, statistics, generator(seed), 1e-9) for seed in (2, 3)]
+        enough = predictor.enough(drawn[0], tolerance)
         first, _ = drawn[1]
         cosines, choice = answering.stage_one(first)
-        certainty = foretelling.foretell(first, first, torch.zeros_like(choice), choice, cosines).certainty
+        certainty = predictor.predict(first, first, torch.zeros_like(choice), choice, cosines).certainty
         shares.append(float(certainty.clamp(max=1).mean()))
         return enough, float((certainty >= enough).float().mean())
 
@@ -194,10 +195,10 @@ def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.Monke
     before = asked(8.0, 0.01)
     assert 0.99 > asked(2.0, 0.01)[1] > before[1] > asked(32.0, 0.01)[1]
     at_0, at_8, at_2, at_32 = shares
-    assert 1 == at_0 > at_2 > at_8 > at_32, "worlds do not differ as the shifts do"
+    assert 1 == at_0 > at_2 > at_8 > at_32, "samples do not differ as the shifts do"
     assert asked(8.0, 0.05)[0] < asked(8.0, 0.02)[0] < before[0]
     monkeypatch.setattr(early_exit, "AT_ONCE", 50 * 64 * 9)
-    assert asked(8.0, 0.01) == before, "it matters how many images are foretold at once"
+    assert asked(8.0, 0.01) == before, "it matters how many images are predicted at once"
 
 
 def test_margins() -> None:

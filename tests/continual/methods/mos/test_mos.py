@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from continual.adapters.bank import shared
 from continual.adapters.bottleneck import Bottleneck
@@ -16,9 +16,10 @@ from continual.backbones.loading import Backbone
 from continual.backbones.vit import Prefix
 from continual.data.inputs import as_experience
 from continual.errors import LearningError
-from continual.merging.mean import mean
+from continual.merging.base import merged
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import Kind, fit
+from continual.statistics.fields import pack
 from continual.statistics.prototypes import cosine_scores
 from continual.uncertainty.gaussians import LEVELS
 
@@ -73,7 +74,7 @@ def test_the_working_stack_goes_on_and_finished_stacks_stay(learned: Callable[..
 def test_full_merging_gives_the_mean_of_the_finished_stacks(learned: Callable[..., MOSLearner]) -> None:
     bank = learned(3, alpha=1.0).state.bank
     assert same(bank[1], bank[0])
-    assert same(bank[2], mean(bank[:2]))
+    assert same(bank[2], merged("mean", bank[:2]))
 
 
 @pytest.mark.parametrize(("rule", "effective"), [("step", 0.1), ("per_forward", 1 - 0.9**3)])
@@ -83,11 +84,11 @@ def test_every_step_merges_with_the_rule_s_strength(
     learner = learned(2, merge=rule)
     training = learner.begin(as_experience(*blobs(STREAM[2], 4), learner.backbone.preprocessing))
     with torch.no_grad():
-        training.stack.up_bias.fill_(10.0)
-    before = training.stack.frozen()["up_bias"]
+        training.adapter.up_bias.fill_(10.0)
+    before = training.adapter.frozen()["up_bias"]
     training.after_step()
-    anchor = mean(learner.state.bank)["up_bias"]
-    torch.testing.assert_close(training.stack.up_bias.detach(), (1 - effective) * before + effective * anchor)
+    anchor = merged("mean", learner.state.bank)["up_bias"]
+    torch.testing.assert_close(training.adapter.up_bias.detach(), (1 - effective) * before + effective * anchor)
 
 
 def test_the_first_experience_does_not_merge(learned: Callable[..., MOSLearner]) -> None:
@@ -99,8 +100,8 @@ def test_old_classes_take_no_part_in_the_training_of_new_ones(learned: Callable[
     one, two = learned(1, **plain).state.head, learned(2, **plain).state.head
     assert one is not None
     assert two is not None
-    assert torch.equal(one[0], two[0][:2])
-    assert torch.equal(one[1], two[1][:2])
+    assert torch.equal(one.weight, two.weight[:2])
+    assert torch.equal(one.bias, two.bias[:2])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
@@ -109,7 +110,7 @@ def test_the_loss_is_cross_entropy_and_the_weighted_contrast(
 ) -> None:
     learner = learned(1, feature_contrast=weight)
     images, labels = blobs([7, 8], 1)
-    training = MOSTraining(learner, as_experience(images, labels, learner.backbone.preprocessing))
+    training = MOSTraining(learner.start, as_experience(images, labels, learner.backbone.preprocessing))
     output = training.forward(prepared(learner, images))
     rows = torch.cat([torch.stack([s.mean for s in learner.state.statistics]), output.features])
     contrast = cross_entropy(rows @ rows.T / 0.8, torch.arange(4))
@@ -130,8 +131,8 @@ def test_statistics_are_of_the_classes_own_stack_and_prototypes_of_the_first(
         statistics = learner.state.statistics[label]
         expected = fit(under(learner, images, label // 2))
         torch.testing.assert_close(statistics.mean, expected.mean)
-        torch.testing.assert_close(statistics.tensors()["covariance"], expected.tensors()["covariance"])
-        torch.testing.assert_close(learner.state.prototypes[label], under(learner, images, 0).mean(0))
+        torch.testing.assert_close(statistics.covariance_matrix(), expected.covariance_matrix())
+        torch.testing.assert_close(learner.state.prototypes.mean[label], under(learner, images, 0).mean(0))
 
 
 def test_a_class_seen_again_is_remembered_by_all_its_images(learned: Callable[..., MOSLearner], blobs: Blobs) -> None:
@@ -147,20 +148,20 @@ def test_a_class_seen_again_is_remembered_by_all_its_images(learned: Callable[..
     assert (state.classes, state.class_experience) == ((0, 1, 2, 3, 4), (0, 0, 1, 1, 2))
     assert (state.experiences, state.updates, len(state.bank)) == (3, 4, 3)
     assert state.prototypes is not None
-    assert state.prototype_counts is not None
     for label, images in again.items():
         union = torch.cat([blobs([label], 4)[0], images])
         expected = fit(under(learner, union, label // 2))
-        assert state.statistics[label].count == expected.count == int(state.prototype_counts[label]) == 7
-        for name, tensor in expected.tensors().items():
-            torch.testing.assert_close(state.statistics[label].tensors()[name], tensor, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(state.prototypes[label], under(learner, union, 0).mean(0))
+        assert state.statistics[label].count == expected.count == int(state.prototypes.count[label]) == 7
+        found = pack(state.statistics[label])[0]
+        for name, tensor in pack(expected)[0].items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(state.prototypes.mean[label], under(learner, union, 0).mean(0))
 
 
 def test_alignment_starts_with_the_second_experience(learned: Callable[..., MOSLearner]) -> None:
     def heads(experiences: int) -> list[Tensor]:
         learners = [learned(experiences, alignment_epochs=epochs) for epochs in (0, 2)]
-        return [learner.state.head[0] for learner in learners if learner.state.head is not None]
+        return [learner.state.head.weight for learner in learners if learner.state.head is not None]
 
     assert torch.equal(*heads(1))
     assert not torch.equal(*heads(2))
@@ -189,8 +190,8 @@ def test_memory_grows_as_documented(backbone: Backbone, blobs: Blobs, kind: Kind
 
 def test_by_default_a_class_of_a_vit_base_leaves_120_kb_and_the_paper_s_presets_keep_all(backbone: Backbone) -> None:
     default = MOSLearner(backbone).settings
-    remembered = fit(torch.randn(50, 768), default.statistics, default.statistics_components).tensors().values()
-    assert sum(4 * tensor.numel() for tensor in remembered) + 4 * (2 * 768 + 1) < 120_000
+    remembered = fit(torch.randn(50, 768), default.statistics, default.statistics_components)
+    assert sum(4 * tensor.numel() for tensor in pack(remembered)[0].values()) + 4 * (2 * 768 + 1) < 120_000
     for preset in ("paper", "reference"):
         assert MOSLearner(backbone, preset=preset).settings.statistics == "full"
 
@@ -209,13 +210,13 @@ def test_answers_are_those_of_every_stack_run_on_every_image(
     assert state.head is not None
     assert state.prototypes is not None
     bank = learner.state.bank
-    stacks = [bank[0], bank[0], mean(bank[:2])] if learner.settings.consolidate else list(bank)
+    stacks = [bank[0], bank[0], merged("mean", bank[:2])] if learner.settings.consolidate else list(bank)
     with torch.no_grad():
         inputs = prepared(learner, images)
         features = [
             learner.extractor.features(inputs, shared(Bottleneck(adapter_scale=0.1), stack)) for stack in stacks
         ]
-    cosines = cosine_scores(features[0], state.prototypes)
+    cosines = cosine_scores(features[0], state.prototypes.mean)
 
     answer = learner.predict(images)
     assert answer.stack is not None
@@ -224,7 +225,7 @@ def test_answers_are_those_of_every_stack_run_on_every_image(
     for i in range(len(images)):
         path = [state.class_experience[int(cosines[i].argmax())]]
         while True:
-            logits = linear(features[path[-1]][i], *state.head)
+            logits = state.head(features[path[-1]][i])
             asked = state.class_experience[int(logits.argmax())]
             if asked == path[-1] or len(path) == rounds:
                 break

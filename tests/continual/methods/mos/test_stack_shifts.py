@@ -1,4 +1,4 @@
-"""What is remembered of stacks' shifts, and what it foretells."""
+"""What is remembered of stacks' shifts, and what it predicts."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def shifts(parts: list[tuple[Tensor, Tensor]]) -> FeatureShiftModel:
     return together(parts)
 
 
-def test_rests_are_drawn_as_wide_and_as_alike_as_they_are(
+def test_residuals_are_drawn_as_wide_and_as_alike_as_they_are(
     parts: list[tuple[Tensor, Tensor]], shifts: FeatureShiftModel
 ) -> None:
-    assert shifts.worlds.shape == (4, SAMPLES, WIDTH)
-    assert not shifts.worlds[0].any()
+    assert shifts.samples.shape == (4, SAMPLES, WIDTH)
+    assert not shifts.samples[0].any()
     many = [shifts, *(together(parts, seed) for seed in range(2, 30))]
-    worlds = torch.cat([one.worlds for one in many], dim=1)
-    products = torch.einsum("iwd,jwd->ij", worlds, worlds) / worlds.shape[1]
+    samples = torch.cat([one.samples for one in many], dim=1)
+    products = torch.einsum("iwd,jwd->ij", samples, samples) / samples.shape[1]
     widths = products.diagonal().sqrt()
     torch.testing.assert_close(widths, 0.8**0.5 * shifts.spreads, rtol=0.1, atol=0)
     alikeness = (products / torch.outer(widths, widths))[1:, 1:]
@@ -168,11 +168,11 @@ def test_a_linear_map_sees_the_same(shifts: FeatureShiftModel) -> None:
     torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_imagined_features_are_the_classes_and_shift_as_stacks_do(shifts: FeatureShiftModel) -> None:
+def test_simulated_features_are_the_classes_and_shift_as_stacks_do(shifts: FeatureShiftModel) -> None:
     own = torch.tensor([0, 1, 3])
     means = 3 * torch.randn(3, WIDTH, generator=draw(9))
     statistics = [Diagonal(5, mean, torch.ones(WIDTH)) for mean in means]
-    first, features_of = shifts.imagined(own, statistics, draw(10), 1e-9)
+    first, features_of = shifts.simulated(own, statistics, draw(10), 1e-9)
     count = len(first) // 3
     stack = own.repeat_interleave(count)
     rows = torch.arange(len(first))
@@ -199,7 +199,7 @@ def test_sums_grow_with_every_experience_and_lie_in_the_file(backbone: Backbone,
     state = learner.state
     assert state.shift_sums is not None
     assert state.prototypes is not None
-    torch.testing.assert_close(state.shift_sums.origins[1], state.prototypes[2:].mean(0))
+    torch.testing.assert_close(state.shift_sums.origins[1], state.prototypes.mean[2:].mean(0))
     assert torch.equal(state.shift_sums.beginning().origins, begun.origins)
     assert state.shift_sums.gram.any()
     images, labels = blobs([2, 3], 4)

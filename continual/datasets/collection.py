@@ -54,10 +54,8 @@ class Collection:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the list of (split, domain, label, name), in sorted order."""
-        digest = hashlib.sha256()
-        for line in sorted("\t".join(map(str, row)) for row in self.rows()):
-            digest.update(line.encode() + b"\n")
-        return digest.hexdigest()
+        lines = sorted("\t".join(map(str, row)) for row in self.rows())
+        return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
     def rows(self) -> Iterable[tuple[str, str, Label, str]]:
         """Yield (split, domain or "", label, name) for every image."""

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import torch
 import typer
 from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size
-from arguments import Weights as WeightsFile
 from measuring import spread, surroundings, table
 from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of

@@ -10,19 +10,19 @@ linear head that grows with the classes. Its settings are its constructor's keyw
 `StrategySettings`, whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`,
 `train_mb_size` and `eval_mb_size`.
 
-Limits: answers are those of the strategy's model in evaluation mode. Rows that were stopped start anew.
-It cannot be saved. Memory is what the model has beside a frozen backbone, all tensors of the plugins, and stored
-exemplars as bytes of their pixels. Strategies that keep logits (DER) need a fixed head and fail.
+Limits: predictions are those of the strategy's model in evaluation mode. Rows that were stopped start anew; nothing can
+be saved. Memory is what the model has beside a frozen backbone, all tensors of the plugins, and stored exemplars as
+bytes of their pixels. Strategies that keep logits (DER) need a fixed head and fail.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -65,8 +65,7 @@ _OURS = {"train_epochs", "train_mb_size", "eval_mb_size"}
 def find_method(name: str) -> type[IncrementalLearner[Any]]:
     """Return a method's learner by its name, or by the place of its class: `file.py:Class` or `module:Class`.
 
-    The class is a learner, or an Avalanche strategy, of which a learner is made. Raises InputError, with the nearest
-    name, for one that is not there or cannot be used.
+    The class is a learner, or an Avalanche strategy, of which a learner is made. Raises InputError for an unknown one.
     """
     if not points_to_code(name):
         return method(name)
@@ -83,8 +82,8 @@ def strategy_learner(path: str, kind: Any) -> type[IncrementalLearner[Any]]:
     if not (inspect.isclass(kind) and issubclass(kind, SupervisedTemplate)):
         raise InputError(f"method {path!r}: no strategy {name!r} in {place}, nor a learner")
     arguments = {
-        p.name: p
-        for p in list(inspect.signature(kind.__init__).parameters.values())[1:]
+        name: p
+        for name, p in inspect.signature(kind).parameters.items()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     if "model" not in arguments or "optimizer" not in arguments:
@@ -168,6 +167,7 @@ class AvalancheLearner(IncrementalLearner[State]):
         self.state = State(known, experience, before.experiences + bool(new), updates + 1)
 
     def _make(self) -> Any:
+        from avalanche.logging import BaseLogger
         from avalanche.training.plugins import EvaluationPlugin
 
         settings, model = self.settings, GrowingModel(self).to(self.device)
@@ -175,13 +175,9 @@ class AvalancheLearner(IncrementalLearner[State]):
             {"params": list(model.copy.parameters()), "lr": settings.lr * settings.backbone_lr_ratio},
             {"params": list(model.classifier.parameters()), "lr": settings.lr},
         ]
-        groups = [group for group in groups if group["params"]]
-        if settings.optimizer == "adam":
-            optimizer: Any = torch.optim.Adam(groups, weight_decay=settings.weight_decay)
-        else:
-            optimizer = torch.optim.SGD(
-                groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-            )
+        sgd = partial(torch.optim.SGD, lr=settings.lr, momentum=settings.momentum)
+        kind: Any = torch.optim.Adam if settings.optimizer == "adam" else sgd
+        optimizer = kind([group for group in groups if group["params"]], weight_decay=settings.weight_decay)
         own = {name: getattr(settings, name) for name in self.arguments}
         try:
             return self.strategy_type(
@@ -193,7 +189,7 @@ class AvalancheLearner(IncrementalLearner[State]):
                 eval_mb_size=settings.eval_batch_size,
                 device=self.device,
                 plugins=[_watcher(self)],
-                evaluator=EvaluationPlugin(loggers=[_quiet()]),
+                evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # says nothing; Avalanche warns if there is none
                 **own,
             )
         except (TypeError, ValueError, AssertionError, AttributeError) as error:
@@ -225,9 +221,8 @@ class AvalancheLearner(IncrementalLearner[State]):
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return every tensor that the strategy keeps beside the frozen backbone."""
-        if self.strategy is None:
-            return {}, {}
-        return dict(_tensors({"model": self.strategy.model, "plugins": self.strategy.plugins}, "", set())), {}
+        kept = {} if self.strategy is None else {"model": self.strategy.model, "plugins": self.strategy.plugins}
+        return dict(_tensors(kept, "", set())), {}
 
     def save(self, path: str | Path, **rest: Any) -> None:
         """Raise InputError: a strategy cannot be saved."""
@@ -266,15 +261,13 @@ def _tensors(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tenso
     seen.add(id(value))
     if isinstance(value, Tensor):
         yield name.strip("/"), value.detach()
-    elif isinstance(value, nn.Module):
-        for key, tensor in [*value.named_parameters(), *value.named_buffers()]:
-            yield from _tensors(tensor, f"{name}/{key}", seen)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+    elif isinstance(value, nn.Module | Mapping | list | tuple):
+        if isinstance(value, nn.Module):
+            inner: Any = (*value.named_parameters(), *value.named_buffers())
+        else:
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in inner:
             yield from _tensors(item, f"{name}/{key}", seen)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _tensors(item, f"{name}/{number}", seen)
     elif type(value).__module__.startswith("avalanche.") and hasattr(value, "__dict__"):
         yield from _tensors(vars(value), name, seen)
 
@@ -285,16 +278,11 @@ def _watcher(learner: AvalancheLearner) -> Any:
 
     class Watcher(SupervisedPlugin):
         def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-            loss, place = float(strategy.loss.detach()), strategy.clock
-            if loss != loss or loss in (float("inf"), -float("inf")):
+            loss = float(strategy.loss.detach())
+            if not math.isfinite(loss):
                 raise LearningError(f"the training loss of {learner.method} became {loss}: lower lr")
             if learner.progress is not None:
                 steps = strategy.train_epochs * len(strategy.dataloader)
-                learner.progress("training", place.train_exp_iterations + 1, steps, {"loss": loss})
+                learner.progress("training", strategy.clock.train_exp_iterations + 1, steps, {"loss": loss})
 
     return Watcher()
-
-
-def _quiet() -> Any:
-    """Return a logger that says nothing; Avalanche warns if there is none."""
-    return importlib.import_module("avalanche.logging").BaseLogger()

@@ -33,7 +33,7 @@ def calibration_metrics(*, experience: bool = False, stream: bool = True, bins: 
 
 
 def retrieval_metrics() -> list[PluginMetric[Any]]:
-    """Return how often MOS chooses the right stack, at first and refined, and the refinements an image."""
+    """Return how often MOS retrieves the right adapter, at first and refined, and the refinements per image."""
     return [RetrievalMetrics()]
 
 
@@ -51,9 +51,8 @@ class _StreamMetric(PluginMetric[dict[str, float]]):
 class FlipMetrics(_StreamMetric):
     """Flips against the model that was evaluated before the newest training began (see `continual.metrics.flips`).
 
-    Compared are the test images of experiences which that model had been trained on; experience k of the
-    evaluated stream tests experience k of the training stream, and its images come in the same order each
-    time, as Avalanche's own evaluation has them.
+    Compared are the test images of experiences which that model had been trained on; experience k of the evaluated
+    stream tests experience k of the training stream, with its images in the same order each time, as in Avalanche.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,7 @@ class FlipMetrics(_StreamMetric):
         self._evaluated: list[Any] = []
 
     def before_training_exp(self, strategy: Any) -> None:
-        """From here on the model is another one; an older one that nobody evaluated is passed over."""
+        """Take the model evaluated last, if any was since the training before, as the older one."""
         if self._new:
             self._old, self._old_knows, self._new = self._new, set(self._new_knows), {}
         self._new_knows.add(strategy.experience.current_experience)
@@ -94,9 +93,7 @@ class FlipMetrics(_StreamMetric):
         common = [key for key in self._evaluated if key in self._old and key[1] in self._old_knows]
         if not common:
             return {}
-        old, new = (
-            np.concatenate([part for key in common for part in side[key]], axis=1) for side in (self._old, self._new)
-        )
+        old, new = (np.concatenate([part for k in common for part in side[k]], 1) for side in (self._old, self._new))
         if not np.array_equal(old[1], new[1]):
             raise ValueError("the images of the evaluated stream have changed their order: evaluate without shuffling")
         found = flips(old[0], new[0], new[1])
@@ -140,7 +137,7 @@ class CalibrationError(GenericPluginMetric[float, _Reliability]):
 
 
 class RetrievalMetrics(_StreamMetric):
-    """Right stacks at first and refined, and refinements an image; nothing for strategies without stacks.
+    """Right stacks at first and refined, and refinements per image; nothing for strategies without stacks.
 
     Images of classes that are yet to be learned have no right stack and do not count.
     """
@@ -172,7 +169,7 @@ class RetrievalMetrics(_StreamMetric):
 
 
 def _retrieved(strategy: Any) -> Iterator[tuple[int, int, int, int]]:
-    """Yield right stack, first choice, last choice and number of changes, of each image of a class that is known."""
+    """Yield right stack, first choice, last choice and number of changes, of each image of a learned class."""
     if not isinstance(strategy, LearnerStrategy) or strategy.scores is None or strategy.scores.stack is None:
         return
     state, scores = strategy.model.learner.state, strategy.scores.cpu()

@@ -27,9 +27,9 @@ def by_label(values: Tensor, labels: Iterable[Label], columns: int) -> Tensor:
 
 
 class LearnerModule(nn.Module):
-    """A learner as a module: the frozen trunk, and the parts of a training while there is one.
+    """A learner as a module: the frozen backbone, and the parts of a training while there is one.
 
-    `learner` answers; it may be exchanged for another with the same backbone.
+    `learner` predicts; it may be exchanged for another with the same backbone.
     """
 
     def __init__(self, learner: IncrementalLearner[Any]) -> None:
@@ -57,11 +57,10 @@ def as_learner(
     settings: Mapping[str, Any],
     **named: Any,
 ) -> IncrementalLearner[Any]:
-    """Return a learner of a kind: `model` itself, or a new one on the backbone or timm ViT that it is.
+    """Return a learner of a kind: `model` itself (with settings, a variant of it), or one on that backbone or timm ViT.
 
-    `named` are settings that Avalanche has names for: None if not given, ignored if the method has no such
-    setting. A learner with settings is not changed but replaced by a variant. Raises InputError for what
-    cannot be used, BackboneError for a ViT that cannot.
+    `named` are settings that Avalanche has names for: None if not given, ignored if the method has no such setting.
+    Raises InputError for what cannot be used, BackboneError for a ViT that cannot.
     """
     allowed = (type(model) if isinstance(model, IncrementalLearner) else kind).settings_type.model_fields
     named = {name: value for name, value in named.items() if value is not None and name in allowed}
@@ -92,8 +91,7 @@ def as_learner(
 def checked_labels(dataset: Any, preprocessing: Preprocessing) -> list[int]:
     """Return the labels of a stream's data set.
 
-    Raises InputError if it is empty or has a label below 0, or if its first image is not an input of the
-    backbone.
+    Raises InputError if it is empty, has a label below 0, or if its first image is no input of the backbone.
     """
     labels = [int(label) for label in dataset.targets]
     if not labels or min(labels) < 0:
@@ -103,8 +101,7 @@ def checked_labels(dataset: Any, preprocessing: Preprocessing) -> list[int]:
         preprocessing.check(image[None] if isinstance(image, Tensor) else torch.empty(0))
     except ValueError as error:
         raise InputError(
-            f"the stream's images do not fit (the first is a {type(image).__name__}): {error}. Make the benchmark "
-            f"with train_transform=backbone.preprocessing.training() and "
-            f"eval_transform=backbone.preprocessing.evaluation()"
+            f"the stream's images do not fit (the first is a {type(image).__name__}): {error}. Make the benchmark with "
+            "train_transform=backbone.preprocessing.training() and eval_transform=backbone.preprocessing.evaluation()"
         ) from error
     return labels

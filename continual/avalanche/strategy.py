@@ -47,21 +47,19 @@ class LearnerStrategy(SupervisedTemplate):
     Subclasses name a `learner_type`; `strategy_for` makes one for any method. Arguments are those of
     `avalanche.training.Naive`, by name, and the method's own settings (`seed`, `alpha`, ..., `preset`):
 
-    - `model`: a `Backbone`, a timm ViT (frozen in place, its classifier dropped), or a learner to go on with.
-    - `optimizer`: None for the method's own. The class and the options of another one are used, anew for
-      each experience, on the learner's parameters; its lr is the setting `lr`. The method's schedule stays.
-    - `train_epochs`, `train_mb_size`, `eval_mb_size`: the settings `epochs`, `batch_size`, `eval_batch_size`;
-      None keeps the method's default. A method that trains nothing ignores those of training.
+    - `model`: a `Backbone`, a timm ViT (frozen in place, its classifier dropped), or a learner to continue.
+    - `optimizer`: None for the method's own. The class and the options of another one are used, anew for each
+      experience, on the learner's parameters; its lr is the setting `lr`. The method's schedule stays.
+    - `train_epochs`, `train_mb_size`, `eval_mb_size`: the settings `epochs`, `batch_size`, `eval_batch_size`; None for
+      the method's default. A method that trains nothing ignores those of training.
     - `criterion`: of `mb_output`, for the loss reported by evaluation; training has the method's own loss.
 
-    Labels are the stream's ints. `mb_output` (B, columns) holds log scores, indexed by label, in evaluation
-    over the classes learned, in training over those that take part in the loss; other columns hold a finite
-    floor. `learner` is the learner, to save, load or ask; its numbers are those of `learn` with the same
-    seed and data, bit for bit, whatever is evaluated in between and with any number of workers.
-
-    The learner changes when an experience is finished, before the plugins' `after_training_exp`. Evaluation
-    in the middle of an experience (`eval_every` > 0) answers as if training ended there: a copy finishes
-    the experience (statistics, alignment) each time, which costs about that much.
+    Labels are the stream's ints. `mb_output` (B, columns) holds log scores, indexed by label, in evaluation over the
+    classes learned, in training over those that take part in the loss; other columns hold a finite floor. `learner` is
+    the learner, to save, load or ask; its numbers are those of `learn` with the same seed and data, bit for bit,
+    whatever is evaluated in between and with any number of workers. It changes when an experience is finished, before
+    the plugins' `after_training_exp`. Evaluation in the middle of an experience (`eval_every` > 0) predicts as if
+    training ended there: each time a copy finishes the experience (statistics, alignment), at about that cost.
 
     Raises InputError for arguments or images that cannot be used.
     """
@@ -137,15 +135,7 @@ class LearnerStrategy(SupervisedTemplate):
         finally:
             self._forget_training()
 
-    def make_train_dataloader(
-        self,
-        num_workers: int = 0,
-        shuffle: bool = True,
-        pin_memory: bool | None = None,
-        persistent_workers: bool = False,
-        drop_last: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def make_train_dataloader(self, *, shuffle: bool = True, **kwargs: Any) -> None:
         """Begin the experience, with batches drawn as `IncrementalLearner.learn` draws them."""
         if not shuffle:
             raise InputError("shuffle=False is not possible: the learner's seed decides the order of the images")
@@ -154,12 +144,8 @@ class LearnerStrategy(SupervisedTemplate):
         checked_labels(self.adapted_dataset, self.learner.backbone.preprocessing)
         self.training = self.learner.begin(ExperienceData(self.adapted_dataset, evaluation, labels))
         self.train_epochs = 0
-        loader = self._obtain_common_dataloader_parameters(
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-            drop_last=drop_last,
-        )
+        known = ("num_workers", "pin_memory", "persistent_workers", "drop_last")
+        loader = self._obtain_common_dataloader_parameters(**{k: v for k, v in kwargs.items() if k in known})
         collate_from_data_or_kwargs(self.adapted_dataset, loader)
         seed, update = self.learner.settings.seed, self.learner.state.updates
         self.dataloader, self.sampler = training_loader(

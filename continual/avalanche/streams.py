@@ -32,10 +32,8 @@ def benchmark(
     `seeds` of a `RunConfig`), a `DataConfig`, or what `data.source` may be: the name of a published data set, a folder,
     a manifest, parquet. `stream` says how it is cut: a `StreamConfig`, or a number of classes per experience.
     `preprocessing` is a backbone's own (`backbone.preprocessing`), or the side in pixels of images scaled to [0, 1],
-    with MOS's augmentation.
-
-    Labels are positions in the class order; `benchmark.class_names` has the names. Raises InputError for what
-    `load_data` and `make_stream` refuse.
+    with MOS's augmentation. Labels are as in `to_avalanche`. Raises InputError for what `load_data` and `make_stream`
+    refuse.
 
         benchmark("photos.csv", StreamConfig(by="domains"), preprocessing=96)
         benchmark("cifar100", 10, preprocessing=backbone.preprocessing, seed=1994)
@@ -77,9 +75,8 @@ def to_avalanche(stream: Stream, preprocessing: Preprocessing) -> CLScenario:
     Avalanche groups the images of an experience by class.
     """
     position = {label: i for i, label in enumerate(stream.class_order)}
-    known = [label for e in stream.experiences for label in e.classes]
-    make = _by_classes if len(set(known)) == len(known) else _by_domains
-    made = make(stream, position, preprocessing)
+    disjoint = sum(len(e.classes) for e in stream.experiences) == len(position)
+    made = (_by_classes if disjoint else _by_domains)(stream, position, preprocessing)
     made.class_names = stream.class_order
     return made
 
@@ -88,15 +85,15 @@ def _by_classes(stream: Stream, position: dict[Label, int], preprocessing: Prepr
     """Return a benchmark of disjoint classes."""
     from avalanche.benchmarks import nc_benchmark
 
-    def joined(images: str, labels: str) -> _OpenedImages:
+    def joined(part: str) -> _OpenedImages:
+        images = [image for e in stream.experiences for image in getattr(e, f"{part}_images")]
         return _OpenedImages(
-            [image for e in stream.experiences for image in getattr(e, images)],
-            [position[label] for e in stream.experiences for label in getattr(e, labels)],
+            images, [position[label] for e in stream.experiences for label in getattr(e, f"{part}_labels")]
         )
 
     return nc_benchmark(
-        joined("train_images", "train_labels"),
-        joined("test_images", "test_labels"),
+        joined("train"),
+        joined("test"),
         n_experiences=len(stream.experiences),
         task_labels=False,
         per_exp_classes={i: len(e.classes) for i, e in enumerate(stream.experiences)},

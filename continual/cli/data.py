@@ -39,7 +39,7 @@ def list_(json: Json = None) -> None:
     """List the published data sets: counts, protocols, licence, and whether they are here."""
     from continual.datasets.catalogue import catalogue
     from continual.datasets.config import DataConfig
-    from continual.datasets.find import root_of
+    from continual.datasets.readers.published import root_of
 
     check_outputs(json)
     roots = {name: root_of(DataConfig(source=name)) for name in catalogue()}
@@ -62,11 +62,10 @@ def check(
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
     from continual.datasets.find import find
-    from continual.datasets.sources import digits
 
     config = _config(name, root, domains, test_share, split_seed)
     check_outputs(json)
-    _show(_audited(digits() if config.source == "digits" else find(config)), json)
+    _show(_audited(find(config)), json)
 
 
 @app.command()
@@ -80,9 +79,10 @@ def prepare(
 ) -> None:  # fmt: skip
     """Check a data set and record its split as a manifest, which from then on decides it."""
     from continual.datasets.catalogue import catalogue
-    from continual.datasets.config import HUB
-    from continual.datasets.find import RECORD, find
-    from continual.datasets.manifest import manifest_text
+    from continual.datasets.find import find
+    from continual.datasets.readers.hub import HUB
+    from continual.datasets.readers.manifest import manifest_text
+    from continual.datasets.readers.record import RECORD
 
     config = _config(name, root, domains, test_share, split_seed)
     for file in (out, json):
@@ -112,7 +112,8 @@ def _config(name: str, root: Path | None, domains: bool, test_share: float, spli
     from pydantic import ValidationError
 
     from continual.datasets.catalogue import catalogue
-    from continual.datasets.config import HUB, DataConfig
+    from continual.datasets.config import DataConfig
+    from continual.datasets.readers.hub import HUB
     from continual.documents import is_path
 
     if name not in {*catalogue(), "digits"} and not name.startswith(HUB) and (is_path(name) or Path(name).exists()):
@@ -154,7 +155,8 @@ def _show(report: Report, json_file: Path | None) -> None:
 def _download(config: DataConfig) -> None:
     """Fetch and unpack a published archive, if the data set is not there."""
     from continual.datasets.catalogue import published
-    from continual.datasets.find import find, root_of
+    from continual.datasets.find import find
+    from continual.datasets.readers.published import root_of
 
     about, root = published(config.source), root_of(config)
     try:

@@ -11,15 +11,14 @@ from torch.utils.data import get_worker_info
 
 from continual.data.images import EncodedImage, open_image
 
-#: Bytes that are kept: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500.
-LIMIT = 2**29
+LIMIT = 2**29  #: bytes that are kept: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500
 
 
 class DecodedOnce(Sequence[Any]):
     """A sequence of images whose files are opened when they are first asked for, and not again.
 
-    They are kept as they are until `limit` bytes are full; what does not fit, and what is no file, is handed on.
-    Of several loading processes each keeps what it has opened, within its share of the limit.
+    They are kept up to `limit` bytes; what does not fit, and what is no file, is handed on. Of several loading
+    processes each keeps what it has opened, within its share of the limit.
     """
 
     def __init__(self, images: Sequence[Any], limit: int = LIMIT) -> None:
@@ -35,10 +34,9 @@ class DecodedOnce(Sequence[Any]):
         raw = self.images[index]
         if not isinstance(raw, str | Path | EncodedImage):
             return raw
-        image = open_image(raw)
+        image, worker = open_image(raw), get_worker_info()
         assert isinstance(image, Image.Image)
         size = 4 * image.width * image.height  # of a pixel in memory, the fourth byte is unused
-        worker = get_worker_info()
         if self.held + size <= self.limit // (1 if worker is None else worker.num_workers):
             self._kept[index] = image
             self.held += size

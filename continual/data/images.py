@@ -17,7 +17,7 @@ from torch import Tensor
 
 from continual.errors import InputError
 
-#: what is read, by Pillow's names, and how such files are called; every further one is a decoder that strangers may try
+#: what is read: Pillow's names and file suffixes; every further one is a decoder that strangers may try
 FORMATS = {
     "JPEG": (".jpg", ".jpeg"),
     "PNG": (".png",),
@@ -61,46 +61,43 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
             return upright(raw)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8:
-        if raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (3, 4)):
-            return Image.fromarray(raw).convert("RGB")
-        if raw.ndim == 3 and raw.shape[2] == 1:
-            return Image.fromarray(raw[..., 0]).convert("RGB")
+    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or raw.shape[2:] in ((1,), (3,), (4,))):
+        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw).convert("RGB")
     if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
         return raw.expand(3, -1, -1)
     shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
     raise InputError(
         f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
-        f"arrays (H, W, 3), or finished float inputs (3, H, W)"
+        "arrays (H, W, 3), or finished float inputs (3, H, W)"
     )
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image as people see it: turned as its EXIF says, in RGB, and of 16 bits a channel the upper 8.
+    """Return an image as people see it: rotated as its EXIF says, in RGB, the upper 8 of 16 bits per channel.
 
-    Raises ValueError for pixels of which nobody can say how bright they are: floats, or whole numbers beyond 16 bits.
+    Raises ValueError for pixels of unknown brightness: floats, or whole numbers beyond 16 bits.
     """
     image.load()  # first, so that what is wrong with the picture itself is not taken for its EXIF's
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # every format has its own for EXIF that is damaged
-        turned = False
-    if turned:
+        rotated = False
+    if rotated:
         image = ImageOps.exif_transpose(image)
     if image.mode[0] == "I":
         pixels = np.asarray(image)
         if 0 <= pixels.min() <= pixels.max() < 2**16:
             return Image.fromarray((pixels // 256).astype(np.uint8)).convert("RGB")
     if image.mode[0] in "IF":
-        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}): save it with 8 or 16 bits a channel")
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}): save it with 8 or 16 bits per channel")
     return image.convert("RGB")
 
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files at any depth below a folder, sorted; hidden files and folders are left out.
 
-    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, and
-    names that are not UTF-8, which could not be written to any result.
+    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, and names that
+    are not UTF-8, which could not be written to any result.
     """
 
     def refuse(error: OSError) -> None:
@@ -116,7 +113,7 @@ def image_files(folder: Path) -> list[Path]:
         names = [name for name in names if not name.startswith(".")]
         found += [here / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     found.sort()
-    if odd := [path for path in found if not _is_unicode(str(path))]:
+    if odd := [path for path in found if any("\ud800" <= c <= "\udfff" for c in str(path))]:
         shown = ", ".join(ascii(os.fsencode(path)) for path in odd[:5])
         raise InputError(f"{len(odd)} file names are not UTF-8: rename {shown}{', …' if len(odd) > 5 else ''}")
     return found
@@ -131,12 +128,11 @@ def unread(folder: Path) -> str:
     return f"pictures of kinds that are not read ({counts}): convert them, to JPEG or PNG say"
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in one, sorted, without hidden ones; raises InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images per class")
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
@@ -145,16 +141,11 @@ def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     Raises InputError if there is no such folder or no image in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images a class")
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(path, kind.name) for kind in classes for path in image_files(kind)]
+    found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind)]
     if not found:
         others = unread(folder)
-        raise InputError(
-            f"{folder} holds no images"
-            + (f" but {others}" if others else ": it needs one sub-folder of images a class")
-        )
+        said = f" but {others}" if others else ": it needs one sub-folder of images per class"
+        raise InputError(f"{folder} holds no images{said}")
     return [path for path, _ in found], [name for _, name in found]
 
 

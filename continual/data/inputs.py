@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -17,28 +17,22 @@ from continual.data.images import check_readable, list_folder, open_image
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 
-#: A class's name as the user knows it.
-Label = str | int
+Label = str | int  #: a class's name as the user knows it
 
 
 @dataclass(frozen=True)
 class ExperienceData:
-    """The images of one experience, twice: augmented for training and as they are for statistics.
+    """The images of one experience, twice; items are (float tensor (3, H, W), label, ...), further entries ignored."""
 
-    Items are (float tensor (3, H, W), label, ...); further entries are ignored. `labels` are those of all
-    items, in order.
-    """
-
-    training: Dataset[Any]
-    evaluation: Dataset[Any]
-    labels: Sequence[Label]
+    training: Dataset[Any]  #: augmented
+    evaluation: Dataset[Any]  #: as they are, for statistics
+    labels: Sequence[Label]  #: of all items, in order
 
 
 class PreparedImages(Dataset[tuple[Tensor, Label]]):
-    """Raw images with their labels, turned into the backbone's input when they are asked for.
+    """Raw images with their labels, made the backbone's input when they are asked for.
 
-    An item may be a path, a PIL image, a uint8 tensor (1 or 3, H, W) or array (H, W[, 3]), all of which are
-    preprocessed, or a float tensor (3, H, W), which is taken as a finished input.
+    Float tensors (3, H, W) are taken as finished inputs, all else that `open_image` takes is preprocessed.
     """
 
     def __init__(
@@ -52,13 +46,13 @@ class PreparedImages(Dataset[tuple[Tensor, Label]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         raw = self.images[index]
-        if isinstance(raw, Tensor) and raw.is_floating_point():
-            try:
-                self.preprocessing.check(raw[None])
-            except ValueError as error:
-                raise InputError(f"image {index}: {error}") from error
-            return raw, self.labels[index]
-        return self._transform(open_image(raw, index)), self.labels[index]
+        if not _is_float(raw):
+            return self._transform(open_image(raw, index)), self.labels[index]
+        try:
+            self.preprocessing.check(raw[None])
+        except ValueError as error:
+            raise InputError(f"image {index}: {error}") from error
+        return raw, self.labels[index]
 
 
 def plain_labels(labels: Any) -> list[Label]:
@@ -76,11 +70,10 @@ def plain_labels(labels: Any) -> list[Label]:
 
 
 def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, decoded: int = 0) -> ExperienceData:
-    """Turn what `learn` was given into an experience.
+    """Make what `learn` was given an experience.
 
-    `images` is a folder of class folders (labels None), a torch data set of (image, label) pairs (labels
-    None), or a sequence, array or tensor of images with as many labels. At most `decoded` bytes of opened image files
-    are kept in memory.
+    `images` is a folder of class folders (labels None), a torch data set of (image, label) pairs (labels None), or a
+    sequence, array or tensor of images with as many labels. At most `decoded` bytes of opened files are kept in memory.
     """
     if isinstance(images, ExperienceData):
         return images
@@ -91,19 +84,22 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, dec
         check_readable(images)
     elif labels is None:
         images, labels = _pairs(images)
-    images, labels = as_images(images), plain_labels(labels)
-    if len(images) != len(labels):
-        raise InputError(f"{len(images)} images but {len(labels)} labels: give one label an image")
+    images, labels = labelled(images, labels)
     if not labels:
         raise InputError("an experience needs at least one image")
     _check_floats(images, preprocessing)
     if decoded:
         images = DecodedOnce(images, decoded)
-    return ExperienceData(
-        PreparedImages(images, labels, preprocessing, augment=True),
-        PreparedImages(images, labels, preprocessing, augment=False),
-        labels,
-    )
+    views = [PreparedImages(images, labels, preprocessing, augment=augment) for augment in (True, False)]
+    return ExperienceData(views[0], views[1], labels)
+
+
+def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], list[Label]]:
+    """Return `as_images` and `plain_labels` of what must be as many images as labels; else raises InputError."""
+    images, labels = as_images(images), plain_labels(labels)
+    if len(images) != len(labels):
+        raise InputError(f"{what}{len(images)} images but {len(labels)} labels: give one label per image")
+    return images, labels
 
 
 def as_images(images: Any) -> Sequence[Any]:
@@ -125,14 +121,10 @@ def _pairs(dataset: Any) -> tuple[ImageColumn, list[Any]]:
         raise InputError("give labels, a folder of class folders, or a data set of (image, label) pairs")
     targets = getattr(dataset, "targets", None)
     try:
-        labels = plain_labels(targets) if targets is not None else plain_labels([x[1] for x in _iterate(dataset)])
+        labels = plain_labels([dataset[i][1] for i in range(len(dataset))] if targets is None else targets)
     except (TypeError, LookupError) as error:
         raise InputError(f"a data set without labels must give (image, label) pairs: {error}") from error
     return ImageColumn(dataset), labels
-
-
-def _iterate(dataset: Any) -> Iterator[Any]:
-    return (dataset[i] for i in range(len(dataset)))
 
 
 @dataclass(frozen=True)
@@ -151,11 +143,14 @@ class ImageColumn(Sequence[Any]):
 def _check_floats(images: Sequence[Any], preprocessing: Preprocessing) -> None:
     """Check finished inputs that are in memory before anything is done with them."""
     try:
-        if isinstance(images, Tensor) and images.is_floating_point():
+        if _is_float(images):
             preprocessing.check(images)
         elif isinstance(images, list | tuple):
-            for image in images:
-                if isinstance(image, Tensor) and image.is_floating_point():
-                    preprocessing.check(image[None])
+            for image in filter(_is_float, images):
+                preprocessing.check(image[None])
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _is_float(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()

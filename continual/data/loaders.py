@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from continual.seeding import generator, seeded
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index) pairs, shuffled by seed and epoch alone."""
 
-    def __init__(self, length: int, seed: int, *keys: int) -> None:
-        self.length, self.seed, self.keys, self.epoch = length, seed, keys, 0
+    def __init__(self, length: int, seed: int, experience: int) -> None:
+        self.length, self.seed, self.experience, self.epoch = length, seed, experience, 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        with seeded(self.seed, "shuffle", *self.keys, self.epoch):
+        with seeded(self.seed, "shuffle", self.experience, self.epoch):
             order = torch.randperm(self.length).tolist()
         return iter([(self.epoch, index) for index in order])
 
@@ -43,9 +44,8 @@ class _OwnRows(Sampler[list[tuple[int, int]]]):
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = list(self.sampler)
-        for start in range(0, len(keys), self.batch_size):
-            batch = keys[start : start + self.batch_size]
+        keys = iter(self.sampler)
+        while batch := [*islice(keys, self.batch_size)]:
             rows = distributed.rows_of(len(batch))
             yield batch if rows is None else batch[rows.slice]
 
@@ -56,11 +56,11 @@ class _SeededItems(Dataset[Any]):
 
     dataset: Any
     seed: int
-    keys: tuple[int, ...]
+    experience: int
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
-        with seeded(self.seed, "augment", *self.keys, epoch, index):
+        with seeded(self.seed, "augment", self.experience, epoch, index):
             return self.dataset[index]
 
 
@@ -78,7 +78,7 @@ def training_loader(
     With `own_rows` each of several processes loads its rows of every batch, see `continual.distributed`.
     """
     sampler = EpochSampler(len(dataset), seed, experience)
-    items = _SeededItems(dataset, seed, (experience,))
+    items = _SeededItems(dataset, seed, experience)
     # A generator of its own: without one a loader draws its workers' seed from the global state.
     loader = {"collate_fn": collate, "generator": generator(seed, "loader", experience), **loader}
     loader["persistent_workers"] = loader.get("num_workers", 0) > 0  # they keep what they have decoded
@@ -97,8 +97,7 @@ def evaluation_loader(dataset: Any, batch_size: int, **loader: Any) -> DataLoade
 
 def label_indices(labels: Sequence[Label], classes: Mapping[Label, int]) -> Tensor:
     """Return the index (B,) int64 of each label; raise InputError for one that was never learned."""
-    strange = [label for label in labels if not (isinstance(label, Hashable) and label in classes)]
-    if strange:
+    if strange := [label for label in labels if not (isinstance(label, Hashable) and label in classes)]:
         known = ", ".join(map(str, list(classes)[:8])) or "none yet"
         raise InputError(f"class {strange[0]!r} was never learned; known: {known}{', …' if len(classes) > 8 else ''}")
     return torch.tensor([classes[label] for label in labels], dtype=torch.int64)

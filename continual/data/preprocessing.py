@@ -15,9 +15,9 @@ from torchvision.transforms import v2
 class Preprocessing:
     """Sizes, statistics and augmentation. The defaults of the augmentation are those of MOS's protocol.
 
-    Evaluation resizes the shorter side to size / crop_pct (both sides, if size is not square) and crops the
-    centre. Training takes a random resized crop (`crop_scale` of the area, ratio 3/4 to 4/3) and mirrors
-    half of the images left-right; `augment=False` trains on the evaluation view.
+    Evaluation resizes the shorter side to size / crop_pct (both sides, if size is not square) and crops the centre.
+    Training takes a random resized crop (`crop_scale` of the area, ratio 3/4 to 4/3) and mirrors half of the images
+    left-right; `augment=False` trains on the evaluation view.
     """
 
     size: tuple[int, int]  #: (height, width) in pixels
@@ -46,8 +46,8 @@ class Preprocessing:
     def evaluation(self) -> v2.Compose:
         """PIL image or uint8 tensor (3, H, W) -> float tensor (3, size)."""
         mode = v2.InterpolationMode(self.interpolation)
-        resized = [int(side / self.crop_pct) for side in self.size]  # rounded down, like timm
-        size = resized if resized[0] != resized[1] else resized[0]
+        height, width = (int(side / self.crop_pct) for side in self.size)  # rounded down, like timm
+        size = height if height == width else [height, width]
         return v2.Compose([v2.Resize(size, interpolation=mode), v2.CenterCrop(self.size), *self._to_input()])
 
     def training(self) -> v2.Compose:

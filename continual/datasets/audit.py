@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from continual.data.images import EncodedImage, open_image
-from continual.datasets.catalogue import catalogue
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
 from continual.learning.progress import Progress
@@ -39,18 +38,16 @@ class Report:
 def audit(found: Collection, progress: Progress | None = None) -> Report:
     """Open every image once and compare the contents by SHA-256.
 
-    The same bytes in training and test are an error, save in a published data set, which is as it is; twice
-    in one part is a remark. So are one name for many classes' images and a class with a single image.
+    The same bytes in training and test are an error, save in a published data set, which is as it is. The same bytes
+    twice in one part or under several labels, and a class with a single image, are remarks.
     """
-    about = catalogue().get(found.name)
-    errors = count_problems(found, about.classes) if about else []
+    errors = count_problems(found)
     broken: list[str] = []
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
     content = hashlib.sha256(found.fingerprint().encode())
-    rows = list(found.rows())
     images = [*found.train.images, *found.test.images]
-    for done, (image, (split, _, label, name)) in enumerate(zip(images, rows, strict=True), 1):
+    for done, (image, (split, _, label, name)) in enumerate(zip(images, found.rows(), strict=True), 1):
         try:
             digest = _digest(image)
             open_image(image, done - 1)
@@ -62,8 +59,15 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
         if progress is not None:
             progress("checking images", done, len(images), {})
     errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
-    for said, strict in _repeats(list(places.values())):
-        (errors if strict and about is None else remarks).append(said)
+    repeated = [group for group in places.values() if len(group) > 1]
+    leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
+    mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]
+    if leaks:
+        (remarks if found.published else errors).append(_such("both in training and in test", leaks))
+    if mixed:
+        remarks.append(_such("there under more than one label", mixed))
+    if within := sum(max(Counter(split for split, _, _ in group).values()) > 1 for group in repeated):
+        remarks.append(f"{within} images are there more than once in the same part")
     counts = Counter(found.train.labels)
     if single := sorted(str(label) for label, n in counts.items() if n == 1):
         remarks.append(f"{len(single)} classes have a single training image, such as {single[0]!r}")
@@ -85,27 +89,13 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     )
 
 
-def _repeats(groups: list[list[tuple[str, Any, str]]]) -> list[tuple[str, bool]]:
-    """Say which contents are there more than once, and whether that spoils a test."""
-    repeated = [group for group in groups if len(group) > 1]
-    leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
-    mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]
-    within = sum(max(Counter(split for split, _, _ in group).values()) > 1 for group in repeated)
-    said = []
-    for found, what, strict in (
-        (leaks, "images are both in training and in test", True),
-        (mixed, "images are there under more than one label", False),
-    ):
-        if found:
-            said.append((f"{len(found)} {what}, such as {' and '.join(name for _, _, name in found[0][:2])}", strict))
-    if within:
-        said.append((f"{within} images are there more than once in the same part", False))
-    return said
+def _such(where: str, groups: list[list[tuple[str, Any, str]]]) -> str:
+    return f"{len(groups)} images are {where}, such as {' and '.join(name for _, _, name in groups[0][:2])}"
 
 
 def _digest(image: Any) -> bytes:
     if isinstance(image, str | Path):
-        return hashlib.sha256(Path(image).read_bytes()).digest()
-    if isinstance(image, EncodedImage):
-        return hashlib.sha256(image.read()).digest()
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+        data = Path(image).read_bytes()
+    else:
+        data = image.read() if isinstance(image, EncodedImage) else np.ascontiguousarray(image).tobytes()
+    return hashlib.sha256(data).digest()

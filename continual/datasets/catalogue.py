@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict
 
 from continual.errors import InputError, nearest
@@ -61,9 +58,3 @@ def published(name: str) -> Published:
     if name not in catalogue():
         raise InputError(f"unknown data set {name!r}: {nearest(name, catalogue())}")
     return catalogue()[name]
-
-
-def default_root(name: str) -> Path:
-    """Return where a data set lies unless said otherwise: $EQUIMOS_DATA/NAME, or below the user's data folder."""
-    home = os.environ.get("EQUIMOS_DATA")
-    return (Path(home) if home else platformdirs.user_data_path("equimos") / "data").absolute() / name

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from continual.data.inputs import Label
-from continual.datasets.catalogue import Layout
+from continual.datasets.catalogue import Layout, published
 from continual.errors import InputError
 
 
 class Images(NamedTuple):
-    """Images with a label each and, where the source says so, a domain and a name each."""
+    """Images with their labels and, where the source has them, their domains and names."""
 
     images: Any  #: a list (paths, encoded images), an array or a tensor
     labels: list[Label]
@@ -54,10 +54,8 @@ class Collection:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the list of (split, domain, label, name), in sorted order."""
-        digest = hashlib.sha256()
-        for line in sorted("\t".join(map(str, row)) for row in self.rows()):
-            digest.update(line.encode() + b"\n")
-        return digest.hexdigest()
+        lines = sorted("\t".join(map(str, row)) for row in self.rows())
+        return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
     def rows(self) -> Iterable[tuple[str, str, Label, str]]:
         """Yield (split, domain or "", label, name) for every image."""
@@ -65,39 +63,6 @@ class Collection:
             names = part.names or [str(i) for i in range(len(part.labels))]
             domains = part.domains or [""] * len(names)
             yield from ((split, *row) for row in zip(domains, part.labels, names, strict=True))
-
-
-def collect(
-    name: str,
-    entries: Sequence[Entry],
-    origin: str,
-    split: str,
-    *,
-    test_share: float,
-    seed: int,
-    published: Layout | None = None,
-    folder: Path | None = None,
-    remarks: tuple[str, ...] = (),
-) -> Collection:
-    """Make a collection of entries; those without a split get one drawn from `seed`.
-
-    Raises InputError for a class that is in one part only.
-    """
-    entries = list(entries)
-    if entries and entries[0].split is None:
-        drawn = draw_test(entries, test_share, seed)
-        entries = [
-            Entry(e.image, e.name, e.label, "test" if i in drawn else "train", e.domain) for i, e in enumerate(entries)
-        ]
-        split = f"{split} (seed {seed}, {test_share:.0%} of each class for testing)"
-    parts = {}
-    for part in ("train", "test"):
-        own = [e for e in entries if e.split == part]
-        domains = [e.domain for e in own if e.domain is not None]
-        parts[part] = Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own])
-    found = Collection(name, parts["train"], parts["test"], origin, split, published, folder, remarks)
-    check_classes(found)
-    return found
 
 
 def check_classes(found: Collection) -> None:
@@ -114,10 +79,9 @@ def check_classes(found: Collection) -> None:
 def draw_test(entries: Sequence[Entry], share: float, seed: int) -> set[int]:
     """Return which entries are for testing: `share` of every class of every domain.
 
-    The choice depends on the seed and on the names alone, so it is the same on every machine: in each class
-    the images with the smallest SHA-256 of "seed/name" are drawn. Where shares are not whole numbers, the
-    largest remainders are rounded up so that the total is right, and every class keeps an image in both
-    parts. Raises InputError for a class with one image.
+    The choice depends on the seed and the names alone: in each class the images with the smallest SHA-256 of
+    "seed/name" are drawn. Where shares are not whole numbers, the largest remainders are rounded up so that the total
+    is right, and every class keeps an image in both parts. Raises InputError for a class with one image.
     """
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, entry in enumerate(entries):
@@ -139,19 +103,13 @@ def draw_test(entries: Sequence[Entry], share: float, seed: int) -> set[int]:
     return drawn
 
 
-def count_problems(found: Collection, classes: int) -> list[str]:
-    """Name each count that differs from the published one."""
-    layout = found.published
-    if layout is None:
+def count_problems(found: Collection) -> list[str]:
+    """Name each count that differs from the published one, if any is published."""
+    if found.published is None:
         return []
     counts = [
-        ("classes", len(found.classes), classes),
-        ("training images", len(found.train.labels), layout.train),
-        ("test images", len(found.test.labels), layout.test),
+        ("classes", len(found.classes), published(found.name).classes),
+        ("training images", len(found.train.labels), found.published.train),
+        ("test images", len(found.test.labels), found.published.test),
     ]
     return [f"{got} {what}, published {wanted}" for what, got, wanted in counts if got != wanted]
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Write a path relative to a folder where it lies inside it, else in full."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()

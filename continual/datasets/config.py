@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from continual.datasets.readers import names, path_keys, readers_for
+from continual.datasets.readers import READERS, readers_for
 from continual.datasets.readers.base import DataTable, Reader
-from continual.datasets.readers.hub import HUB as HUB
 from continual.documents import Strict, read, refusal
 from continual.errors import InputError, nearest
 
@@ -26,10 +25,8 @@ class DataConfig(DataTable):
     def _a_reader_takes_it(self) -> DataConfig:
         readers = readers_for(self.source)
         if not readers:
-            raise ValueError(
-                f"unknown source {self.source!r} ({nearest(self.source, names())}); a path has a slash: "
-                f"'./{self.source}'"
-            )
+            close = nearest(self.source, {name for kind in READERS.all().values() for name in kind().sources()})
+            raise ValueError(f"unknown source {self.source!r} ({close}); a path has a slash: './{self.source}'")
         problems = [problem for reader in readers if (problem := self.problem_of(reader)) is not None]
         if len(problems) == len(readers):
             raise problems[0]
@@ -65,7 +62,7 @@ class StreamConfig(Strict):
     def _keys_fit_together(self) -> StreamConfig:
         named = isinstance(self.classes, list) and bool(self.classes) and isinstance(self.classes[0], list)
         if self.by == "classes" and self.classes is None:
-            raise ValueError("give classes, the number of classes an experience (or by = 'domains')")
+            raise ValueError("give classes, the number of classes per experience (or by = 'domains')")
         if self.by == "domains" and not (self.classes is None and self.base is None and self.max_classes is None):
             raise ValueError(
                 "by = 'domains' takes all classes in every experience: leave classes, base, max_classes out"
@@ -101,5 +98,7 @@ class StreamDocument(Strict):
 
 
 def data_places() -> tuple[str, ...]:
-    """Return the keys of files and folders in `[data]`, as `continual.documents.read` wants them."""
-    return tuple(f"data.{key}" for key in path_keys())
+    """Return the keys of files and folders in `[data]`, a reader's own among them, as `documents.read` wants them."""
+    tables: list[type[Strict]] = [DataTable, *(kind.options for kind in READERS.all().values())]
+    fields = [item for table in tables for item in table.model_fields.items()]
+    return tuple(f"data.{key}" for key, field in fields if Path in (field.annotation, *get_args(field.annotation)))

@@ -8,16 +8,13 @@ from continual.datasets.collection import Collection, Images
 from continual.datasets.config import DataConfig
 from continual.datasets.readers import readers_for
 from continual.datasets.readers.base import Reader
-from continual.datasets.readers.published import root_of as root_of
-from continual.datasets.readers.record import RECORD as RECORD
 from continual.errors import InputError
 
 
 def find(config: DataConfig, *, download: bool = False) -> Collection:
     """Return the images that a config names, with their split; no image is opened.
 
-    Only with `download` may a data set of the hub be fetched. Raises InputError for data that are not there,
-    or not in a form that is known.
+    Only with `download` may a data set of the hub be fetched. Raises InputError for data that are not there or unfit.
     """
     return _read(config, download)[1]
 
@@ -25,9 +22,8 @@ def find(config: DataConfig, *, download: bool = False) -> Collection:
 def load_collection(config: DataConfig) -> Collection:
     """Return the data set of a config, checked.
 
-    A published data set must have the published counts (unless `exact` is off); its images are opened when they
-    are needed. Those of a user's own are all opened once, before any work is done. Warns of images that a recorded
-    split leaves out.
+    A published data set must have the published counts (unless `exact` is off). A user's own images are all opened
+    once, before any work is done. Warns of images that a recorded split leaves out.
     """
     reader, found = _read(config, download=False)
     for remark in found.remarks:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from continual.data.images import image_files
+from continual.data.images import image_files, subfolders
 from continual.datasets.collection import Entry
 from continual.errors import InputError
 
-#: how many problems an error names
-SHOWN = 10
+SHOWN = 10  #: how many problems an error names
 
 
 def many_problems(what: str, problems: list[str]) -> InputError:
@@ -24,25 +23,16 @@ def below(folder: Path, root: Path, split: str | None, *, domains: bool = False)
 
     Raises InputError for a folder without class folders, and one that names the empty ones.
     """
-    places = [(d.name, c) for d in _subfolders(folder) for c in _subfolders(d)] if domains else []
-    kinds: list[tuple[str | None, Path]] = [*places] if domains else [(None, c) for c in _subfolders(folder)]
+    places: list[tuple[str | None, Path]] = [(d.name, d) for d in subfolders(folder)] if domains else [(None, folder)]
+    kinds = [(domain, kind) for domain, place in places for kind in subfolders(place)]
     if not kinds:
-        wanted = "domain folders with class folders in them" if domains else "one sub-folder of images a class"
+        wanted = "domain folders with class folders in them" if domains else "one sub-folder of images per class"
         raise InputError(f"{folder} holds no images: it needs {wanted}")
     found = [(domain, kind, image_files(kind)) for domain, kind in kinds]
     if empty := [kind for _, kind, paths in found if not paths]:
-        raise many_problems(
-            f"{len(empty)} class folders hold no images: fill or remove them", [str(kind) for kind in empty]
-        )
+        raise many_problems(f"{len(empty)} class folders hold no images: fill or remove them", [*map(str, empty)])
     for domain, kind, paths in found:
-        for path in paths:
-            yield Entry(path, path.relative_to(root).as_posix(), kind.name, split, domain)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images a class")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        yield from (Entry(path, path.relative_to(root).as_posix(), kind.name, split, domain) for path in paths)
 
 
 def table(path: Path, columns: int) -> dict[str, list[str]]:

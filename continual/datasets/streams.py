@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from continual.data.inputs import Label, as_images, plain_labels
+from continual.data.inputs import Label, labelled, plain_labels
 from continual.datasets.collection import Images
 from continual.datasets.config import StreamConfig
 from continual.errors import InputError, nearest
@@ -53,16 +53,8 @@ def make_stream(name: str, train: Images, test: Images, config: StreamConfig, se
     if config.base is not None:
         count = len(set(train.labels)) if config.max_classes is None else config.max_classes
         sizes = _with_base(name, config.base, sizes, count)
-    return split_classes(
-        name,
-        train,
-        test,
-        sizes=sizes,
-        seed=drawn,
-        class_order=order,
-        per_class=config.per_class,
-        max_classes=config.max_classes,
-    )
+    limits = {"per_class": config.per_class, "max_classes": config.max_classes}
+    return split_classes(name, train, test, sizes=sizes, seed=drawn, class_order=order, **limits)
 
 
 def _only(name: str, part: Images, classes: Sequence[Label]) -> Images:
@@ -70,8 +62,7 @@ def _only(name: str, part: Images, classes: Sequence[Label]) -> Images:
     if unknown := [label for label in classes if label not in set(part.labels)]:
         raise InputError(f"{name}: no class {unknown[0]!r}: {nearest(str(unknown[0]), set(map(str, part.labels)))}")
     rows = _rows(part.labels, classes)
-    domains = None if part.domains is None else _take(part.domains, rows)
-    return Images(_take(part.images, rows), _take(part.labels, rows), domains)
+    return Images(*_pick(part, rows), None if part.domains is None else _take(part.domains, rows))
 
 
 def _with_base(name: str, base: int | str, increment: int, count: int) -> list[int]:
@@ -83,8 +74,8 @@ def _with_base(name: str, base: int | str, increment: int, count: int) -> list[i
     first = count // 2 if base == "half" else int(base)
     if not 1 <= first <= count or increment < 1 or (count - first) % increment:
         raise InputError(
-            f"{name}: {count} classes cannot be split into {first} first and then {increment} an experience: the rest, "
-            f"{count - first}, must be a multiple of {increment}"
+            f"{name}: {count} classes cannot be split into {first} first and then {increment} per experience: the "
+            f"rest, {count - first}, must be a multiple of {increment}"
         )
     return [first] + [increment] * ((count - first) // increment)
 
@@ -100,41 +91,28 @@ def split_domains(
 ) -> Stream:
     """Cut images with domains into one experience per domain; a class may come in any number of them.
 
-    The domains come in `order`, or sorted and permuted by `np.random.RandomState(seed).permutation`
-    (`seed=None`: sorted). Every learner takes a class that it has met before (see `IncrementalLearner.learn`).
-
-    Raises InputError for images without domains, for a domain without training or test images, for test images
-    of a class that the domains so far have not brought, and for an `order` that is not one.
+    The domains come in `order`, or sorted and permuted by `np.random.RandomState(seed).permutation` (`seed=None`:
+    sorted). Raises InputError for images without domains, for a domain without training or test images, for test images
+    of a class that no domain so far has trained, and for an `order` that is not one.
     """
     if train.domains is None or test.domains is None:
         raise InputError(
             f"{name}: the images have no domains: use a manifest with a column 'domain', folders DOMAIN/CLASS with "
             "data.domains=true, or data.domain_column"
         )
-    present = sorted(set(train.domains))
     if odd := sorted(set(train.domains) ^ set(test.domains)):
         raise InputError(f"{name}: every domain needs training and test images; not so: {_few(odd)}")
-    domains = _ordered(name, present, seed, order, "domain")
     experiences: list[Experience] = []
     seen: dict[Label, None] = {}
-    for domain in domains:
-        rows = [i for i, d in enumerate(train.domains) if d == domain]
-        chosen = _rows(_take(train.labels, rows), sorted({train.labels[i] for i in rows}), per_class)
-        train_rows, test_rows = [rows[i] for i in chosen], [i for i, d in enumerate(test.domains) if d == domain]
-        classes = sorted({train.labels[i] for i in train_rows})
+    for domain in _ordered(name, sorted(set(train.domains)), seed, order, "domain"):
+        rows, tested = _rows(train.domains, [domain]), _pick(test, _rows(test.domains, [domain]))
+        labels = _take(train.labels, rows)
+        classes = sorted(set(labels))
+        trained = _pick(train, [rows[i] for i in _rows(labels, classes, per_class)])
         seen |= dict.fromkeys(classes)
-        if early := sorted({test.labels[i] for i in test_rows} - seen.keys(), key=str):
+        if early := sorted(set(tested[1]) - seen.keys(), key=str):
             raise InputError(f"{name}: domain {domain!r} tests {_few(early)} before any domain trained it")
-        experiences.append(
-            Experience(
-                _take(train.images, train_rows),
-                _take(train.labels, train_rows),
-                _take(test.images, test_rows),
-                _take(test.labels, test_rows),
-                tuple(classes),
-                str(domain),
-            )
-        )
+        experiences.append(Experience(*trained, *tested, tuple(classes), str(domain)))
     return Stream(name, tuple(experiences), tuple(seen))
 
 
@@ -161,43 +139,25 @@ def split_classes(
     Raises InputError for classes that do not fill the experiences exactly, for a class without training or
     test images, and for a `class_order` that is not one.
     """
-    train_images, train_labels = _images_and_labels(train, f"{name}: train")
-    test_images, test_labels = _images_and_labels(test, f"{name}: test")
-    classes: list[Label] = sorted(set(train_labels))
-    if strange := sorted(set(test_labels) - set(classes), key=str):
+    train, test = labelled(train[0], train[1], f"{name}: train has "), labelled(test[0], test[1], f"{name}: test has ")
+    classes: list[Label] = sorted(set(train[1]))
+    if strange := sorted(set(test[1]) - set(classes), key=str):
         raise InputError(f"{name}: no training images of {_few(strange)}: drop their test images, or add some")
     order = _ordered(name, classes, seed, class_order)
     if max_classes is not None:
         if not 1 <= max_classes <= len(order):
             raise InputError(f"{name}: max_classes must be 1 to {len(order)}, the classes there are, got {max_classes}")
         order = order[:max_classes]
-    if untested := [label for label in order if label not in set(test_labels)]:
+    if untested := [label for label in order if label not in set(test[1])]:
         raise InputError(f"{name}: no test images of {_few(untested)}: add some, or leave those classes out")
     if per_class is not None and per_class < 1:
         raise InputError(f"{name}: per_class must be at least 1 training image, got {per_class}")
-
-    ends = np.cumsum([0, *_checked_sizes(name, sizes, len(order))]).tolist()
     experiences = []
-    for start, end in pairwise(ends):
+    for start, end in pairwise(np.cumsum([0, *_checked_sizes(name, sizes, len(order))]).tolist()):
         chosen = order[start:end]
-        train_rows, test_rows = _rows(train_labels, chosen, per_class), _rows(test_labels, chosen)
-        experiences.append(
-            Experience(
-                _take(train_images, train_rows),
-                _take(train_labels, train_rows),
-                _take(test_images, test_rows),
-                _take(test_labels, test_rows),
-                tuple(chosen),
-            )
-        )
+        trained, tested = _pick(train, _rows(train[1], chosen, per_class)), _pick(test, _rows(test[1], chosen))
+        experiences.append(Experience(*trained, *tested, tuple(chosen)))
     return Stream(name, tuple(experiences), tuple(order))
-
-
-def _images_and_labels(pair: tuple[Any, Any] | Images, what: str) -> tuple[Sequence[Any], list[Label]]:
-    images, labels = as_images(pair[0]), plain_labels(pair[1])
-    if len(images) != len(labels):
-        raise InputError(f"{what} has {len(images)} images but {len(labels)} labels: give one label an image")
-    return images, labels
 
 
 def _ordered(
@@ -208,7 +168,7 @@ def _ordered(
         if len(set(order)) != len(order) or set(order) != set(found):
             wrong = sorted(set(order) ^ set(found), key=str)
             problem = f"differs in {_few(wrong)}" if wrong else f"names a {what} twice"
-            plural = {"class": "classes"}.get(what, f"{what}s")
+            plural = "classes" if what == "class" else f"{what}s"
             raise InputError(f"{name}: {what}_order {problem}: name each of the {len(found)} {plural} once")
         return order
     if seed is None:
@@ -221,7 +181,7 @@ def _checked_sizes(name: str, sizes: Sequence[int] | int, count: int) -> list[in
         if sizes < 1 or count % sizes:
             fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
             raise InputError(
-                f"{name}: {count} classes cannot be split into experiences of {sizes}: use {fitting} classes an "
+                f"{name}: {count} classes cannot be split into experiences of {sizes}: use {fitting} classes per "
                 f"experience, a list of sizes that adds up to {count}, or max_classes"
             )
         return [sizes] * (count // sizes)
@@ -234,12 +194,17 @@ def _checked_sizes(name: str, sizes: Sequence[int] | int, count: int) -> list[in
 
 
 def _rows(labels: Sequence[Label], chosen: Sequence[Label], per_class: int | None = None) -> list[int]:
+    """Return where the labels chosen are, the first `per_class` of each."""
     rows, found = [], dict.fromkeys(chosen, 0)
     for row, label in enumerate(labels):
         if label in found and (per_class is None or found[label] < per_class):
             found[label] += 1
             rows.append(row)
     return rows
+
+
+def _pick(part: tuple[Any, Any] | Images, rows: list[int]) -> tuple[Sequence[Any], list[Label]]:
+    return _take(part[0], rows), _take(part[1], rows)
 
 
 def _take(values: Any, rows: list[int]) -> Any:

@@ -1,16 +1,15 @@
-"""How probable each class is for an image, and how rare its distance to them all is among images that are known.
+"""Calibrated probabilities of the classes, and the p-value of an out-of-distribution (OOD) score among known images.
 
 Classes are Gaussians of one covariance, pooled over them and shrunk halfway to a multiple of I. Distances to them
 (Lee et al. 2018, arXiv 1807.03888, section 2) give probabilities, by one temperature; the smallest, less the distance
-to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), says how strange an
-image is.
+to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), is the OOD score, here
+called strangeness; its p-value is called familiarity.
 
 A class of few images lies closer to these than to any other image of it. So the temperature and the usual strangeness
-are those of images left out of mean and covariance, in closed form, and every distance is divided by the variance of a
-new image around the mean of n, 1 + 1/n times the class's own. The images themselves are gone: pseudo-samples are drawn
-that have exactly the stored mean and covariance, so that all classes can be asked again whenever one was learned.
-Training has bent the features towards its images, too; that is not taken out, and with three images a class or fewer
-false alarms may be twice as many as were asked for.
+are leave-one-out estimates in closed form, and every distance is divided by the variance of a new image around the mean
+of n, 1 + 1/n times the class's own. The images themselves are gone: pseudo-samples are drawn that have exactly the
+stored mean and covariance, for all classes whenever one was learned. Training fits the features to its images, too;
+that is not corrected, and with three images per class or fewer the false-alarm rate may be twice the one asked for.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Gaussians:
         return self._squares(self._whitened(features)) / (1 + 1 / self.counts)
 
     def left_out(self, features: Tensor, own: Tensor) -> Tensor:
-        """Return `distances` of learned images (B, D) of classes `own` (B,), as if mean and A did not hold them.
+        """Return leave-one-out `distances` of learned images (B, D) of classes `own` (B,).
 
         A^-1 changes by Sherman and Morrison's formula. Rows of a class's only image mean nothing.
         """
@@ -76,7 +75,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """What is needed to tell known images from others."""
+    """A detector of images of unknown classes."""
 
     classes: Gaussians
     whole: Gaussians  #: a single one, of all features
@@ -101,16 +100,16 @@ def familiarity(usual: Tensor, strange: Tensor) -> Tensor:
 
 
 def known_classes(statistics: Sequence[ClassStatistics], calibration: Calibration | None) -> KnownClasses | None:
-    """Make them of class statistics and what `calibrate` said of them; None where that was nothing."""
+    """Make the detector from class statistics and what `calibrate` returned for them; None where that was None."""
     if calibration is None or not _enough(statistics):
         return None
     return KnownClasses(*_gaussians(statistics), calibration)
 
 
 def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator) -> Calibration | None:
-    """Ask pseudo-samples of every class; None for fewer than two classes, or no class with a second image.
+    """Calibrate on pseudo-samples of every class; None for fewer than two classes, or no class with a second image.
 
-    `generator` is of the CPU. A class counts as its share of the images; one with a single image has no pseudo-samples.
+    `generator` is of the CPU. Classes are weighted by their images; one with a single image has no pseudo-samples.
     """
     if not _enough(statistics):
         return None
@@ -120,10 +119,9 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
         if known.count < 2:
             continue
         features = _pseudo_samples(known, generator)
-        target = torch.full((len(features),), c, device=features.device)
-        distances.append(classes.left_out(features, target))
-        strange.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(target))[:, 0])
-        own.append(target)
+        own.append(torch.full((len(features),), c, device=features.device))
+        distances.append(classes.left_out(features, own[-1]))
+        strange.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
         weights.append(torch.full_like(strange[-1], known.count / len(features)))
     temperature = fit_temperature(torch.cat(distances), torch.cat(own))
     return Calibration(temperature, quantiles(torch.cat(strange), torch.cat(weights)))
@@ -152,7 +150,7 @@ def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> 
 
 
 def quantiles(values: Tensor, weights: Tensor) -> Tensor:
-    """Return LEVELS quantiles of values of which each counts as much as its weight."""
+    """Return LEVELS quantiles of weighted values."""
     values, order = values.sort()
     upto = weights[order].cumsum(0)
     wanted = (torch.arange(LEVELS, device=values.device) + 0.5) / LEVELS * upto[-1]
@@ -160,17 +158,16 @@ def quantiles(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def fit_temperature(distances: Tensor, own: Tensor) -> float:
-    """Return the T for which softmax(-distances / T) of rows (n, C) says the classes `own` (n,) best, by likelihood.
+    """Return the likeliest T of softmax(-distances / T), of rows (n, C) with classes `own` (n,).
 
-    A share 1 / (n + 1) of every row is given to all classes alike, so that a few rows that are all right do not
-    make T zero.
+    Labels are smoothed by 1 / (n + 1), so that a few rows that are all right do not make T zero.
     """
 
     def loss(log_t: float) -> float:
         return float(F.cross_entropy(-distances / math.exp(log_t), own, label_smoothing=1 / (len(own) + 1)))
 
     low, high = math.log(1e-2), math.log(1e4)
-    for _ in range(60):  # the likelihood is concave in 1 / T, so it has one summit
+    for _ in range(60):  # the likelihood is concave in 1 / T, so it has one maximum
         a, b = low + (high - low) / 3, high - (high - low) / 3
         low, high = (low, b) if loss(a) < loss(b) else (a, high)
     return math.exp((low + high) / 2)

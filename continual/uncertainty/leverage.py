@@ -4,11 +4,11 @@ The value f_c of an image x has a standard error proportional to the root of its
 standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
 errors: softmax(t / T) are probabilities, and an image whose largest t is small is unlike every class.
 
-Images that were learned are answered better than others. So T and what is usual are those of images left out, in
-closed form, while their features are still in hand: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
-Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units of a typical own t. The sums
-tell that at any time (with the mean leverage for each image's: Golub, Heath and Wahba, Technometrics 1979), so that
-what was kept stays true while more classes come.
+Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
+form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
+Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units of a typical own t, which
+follows from the sums at any time (with the mean leverage for each image's: Golub, Heath and Wahba, Technometrics 1979),
+so that what was kept stays true while more classes come.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.gaussians import LEVELS, familiarity, quantiles
 
-SKETCH = 256  #: numbers from which a leverage is told, to 9 %, where there are more features
+SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
 
@@ -67,9 +67,9 @@ class Certainty:
         return squares / count + bias.square().sum() + self.share
 
     def updated(self, t: Tensor, labels: Tensor) -> Certainty:
-        """Return what is usual with images left out, of own classes `labels` (n,), whose t are (n, C).
+        """Return this updated by images left out, of own classes `labels` (n,), whose t are (n, C).
 
-        Those before count for a quarter once there are twice as many classes: their unit does not tell all.
+        Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly.
         """
         t, classes = t / self.typical, t.shape[1]
         fade = (self.classes / classes).clamp(max=1).square()

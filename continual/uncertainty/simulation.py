@@ -1,4 +1,4 @@
-"""What regressions would say of images that are gone and were never learned, told from the sums alone."""
+"""Simulated values of regressions for new images of classes whose images are gone, from the sums alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
 
 
 def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:
-    """Return what draws values of made-up images of a class, the same images under several maps.
+    """Return a sampler of values of simulated images of a class, the same images under several maps.
 
     A map comes with the mean leverage h of the images in the sums; the first classes of each are those of the sums. The
-    residual of an image that was not learned is that of one that was over 1 - h (Allen, Technometrics 1974). Residuals
-    of those that were are taken for Gaussian: around that of the class's mean, with the covariance W^T S W of all maps
-    W together, where S is the one of images within their classes.
+    residual of an image not learned is that of a learned one over 1 - h (Allen, Technometrics 1974). Residuals of
+    learned ones are taken for Gaussian: around that of the class's mean, with the covariance W^T S W of all maps W
+    together, where S is the one of images within their classes.
     """
     weight, bias = torch.cat([one.weight for one, _ in maps], 1), torch.cat([one.bias for one, _ in maps])
     means = (sums.targets / sums.counts).mT @ weight  # (C, V), V values of all maps side by side

@@ -112,7 +112,7 @@ def small_catalogue(patch: pytest.MonkeyPatch) -> None:
     for name, about in catalogue().items():
         layouts = tuple(x.model_copy(update={"train": 12, "test": 6}) for x in about.layouts)
         table[name] = about.model_copy(update={"classes": 6, "layouts": layouts})
-    for module in ("catalogue", "readers.published", "audit"):
+    for module in ("catalogue", "readers.published"):
         patch.setattr(f"continual.datasets.{module}.catalogue", lambda: table)
 
 

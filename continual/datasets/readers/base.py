@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
 from continual.data.images import check_readable
-from continual.datasets.collection import Collection, Entry, Images, collect
+from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
 
 
@@ -103,7 +104,20 @@ class Layout(Reader):
         return None
 
 
-def collected(config: DataTable, entries: Sequence[Entry], origin: str, split: str, **more: Any) -> Collection:
-    """Make a collection of entries with the config's name, share and seed; see `collect`."""
-    share, seed = config.test_share, config.split_seed
-    return collect(config.source, entries, origin, split, test_share=share, seed=seed, **more)
+def collected(config: DataTable, entries: list[Entry], origin: str, split: str, **more: Any) -> Collection:
+    """Make a collection of entries, with `more` of its fields; those without a split get one drawn from the seed.
+
+    Raises InputError for a class that is in one part only.
+    """
+    if entries and entries[0].split is None:
+        drawn = draw_test(entries, config.test_share, config.split_seed)
+        entries = [replace(entry, split="test" if i in drawn else "train") for i, entry in enumerate(entries)]
+        split = f"{split} (seed {config.split_seed}, {config.test_share:.0%} of each class for testing)"
+    parts = []
+    for part in ("train", "test"):
+        own = [e for e in entries if e.split == part]
+        domains = [e.domain for e in own if e.domain is not None]
+        parts.append(Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own]))
+    found = Collection(config.source, parts[0], parts[1], origin, split, **more)
+    check_classes(found)
+    return found

@@ -25,11 +25,8 @@ class Folder(Reader):
     def read(self, config: DataTable, *, download: bool = False) -> Collection:
         assert config.train is not None
         assert config.test is not None
-        entries = [
-            entry
-            for folder, split in ((config.train, "train"), (config.test, "test"))
-            for entry in below(folder, folder.parent, split, domains=config.domains)
-        ]
+        parts = ((config.train, "train"), (config.test, "test"))
+        entries = [e for part, split in parts for e in below(part, part.parent, split, domains=config.domains)]
         return collected(config, entries, f"{config.train} and {config.test}", "the two folders")
 
 
@@ -66,7 +63,7 @@ class Flat(Layout):
         entries = self.look(place, config.domains)
         if entries is None:
             raise InputError(
-                f"no data at {place}: give a folder with one sub-folder of images a class, or a CSV manifest"
+                f"no data at {place}: give a folder with one sub-folder of images per class, or a CSV manifest"
             )
         return collected(config, entries, f"class folders in {place}", "drawn", folder=place)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from continual.datasets.collection import Collection, Images
 from continual.datasets.readers.base import DataTable, Reader
@@ -15,7 +14,7 @@ class Digits(Reader):
 
     name = "digits"
 
-    def read(self, config: DataTable | None = None, *, download: bool = False) -> Collection:
+    def read(self, config: DataTable, *, download: bool = False) -> Collection:
         from sklearn.datasets import load_digits
 
         data = load_digits()
@@ -26,13 +25,8 @@ class Digits(Reader):
         test = torch.from_numpy(rank % 4 == 3)
         labels = [str(digit) for digit in data.target]
 
-        def pick(mask: Tensor) -> Images:
-            return Images(images[mask], [label for label, keep in zip(labels, mask.tolist(), strict=True) if keep])
-
-        return Collection("digits", pick(~test), pick(test), "scikit-learn", "every fourth of a class")
+        parts = [Images(images[mask], [labels[i] for i in mask.nonzero()[:, 0].tolist()]) for mask in (~test, test)]
+        return Collection("digits", parts[0], parts[1], "scikit-learn", "every fourth of a class")
 
     def check(self, found: Collection, config: DataTable) -> None:
         """Accept them: they are tensors already."""
-
-
-digits = Digits().read

@@ -1,16 +1,23 @@
-"""A CSV file that lists images."""
+"""Manifests: CSV files that list images (path, label and, where there are any, split and domain)."""
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 from pathlib import Path
 
-from continual.datasets.collection import Collection
-from continual.datasets.manifest import read_manifest
+from continual.datasets.collection import Collection, Entry
+from continual.datasets.layouts import many_problems
 from continual.datasets.readers.base import DataTable, Reader, collected
+from continual.errors import InputError, nearest
+
+COLUMNS = ("path", "label", "split", "domain")
+SPLITS = ("train", "test")
 
 
 class Manifest(Reader):
-    """A path that ends in .csv; see `continual.datasets.manifest`."""
+    """A path that ends in .csv."""
 
     name = "manifest"
     by_path = True
@@ -23,3 +30,89 @@ class Manifest(Reader):
         path = Path(config.source)
         entries = read_manifest(path)
         return collected(config, entries, f"manifest {path}", "the manifest's" if entries[0].split else "drawn")
+
+
+def read_manifest(path: Path) -> list[Entry]:
+    """Read a manifest; other columns are ignored, relative paths are looked up beside it.
+
+    Raises one InputError that names, with line numbers, the first ten problems: a missing or empty column, an
+    unknown split, an image that is not there or listed twice.
+    """
+    rows = _rows(path)
+    header, problems = _header(path, rows), []
+    entries: list[Entry] = []
+    seen: dict[str, int] = {}
+    for number, cells in rows[1:]:
+        if len(cells) != len(header):
+            problems.append(f"line {number}: {len(cells)} columns instead of {len(header)}")
+            continue
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True) if name in COLUMNS}
+        entry, wrong = _entry(path.parent, row)
+        place = os.path.normpath(entry.image)
+        if not wrong and place in seen:
+            wrong = [f"{entry.name} is listed twice, first on line {seen[place]}"]
+        seen.setdefault(place, number)
+        problems += [f"line {number}: {problem}" for problem in wrong]
+        entries.append(entry)
+    if not entries and not problems:
+        problems = ["it lists no images"]
+    if problems:
+        raise many_problems(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
+    return entries
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return (line number, cells) of every line that is not blank."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"no manifest at {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 text; save the manifest as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _header(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    if missing := [name for name in ("path", "label") if name not in header]:
+        hint = nearest(missing[0], header) if any(header) else "it is empty"
+        raise InputError(
+            f"{path}, line 1: no column {missing[0]!r} (a manifest has path,label[,split][,domain]): {hint}"
+        )
+    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
+    return header
+
+
+def _entry(folder: Path, row: dict[str, str]) -> tuple[Entry, list[str]]:
+    """Return the entry of a row and what is wrong with it."""
+    split, domain = row.get("split"), row.get("domain")
+    wrong = [f"no {name}" for name, value in row.items() if not value]
+    if split and split not in SPLITS:
+        wrong.append(f"split {split!r}: {nearest(split, SPLITS)}")
+    image = folder / row["path"]
+    if row["path"] and not image.is_file():
+        wrong.append(f"no image at {row['path']!r}")
+    return Entry(image, row["path"], row["label"], split, domain), wrong
+
+
+def manifest_text(found: Collection, folder: Path) -> str:
+    """Write a collection of files as a manifest whose relative paths begin at `folder`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    named = found.train.domains is not None
+    writer.writerow(COLUMNS if named else COLUMNS[:3])
+    for split, part in (("train", found.train), ("test", found.test)):
+        for i, (path, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            short = path.relative_to(folder) if path.is_relative_to(folder) else path
+            row = [short.as_posix(), label, split]
+            writer.writerow([*row, part.domains[i]] if named and part.domains else row)
+    return text.getvalue()

@@ -54,9 +54,7 @@ def _files_by_split(folder: Path) -> dict[str | None, list[Path]]:
     files = sorted(folder.rglob("*.parquet"))
     train = [file for file in files if file.name.startswith("train")]
     test = [file for file in files if file.name.startswith(TEST_NAMES)]
-    if train and test:
-        return {"train": train, "test": test}
-    return {None: train or files}
+    return {"train": train, "test": test} if train and test else {None: train or files}
 
 
 def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Iterator[Entry]:
@@ -70,27 +68,23 @@ def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Ite
     for key, name in (("image", image), ("label", config.label_column), ("domain", config.domain_column)):
         if name is not None and name not in features:
             raise InputError(f"{place} has no column {name!r}: {nearest(name, features)} (data.{key}_column)")
-    if not isinstance(features[image], datasets.Image) and not _holds_bytes(features[image]):
-        raise InputError(f"{place}: column {image!r} holds {features[image]}, not images: set data.image_column")
     if isinstance(features[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
+    elif not _holds_bytes(features[image]):
+        raise InputError(f"{place}: column {image!r} holds {features[image]}, not images: set data.image_column")
     kind = features[config.label_column]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
     labels = table[config.label_column][:]
     domains = table[config.domain_column][:] if config.domain_column else [None] * len(labels)
     rows = table.select_columns([image])
     problems = [f"row {i}: no {config.label_column}" for i, label in enumerate(labels) if label in (None, "", -1)]
-    problems += [
-        f"row {i}: label {x} is not a name or a number" for i, x in enumerate(labels) if isinstance(x, list | dict)
-    ]
-    if problems:
+    odd = [(i, label) for i, label in enumerate(labels) if isinstance(label, list | dict)]
+    if problems := [*problems, *(f"row {i}: label {label} is not a name or a number" for i, label in odd)]:
         raise many_problems(f"{place} has {len(problems)} problems", problems)
     for i, (label, domain) in enumerate(zip(labels, domains, strict=True)):
-        name = f"{split or 'all'}/{i}"
+        name, known = f"{split or 'all'}/{i}", names[label] if names else str(label)
         encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i))
-        yield Entry(
-            encoded, name, names[label] if names else str(label), split, None if domain is None else str(domain)
-        )
+        yield Entry(encoded, name, known, split, None if domain is None else str(domain))
 
 
 def _holds_bytes(feature: Any) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from continual.datasets.catalogue import catalogue, default_root, published
+import platformdirs
+
+from continual.datasets.catalogue import catalogue, published
 from continual.datasets.collection import Collection, check_classes, count_problems
 from continual.datasets.readers import READERS
 from continual.datasets.readers.base import DataTable, Reader, collected
@@ -47,7 +50,7 @@ class PublishedSets(Reader):
 
     def check(self, found: Collection, config: DataTable) -> None:
         about = published(config.source)
-        problems = count_problems(found, about.classes)
+        problems = count_problems(found)
         if problems and (config.exact or len(found.classes) != about.classes):
             raise InputError(
                 f"{found.origin} is not {about.title} as published: {'; '.join(problems)}. Complete it, or set "
@@ -56,5 +59,6 @@ class PublishedSets(Reader):
 
 
 def root_of(config: DataTable) -> Path:
-    """Return where a published data set is looked for."""
-    return (config.root or default_root(config.source)).absolute()
+    """Return where a published data set is looked for: `root`, $EQUIMOS_DATA/NAME, or below the user's data folder."""
+    home = os.environ.get("EQUIMOS_DATA") or platformdirs.user_data_path("equimos") / "data"
+    return (config.root or Path(home) / config.source).absolute()

@@ -10,9 +10,9 @@ from pathlib import Path
 from continual.datasets.catalogue import Layout as Counts
 from continual.datasets.catalogue import Published
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.manifest import read_manifest
 from continual.datasets.readers import readers_for
 from continual.datasets.readers.base import DataTable, Layout, Reader, collected
+from continual.datasets.readers.manifest import read_manifest
 from continual.errors import InputError
 
 #: A manifest of this name in a data set's folder is its split.
@@ -38,15 +38,13 @@ def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: 
     entries = read_manifest(folder / RECORD)
     listed = {os.path.realpath(entry.image) for entry in entries}
     later = [e for e in _there(folder, layouts, config.domains) if os.path.realpath(e.image) not in listed]
-    remarks: tuple[str, ...] = ()
-    if later:
-        remarks = (
-            f"{len(later)} images in {folder}, such as {later[0].name}, are not in {RECORD} and are left out: remove "
-            "that file to take them in",
-        )
-    counts = None if about is None else _counts(about, entries)
-    split = f"recorded in {RECORD}"
-    return collected(config, entries, str(folder), split, published=counts, folder=folder, remarks=remarks)
+    remarks = [
+        f"{len(later)} images in {folder}, such as {entry.name}, are not in {RECORD} and are left out: remove "
+        "that file to take them in"
+        for entry in later[:1]
+    ]
+    more = {"published": _counts(about, entries) if about else None, "folder": folder, "remarks": tuple(remarks)}
+    return collected(config, entries, str(folder), f"recorded in {RECORD}", **more)
 
 
 def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry]:

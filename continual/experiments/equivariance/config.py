@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
 
-from continual.datasets.config import DataConfig
+from continual.datasets.config import DataConfig, data_places
 from continual.documents import Strict, read, refusal
 from continual.errors import nearest
 from continual.experiments.config import PretrainConfig
@@ -189,7 +189,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     override in the working folder. Raises InputError that names every problem.
     """
     path = Path(path)
-    values = read(path, overrides, ("data.train", "data.test", "data.root", "model.weights"), ("data.source",))
+    values = read(path, overrides, (*data_places(), "model.weights"), ("data.source",))
     rows = values.get("rows")
     if isinstance(rows, dict):
         values["rows"] = {n: {"wrapper": n, **row} if isinstance(row, dict) else row for n, row in rows.items()}

@@ -314,7 +314,7 @@ def test_a_learner_is_taken_as_it_is_or_varied(backbone: Any, blobs: Any) -> Non
     [
         ({"alhpa": 0.1}, "unknown setting 'alhpa': did you mean 'alpha'"),
         ({"train_epoch": 1}, "unknown setting 'train_epoch'"),
-        ({"settings": {}}, "unknown setting 'settings'"),
+        ({"settings": {}}, "MOSLearner takes settings by name"),
         ({"preset": "papr"}, "unknown preset 'papr': did you mean 'paper'"),
         ({"train_epochs": -1}, "epochs"),
         ({"train_epochs": 1, "epochs": 2}, "epochs given twice"),

@@ -62,7 +62,7 @@ def test_missing_and_empty_folders(equimos: Equimos, unchanged: Path, tmp_path: 
     refused(equimos("learn", "--yes", "-i", tmp_path / "nowhere", "-m", unchanged), tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(equimos("learn", "--yes", "-i", empty, "-m", unchanged), empty, "one sub-folder of images a class")
+    refused(equimos("learn", "--yes", "-i", empty, "-m", unchanged), empty, "one sub-folder of images per class")
     refused(equimos("predict", empty, "-m", unchanged), empty, "no images")
     (empty / "IMG_1.heic").touch()
     refused(equimos("predict", empty, "-m", unchanged), "no images but", "1 .heic", "convert")

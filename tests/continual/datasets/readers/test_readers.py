@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 from continual.avalanche.streams import benchmark
 from continual.datasets.catalogue import catalogue
 from continual.datasets.collection import Collection, Images, check_classes
-from continual.datasets.config import DataConfig
+from continual.datasets.config import DataConfig, data_places
 from continual.datasets.find import _read, find, load_collection
-from continual.datasets.readers import READERS, path_keys
+from continual.datasets.readers import READERS
 from continual.datasets.readers.base import DataTable, Layout, Reader
 from continual.documents import Strict
 from continual.errors import InputError
@@ -176,7 +176,7 @@ def test_a_reader_s_own_keys_are_as_strict_as_all_others() -> None:
         DataConfig(source="digits", stripes=4)
     with pytest.raises(ValidationError, match=r"unknown source 'toyy' \(did you mean 'toy'"):
         DataConfig(source="toyy")
-    assert "notes" in path_keys()
+    assert "data.notes" in data_places()
 
 
 def test_what_is_no_reader_is_refused() -> None:

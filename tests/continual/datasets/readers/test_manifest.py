@@ -8,7 +8,7 @@ import pytest
 
 from continual.datasets.config import DataConfig
 from continual.datasets.find import find
-from continual.datasets.manifest import manifest_text, read_manifest
+from continual.datasets.readers.manifest import manifest_text, read_manifest
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes
 

@@ -26,8 +26,7 @@ Name = Annotated[
     ),
 ]
 Root = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where a published data set lies.", show_default="$EQUIMOS_DATA/NAME"),
+    Path | None, typer.Option(metavar="DIR", help="Where a published data set lies.", show_default="$EQUIMOS_DATA/NAME")
 ]
 Domains = Annotated[bool, typer.Option("--domains", help="Class folders lie in folders of domains: DOMAIN/CLASS.")]
 Share = Annotated[float, typer.Option(help="Share of each class for testing, where the source has no split.")]

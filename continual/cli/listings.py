@@ -9,8 +9,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from types import ModuleType
-from typing import Annotated, Any, get_args
+from types import ModuleType, UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -132,7 +132,8 @@ def _show_settings(title: str, settings: Any, names: set[str]) -> None:
     table.title, table.title_justify = title, "left"
     for name, field in getattr(settings, "model_fields", {}).items():
         if name in names:
-            add_row(table, name, field.default, _kind(field.annotation), field.description or "")
+            default = field.get_default(call_default_factory=True)
+            add_row(table, name, default, _kind(field.annotation), field.description or "")
     if table.row_count:
         show(table)
 
@@ -141,9 +142,10 @@ def _kind(annotation: Any) -> str:
     """Write a setting's type as its alternatives.
 
     >>> from typing import Literal
-    >>> _kind(Literal["mean"] | None)
-    "'mean' | None"
+    >>> _kind(Literal["mean"] | None), _kind(dict[str, int])
+    ("'mean' | None", 'dict')
     """
-    if isinstance(annotation, type):
-        return annotation.__name__.removesuffix("Type")
+    plain = get_origin(annotation) or annotation
+    if isinstance(plain, type) and plain is not UnionType:
+        return plain.__name__.removesuffix("Type")
     return " | ".join(map(_kind, get_args(annotation))) or repr(annotation)

@@ -12,7 +12,7 @@ from continual import __version__
 from continual.cli import data, deploy, edits, equivariance, learn, listings, models, runs, versions
 from continual.errors import EquimosError, is_out_of_memory, nearest
 
-#: What the option parser raises; its home has moved between releases of typer.
+#: What the option parser raises; its place differs between releases of typer.
 ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
 
@@ -87,7 +87,3 @@ def start(
 def main() -> None:
     """Run the command line."""
     app(prog_name="equimos")
-
-
-if __name__ == "__main__":
-    main()

@@ -75,7 +75,7 @@ def export(
         out.print(
             f"in 8 bits: {small.same_answers} of {agreed.images} answers the same, scores within {small.largest:.1g}; "
             f"{size(small.float_bytes)} -> {size(small.bytes)}, "
-            f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms an image here"
+            f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms per image here"
         )
         _say_right(images or (), learner, agreed.answers, small.answers)
 
@@ -95,8 +95,8 @@ def serve(
         ),
     ] = None,
     unknown_rate: Annotated[float, typer.Option(help="The share of known images that may be called unknown.")] = 0.05,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of an image at most.")] = 10 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image at most.")] = 25_000_000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes per image at most.")] = 10 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels per image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
     set_: Set = None,
@@ -170,7 +170,7 @@ def consolidate(
     single = consolidation.consolidated(learner)
     guess = consolidation.estimate(learner, single)
     say = console().print
-    say(f"{learner.state.experiences} stacks -> 1, one pass an image")
+    say(f"{learner.state.experiences} stacks -> 1, one pass per image")
     say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")
     if images is not None:
         _say_cost(learner, single, images)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.options import Device, Method, Model, Set, Weights, Workers
-from continual.console import add_row, check_target, console, count, new_table, show
+from continual.console import check_target, console, count, show_rows
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 
@@ -37,7 +37,7 @@ def correct(
     device: Device = "auto",
     workers: Workers = 0,
 ) -> None:
-    """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
+    """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
     from continual.cli.opening import readable
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.new_images import entry
@@ -56,12 +56,8 @@ def correct(
             return f"corrected {count(len(paths), 'image')} of {label}", seen.with_images(entries)
 
         _edit(model, change, weights, device, method, settings=set_)
-    table = new_table("file", "was", "is")
-    for path, (truth, old, new) in zip(paths, said, strict=True):
-        if old != truth or new != truth:
-            add_row(table, path, old, new)
-    if table.row_count:
-        show(table)
+    both = zip(paths, said, strict=True)
+    show_rows([(path, old, new) for path, (truth, old, new) in both if {old, new} != {truth}], "file", "was", "is")
     now, then = (sum(answers[place] == answers[0] for answers in said) for place in (2, 1))
     console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
 

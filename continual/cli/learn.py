@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers
-from continual.console import add_row, can_ask, check_target, confirmed, console, count, new_table, show, size
+from continual.console import can_ask, check_target, confirmed, console, count, show_rows, size
 from continual.errors import InputError
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
@@ -216,23 +216,16 @@ def _show_review(found: Review) -> None:
         say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
     if fresh:
         say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
-    table = new_table("was right", "is now taken for", "images")
-    for (truth, answer), n in found.negative.most_common(SHOWN):
-        add_row(table, truth, answer, n)
-    if table.row_count:
-        show(table, stderr=True)
+    rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
+    show_rows(rows, "was right", "is now taken for", "images", stderr=True)
     if found.simulated:
         mean = sum(found.simulated.values()) / len(found.simulated)
         say(
             f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
             f"about {mean:.1%} of the answers broke (an estimate)"
         )
-        table = new_table("class", "is now taken for", "share lost, by statistics")
-        for (truth, answer), n in found.lost_to.most_common(SHOWN):
-            if n > DRAWN // 100:
-                add_row(table, truth, answer, f"{n / DRAWN:.1%}")
-        if table.row_count:
-            show(table, stderr=True)
+        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
+        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
     if found.unjudged:
         say(
             f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "

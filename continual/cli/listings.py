@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from continual.cli.options import Json
-from continual.console import add_row, check_outputs, console, new_table, pairs, show, write_json
+from continual.console import check_outputs, console, pairs, show_rows, write_json
 from continual.errors import InputError, nearest
 from continual.registry import Registry
 
@@ -34,12 +34,11 @@ def methods(
     from continual.methods import method
     from continual.methods import methods as known
 
-    table = new_table("method", "what it does", "paper", "exemplar-free", "backbone")
+    rows = []
     for label, kind in known().items() if name is None else ():
         answers = "yes" if kind.exemplar_free else "no", "any" if kind.any_backbone else "ViT"
-        add_row(table, label, kind.summary, kind.paper, *answers)
-    if name is None:
-        show(table)
+        rows.append((label, kind.summary, kind.paper, *answers))
+    show_rows(rows, "method", "what it does", "paper", "exemplar-free", "backbone")
     users = Counter(base for kind in known().values() for base in kind.settings_type.__mro__)
     for label, kind in {name: method(name)}.items() if name is not None else known().items() if verbose else ():
         settings = kind.settings_type
@@ -74,10 +73,7 @@ def list_(
         for name, value in things().items()
     ]
     if write_json(json, rows):
-        table = new_table("kind", "name", "what it is", "from")
-        for row in rows:
-            add_row(table, *row.values())
-        show(table)
+        show_rows((row.values() for row in rows), "kind", "name", "what it is", "from")
 
 
 def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
@@ -128,14 +124,12 @@ def _declared(base: type) -> set[str]:
 
 
 def _show_settings(title: str, settings: Any, names: set[str]) -> None:
-    table = new_table("setting", "default", "type", "what it is")
-    table.title, table.title_justify = title, "left"
-    for name, field in getattr(settings, "model_fields", {}).items():
-        if name in names:
-            default = field.get_default(call_default_factory=True)
-            add_row(table, name, default, _kind(field.annotation), field.description or "")
-    if table.row_count:
-        show(table)
+    rows = [
+        (name, field.get_default(call_default_factory=True), _kind(field.annotation), field.description or "")
+        for name, field in getattr(settings, "model_fields", {}).items()
+        if name in names
+    ]
+    show_rows(rows, "setting", "default", "type", "what it is", title=title)
 
 
 def _kind(annotation: Any) -> str:

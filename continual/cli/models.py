@@ -66,7 +66,7 @@ def info(model: Model, json: Json = None) -> None:
 
 
 def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, Any]]:
-    """Return one flat record an image; stacks count from 0 and are None for methods without them."""
+    """Return one flat record per image; stacks count from 0 and are None for methods without them."""
     best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
     probability = prediction.probabilities
     if probability is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from continual.cli.options import Json, Model
-from continual.console import add_row, check_outputs, check_target, console, count, new_table, show, size, write_json
+from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.lifecycle import locks, versions
 
 app = typer.Typer()
@@ -21,13 +21,12 @@ def history(model: Model, json: Json = None) -> None:
     if json is not None:
         write_json(json, found)
         return
-    table = new_table("version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
+    rows: list[tuple[object, ...]] = []
     for row in found:
-        in_use, held = "in use" if row["current"] else "", row["held_out"]
-        figures = (None, None) if held is None else (f"{held['accuracy']:.1%}", held["negative_flips"])
         about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
-        add_row(table, *about, *figures, in_use)
-    show(table)
+        figures = (f"{held['accuracy']:.1%}", held["negative_flips"]) if (held := row["held_out"]) else (None, None)
+        rows.append((*about, *figures, "in use" if row["current"] else ""))
+    show_rows(rows, "version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
 
 
 @app.command()

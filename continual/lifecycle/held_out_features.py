@@ -99,7 +99,7 @@ def chosen(pictures: Sequence[Picture], there: HeldOutFeatures, seen: SeenImages
             by_class[picture.entry.label].append(picture)
     found = {}
     for label, own in by_class.items():
-        draw = generator(0, "held-out features", label)
+        draw = generator(0, "held-out images", label)
         for place in selected("random", torch.empty(len(own), 0), max(most - count[label], 0), draw):
             found[own[place].entry.digest] = own[place].path
     return dict(sorted(found.items()))

@@ -217,7 +217,7 @@ def _check_folders(
     known: Sequence[Label],
     made: Plan,
 ) -> None:
-    """Look at images that lie in another folder than they were learned from: moved, or the class was renamed."""
+    """Look at images that lie in another folder than they were learned from, or whose class was renamed."""
     coming = Counter(picture.entry.label for picture in new)
     for (name, label), n in elsewhere.items():
         if n and label_of[name] not in known and n > coming[label_of[name]] > 0:

@@ -1,4 +1,4 @@
-"""The commands that change a model without learning: correct, forget, rename."""
+"""The commands that change a model without learning: correct, forget, rename, rollback; and history."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Method, Model, Set, Weights, Workers
-from continual.console import check_target, console, count, show_rows
+from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers
+from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 
@@ -105,6 +105,36 @@ def rename(
         event = f"renamed {old} to {new}"
         versions.rename(model, event, label, int(new) if isinstance(label, int) and new.isdecimal() else new)
     console().print(f"{model}: {event}; {count(len(found.classes), 'class')}")
+
+
+@app.command()
+def history(model: Model, json: Json = None) -> None:
+    """List the versions of a model file: the last ten before the one in use are kept."""
+    check_outputs(json)
+    found = [version.about() for version in versions.versions(model)]
+    if json is not None:
+        write_json(json, found)
+        return
+    rows: list[tuple[object, ...]] = []
+    for row in found:
+        about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
+        figures = (f"{held['accuracy']:.1%}", held["negative_flips"]) if (held := row["held_out"]) else (None, None)
+        rows.append((*about, *figures, "in use" if row["current"] else ""))
+    show_rows(rows, "version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
+
+
+@app.command()
+def rollback(
+    model: Model,
+    number: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
+    ] = None,
+) -> None:
+    """Go back to an earlier version of a model file; the one left is kept among the others."""
+    check_target(model)
+    with locks.claimed(model):
+        about = versions.rollback(model, number).about()
+    console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
 
 
 @contextmanager

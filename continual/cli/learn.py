@@ -237,8 +237,7 @@ def _too_much(outcome: Review, max_flips: float | None) -> str | None:
     """Say why an update is refused, if it is."""
     if max_flips is None:
         return None
-    lost = outcome.shares_lost()
-    if not lost:
+    if not (lost := outcome.shares_lost()):
         return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
     return f"for {max(lost):.1%} of the answers broke (--max-flips {max_flips})" if max(lost) > max_flips else None
 

@@ -7,9 +7,9 @@ import inspect
 import pkgutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from types import ModuleType, UnionType
+from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -82,7 +82,7 @@ def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
     A folder has a kind if a `Registry` for it is in its front, or a function named as the folder is.
     """
     found: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {}
-    for front in (front for package in PACKAGES for front in _fronts(package)):
+    for front in (importlib.import_module(name) for package in PACKAGES for name in _folders(package)):
         folder = front.__name__.rpartition(".")[2]
         for name, value in vars(front).items():
             if isinstance(value, Registry) and value.package == front.__name__:
@@ -92,13 +92,10 @@ def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
     return dict(sorted(found.items()))
 
 
-def _fronts(package: str) -> Iterator[ModuleType]:
-    """Yield a package's front and those of all folders in it."""
-    front = importlib.import_module(package)
-    yield front
-    for module in pkgutil.iter_modules(front.__path__):
-        if module.ispkg:
-            yield from _fronts(f"{package}.{module.name}")
+def _folders(package: str) -> list[str]:
+    """Return the full names of a package and all folders in it."""
+    modules = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    return [package, *(module.name for module in modules if module.ispkg)]
 
 
 def _origin(value: Any, front: str) -> str:

@@ -49,7 +49,7 @@ def answer(model: Served, scores: Scores, row: int, unknown_rate: float) -> dict
         return None if values is None else values[row].tolist()
 
     def top(values: Tensor) -> list[int]:
-        return values[row].argsort(descending=True).tolist()[:BEST]  # type: ignore[no-any-return]
+        return values[row].argsort(descending=True).tolist()[:BEST]
 
     values, cosines, familiarity = own(scores.values), own(scores.similarity), own(scores.familiarity)
     classes = model.learner.classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,16 @@ def add_row(table: Table, *cells: object) -> None:
     from rich.text import Text
 
     table.add_row(*[Text("–" if cell is None else str(cell), overflow="fold") for cell in cells])
+
+
+def show_rows(rows: Iterable[Iterable[object]], *headings: str, title: str | None = None, stderr: bool = False) -> None:
+    """Print rows of plain text under headings, see `show`; nothing if there are none."""
+    table = new_table(*headings)
+    table.title, table.title_justify = title, "left"
+    for row in rows:
+        add_row(table, *row)
+    if table.row_count:
+        show(table, stderr=stderr)
 
 
 def count(n: int, noun: str) -> str:

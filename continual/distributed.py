@@ -144,10 +144,10 @@ def first_says(value: T) -> T:
     """Return the first process's value, as `exchange` does; those of the others are not looked at."""
     if count() == 1:
         return value
-    told = [_on_cpu(value) if first() else None]
+    said = [_on_cpu(value) if first() else None]
     with _lost_if_it_fails():
-        dist.broadcast_object_list(told, src=0)
-    return told[0]  # type: ignore[return-value]
+        dist.broadcast_object_list(said, src=0)
+    return said[0]  # type: ignore[return-value]
 
 
 def agree(value: Any, what: str) -> None:
@@ -192,7 +192,9 @@ def _lost_if_it_fails() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise InputError(f"lost another process ({' '.join(str(error).split())}): the same command goes on") from error
+        raise InputError(
+            f"lost another process ({' '.join(str(error).split())}): the same command resumes it"
+        ) from error
 
 
 # Training ------------------------------------------------------------------------------------------------

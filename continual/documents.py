@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from continual import options
 from continual.errors import InputError, nearest
 
 
@@ -88,8 +89,7 @@ def read(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is not readable TOML: {error}") from None
     if part is not None:
-        sweep = values.pop("sweep")
-        values = merged(values, sweep[part])
+        values = merged(values, values.pop("sweep")[part])
     values = _code_beside(values, path.parent)
     for place in (*places, *sources):
         *tables, key = place.split(".")
@@ -129,16 +129,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"{override!r} is not of the form key=value, e.g. stream.per_class=20")
-    parts = _key_parts(key.strip())
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for part in parts[:-1]:
+    *tables, last = _key_parts(key.strip())
+    for part in tables:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise InputError(f"{override!r}: {part!r} is a value, not a table")
-    values[parts[-1]] = value
+    values[last] = options.value(text)
 
 
 def _key_parts(key: str) -> list[str]:

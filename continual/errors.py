@@ -23,7 +23,7 @@ class ModelFileError(EquimosError):
 
 
 class LearningError(EquimosError):
-    """Training that cannot go on (a loss that is not finite); the learner is left as it was."""
+    """Training that cannot continue (a loss that is not finite); the learner is left as it was."""
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -29,17 +29,18 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
         elif key in values:
             problems.append(f"{option} {key} is given twice")
         else:
-            values[key] = _value(text)
+            values[key] = value(text)
     if problems:
         raise InputError("; ".join(problems))
     return values
 
 
-def _value(text: str) -> Any:
+def value(text: str) -> Any:
+    """Return a value written as in TOML; what is not TOML is text."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        return text
+        return text.strip()
 
 
 def device(name: str) -> torch.device:

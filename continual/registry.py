@@ -27,9 +27,7 @@ T = TypeVar("T")
 
 def own_name(value: Any) -> str | None:
     """Return the `name` that a class defines itself, or that a function was given; None for all else."""
-    found = (
-        vars(value).get("name") if isinstance(value, type) or (callable(value) and hasattr(value, "__dict__")) else None
-    )
+    found = getattr(value, "__dict__", {}).get("name") if callable(value) else None
     return found if isinstance(found, str) and found else None
 
 
@@ -51,14 +49,13 @@ class Registry(Generic[T]):
     def all(self) -> dict[str, T]:
         """Return all of them by name, sorted: the folder's own, those of entry points, and those that were added."""
         if self._found is None:
-            found: dict[str, T] = {}
-            for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-                for value in vars(importlib.import_module(f"{self.package}.{module.name}")).values():
-                    if (name := self.name_of(value)) is not None:
-                        found[name] = value
-            for entry in entry_points(group=self.group):
-                found[entry.name] = entry.load()
-            self._found = found
+            front = importlib.import_module(self.package)
+            modules = [
+                importlib.import_module(f"{self.package}.{m.name}") for m in pkgutil.iter_modules(front.__path__)
+            ]
+            values = [value for module in modules for value in vars(module).values()]
+            found = {name: value for value in values if (name := self.name_of(value)) is not None}
+            self._found = {**found, **{entry.name: entry.load() for entry in entry_points(group=self.group)}}
         return dict(sorted({**self._found, **self._added}.items()))
 
     def get(self, name: str) -> T:
@@ -78,11 +75,9 @@ class Registry(Generic[T]):
             raise InputError(
                 f"{value!r} is no {self.noun}: it needs a name of its own, see the files in {self.package}"
             )
-        other = self.all().get(name)
-        if other is not None and _place(other) != _place(value):
-            raise InputError(
-                f"there is a {self.noun} {name!r} already, {_place(other)}: give {_place(value)} another name"
-            )
+        other, own = self.all().get(name), _place(value)
+        if other is not None and _place(other) != own:
+            raise InputError(f"there is a {self.noun} {name!r} already, {_place(other)}: give {own} another name")
         self._added[name] = value
         return value
 

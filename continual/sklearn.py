@@ -17,7 +17,7 @@ from continual.learning.learner import IncrementalLearner
 
 
 class ContinualClassifier(ClassifierMixin, BaseEstimator):
-    """Learns classes of images for ever; new ones may come with every `partial_fit`.
+    """Learns classes of images, of which new ones may come with every `partial_fit`.
 
     `backbone` is one that was loaded, or timm's full tag; `method` one of `equimos methods`, with its `settings` by
     name. Images `X` are what `IncrementalLearner.learn` takes as a sequence: paths, PIL images, uint8 arrays (H, W, 3)

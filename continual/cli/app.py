@@ -9,10 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.cli import data, deploy, edits, equivariance, learn, listings, models, runs, versions
+from continual.cli import data, deploy, edits, equivariance, learn, listings, models, runs
 from continual.errors import EquimosError, is_out_of_memory, nearest
 
-#: What the option parser raises; its home has moved between releases of typer.
+#: What the option parser raises; its place differs between releases of typer.
 ParserError: type[Any] = typer.BadParameter.__mro__[2]
 
 
@@ -65,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (learn, models, listings, runs, edits, versions, deploy):
+for group in (learn, models, listings, runs, edits, deploy):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
 app.add_typer(equivariance.app, name="equivariance", cls=Commands)
@@ -87,7 +87,3 @@ def start(
 def main() -> None:
     """Run the command line."""
     app(prog_name="equimos")
-
-
-if __name__ == "__main__":
-    main()

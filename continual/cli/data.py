@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from continual.cli.options import Json
-from continual.console import add_row, check_outputs, check_target, console, new_table, show, write_json, write_text
+from continual.console import check_outputs, check_target, console, show_rows, write_json, write_text
 from continual.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ Name = Annotated[
     ),
 ]
 Root = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where a published data set lies.", show_default="$EQUIMOS_DATA/NAME"),
+    Path | None, typer.Option(metavar="DIR", help="Where a published data set lies.", show_default="$EQUIMOS_DATA/NAME")
 ]
 Domains = Annotated[bool, typer.Option("--domains", help="Class folders lie in folders of domains: DOMAIN/CLASS.")]
 Share = Annotated[float, typer.Option(help="Share of each class for testing, where the source has no split.")]
@@ -45,14 +44,14 @@ def list_(json: Json = None) -> None:
     roots = {name: root_of(DataConfig(source=name)) for name in catalogue()}
     if not write_json(json, {k: {**about.model_dump(), "root": str(roots[k])} for k, about in catalogue().items()}):
         return
-    table = new_table("name", "classes", "training", "test", "streams", "licence", "folder")
+    rows = []
     for name, about in catalogue().items():
         counts = [
             " or ".join(dict.fromkeys(f"{getattr(x, part):,}" for x in about.layouts)) for part in ("train", "test")
         ]
         place = str(roots[name]) if roots[name].is_dir() else f"{roots[name]} (not there)"
-        add_row(table, name, about.classes, *counts, ", ".join(about.streams), about.licence, place)
-    show(table)
+        rows.append((name, about.classes, *counts, ", ".join(about.streams), about.licence, place))
+    show_rows(rows, "name", "classes", "training", "test", "streams", "licence", "folder")
 
 
 @app.command()
@@ -135,19 +134,18 @@ def _audited(found: Collection) -> Report:
 def _show(report: Report, json_file: Path | None) -> None:
     """Say what was found; raises InputError if the data set is unfit."""
     if write_json(json_file, asdict(report)) and not report.errors:
-        table = new_table("", report.name)
-        add_row(table, "found", report.origin)
-        add_row(table, "split", report.split)
-        add_row(table, "classes", report.classes)
-        add_row(table, "training", f"{report.train} images, {report.fewest} to {report.most} per class")
-        add_row(table, "test", f"{report.test} images")
-        if report.domains:
-            add_row(table, "domains", ", ".join(report.domains))
-        add_row(table, "SHA-256", f"{report.list_sha256} (list of images, labels and split)")
-        add_row(table, "", f"{report.content_sha256} (with the images' bytes)")
-        for remark in report.remarks:
-            add_row(table, "remark", remark)
-        show(table)
+        rows = [
+            ("found", report.origin),
+            ("split", report.split),
+            ("classes", report.classes),
+            ("training", f"{report.train} images, {report.fewest} to {report.most} per class"),
+            ("test", f"{report.test} images"),
+            *([("domains", ", ".join(report.domains))] if report.domains else []),
+            ("SHA-256", f"{report.list_sha256} (list of images, labels and split)"),
+            ("", f"{report.content_sha256} (with the images' bytes)"),
+            *(("remark", remark) for remark in report.remarks),
+        ]
+        show_rows(rows, "", report.name)
     if report.errors:
         raise InputError(f"{report.name} is not fit for use: " + "\n".join(report.errors[:11]))
 
@@ -161,11 +159,10 @@ def _download(config: DataConfig) -> None:
     about, root = published(config.source), root_of(config)
     try:
         find(config)
+        return
     except InputError as error:
         if not str(error).startswith(f"{config.source} is not in"):
             raise
-    else:
-        return
     if about.archive is None:
         raise InputError(f"{config.source} cannot be fetched: get it from {about.get}, and name its folder with --root")
     from torchvision.datasets.utils import download_and_extract_archive

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Model, Set, Weights
+from continual.cli.options import Device, Method, Model, Set, Weights
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.errors import InputError
 from continual.lifecycle import contents
@@ -38,6 +38,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
     ] = False,
+    method: Method = None,
     weights: Weights = None,
 ) -> None:
     """Write a model as one ONNX file, compared with PyTorch before it is done."""
@@ -45,10 +46,8 @@ def export(
         from continual.export import onnx_runner, writing
     except ImportError as error:
         raise InputError(f"export needs the extra: pip install 'equimos[export]' ({error})") from None
-    from continual import options
-    from continual.cli.opening import images_in, load_learner
+    from continual.cli import opening
     from continual.cli.progress import ProgressBars
-    from continual.data.images import check_readable
 
     folder = onnx.suffix != ".onnx"
     file = onnx / f"{model.stem}.onnx" if folder else onnx
@@ -58,9 +57,8 @@ def export(
         onnx.mkdir()
     check_target(file)
     with ProgressBars(console(stderr=True)) as bars:
-        paths = [path for given in images or () for path in images_in(given)]
-        check_readable(paths, bars)
-        learner = load_learner(found, weights, options.device("cpu"))
+        paths = opening.readable(images or (), bars)
+        learner = opening.load_learner(found, weights, "cpu", method)
         agreed = writing.export_onnx(
             learner, file, images=paths or None, unknown_rate=unknown_rate, int8=int8, progress=bars
         )
@@ -77,7 +75,7 @@ def export(
         out.print(
             f"in 8 bits: {small.same_answers} of {agreed.images} answers the same, scores within {small.largest:.1g}; "
             f"{size(small.float_bytes)} -> {size(small.bytes)}, "
-            f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms an image here"
+            f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms per image here"
         )
         _say_right(images or (), learner, agreed.answers, small.answers)
 
@@ -97,11 +95,12 @@ def serve(
         ),
     ] = None,
     unknown_rate: Annotated[float, typer.Option(help="The share of known images that may be called unknown.")] = 0.05,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of an image at most.")] = 10 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image at most.")] = 25_000_000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes per image at most.")] = 10 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels per image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
     set_: Set = None,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
@@ -113,34 +112,27 @@ def serve(
         from continual.serving.uploads import Limits
     except ImportError as error:
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
-    from continual import options
-    from continual.cli.opening import load_learner, settings_now
+    from continual.cli import opening
 
     if not 0 < unknown_rate < 1:
         raise InputError(f"--unknown-rate is a share of images above 0 and below 1, got {unknown_rate}")
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
-    device_ = options.device(device)
 
     def load(before: IncrementalLearner[Any] | None) -> IncrementalLearner[Any]:
         found = contents.read(model)
         if not found.classes:
             raise InputError(f"{model} has learned nothing yet")
-        same = before is not None and before.backbone.describe() == found.header["backbone"]
-        backbone = before.backbone if before is not None and same else None
-        return load_learner(found, weights, device_, backbone).variant(**settings_now(found, set_ or ()))
+        backbone = None if before is None else before.backbone
+        if backbone is not None and backbone.describe() != found.header["backbone"]:
+            backbone = None
+        return opening.load_learner(found, weights, device, method, set_, backbone)
 
     contents.read(model)
     in_use = ModelInUse(model, load)
-    asked = ServingOptions(
-        api_key=api_key,
-        unknown_rate=unknown_rate,
-        limits=Limits(max_bytes, max_pixels),
-        timeout=timeout,
-        batch=batch,
-        hosts=server.names(host),
-    )
-    if "*" in asked.hosts and api_key is None:
+    limits, hosts = Limits(max_bytes, max_pixels), server.names(host)
+    asked = ServingOptions(api_key, unknown_rate, limits, timeout, batch=batch, hosts=hosts)
+    if "*" in hosts and api_key is None:
         console(stderr=True).print(f"note: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
     with server.listening(host, port) as sockets:
@@ -157,12 +149,12 @@ def consolidate(
         typer.Option("--images", "-i", metavar="DIR", help="Measure the cost on these: one folder per class, or none."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write it without asking.")] = False,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
     """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
-    from continual import options
-    from continual.cli.opening import load_learner
+    from continual.cli import opening
     from continual.methods.mos import consolidation
     from continual.methods.mos.learner import MOSLearner
 
@@ -172,13 +164,13 @@ def consolidate(
     if out.exists():
         raise InputError(f"{out} is there already: name a new file with --out")
     found = contents.read(model)
-    learner = load_learner(found, weights, options.device(device))
+    learner = opening.load_learner(found, weights, device, method)
     if not isinstance(learner, MOSLearner):
         raise InputError(f"consolidate is for models of method mos, and not of {learner.method}")
     single = consolidation.consolidated(learner)
     guess = consolidation.estimate(learner, single)
     say = console().print
-    say(f"{learner.state.experiences} stacks -> 1, one pass an image")
+    say(f"{learner.state.experiences} stacks -> 1, one pass per image")
     say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")
     if images is not None:
         _say_cost(learner, single, images)
@@ -191,13 +183,11 @@ def consolidate(
 
 def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
     """Print what changes for real images: which are right, where their folders say, and which are answered alike."""
-    from continual.cli.opening import images_in
+    from continual.cli import opening
     from continual.cli.progress import ProgressBars
-    from continual.data.images import check_readable
 
-    paths = images_in(folder)
     with ProgressBars(console(stderr=True)) as bars:
-        check_readable(paths, bars)
+        paths = opening.readable([folder], bars)
         before, after = (one.predict(paths, progress=bars) for one in (learner, single))
     rows = _say_right([folder], learner, before.labels, after.labels)
     say = console().print

@@ -1,4 +1,4 @@
-"""The commands that change a model without learning: correct, forget, rename."""
+"""The commands that change a model without learning: correct, forget, rename, rollback; and history."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Model, Set, Weights, Workers
-from continual.console import add_row, check_target, console, count, new_table, show
+from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers
+from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 
@@ -32,20 +32,19 @@ def correct(
     label: Annotated[str, typer.Option("--class", "-c", metavar="CLASS", help="What they are.")],
     model: Model,
     set_: Set = None,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
 ) -> None:
-    """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained anew."""
-    from continual.cli.opening import images_in
+    """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
+    from continual.cli.opening import readable
     from continual.cli.progress import ProgressBars
-    from continual.data.images import check_readable
-    from continual.lifecycle.lookup import entry
+    from continual.lifecycle.new_images import entry
 
-    paths = [path for given in images for path in images_in(given)]
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
-        check_readable(paths, bars)
+        paths = readable(images, bars)
 
         def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
             truth = _label(learner.classes, label)
@@ -56,13 +55,9 @@ def correct(
             entries = [replace(entry(path, truth, seen), label=truth, held_out=False) for path in paths]
             return f"corrected {count(len(paths), 'image')} of {label}", seen.with_images(entries)
 
-        _edit(model, change, weights, device, settings=set_ or ())
-    table = new_table("file", "was", "is")
-    for path, (truth, old, new) in zip(paths, said, strict=True):
-        if old != truth or new != truth:
-            add_row(table, path, old, new)
-    if table.row_count:
-        show(table)
+        _edit(model, change, weights, device, method, settings=set_)
+    both = zip(paths, said, strict=True)
+    show_rows([(path, old, new) for path, (truth, old, new) in both if {old, new} != {truth}], "file", "was", "is")
     now, then = (sum(answers[place] == answers[0] for answers in said) for place in (2, 1))
     console().print(f"{now} of {count(len(paths), 'image')} answered {label} now, {then} before")
 
@@ -72,11 +67,11 @@ def forget(
     label: Annotated[str, typer.Argument(metavar="CLASS")],
     model: Model,
     everywhere: Annotated[bool, typer.Option("--everywhere", help="Delete earlier versions that know it.")] = False,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
     """Remove a class from a model: its statistics, prototype and head row; the others stay as they are."""
-    deleted = 0
 
     def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
         known, images = versions.knowing(model, label) if everywhere else ([], set())
@@ -89,11 +84,7 @@ def forget(
             raise InputError(f"{label!r} is called {', '.join(map(repr, now))} now: forget that")
         return f"forgot {label} in earlier versions", seen.without(type(learner.classes[0])(label), remember=False)
 
-    def clean() -> None:
-        nonlocal deleted
-        deleted = versions.purge(model, label)
-
-    _edit(model, change, weights, device, clean if everywhere else None)
+    deleted = _edit(model, change, weights, device, method, purged=label if everywhere else None)
     if everywhere:
         console().print(f"{count(deleted, 'earlier version')} that knew {label} deleted")
     else:
@@ -116,6 +107,36 @@ def rename(
     console().print(f"{model}: {event}; {count(len(found.classes), 'class')}")
 
 
+@app.command()
+def history(model: Model, json: Json = None) -> None:
+    """List the versions of a model file: the last ten before the one in use are kept."""
+    check_outputs(json)
+    found = [version.about() for version in versions.versions(model)]
+    if json is not None:
+        write_json(json, found)
+        return
+    rows: list[tuple[object, ...]] = []
+    for row in found:
+        about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
+        figures = (f"{held['accuracy']:.1%}", held["negative_flips"]) if (held := row["held_out"]) else (None, None)
+        rows.append((*about, *figures, "in use" if row["current"] else ""))
+    show_rows(rows, "version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
+
+
+@app.command()
+def rollback(
+    model: Model,
+    number: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
+    ] = None,
+) -> None:
+    """Go back to an earlier version of a model file; the one left is kept among the others."""
+    check_target(model)
+    with locks.claimed(model):
+        about = versions.rollback(model, number).about()
+    console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
+
+
 @contextmanager
 def _claimed(model: Path) -> Iterator[ModelFile]:
     """Read a model file that no other process may write in the block."""
@@ -133,26 +154,25 @@ def _edit(
     change: Change,
     weights: Path | None,
     device: str,
-    clean: Callable[[], None] | None = None,
-    settings: Sequence[str] = (),
-) -> None:
+    method: str | None,
+    settings: Sequence[str] | None = None,
+    purged: str | None = None,
+) -> int:
     """Change a model by a function that says what it did and what was seen; the old file becomes an earlier version.
 
-    `clean` is called when that is done, before other processes may write. `settings` hold for the change alone.
+    `settings` hold for the change alone. Earlier versions that know the class `purged` are deleted before other
+    processes may write; returns how many.
     """
-    from continual import options
-    from continual.cli.opening import load_learner, settings_now
+    from continual.cli.opening import load_learner
 
-    check_target(model)
-    device_ = options.device(device)
     with _claimed(model) as found:
-        learner = load_learner(found, weights, device_).variant(**settings_now(found, settings))
+        learner = load_learner(found, weights, device, method, settings)
         event, seen = change(learner, found.seen)
         learner = learner.variant(**found.header["settings"])
         versions.save(learner, model, event, embed_backbone=found.embedded, seen=seen, held_out=found.held_out)
-        if clean is not None:
-            clean()
+        deleted = 0 if purged is None else versions.purge(model, purged)
     console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")
+    return deleted
 
 
 def _label(classes: Iterable[Label], text: str) -> Label:

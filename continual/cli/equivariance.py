@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from continual.cli.options import Csv, Device, Images, Json, ModelArg
+from continual.console import STDOUT, check_outputs, console, show, show_rows, write_json, write_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from continual.experiments.equivariance.check import Checked
 
 app = typer.Typer(
@@ -80,22 +79,18 @@ def check(
 
     Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
     """
-    from continual.console import STDOUT, check_target, console, show, write_text
     from continual.experiments.equivariance import check as checks
     from continual.experiments.equivariance.config import parse_wrapper
     from continual.experiments.equivariance.files import Source, group_of, open_model
 
-    if json is not None:
-        check_target(json)
+    check_outputs(json)
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
     config, chosen = parse_wrapper(wrapper) if wrapper else None, group_of(group)
     opened = open_model(Source(model, weights, model_arg or (), size, device))
     found = checks.check(opened, chosen, config, images, number, float64=float64, with_report=report is not None)
-    if json is not None:
-        write_text(json, dumps(found.record, indent=1) + "\n")
-    if json != STDOUT:
-        show(_elements(found))
+    if write_json(json, found.record):
+        show_rows(_elements(found), "element", "relative error", "allowed", "action", "")
         console().print(found.verdict)
     if report is not None:
         found.write(report)
@@ -104,15 +99,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _elements(found: Checked) -> Table:
-    from continual.console import add_row, new_table
-
-    table = new_table("element", "relative error", "allowed", "action", "")
+def _elements(found: Checked) -> Iterator[tuple[str, ...]]:
     for element, exact in zip(found.record["elements"], found.exact, strict=True):
         name, error, limit = element["element"], element["error"], element["tolerance"]
         mark = "ok" if error <= limit else "worst" if name == found.record["worst"] else "too large"
-        add_row(table, name, f"{error:.1e}", f"{limit:.0e}", "exact" if exact else "interpolated", mark)
-    return table
+        yield name, f"{error:.1e}", f"{limit:.0e}", "exact" if exact else "interpolated", mark
 
 
 @app.command()
@@ -129,10 +120,9 @@ def tune(
         bool, typer.Option("--dry-run", help="Check everything on random weights; download, train and write nothing.")
     ] = False,
 ) -> None:
-    """Tune and compare wrappers on upright and rotated images. The same command resumes an interrupted study."""
+    """Tune and compare wrappers on untransformed and rotated images. The same command resumes an interrupted study."""
     from continual import options
     from continual.cli.progress import ProgressBars
-    from continual.console import add_row, console, new_table, show
     from continual.experiments.equivariance import report
     from continual.experiments.equivariance.config import load_study
     from continual.experiments.equivariance.dry_run import tried
@@ -141,10 +131,7 @@ def tune(
     study, remarks = load_study(config, changes or ()), console(stderr=True)
     study = study.model_copy(update={"device": str(options.device(study.device))})
     if dry_run:
-        table = new_table("row", "wrapper", "recipe", "trained parameters")
-        for row in tried(study):
-            add_row(table, *row)
-        show(table)
+        show_rows(tried(study), "row", "wrapper", "recipe", "trained parameters")
         remarks.print(f"{config} is a study that can be run; nothing was downloaded, trained or written")
         return
     out = out or Path("runs") / config.stem
@@ -154,7 +141,7 @@ def tune(
         try:
             found = run_study(study, out, bars)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on with it") from None
+            raise KeyboardInterrupt("the same command resumes it") from None
     show(report.terminal(replace(found, title=f"{study.title}, {study.group}")))
     remarks.print(f"table, figures and pictures: {', '.join(sorted(str(p) for p in out.iterdir() if p.is_file()))}")
 
@@ -173,7 +160,7 @@ def evaluate(
         ),
     ] = None,
     fit: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Fit a linear head to these upright images first.")
+        Path | None, typer.Option(metavar="DIR", help="Fit a linear head to these untransformed images first.")
     ] = None,
     template: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A prompt for CLIP: 'a photo of a {}.'")
@@ -190,9 +177,8 @@ def evaluate(
     csv: Csv = None,
     device: Device = "auto",
 ) -> None:
-    """Measure accuracy upright and rotated, and how stable the answers are over the orbit, for several wrappers."""
+    """Measure accuracy untransformed and rotated, and how stable answers are over the orbit, for several wrappers."""
     from continual.cli.progress import ProgressBars
-    from continual.console import STDOUT, check_outputs, console, show, write_text
     from continual.experiments.equivariance import evaluate as evaluation
     from continual.experiments.equivariance import report
     from continual.experiments.equivariance.config import parse_wrapper
@@ -219,10 +205,6 @@ def evaluate(
 @app.command()
 def wrappers() -> None:
     """List the ways to make a network equivariant, and their options."""
-    from continual.console import add_row, new_table, show
     from continual.experiments.equivariance.config import described
 
-    table = new_table("wrapper", "what it is", "options")
-    for row in described():
-        add_row(table, *row)
-    show(table)
+    show_rows(described(), "wrapper", "what it is", "options")

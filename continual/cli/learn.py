@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers
-from continual.console import add_row, can_ask, check_target, confirmed, console, count, new_table, show, size
+from continual.console import can_ask, check_target, confirmed, console, count, show_rows, size
 from continual.errors import InputError
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
@@ -93,15 +93,13 @@ def learn(
     The model file changes only when everything has succeeded. A model that exists keeps its method, backbone and,
     but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
-    from continual import options
+    from continual import methods, options
     from continual.backbones import loading
     from continual.cli import opening
     from continual.cli.progress import ProgressBars
     from continual.data.inputs import as_experience
     from continual.lifecycle import estimate, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
-    from continual.methods import RECOMMENDED, with_preset
-    from continual.methods import method as method_named
 
     if not (yes or dry_run or can_ask()):
         raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
@@ -110,7 +108,7 @@ def learn(
     arguments = options.assignments("--model-arg", model_arg or ())
     wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
     if method is not None:
-        method, preset = with_preset(method, preset)
+        method, preset = methods.with_preset(method, preset)
     with locks.claimed(model):
         found = contents.read(model) if model.exists() else None
         if found:
@@ -135,10 +133,10 @@ def learn(
             return
         learner: Learner
         if found:
-            learner = opening.load_learner(found, weights, device_).variant(**wanted)
+            learner = opening.load_learner(found, weights, device).variant(**wanted)
         else:
             made = loading.load_backbone(backbone, weights=weights, **arguments)
-            learner = method_named(method or RECOMMENDED)(made, device=device_, preset=preset, **wanted)
+            learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         opening.check_keeping(learner, keep_held_out)
         labels = [picture.entry.label for picture in plan.learn]
         data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
@@ -152,11 +150,10 @@ def learn(
                 return
             if not (yes or confirmed("Learn this?")):
                 _stop(f"nothing learned; {left}")
-            started, before = time.perf_counter(), learner.variant()
-            held_out = found.held_out if found else HeldOutFeatures()
+            started, held_out = time.perf_counter(), found.held_out if found else HeldOutFeatures()
             gone = held_out.without({picture.entry.digest for picture in plan.held_out})
             outcome = _learn(learner, data, plan, gone, seen, workers)
-            if before.classes:
+            if known:
                 if broken := _too_much(outcome, max_flips):
                     _stop(f"not kept, {broken}; {left}")
                 if not (yes or confirmed("Keep it?")):
@@ -165,14 +162,10 @@ def learn(
             if keep_held_out:
                 more = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
                 held_out = held_out.plus(HeldOutFeatures.of(learner, more, workers=workers))
+            embed = embed_backbone or (found is not None and found.embedded)
+            kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             versions.save(
-                learner,
-                model,
-                _event(labels),
-                embed_backbone=embed_backbone or (found is not None and found.embedded),
-                seen=seen,
-                held_out=None if keep_held_out == 0 else held_out,
-                figures=outcome.figures(),
+                learner, model, _event(labels), embed_backbone=embed, seen=seen, held_out=kept, figures=figures
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
@@ -208,39 +201,31 @@ def _show_review(found: Review) -> None:
     """Say on standard error what broke: figures, and the pairs of classes in which most was lost."""
     from continual.lifecycle.review import DRAWN
 
-    def right(rows: Sequence[int]) -> str:
-        return f"{sum(found.new[i] == found.truth[i] for i in rows) / len(rows):.1%} of {len(rows)}"
+    def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
+        return f"{sum(answers[i] == found.truth[i] for i in rows) / len(rows):.1%}"
 
     say = console(stderr=True).print
     known = [i for i, old in enumerate(found.old) if old is not None]
     fresh = [i for i, old in enumerate(found.old) if old is None]
     if known:
-        was = sum(found.old[i] == found.truth[i] for i in known) / len(known)
         say(
-            f"held-out images of classes known before: {right(known)} right, {was:.1%} before; "
-            f"{sum(found.negative.values())} broke, {found.positive} mended"
+            f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
+            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} mended"
         )
     if found.gone:
         say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
     if fresh:
-        say(f"held-out images of new classes: {right(fresh)} right")
-    if found.negative:
-        table = new_table("was right", "is now taken for", "images")
-        for (truth, answer), n in found.negative.most_common(SHOWN):
-            add_row(table, truth, answer, n)
-        show(table, stderr=True)
+        say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
+    rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
+    show_rows(rows, "was right", "is now taken for", "images", stderr=True)
     if found.simulated:
         mean = sum(found.simulated.values()) / len(found.simulated)
         say(
             f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
             f"about {mean:.1%} of the answers broke (an estimate)"
         )
-        table = new_table("class", "is now taken for", "share lost, by statistics")
-        for (truth, answer), n in found.lost_to.most_common(SHOWN):
-            if n > DRAWN // 100:
-                add_row(table, truth, answer, f"{n / DRAWN:.1%}")
-        if table.row_count:
-            show(table, stderr=True)
+        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
+        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
     if found.unjudged:
         say(
             f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
@@ -252,8 +237,7 @@ def _too_much(outcome: Review, max_flips: float | None) -> str | None:
     """Say why an update is refused, if it is."""
     if max_flips is None:
         return None
-    lost = outcome.shares_lost()
-    if not lost:
+    if not (lost := outcome.shares_lost()):
         return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
     return f"for {max(lost):.1%} of the answers broke (--max-flips {max_flips})" if max(lost) > max_flips else None
 

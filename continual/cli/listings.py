@@ -7,15 +7,15 @@ import inspect
 import pkgutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from types import ModuleType
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from continual.cli.options import Json
-from continual.console import add_row, check_outputs, console, new_table, pairs, show, write_json
+from continual.console import check_outputs, console, pairs, show_rows, write_json
 from continual.errors import InputError, nearest
 from continual.registry import Registry
 
@@ -34,12 +34,11 @@ def methods(
     from continual.methods import method
     from continual.methods import methods as known
 
-    table = new_table("method", "what it does", "paper", "exemplar-free", "backbone")
+    rows = []
     for label, kind in known().items() if name is None else ():
         answers = "yes" if kind.exemplar_free else "no", "any" if kind.any_backbone else "ViT"
-        add_row(table, label, kind.summary, kind.paper, *answers)
-    if name is None:
-        show(table)
+        rows.append((label, kind.summary, kind.paper, *answers))
+    show_rows(rows, "method", "what it does", "paper", "exemplar-free", "backbone")
     users = Counter(base for kind in known().values() for base in kind.settings_type.__mro__)
     for label, kind in {name: method(name)}.items() if name is not None else known().items() if verbose else ():
         settings = kind.settings_type
@@ -74,10 +73,7 @@ def list_(
         for name, value in things().items()
     ]
     if write_json(json, rows):
-        table = new_table("kind", "name", "what it is", "from")
-        for row in rows:
-            add_row(table, *row.values())
-        show(table)
+        show_rows((row.values() for row in rows), "kind", "name", "what it is", "from")
 
 
 def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
@@ -86,7 +82,7 @@ def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
     A folder has a kind if a `Registry` for it is in its front, or a function named as the folder is.
     """
     found: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {}
-    for front in (front for package in PACKAGES for front in _fronts(package)):
+    for front in (importlib.import_module(name) for package in PACKAGES for name in _folders(package)):
         folder = front.__name__.rpartition(".")[2]
         for name, value in vars(front).items():
             if isinstance(value, Registry) and value.package == front.__name__:
@@ -96,13 +92,10 @@ def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
     return dict(sorted(found.items()))
 
 
-def _fronts(package: str) -> Iterator[ModuleType]:
-    """Yield a package's front and those of all folders in it."""
-    front = importlib.import_module(package)
-    yield front
-    for module in pkgutil.iter_modules(front.__path__):
-        if module.ispkg:
-            yield from _fronts(f"{package}.{module.name}")
+def _folders(package: str) -> list[str]:
+    """Return the full names of a package and all folders in it."""
+    modules = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    return [package, *(module.name for module in modules if module.ispkg)]
 
 
 def _origin(value: Any, front: str) -> str:
@@ -128,22 +121,22 @@ def _declared(base: type) -> set[str]:
 
 
 def _show_settings(title: str, settings: Any, names: set[str]) -> None:
-    table = new_table("setting", "default", "type", "what it is")
-    table.title, table.title_justify = title, "left"
-    for name, field in getattr(settings, "model_fields", {}).items():
-        if name in names:
-            add_row(table, name, field.default, _kind(field.annotation), field.description or "")
-    if table.row_count:
-        show(table)
+    rows = [
+        (name, field.get_default(call_default_factory=True), _kind(field.annotation), field.description or "")
+        for name, field in getattr(settings, "model_fields", {}).items()
+        if name in names
+    ]
+    show_rows(rows, "setting", "default", "type", "what it is", title=title)
 
 
 def _kind(annotation: Any) -> str:
     """Write a setting's type as its alternatives.
 
     >>> from typing import Literal
-    >>> _kind(Literal["mean"] | None)
-    "'mean' | None"
+    >>> _kind(Literal["mean"] | None), _kind(dict[str, int])
+    ("'mean' | None", 'dict')
     """
-    if isinstance(annotation, type):
-        return annotation.__name__.removesuffix("Type")
+    plain = get_origin(annotation) or annotation
+    if isinstance(plain, type) and plain is not UnionType:
+        return plain.__name__.removesuffix("Type")
     return " | ".join(map(_kind, get_args(annotation))) or repr(annotation)

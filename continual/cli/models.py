@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Csv, Device, Json, Model, Set, Weights, Workers
-from continual.console import (
-    STDOUT,
-    add_row,
-    check_outputs,
-    console,
-    count,
-    new_table,
-    pairs,
-    show,
-    size,
-    write_json,
-    write_text,
-)  # fmt: skip
+from continual import console
+from continual.cli.options import Csv, Device, Json, Method, Model, Set, Weights, Workers
 from continual.lifecycle import contents
 
 if TYPE_CHECKING:
@@ -45,43 +33,40 @@ def predict(
         typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),
     ] = None,
     set_: Set = None,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
 ) -> None:
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
-    from continual import options
-    from continual.cli.opening import images_in, load_learner, settings_now
+    from continual.cli import opening
     from continual.cli.progress import ProgressBars
-    from continual.data.images import check_readable
 
-    check_outputs(json, csv)
-    device_ = options.device(device)
+    console.check_outputs(json, csv)
     found = contents.read(model)
-    changed = settings_now(found, set_ or ())
-    paths = [path for given in images for path in images_in(given)]
-    with ProgressBars(console(stderr=True)) as bars:
-        check_readable(paths, bars)
-        learner = load_learner(found, weights, device_).variant(**changed)
+    opening.settings_now(found, set_, method)
+    with ProgressBars(console.console(stderr=True)) as bars:
+        paths = opening.readable(images, bars)
+        learner = opening.load_learner(found, weights, device, method, set_)
         records = _records(paths, learner.predict(paths, workers=workers, progress=bars, unknown_rate=unknown_rate))
-    write_json(json, records)
+    console.write_json(json, records)
     if csv is not None:
-        write_text(csv, _csv(records))
-    if STDOUT not in (json, csv):
-        show(_prediction_table(records))
+        console.write_text(csv, _csv(records))
+    if console.STDOUT not in (json, csv):
+        console.show(_prediction_table(records))
 
 
 @app.command()
 def info(model: Model, json: Json = None) -> None:
     """Show what a model file holds, without its backbone. Experiences count from 0."""
-    check_outputs(json)
+    console.check_outputs(json)
     about = contents.read(model).describe()
-    if write_json(json, about):
-        show(_info_table(about))
+    if console.write_json(json, about):
+        console.show(_info_table(about))
 
 
 def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, Any]]:
-    """Return one flat record an image; stacks count from 0 and are None for methods without them."""
+    """Return one flat record per image; stacks count from 0 and are None for methods without them."""
     best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
     probability = prediction.probabilities
     if probability is not None:
@@ -92,11 +77,11 @@ def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, An
     columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
     records = []
     for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):
-        scores, order = best.values[row].tolist(), best.indices[row].tolist()
-        first = {"file": str(path), "answer": answer, "score": scores[0]}
-        second = {"runner_up": prediction.classes[order[1]], "runner_up_score": scores[1]} if len(order) > 1 else {}
-        none = {"runner_up": None, "runner_up_score": None}
-        records.append({**first, **none, **second, **{name: values[row] for name, values in columns.items()}})
+        names = [*(prediction.classes[place] for place in best.indices[row].tolist()), None]
+        scores = [*best.values[row].tolist(), None]
+        record = {"file": str(path), "answer": answer, "score": scores[0]}
+        record |= {"runner_up": names[1], "runner_up_score": scores[1]}
+        records.append(record | {name: values[row] for name, values in columns.items()})
     return records
 
 
@@ -109,45 +94,38 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
-    retrieves = records[0]["stack"] is not None
-    sure, asked = (records[0][key] is not None for key in ("probability", "unknown"))
-    more = [*(["stack", "refinements"] if retrieves else []), *(["probability"] * sure), *(["unknown"] * asked)]
-    table = new_table("file", "answer", "score", "runner-up", "score", *more)
+    more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
+    table = console.new_table("file", "answer", "score", "runner-up", "score", *more)
     for r in records:
-        second = None if r["runner_up"] is None else f"{r['runner_up_score']:.3f}"
-        extra: list[Any] = [r["stack"], r["refinements"]] if retrieves else []
-        if sure:
-            extra.append(f"{r['probability']:.3f}")
-        if asked:
-            extra.append("unknown" if r["unknown"] else "")
-        add_row(table, r["file"], r["answer"], f"{r['score']:.3f}", r["runner_up"], second, *extra)
+        first = [r[name] for name in ("file", "answer", "score", "runner_up", "runner_up_score")]
+        extra = {**r, "unknown": "unknown" if r["unknown"] else ""}
+        console.add_row(table, *map(_short, [*first, *[extra[name] for name in more]]))
     return table
 
 
+def _short(value: Any) -> Any:
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
 def _info_table(about: dict[str, Any]) -> Table:
-    backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
-    source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
     from rich.table import Table
 
+    backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
+    source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
+    learned = f"{console.count(len(about['classes']), 'class')} in {console.count(about['experiences'], 'experience')}"
+    rows = [("file", f"{about['file']}, {console.size(about['file_bytes'])}"), ("method", about["method"])]
+    rows += [("learned", f"{learned}, {console.count(about['updates'], 'update')}")]
+    for experience in range(about["experiences"]):
+        own = [c for c in about["classes"] if c["experience"] == experience]
+        names = [str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "") for c in own]
+        rows += [(f"  experience {experience}", ", ".join(names))]
+    rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
+    rows += [("  arguments", console.pairs(backbone["model_args"])), ("  preprocessing", console.pairs(preparation))]
+    rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
+    rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    add_row(table, "file", f"{about['file']}, {size(about['file_bytes'])}")
-    add_row(table, "method", about["method"])
-    learned = f"{count(len(about['classes']), 'class')} in {count(about['experiences'], 'experience')}"
-    add_row(table, "learned", f"{learned}, {count(about['updates'], 'update')}")
-    for experience in range(about["experiences"]):
-        names = [
-            str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "")
-            for c in about["classes"]
-            if c["experience"] == experience
-        ]
-        add_row(table, f"  experience {experience}", ", ".join(names))
-    add_row(table, "backbone", f"{backbone['name']} ({source})")
-    add_row(table, "  SHA-256", backbone["sha256"])
-    add_row(table, "  arguments", pairs(backbone["model_args"]))
-    add_row(table, "  preprocessing", pairs(preparation))
-    add_row(table, "memory", ", ".join(f"{part} {size(n)}" for part, n in about["memory_bytes"].items()))
-    add_row(table, "settings", pairs(about["settings"]))
-    add_row(table, "versions", pairs(about["versions"]))
+    for row in rows:
+        console.add_row(table, *row)
     return table

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from continual import options
 from continual.backbones import loading
 from continual.backbones.loading import Backbone
-from continual.data.images import image_files, unread
+from continual.data import images
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
+from continual.learning.progress import Progress
 from continual.learning.settings import make
 from continual.lifecycle.contents import ModelFile
-from continual.methods import RECOMMENDED, load, method, methods
+from continual.methods import RECOMMENDED, load, method, methods, with_preset
 
 
 def images_in(given: Path) -> list[Path]:
     """Return the images below a folder, or the one image given."""
     if not given.is_dir():
         return [given]
-    found = image_files(given)
+    found = images.image_files(given)
     if not found:
-        others = unread(given)
+        others = images.unread(given)
         raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
     return found
 
 
-def settings_now(found: ModelFile, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return settings to answer with, from `key=value`; raises InputError for those that a model cannot change."""
-    asked, kind = options.assignments("--set", pairs), method(found.method).settings_type
+def readable(given: Iterable[Path], progress: Progress) -> list[Path]:
+    """Return the images below some folders, or given themselves; raises InputError that names those that are broken."""
+    paths = [path for place in given for path in images_in(place)]
+    images.check_readable(paths, progress)
+    return paths
+
+
+def settings_now(found: ModelFile, pairs: Sequence[str] | None, own: str | None) -> dict[str, Any]:
+    """Return settings to answer with, from `key=value`, once the method's `own` code is loaded, if there is any.
+
+    Raises InputError for those that a model cannot change, and for a method that is not the model's.
+    """
+    if own is not None and (name := with_preset(own)[0]) != found.method:
+        raise InputError(f"--method {own} is {name}, but {found.path} is a model of {found.method}")
+    asked, kind = options.assignments("--set", pairs or ()), method(found.method).settings_type
     if refused := sorted(asked.keys() - kind.at_inference):
         raise InputError(
             f"--set {refused[0]}: of a model that exists, {', '.join(sorted(kind.at_inference))} can be set for answers"
@@ -41,19 +54,25 @@ def settings_now(found: ModelFile, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def load_learner(
-    found: ModelFile, weights: Path | None, device: Any, backbone: Backbone | None = None
+    found: ModelFile,
+    weights: Path | None,
+    device: str,
+    own: str | None = None,
+    settings: Sequence[str] | None = None,
+    backbone: Backbone | None = None,
 ) -> IncrementalLearner[Any]:
-    """Load the model, on a backbone that was loaded before, if it is given.
+    """Load the model with the settings of `settings_now`, on a backbone that was loaded before, if it is given.
 
     `weights`, where given, are used even if the model embeds its backbone, and must be the same.
     """
+    now, place = settings_now(found, settings, own), options.device(device)
     description = dict(found.header["backbone"])
     file = description["weights_file"]
     if backbone is None and weights is not None:
         backbone = loading.rebuild({**description, "weights_file": str(weights)})
     elif backbone is None and not found.embedded and file is not None and not Path(file).is_file():
         raise InputError(f"the backbone's weights of {found.path} were at {file}: say where they are with --weights")
-    return load(found.path, backbone, device=device)
+    return load(found.path, backbone, device=place).variant(**now)
 
 
 def checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> str:

@@ -18,13 +18,15 @@ ModelArg = Annotated[
     typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
 ]
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16."),
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16.")
 ]
 Symmetry = Annotated[
     str | None,
     typer.Option(
         metavar="GROUP", help="Answer alike however an image is rotated (C4), mirrored (mirror_h) or both (D4)."
     ),
+]
+Method = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME", help="The learner's code, for a model of a method of your own.")
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]

@@ -159,7 +159,8 @@ def _toml(values: Mapping[str, Any], place: str = "") -> str:
     """Write a table; None, which TOML lacks, is left out, as its default says the same."""
     plain = {k: v for k, v in values.items() if v is not None and not isinstance(v, Mapping)}
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping) and v}
-    text = "".join(f"{_key(k)} = {_value(v)}\n" for k, v in plain.items())
+    # JSON's strings, numbers, booleans and lists are TOML's.
+    text = "".join(f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in plain.items())
     if place and text:
         text = f"\n[{place}]\n{text}"
     return text + "".join(_toml(v, f"{place}.{_key(k)}" if place else _key(k)) for k, v in tables.items())
@@ -167,8 +168,3 @@ def _toml(values: Mapping[str, Any], place: str = "") -> str:
 
 def _key(name: str) -> str:
     return name if name and all(c.isascii() and (c.isalnum() or c in "-_") for c in name) else json.dumps(name)
-
-
-def _value(value: Any) -> str:
-    """Write one value: JSON's strings, numbers, booleans and lists are TOML's."""
-    return json.dumps(value, ensure_ascii=False)

@@ -21,9 +21,8 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.lifecycle.new_images import Picture
 from continual.lifecycle.seen_images import SeenImages
-
-#: which of the pictures of a class are kept, at most so many: their places
-Rule = Callable[[Sequence[Picture], int], Sequence[int]]
+from continual.seeding import generator
+from continual.selection.base import selected
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,8 @@ class HeldOutFeatures:
     def only(self, digests: Collection[int]) -> HeldOutFeatures:
         """Return those of some images alone."""
         places = [place for place, mark in enumerate(self.digests) if mark in digests]
-        return HeldOutFeatures(
-            tuple(self.digests[place] for place in places), {name: rows[places] for name, rows in self.rows.items()}
-        )
+        kept = tuple(self.digests[place] for place in places)
+        return HeldOutFeatures(kept, {name: rows[places] for name, rows in self.rows.items()})
 
     def without(self, digests: Collection[int]) -> HeldOutFeatures:
         """Return those of all images but some."""
@@ -71,9 +69,9 @@ class HeldOutFeatures:
         """Return what the learner would answer for the images."""
         if not self.digests:
             return []
-        stand_ins = torch.arange(len(self.digests)).reshape(-1, 1, 1, 1)
+        numbers = torch.arange(len(self.digests)).reshape(-1, 1, 1, 1)
         known = {name: rows.to(learner.device) for name, rows in self.rows.items()}
-        scores = learner.score_batch(stand_ins, _Replay(known))
+        scores = learner.score_batch(numbers, _Replay(known))
         return [learner.classes[best] for best in scores.values.argmax(1).tolist()]
 
     def pack(self) -> dict[str, Tensor]:
@@ -90,21 +88,21 @@ class HeldOutFeatures:
         return cls(tuple(tensors["features_of"].tolist()), model_file.part(tensors, "features"))
 
 
-def by_digest(pictures: Sequence[Picture], count: int) -> list[int]:
-    """Return the places of at most so many pictures: those whose digests, as good as random numbers, are smallest."""
-    return sorted(range(len(pictures)), key=lambda place: pictures[place].entry.digest)[:count]
+def chosen(pictures: Sequence[Picture], there: HeldOutFeatures, seen: SeenImages, most: int) -> dict[int, Path]:
+    """Choose of which held-out images to keep features, at most so many per class with those that are kept already.
 
-
-def chosen(
-    pictures: Sequence[Picture], there: HeldOutFeatures, seen: SeenImages, most: int, rule: Rule = by_digest
-) -> dict[int, Path]:
-    """Choose of which held-out images to keep features, at most so many per class with those that are kept already."""
+    The same ones of the same images in whatever order; one that is kept stays.
+    """
     count, by_class = Counter(there.labels(seen)), defaultdict[Label, list[Picture]](list)
-    for picture in pictures:
+    for picture in sorted(pictures, key=lambda picture: picture.entry.digest):
         if picture.entry.digest not in there.digests:
             by_class[picture.entry.label].append(picture)
-    found = [own[i] for label, own in by_class.items() for i in rule(own, max(most - count[label], 0))]
-    return {p.entry.digest: p.path for p in sorted(found, key=lambda picture: picture.entry.digest)}
+    found = {}
+    for label, own in by_class.items():
+        draw = generator(0, "held-out images", label)
+        for place in selected("random", torch.empty(len(own), 0), max(most - count[label], 0), draw):
+            found[own[place].entry.digest] = own[place].path
+    return dict(sorted(found.items()))
 
 
 class _Notes(FeatureCache):
@@ -122,7 +120,7 @@ class _Notes(FeatureCache):
 
 
 class _Replay(FeatureCache):
-    """Knows the features of images by the numbers that stand in for them."""
+    """Knows the features of images by the numbers given in place of them."""
 
     def __init__(self, rows: Mapping[str, Tensor]) -> None:
         super().__init__()

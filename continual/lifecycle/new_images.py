@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from continual.console import count
-from continual.data.images import image_files, list_folder, unread
+from continual.data.images import image_files, list_folder, open_image, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
 from continual.learning.progress import Progress
-from continual.lifecycle.lookup import entry, lookup
+from continual.lifecycle.fingerprints import digest, fingerprint
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.lifecycle.split import split
 
@@ -51,12 +53,10 @@ class Plan:
         """Say what will be learned and held out, and what is odd, for people."""
         counts = Counter(picture.entry.label for picture in self.learn)
         said = []
-        for noun, wanted in (("new class", False), ("known class with new images", True)):
-            found = {name: n for name, n in sorted(counts.items(), key=str) if (name in known) == wanted}
+        for noun, rest, wanted in (("new class", "", False), ("known class", " with new images", True)):
+            found = [f"{name} ({n})" for name, n in sorted(counts.items(), key=str) if (name in known) == wanted]
             if found:
-                head, _, rest = noun.partition(" class")
-                number = count(len(found), f"{head} class") + rest
-                said.append(f"{number}: {', '.join(f'{name} ({n})' for name, n in found.items())}")
+                said.append(f"{count(len(found), noun)}{rest}: {', '.join(found)}")
         if self.hold_out:
             said.append(f"held out to evaluate on: {count(len(self.hold_out), 'new image')}")
         if self.held_out:
@@ -65,8 +65,27 @@ class Plan:
             said.append(f"learned before, left out: {count(self.learned, 'image')}")
         tiny = [f"{name} ({n})" for name, n in counts.items() if n < TINY and name not in known]
         if tiny:
-            said.append(f"note: few images to learn from: {', '.join(map(str, tiny))}")
+            said.append(f"note: few images to learn from: {', '.join(tiny)}")
         return said + [f"note: {note}" for note in self.notes]
+
+
+def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
+    """Return an image's entry if it was seen, else its digest; raises InputError if it cannot be read."""
+    try:
+        mark = digest(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    return seen.by_digest.get(mark, mark)
+
+
+def entry(path: Path, label: Label, seen: SeenImages) -> SeenImage:
+    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image."""
+    found = lookup(path, seen)
+    if isinstance(found, SeenImage):
+        return found
+    image = open_image(path)
+    assert not isinstance(image, Tensor)
+    return SeenImage(found, fingerprint(image), label)
 
 
 def plan(
@@ -169,9 +188,8 @@ def _divide(pictures: Sequence[Picture], seen: SeenImages, hold_out: float, made
             made.learn.append(picture)
     if alike.number:
         shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in alike.examples]
-        more = alike.number - len(shown)
-        rest = f", and {more} more" if more else ""
-        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{rest}")
+        more = f", and {alike.number - len(shown)} more" if alike.number > len(shown) else ""
+        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{more}")
 
 
 def _left_out(
@@ -199,7 +217,7 @@ def _check_folders(
     known: Sequence[Label],
     made: Plan,
 ) -> None:
-    """Look at images that lie in another folder than they were learned from: moved, or the class was renamed."""
+    """Look at images that lie in another folder than they were learned from, or whose class was renamed."""
     coming = Counter(picture.entry.label for picture in new)
     for (name, label), n in elsewhere.items():
         if n and label_of[name] not in known and n > coming[label_of[name]] > 0:
@@ -226,14 +244,12 @@ def _check_names(names: Sequence[str], known: Sequence[Label], made: Plan) -> No
 
 def _strays(folder: Path, used: set[str]) -> list[str]:
     """Remark on images outside class folders, and on class folders without images."""
-    loose = sum(len(path.relative_to(folder).parts) == 1 for path in image_files(folder))
+    loose = sum(path.parent == folder for path in image_files(folder))
     empty = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")} - used
     notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
-    others = unread(folder)
-    notes += [f"left out: {others}"] if others else []
+    notes += [f"left out: {others}"] if (others := unread(folder)) else []
     return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])
 
 
 def _some(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:
-    more = f"{between}and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + more
+    return between.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])

@@ -18,7 +18,7 @@ from continual.seeding import generator
 
 Learner = IncrementalLearner[Any]
 
-#: features drawn of a class of which no held-out image is here
+#: features drawn per class of which no held-out image is here
 DRAWN = 500
 
 
@@ -27,12 +27,12 @@ class Review:
     """Answers of the model before an update and after it."""
 
     truth: list[Label] = field(default_factory=list)  #: of the held-out images
-    old: list[Label | None] = field(default_factory=list)  #: answers of before; None for classes it did not know
-    new: list[Label] = field(default_factory=list)  #: answers of now
+    old: list[Label | None] = field(default_factory=list)  #: answers before the update; None for new classes
+    new: list[Label] = field(default_factory=list)  #: answers after it
     gone: int = 0  #: of these images are gone, and were answered by features that were kept
     simulated: dict[Label, float] = field(default_factory=dict)  #: shares of features right before and wrong now
     lost_to: Counter[tuple[Label, Label]] = field(default_factory=Counter)  #: of those, drawn features by class pair
-    unjudged: list[Label] = field(default_factory=list)  #: classes of before of which nothing can be said
+    unjudged: list[Label] = field(default_factory=list)  #: classes known before of which nothing can be said
 
     @property
     def negative(self) -> Counter[tuple[Label, Label]]:
@@ -91,10 +91,9 @@ def review(
     if paths:
         options: dict[str, Any] = {"workers": workers, "cache": cache}
         found.truth = [label for _, label in held_out]
-        old = [place for place, label in enumerate(found.truth) if label in known]
-        answers = before.predict([paths[i] for i in old], **options).labels if old else []
-        said = dict(zip(old, answers, strict=True))
-        found.old = [said.get(place) for place in range(len(paths))]
+        old = [path for path, label in held_out if label in known]
+        answers = iter(before.predict(old, **options).labels if old else ())
+        found.old = [next(answers) if label in known else None for label in found.truth]
         found.new = after.predict(paths, progress=progress, **options).labels
     if gone is not None and seen is not None:
         found.gone = len(gone.digests)

@@ -130,19 +130,16 @@ def rollback(model: Path, number: int | None = None) -> Version:
     The version left stays among the others, so that `rollback` to it leads back. Raises InputError for a
     version that is not there, ModelFileError for one that is damaged.
     """
-    there = versions(model)
-    (now,) = [version.number for version in there if version.current]
-    earlier = [version.number for version in there if version.number < now]
-    wanted = (earlier or [0])[-1] if number is None else number
-    for version in there:
-        if version.number == wanted and not version.current:
-            source = version.path
-            contents.read(source)
-            replace(model, partial(_link, source))
-            return Version(wanted, model, True)
-    others = ", ".join(str(version.number) for version in there if not version.current) or "none"
+    found = versions(model)
+    (now,) = [version.number for version in found if version.current]
+    others = {version.number: version.path for version in found if not version.current}
+    wanted = max((n for n in others if n < now), default=0) if number is None else number
+    if source := others.get(wanted):
+        contents.read(source)
+        replace(model, partial(_link, source))
+        return Version(wanted, model, True)
     said = "no earlier version" if number is None else f"no other version {number}"
-    raise InputError(f"{model} is version {now} and has {said}; there are: {others}")
+    raise InputError(f"{model} is version {now} and has {said}; there are: {', '.join(map(str, others)) or 'none'}")
 
 
 def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
@@ -182,8 +179,8 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
         if model.exists():
             _keep(model)
         staged.replace(model)
-        for number in sorted(_kept(model))[:-KEPT]:
-            _kept(model)[number].unlink()
+        for old in list(_kept(model).values())[:-KEPT]:
+            old.unlink()
     except (ModelFileError, OSError) as error:
         said = str(error).replace(str(staged), str(model))
         raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
@@ -210,9 +207,8 @@ def _keep(model: Path) -> None:
 
 
 def _kept(model: Path) -> dict[int, Path]:
-    folder = folder_of(model)
-    found = [path for path in folder.glob("*.safetensors") if path.stem.isdecimal()] if folder.is_dir() else []
-    return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
+    found = {int(path.stem): path for path in folder_of(model).glob("*.safetensors") if path.stem.isdecimal()}
+    return dict(sorted(found.items()))
 
 
 def _link(source: Path, place: Path) -> None:

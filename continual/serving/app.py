@@ -22,13 +22,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from continual import __version__
-from continual.serving.answers import answer, described
 from continual.serving.batching import Batcher, OverloadedError
-from continual.serving.forms import images_of
 from continual.serving.metrics import Metrics
-from continual.serving.model import ModelInUse, Served
+from continual.serving.model import ModelInUse, Served, answer, described
 from continual.serving.outer import Outer
-from continual.serving.uploads import Limits, RefusedError, picture
+from continual.serving.uploads import Limits, RefusedError, images_of, picture
 
 LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")

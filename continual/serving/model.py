@@ -1,4 +1,4 @@
-"""The model in use, and its replacement when the file changes: whole, and between two requests."""
+"""The model in use, what it says of an image, and its replacement when the file changes, between two requests."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ Learner = IncrementalLearner[Any]
 #: which file lies at a path: files are replaced, never changed
 Signature = tuple[int, int, int]
 
+BEST = 5  #: classes listed
+
 
 @dataclass(frozen=True)
 class Served:
@@ -35,6 +37,42 @@ class Served:
     def scores(self, images: Sequence[Tensor]) -> Scores:
         """Return what the model says of prepared images."""
         return self.learner.score_batch(torch.stack(list(images)))
+
+
+def answer(model: Served, scores: Scores, row: int, unknown_rate: float) -> dict[str, Any]:
+    """Return what `Prediction` has for one image of a batch, as JSON values; what the method does not know is None.
+
+    `best` lists the likeliest classes, `nearest` those whose prototypes have the largest cosine.
+    """
+
+    def own(values: Tensor | None) -> Any:
+        return None if values is None else values[row].tolist()
+
+    def top(values: Tensor) -> list[int]:
+        return values[row].argsort(descending=True).tolist()[:BEST]
+
+    values, cosines, familiarity = own(scores.values), own(scores.similarity), own(scores.familiarity)
+    classes = model.learner.classes
+    probabilities = own(scores.probabilities) or [None] * len(classes)
+    near = None if scores.similarity is None else top(scores.similarity)
+    best = [{"class": classes[c], "score": values[c], "probability": probabilities[c]} for c in top(scores.values)]
+    return {
+        "answer": best[0]["class"],
+        "score": best[0]["score"],
+        "probability": best[0]["probability"],
+        "unknown": None if familiarity is None else familiarity <= unknown_rate,
+        "familiarity": familiarity,
+        "stack": own(scores.stack),
+        "refinements": own(scores.refinements),
+        "best": best,
+        "nearest": near and [{"class": classes[c], "similarity": cosines[c]} for c in near],
+    }
+
+
+def described(model: Served) -> dict[str, Any]:
+    """Return which model answers."""
+    learner = model.learner
+    return {"method": learner.method, "classes": len(learner.classes), "updates": learner.state.updates}
 
 
 class ModelInUse:
@@ -62,7 +100,7 @@ class ModelInUse:
                     return False
                 self._tried = signature
                 self.now = Served(self._load(self.now.learner), signature)
-            except Exception as error:  # whatever is wrong with the file: the server goes on
+            except Exception as error:  # whatever is wrong with the file: the server continues
                 self.problem = f"{type(error).__name__}: {error}"
                 return False
             self.problem = None

@@ -248,7 +248,7 @@ def test_methods_and_their_settings(equimos: Equimos) -> None:
         ends = "yes" if kind.exemplar_free else "no", "any" if kind.any_backbone else "ViT"
         assert tuple(line.split()[-2:]) == ends
         assert all(setting in long for setting in kind.settings_type.model_fields)
-    assert "'mean' | None" in long
+    assert "'inductor' | 'aot_eager' | 'eager' | None" in long
     assert "--method mos_reference, or --method mos --preset reference: merge=per_forward" in long
     assert "alignment_epochs" not in short
 

@@ -55,7 +55,7 @@ def test_export_in_8_bits_says_what_it_costs(equimos: Equimos, model: Path, flow
     result = equimos("export", "--model", model, "--onnx", tmp_path / "x.onnx", "--images", flowers, "--int8")
     assert result.exit_code == 0, result.stderr
     assert "in 8 bits: " in result.stdout
-    assert " ms an image" in result.stdout
+    assert " ms per image" in result.stdout
     assert "8 images answered right: " in result.stdout
 
 

@@ -109,7 +109,7 @@ def test_an_interrupted_study_goes_on(
     monkeypatch.setattr(run.Run, "_save", stop)
     halted = tune(study, *words, "--out", parts)
     assert halted.exit_code == 130
-    assert halted.stderr.splitlines()[-1] == "interrupted: the same command goes on with it"
+    assert halted.stderr.splitlines()[-1] == "interrupted: the same command resumes it"
     assert kept == [2]
     monkeypatch.setattr(run.Run, "_save", save)
     done = tune(study, *words, "--out", parts)

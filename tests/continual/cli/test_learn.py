@@ -121,7 +121,7 @@ def test_held_out_images_are_evaluated_month_after_month(
     listed = json.loads(equimos("history", "-m", model, "--json", "-").stdout)
     assert [row["held_out"]["images"] for row in listed] == [4, 6, 6]
     assert "100.0%" in equimos("history", "-m", model).stdout
-    assert continual.load(model).state.counts.tolist() == [8, 8, 8, 8]
+    assert continual.load(model).state.prototypes.count.tolist() == [8, 8, 8, 8]
 
 
 def test_what_broke_is_said_by_class_pair_and_may_be_refused(
@@ -262,7 +262,7 @@ def test_out_of_memory_is_one_line_and_loses_nothing(
     """The allocator's own error, for more memory than there is anywhere."""
     more, before = pictures("more", ["iris"]), model.read_bytes()
     words = {"learn": ["--yes", "-i", more], "predict": [more], "correct": [more, "--class", "rose"]}
-    monkeypatch.setattr(MOSLearner, "scores", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    monkeypatch.setattr(MOSLearner, "_scores", lambda *_, **__: torch.empty(2**60, dtype=torch.uint8))
     result = equimos(command, *words[command], "-m", model)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("error: out of memory: a smaller batch_size")

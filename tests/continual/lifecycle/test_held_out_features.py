@@ -13,7 +13,9 @@ from PIL import Image
 import continual
 from continual.lifecycle import contents
 from continual.lifecycle.fingerprints import digest
-from continual.lifecycle.held_out_features import HeldOutFeatures
+from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
+from continual.lifecycle.new_images import Picture
+from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.methods import method, methods
 from continual.testing import coloured_squares, tiny_backbone
 from tests.support.refusals import refused
@@ -63,7 +65,7 @@ def test_what_broke_is_known_when_the_images_are_gone(
     equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
 ) -> None:
     """A second month whose class looks like one of the first, whose folders are gone."""
-    model, first = tmp_path / "m.safetensors", pictures("first", ["rose", "tulip"], 20)
+    model, first = tmp_path / "m.safetensors", pictures("first", ["rose", "tulip"], 30)
     words = ("-m", model, "--weights", weights, "--method", "simple_cil", "--keep-held-out", 3)
     assert equimos("learn", "--yes", "-i", first, *words).exit_code == 0
     found = contents.read(model)
@@ -71,8 +73,8 @@ def test_what_broke_is_known_when_the_images_are_gone(
     assert sorted(held_out[mark] for mark in found.held_out.digests) == ["rose"] * 3 + ["tulip"] * 3
     assert "held-out features" in equimos("info", "-m", model).stdout
 
-    twins = pictures("twins", ["tulip"], 40) / "tulip"
-    for number in range(20):
+    twins = pictures("twins", ["tulip"], 50) / "tulip"
+    for number in range(30):
         (twins / f"{number}.png").unlink()
     twins.rename(twins.with_name("parrot"))
     old = continual.load(model)
@@ -101,3 +103,18 @@ def test_what_broke_is_known_when_the_images_are_gone(
 
 def _digest(path: Path) -> int:
     return digest(path.read_bytes())
+
+
+def test_the_same_images_are_kept_in_whatever_order_and_those_that_are_kept_stay() -> None:
+    pictures = [
+        Picture(Path(f"{mark}.png"), SeenImage(mark, 0, "rose" if mark % 2 else "iris", True)) for mark in range(24)
+    ]
+    seen = SeenImages().with_images(picture.entry for picture in pictures)
+    few = chosen(pictures, HeldOutFeatures(), seen, 3)
+    assert len(few) == 6
+    assert list(few.items()) == list(chosen(pictures[::-1], HeldOutFeatures(), seen, 3).items())
+    assert {mark % 2 for mark in few} == {0, 1}
+    more = chosen(pictures, HeldOutFeatures(tuple(few)), seen, 5)
+    assert len(more) == 4
+    assert not more.keys() & few.keys()
+    assert chosen(pictures, HeldOutFeatures(tuple(few)), seen, 2) == {}

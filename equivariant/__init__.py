@@ -1,11 +1,10 @@
-"""Any pretrained vision model made exactly equivariant to turns, mirrors or channel permutations.
+"""Any pretrained vision model made exactly equivariant to rotations, mirrors or channel permutations.
 
     features, head = take_off_head(model)                        # any classifier
-    model = LambdaEquitune(features, "C4", head=head)            # its answer ignores quarter turns
+    model = LambdaEquitune(features, "C4", head=head)            # its answer ignores rotations by 90°
     assert_equivariant(model, "C4", images)                      # and you can check it
 
-Wrappers: `Equitune`, `LambdaEquitune`, `Equizero`, `Canonicaliser`, `OrbitMax`, `PrunedOrbit`; they take
-any module, any group (`as_group`) and any representation of the output (`Trivial`, `Maps`, `Tokens`, …).
+Wrappers take any module, any group (`as_group`) and any representation of the output (`Trivial`, `Maps`, `Tokens`, …).
 `tune` fine-tunes them; `equivariance_report`, `orbit_consistency` and `orbit_flip_rate` check any model.
 """
 
@@ -51,62 +50,12 @@ from equivariant.wrappers.max_pooling import OrbitMax
 from equivariant.wrappers.pruned_orbit import PrunedOrbit
 
 __all__ = [
-    "Action",
-    "Boxes",
-    "Canonicaliser",
-    "Equitune",
-    "EquivarianceReport",
-    "EquivariantError",
-    "Equizero",
-    "Evaluation",
-    "FeatureScore",
-    "FiniteGroup",
-    "GroupError",
-    "ImageScore",
-    "Images",
-    "InputError",
-    "Keypoints",
-    "LambdaEquitune",
-    "Maps",
-    "Masks",
-    "Motion",
-    "OrbitMax",
-    "OrbitWrapper",
-    "PrunedOrbit",
-    "Recipe",
-    "Regular",
-    "Similarity",
-    "Stage",
-    "Staged",
-    "StagedPair",
-    "StagedViT",
-    "Tokens",
-    "Trivial",
-    "TuningResult",
-    "VectorField",
-    "WeightedWrapper",
-    "act",
-    "action_error",
-    "align",
-    "as_group",
-    "assert_equivariant",
-    "channel_cycle",
-    "channel_permutations",
-    "cyclic",
-    "dihedral",
-    "entropy",
-    "equivariance_error",
-    "equivariance_report",
-    "evaluate",
-    "from_generators",
-    "max_probability",
-    "mirror_h",
-    "mirror_v",
-    "orbit",
-    "orbit_answers",
-    "orbit_consistency",
-    "orbit_flip_rate",
-    "take_off_head",
-    "tune",
-    "wrap_module",
-]
+    "Action", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantError", "Equizero",
+    "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images", "InputError", "Keypoints",
+    "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit", "Recipe", "Regular",
+    "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tokens", "Trivial", "TuningResult", "VectorField",
+    "WeightedWrapper", "act", "action_error", "align", "as_group", "assert_equivariant", "channel_cycle",
+    "channel_permutations", "cyclic", "dihedral", "entropy", "equivariance_error", "equivariance_report",
+    "evaluate", "from_generators", "max_probability", "mirror_h", "mirror_v", "orbit", "orbit_answers",
+    "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
+]  # fmt: skip

@@ -1,7 +1,7 @@
-"""How group elements move tensors: one `Action` for each kind of input or output.
+"""How group elements transform tensors: one `Action` for each kind of input or output.
 
-An action is a callable `action(group, g, x)` with `action(g, action(h, x)) == action(gh, x)`. Values are
-moved without arithmetic if the group is exact (right angles, mirrors, channels).
+An action is a callable `action(group, g, x)` with `action(g, action(h, x)) == action(gh, x)`. Values only change
+places, without arithmetic, if the group is exact (right angles, mirrors, channels).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from equivariant.sampling import INTERPOLATIONS, PADDINGS, Interpolation, Paddin
 
 
 class Action(ABC):
-    """How the elements of a group move one kind of tensor. Subclass it for a kind of your own."""
+    """How the elements of a group transform one kind of tensor. Subclass it for a kind of your own."""
 
     #: Whether values only change places, so that an elementwise maximum commutes with the action.
     permutes: ClassVar[bool] = True
@@ -61,7 +61,7 @@ def motion_of(group: FiniteGroup, g: int) -> Motion:
 
 @dataclass(frozen=True)
 class Trivial(Action):
-    """Nothing moves: class scores, pooled features, any invariant answer (B, …)."""
+    """Nothing changes: class scores, pooled features, any invariant answer (B, …)."""
 
     def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
         return x
@@ -69,11 +69,11 @@ class Trivial(Action):
 
 @dataclass(frozen=True)
 class Maps(Action):
-    """Feature maps, score maps and masks (…, H, W): moved in the plane, channels as they are.
+    """Feature maps, score maps and masks (…, H, W): transformed in the plane, channels as they are.
 
-    Integer and boolean maps are interpolated by the nearest value. `crop="circle"` puts zeros outside the
-    inscribed circle, for the identity too: with interpolated turns this removes most of what gets lost at
-    the corners; `equivariant.checks.equivariance.action_error` measures what remains.
+    Integer and boolean maps are interpolated by the nearest value. `crop="circle"` puts zeros outside the inscribed
+    circle, for the identity too: with interpolated rotations this removes most of what gets lost at the corners;
+    `equivariant.checks.equivariance.action_error` measures what remains.
     """
 
     interpolation: Interpolation = "bilinear"
@@ -82,10 +82,8 @@ class Maps(Action):
 
     def __post_init__(self) -> None:
         for name, allowed in (("interpolation", INTERPOLATIONS), ("padding", PADDINGS), ("crop", ("circle", None))):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(map(repr, allowed))}"
-                )
+            if (value := getattr(self, name)) not in allowed:
+                raise InputError(f"{name}={value!r} is unknown: choose one of {', '.join(map(repr, allowed))}")
 
     def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
         if x.ndim < 3:
@@ -110,11 +108,12 @@ class Masks(Maps):
 
 @dataclass(frozen=True)
 class Images(Maps):
-    """Images (B, C, H, W): moved in the plane, and their channels permuted if the element says so."""
+    """Images (B, C, H, W): transformed in the plane, and their channels permuted if the element says so."""
 
     def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
         motion = self._fitting(group, g, x)
-        return self._plane(motion, x[:, _inverse(motion.channels)] if motion.channels else x)
+        sources = sorted(range(len(motion.channels)), key=motion.channels.__getitem__)
+        return self._plane(motion, x[:, sources] if sources else x)
 
     def _fitting(self, group: FiniteGroup, g: int, x: Tensor) -> Motion:
         if x.ndim != 4:
@@ -138,7 +137,7 @@ class Images(Maps):
 
 @dataclass(frozen=True)
 class Tokens(Action):
-    """Patch tokens (…, P + h·w, D): the h x w grid moves, the first P tokens (class, registers) stay.
+    """Patch tokens (…, P + h·w, D): the h x w grid is transformed, the first P tokens (class, registers) stay.
 
     Without `grid`, it must be square. Interpolation as for `Maps`.
     """
@@ -160,16 +159,16 @@ class Tokens(Action):
                 f"Tokens(prefix=…, grid=(h, w)), prefix being the number of class and register tokens"
             )
         patches = rearrange(x[..., self.prefix :, :], "... (h w) d -> ... d h w", h=height)
-        moved = move(patches, motion_of(group, g), self.interpolation)
-        return torch.cat([x[..., : self.prefix, :], rearrange(moved, "... d h w -> ... (h w) d")], dim=-2)
+        patches = rearrange(move(patches, motion_of(group, g), self.interpolation), "... d h w -> ... (h w) d")
+        return torch.cat([x[..., : self.prefix, :], patches], dim=-2)
 
 
 @dataclass(frozen=True)
 class Regular(Action):
     """Features with one value for each element of the group: (B, C·|G|, …), the group axis innermost.
 
-    Element g carries the value at h to the place of gh. With `spatial`, a regular field: (B, C·|G|, H, W)
-    whose picture moves as well.
+    Element g carries the value at h to the place of gh; with `spatial`, a regular field (B, C·|G|, H, W), it transforms
+    the picture as well.
     """
 
     spatial: bool = False
@@ -182,17 +181,14 @@ class Regular(Action):
                 f"{tuple(x.shape)}"
             )
         source = [group.product(group.inverse(g), h) for h in range(group.order)]
-        apart = rearrange(x, "b (c g) ... -> b c g ...", g=group.order)[:, :, source]
-        moved = rearrange(apart, "b c g ... -> b (c g) ...")
-        return move(moved, motion_of(group, g), self.interpolation) if self.spatial else moved
+        x = rearrange(x, "b (c g) ... -> b c g ...", g=group.order)[:, :, source]
+        x = rearrange(x, "b c g ... -> b (c g) ...")
+        return move(x, motion_of(group, g), self.interpolation) if self.spatial else x
 
 
 @dataclass(frozen=True)
 class VectorField(Action):
-    """Fields of 2-D vectors (B, 2·C, H, W), pairs (x to the right, y down): optical flow, gradients.
-
-    The picture moves and the arrows turn with it.
-    """
+    """Fields of 2-D vectors (B, 2·C, H, W), pairs (x to the right, y down), rotated with the picture: optical flow."""
 
     permutes: ClassVar[bool] = False
     interpolation: Interpolation = "bilinear"
@@ -201,18 +197,12 @@ class VectorField(Action):
         if x.ndim != 4 or x.shape[1] % 2:
             raise InputError(f"vector fields are (B, 2·C, H, W), but this tensor has shape {tuple(x.shape)}")
         motion = motion_of(group, g)
-        field = move(x, motion, self.interpolation)
-        return rearrange(
-            turn_vectors(rearrange(field, "b (c v) h w -> b c h w v", v=2), motion), "b c h w v -> b (c v) h w"
-        )
+        field = rearrange(move(x, motion, self.interpolation), "b (c v) h w -> b c h w v", v=2)
+        return rearrange(turn_vectors(field, motion), "b c h w v -> b (c v) h w")
 
 
 def turn_vectors(vectors: Tensor, motion: Motion) -> Tensor:
-    """Return vectors (…, 2), x to the right and y down, turned and mirrored by the motion."""
+    """Return vectors (…, 2), x to the right and y down, rotated and mirrored by the motion."""
     (a, b), (c, d) = motion.matrix()
     x, y = vectors.unbind(-1)
     return torch.stack([a * x + b * y, c * x + d * y], dim=-1)
-
-
-def _inverse(permutation: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(permutation)), key=permutation.__getitem__)

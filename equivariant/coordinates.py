@@ -1,8 +1,8 @@
-"""How group elements move points and boxes, for detection and pose.
+"""How group elements transform points and boxes, for detection and pose.
 
-Coordinates are (x, y), x to the right and y down; the picture is the rectangle from (0, 0) to
-(width, height), so pixel (i, j) has its centre at (j + ½, i + ½). If your coordinates count pixel
-centres from 0 instead, give `height=H - 1, width=W - 1`; if they lie in [0, 1], give 1 and 1.
+Coordinates are (x, y), x to the right and y down; the picture is the rectangle from (0, 0) to (width, height), so pixel
+(i, j) has its centre at (j + ½, i + ½). If your coordinates count pixel centres from 0 instead, give `height=H - 1,
+width=W - 1`; if they lie in [0, 1], give 1 and 1.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Keypoints(Action):
 
 @dataclass(frozen=True)
 class Boxes(Keypoints):
-    """Boxes (…, 4) as x0, y0, x1, y1. Only right angles and mirrors keep them upright, so others are refused."""
+    """Boxes (…, 4) as x0, y0, x1, y1. Only right angles and mirrors keep them along the axes: others are refused."""
 
     def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
         _check(x, 4, "boxes")
         motion = motion_of(group, g)
         if not motion.exact:
-            raise InputError(f"{motion.name} makes upright boxes slanted: use a group of right angles, or Keypoints")
+            raise InputError(f"{motion.name} makes boxes slanted: use a group of right angles, or Keypoints")
         corners = self._move(motion, x.unflatten(-1, (2, 2)))
         return torch.cat([corners.amin(-2), corners.amax(-2)], dim=-1)
 

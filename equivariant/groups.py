@@ -1,7 +1,7 @@
 """Finite groups as data: elements, product table, inverses. No tensors.
 
-A group built by any road is checked against the axioms before it exists. Groups that act on pictures
-have `Motion`s as elements; a group of your own may have any elements, with an `Action` of your own.
+Every group is checked against the axioms before it exists. Groups that act on pictures have `Motion`s as elements; a
+group of your own may have any elements, with an `Action` of your own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import difflib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import reduce
+from operator import mul
 from typing import Any
 
 from equivariant import axioms
@@ -26,9 +28,8 @@ Table = tuple[tuple[int, ...], ...]
 class FiniteGroup:
     """A finite group; its elements are numbered from 0.
 
-    `table[g][h]` is the number of the product gh, "first h, then g". Raises GroupError, with the axiom
-    and the elements that break it, if the table is not that of a group, or if the elements are motions
-    and their products are not those of the table.
+    `table[g][h]` is the number of the product gh, "first h, then g". Raises GroupError, with the axiom and the elements
+    that break it, if the table is not that of a group, or if the elements are motions whose products differ from it.
 
     To bring your own, give a table (`FiniteGroup("swap", ("e", "s"), ((0, 1), (1, 0)))`), or generators
     (`from_generators`). Its elements say what it does to pictures if they are motions; else write an
@@ -100,8 +101,7 @@ class FiniteGroup:
                 if a * b != b * a:
                     raise GroupError(
                         f"there is no direct product of {self.name} and {other.name} on pictures: {a.name} and "
-                        f"{b.name} do not commute. Quarter turns together with mirrors are D4, and n turns with "
-                        f"mirrors Dn"
+                        f"{b.name} do not commute. Rotations by 90° with mirrors are D4, n rotations with mirrors Dn"
                     )
             elements = [a * b for a, b in elements]
         names = tuple(f"({self.names[g]}, {other.names[h]})" for g, h in pairs)
@@ -111,16 +111,14 @@ class FiniteGroup:
 def from_generators(name: str, generators: Mapping[str, Any] | Iterable[Motion], limit: int = 1024) -> FiniteGroup:
     """Return the group of all products of the generators.
 
-    Generators are motions, or a mapping from names to any hashable objects with `a * b` for "first b,
-    then a". Elements are named by their products, the identity "e". Raises GroupError if there are more than
-    `limit` products: a generator of infinite order.
+    Generators are motions, or a mapping from names to any hashable objects with `a * b` for "first b, then a". Elements
+    are named by their products, the identity "e". Raises GroupError if there are more than `limit` products: a
+    generator of infinite order.
 
     >>> from_generators("my D4", [Motion.rotation(90), Motion(mirror=True)]).order
     8
     """
-    named: dict[str, Any] = (
-        dict(generators) if isinstance(generators, Mapping) else {motion.name: motion for motion in generators}
-    )
+    named = dict(generators) if isinstance(generators, Mapping) else {motion.name: motion for motion in generators}
     if not named:
         raise GroupError(f"{name} has no generators: give at least one")
     words: dict[Any, str] = {value: word for word, value in named.items()}
@@ -136,64 +134,55 @@ def from_generators(name: str, generators: Mapping[str, Any] | Iterable[Motion],
     values = sorted(queue, key=lambda value: value * value != value)  # the identity first, the rest in order
     if values[0] not in named.values() and "e" not in named:
         words[values[0]] = "e"
-    number = {value: i for i, value in enumerate(values)}
-    table = tuple(tuple(number[a * b] for b in values) for a in values)
-    names = tuple(value.name if isinstance(value, Motion) else words[value] for value in values)
-    return FiniteGroup(name, names, table, tuple(values))
+    return _of(name, values, words)
 
 
-def _of_motions(name: str, motions: Sequence[Motion]) -> FiniteGroup:
-    number = {motion: i for i, motion in enumerate(motions)}
-    table = tuple(tuple(number[a * b] for b in motions) for a in motions)
-    return FiniteGroup(name, tuple(motion.name for motion in motions), table, tuple(motions))
+def _of(name: str, elements: Sequence[Any], words: Mapping[Any, str] | None = None) -> FiniteGroup:
+    """Return the group of all these elements, in this order; motions have names of their own, others need `words`."""
+    number = {element: i for i, element in enumerate(elements)}
+    table = tuple(tuple(number[a * b] for b in elements) for a in elements)
+    names = tuple(e.name if isinstance(e, Motion) else (words or {})[e] for e in elements)
+    return FiniteGroup(name, names, table, tuple(elements))
 
 
 def cyclic(n: int) -> FiniteGroup:
-    """Return Cn: the turns by multiples of 360°/n. C1, C2 and C4 are exact, the others interpolate."""
+    """Return Cn: the rotations by multiples of 360°/n. C1, C2 and C4 are exact, the others interpolate."""
     _positive("C", n)
-    return _of_motions(f"C{n}", [Motion(Fraction(k, n)) for k in range(n)])
+    return _of(f"C{n}", [Motion(Fraction(k, n)) for k in range(n)])
 
 
 def dihedral(n: int) -> FiniteGroup:
-    """Return Dn, of 2n elements: the turns of Cn, and each of them after a left-right mirror."""
+    """Return Dn, of 2n elements: the rotations of Cn, and each of them after a left-right mirror."""
     _positive("D", n)
-    return _of_motions(f"D{n}", [Motion(Fraction(k, n), mirror) for mirror in (False, True) for k in range(n)])
+    return _of(f"D{n}", [Motion(Fraction(k, n), mirror) for mirror in (False, True) for k in range(n)])
 
 
 def mirror_h() -> FiniteGroup:
     """Return the group of order 2 that swaps left and right."""
-    return _of_motions("mirror_h", [Motion(), Motion(mirror=True)])
+    return _of("mirror_h", [Motion(), Motion(mirror=True)])
 
 
 def mirror_v() -> FiniteGroup:
     """Return the group of order 2 that swaps top and bottom."""
-    return _of_motions("mirror_v", [Motion(), Motion(Fraction(1, 2), mirror=True)])
+    return _of("mirror_v", [Motion(), Motion(Fraction(1, 2), mirror=True)])
 
 
 def channel_permutations(n: int) -> FiniteGroup:
     """Return all n! permutations of n channels (n ≤ 5): `channel_permutations(3)` for the colours."""
     if not 1 <= n <= 5:
         raise GroupError(f"channels{n} would have {n}! elements: choose 1 to 5 channels, or channel_cycle({n})")
-    return _of_motions(f"channels{n}", [Motion(channels=p) for p in itertools.permutations(range(n))])
+    return _of(f"channels{n}", [Motion(channels=p) for p in itertools.permutations(range(n))])
 
 
 def channel_cycle(n: int) -> FiniteGroup:
     """Return the n cyclic shifts of n channels."""
     _positive("channel_cycle", n)
-    shifts = [Motion(channels=tuple((c + k) % n for c in range(n))) for k in range(n)]
-    return _of_motions(f"channel_cycle{n}", shifts)
+    return _of(f"channel_cycle{n}", [Motion(channels=tuple((c + k) % n for c in range(n))) for k in range(n)])
 
 
-_FAMILIES: dict[str, Callable[[int], FiniteGroup]] = {
-    "C": cyclic,
-    "D": dihedral,
-    "channels": channel_permutations,
-    "channel_cycle": channel_cycle,
-}
-_SINGLE: dict[str, Callable[[], FiniteGroup]] = {"mirror_h": mirror_h, "mirror_v": mirror_v}
-_KNOWN = (
-    "C1, C2, C4, Cn, D4, Dn, mirror_h, mirror_v, channelsN, channel_cycleN, and direct products as 'C4 x channels3'"
-)
+_FAMILIES = {"C": cyclic, "D": dihedral, "channels": channel_permutations, "channel_cycle": channel_cycle}
+_SINGLE = {"mirror_h": mirror_h, "mirror_v": mirror_v}
+_KNOWN = "C1, C2, C4, Cn, D4, Dn, mirror_h, mirror_v, channelsN, channel_cycleN, and products as 'C4 x channels3'"
 
 
 def as_group(group: FiniteGroup | str) -> FiniteGroup:
@@ -205,11 +194,7 @@ def as_group(group: FiniteGroup | str) -> FiniteGroup:
         return group
     if not isinstance(group, str):
         raise GroupError(f"a group is a FiniteGroup or a name, not {type(group).__name__}: try {_KNOWN}")
-    parts = [part.strip() for part in re.split(r" x | × ", group)]
-    result = _named(parts[0])
-    for part in parts[1:]:
-        result = result * _named(part)
-    return result
+    return reduce(mul, [_named(part.strip()) for part in re.split(r" x | × ", group)])
 
 
 def _named(name: str) -> FiniteGroup:
@@ -221,10 +206,10 @@ def _named(name: str) -> FiniteGroup:
     if re.search("flip|mirror|reflect", name.lower()):
         raise GroupError(
             f"{name!r} could mean two things: 'mirror_h' swaps left and right, 'mirror_v' swaps top and bottom. "
-            f"(The half turn is 'C2'; quarter turns with all mirrors are 'D4'.)"
+            f"(The rotation by 180° is 'C2'; those by 90° with all mirrors are 'D4'.)"
         )
     close = difflib.get_close_matches(name.upper(), ["C1", "C2", "C4", "D4"], cutoff=0.4)
-    hint = f"did you mean {close[0]!r}? " if close else "quarter turns are 'C4'. " if "rot" in name.lower() else ""
+    hint = f"did you mean {close[0]!r}? " if close else "rotations by 90° are 'C4'. " if "rot" in name.lower() else ""
     raise GroupError(f"unknown group {name!r}: {hint}Known are {_KNOWN}")
 
 
@@ -236,7 +221,7 @@ def _positive(family: str, n: int) -> None:
 def _check_elements(group: FiniteGroup) -> None:
     elements, names = group.elements, group.names
     if len(elements) != group.order or not all(isinstance(element, Hashable) for element in elements):
-        raise GroupError(f"{group.name} needs {group.order} hashable elements, one a name, but has {len(elements)}")
+        raise GroupError(f"{group.name} needs {group.order} hashable elements, one per name, but has {len(elements)}")
     if not all(isinstance(element, Motion) for element in elements):
         return
     for g, h in itertools.product(range(group.order), repeat=2):

@@ -1,4 +1,4 @@
-"""What an element of a group does to a picture: turn it, mirror it, permute its channels. No tensors."""
+"""What an element of a group does to a picture: rotate it, mirror it, permute its channels. No tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIRRORS = {0: "mirror_h", 1: "mirror_d", 2: "mirror_v", 3: "mirror_a"}
 
 @dataclass(frozen=True)
 class Motion:
-    """Mirror left and right if `mirror`, then turn counter-clockwise by `turn` full turns.
+    """Mirror left and right if `mirror`, then rotate counter-clockwise by `turn` full circles.
 
     `channels` is a permutation p of the channels, () for the identity: channel c of the input becomes
     channel p[c] of the output. Angles are exact fractions, so products of motions are exact too:
@@ -29,18 +29,16 @@ class Motion:
     turn: Fraction = Fraction(0)
     mirror: bool = False
     channels: tuple[int, ...] = ()
-    #: The turn in quarter turns, 0 to 3, or None if it is not a right angle.
+    #: the rotation in steps of 90°, 0 to 3, or None if it is no multiple of that
     quarters: int | None = field(init=False, compare=False, repr=False)
-    #: The turn in degrees.
-    degrees: float = field(init=False, compare=False, repr=False)
+    degrees: float = field(init=False, compare=False, repr=False)  #: the rotation in degrees
 
     def __post_init__(self) -> None:
-        channels = tuple(self.channels)
+        channels, turn = tuple(self.channels), Fraction(self.turn) % 1
         if sorted(channels) != list(range(len(channels))):
             raise GroupError(
                 f"channels={channels} is not a permutation: each of 0 … {len(channels) - 1} must stand in it once"
             )
-        turn = Fraction(self.turn) % 1
         object.__setattr__(self, "turn", turn)
         object.__setattr__(self, "channels", () if channels == tuple(range(len(channels))) else channels)
         object.__setattr__(self, "quarters", int(turn * 4) if (turn * 4).denominator == 1 else None)
@@ -48,7 +46,7 @@ class Motion:
 
     @classmethod
     def rotation(cls, degrees: int | Fraction) -> Motion:
-        """Return the counter-clockwise turn by that many degrees; a Fraction for a part of one."""
+        """Return the counter-clockwise rotation by that many degrees; a Fraction for a part of one."""
         return cls(Fraction(degrees) / 360)
 
     @property
@@ -76,7 +74,7 @@ class Motion:
         return Motion(turn, self.mirror != first.mirror, _compose(self.channels, first.channels))
 
     def matrix(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return the 2 x 2 matrix that moves (x, y), x to the right and y **down**, as in images."""
+        """Return the 2 x 2 matrix that transforms (x, y), x to the right and y **down**, as in images."""
         if self.quarters is not None:
             cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[self.quarters]
         else:

@@ -15,7 +15,7 @@ from equivariant.groups import FiniteGroup, as_group
 def orbit(
     group: FiniteGroup | str, x: Tensor, action: Action | None = None, elements: Sequence[int] | None = None
 ) -> Tensor:
-    """Return Gx, (|G|, B, …): `x` moved by every element, or only by those numbered in `elements`."""
+    """Return Gx, (|G|, B, …): `x` transformed by every element, or by those numbered in `elements`."""
     group, action = as_group(group), action or Images()
     views = torch.stack([action(group, g, x) for g in (range(group.order) if elements is None else elements)])
     if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):

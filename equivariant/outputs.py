@@ -10,7 +10,7 @@ from torch import Tensor
 from equivariant.actions import Action
 from equivariant.errors import InputError
 
-#: How an output moves: an action, or a mapping or sequence of such, shaped like the output.
+#: How an output is transformed: an action, or a mapping or sequence of such, shaped like the output.
 Representation: TypeAlias = "Action | Mapping[str, Representation] | Sequence[Representation]"
 
 
@@ -27,18 +27,17 @@ def leaves(representation: Representation, output: Any, where: str = "output") -
         if not isinstance(output, Mapping) or set(output) != set(representation):
             got = f"keys {sorted(output)}" if isinstance(output, Mapping) else type(output).__name__
             raise InputError(f"{where} was announced with keys {sorted(representation)}, but the model returns {got}")
-        return [
-            pair for key in representation for pair in leaves(representation[key], output[key], f"{where}[{key!r}]")
-        ]
+        parts = [(key, action, output[key]) for key, action in representation.items()]
+        return [pair for key, action, part in parts for pair in leaves(action, part, f"{where}[{key!r}]")]
     if not isinstance(output, Sequence) or len(output) != len(representation):
         got = f"{len(output)} parts" if isinstance(output, Sequence) else type(output).__name__
         raise InputError(f"{where} was announced with {len(representation)} parts, but the model returns {got}")
-    parts = enumerate(zip(representation, output, strict=True))
-    return [pair for i, (action, part) in parts for pair in leaves(action, part, f"{where}[{i}]")]
+    pairs = enumerate(zip(representation, output, strict=True))
+    return [pair for i, (action, part) in pairs for pair in leaves(action, part, f"{where}[{i}]")]
 
 
 def actions(representation: Representation) -> list[Action]:
-    """Return the actions of a representation, in the order of `leaves`; raises InputError if it holds aught else."""
+    """Return the actions of a representation, in the order of `leaves`; raises InputError for anything else."""
     if isinstance(representation, Action):
         return [representation]
     if isinstance(representation, str) or not isinstance(representation, Mapping | Sequence):
@@ -56,6 +55,14 @@ def rebuild(representation: Representation, tensors: Iterator[Tensor]) -> Any:
     if isinstance(representation, Mapping):
         return {key: rebuild(part, tensors) for key, part in representation.items()}
     return tuple(rebuild(part, tensors) for part in representation)
+
+
+def check_batch(x: Any) -> None:
+    """Raise InputError unless `x` is a tensor that holds at least one item."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"the input must be a tensor, not {type(x).__name__}")
+    if len(x) == 0:
+        raise InputError(f"the batch is empty (its shape is {tuple(x.shape)}): give at least one image")
 
 
 def check_length(tensor: Tensor, count: int) -> None:

@@ -1,9 +1,9 @@
 """Choosing elements of an orbit by their scores, with a rule for ties that keeps equivariance.
 
-An argmax alone is not equivariant: if two elements tie, which one it returns depends on their order. So
-all elements whose score is within a small tolerance of the wanted one are chosen *together*, and the
-outputs they give are averaged. For an image that a subgroup leaves fixed this changes nothing in an
-invariant answer, and it makes a spatial answer as symmetric as the image.
+An argmax alone is not equivariant: if two elements tie, which one it returns depends on their order. So all elements
+whose score is within a small tolerance of the wanted one are chosen *together*, and the outputs they give are averaged.
+For an image that a subgroup leaves fixed this changes nothing in an invariant answer, and it makes a spatial answer as
+symmetric as the image.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ def soft(scores: Tensor, kept: Tensor | None = None, dim: int = 0) -> Tensor:
 
 
 def widened(scores: Tensor) -> Tensor:
-    """Return scores in float32 or wider."""
+    """Return a tensor in float32 or wider."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))

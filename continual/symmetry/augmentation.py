@@ -1,15 +1,9 @@
 """The image as it is: trained on views, with no promise about the answers. For comparison."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from continual.backbones.base import Frozen
 from continual.symmetry.base import Symmetry
-
-if TYPE_CHECKING:
-    from continual.backbones.base import Frozen
 
 
 class Augmentation(Symmetry):

@@ -30,15 +30,16 @@ class Symmetry:
     reads_features: ClassVar[bool] = False  #: whether `weigh` reads the features that are averaged
     chooses: ClassVar[bool] = False  #: whether `weigh` reads `describe`, before the whole network runs
     learns: ClassVar[bool] = False  #: whether something is to be fitted before this symmetry can be used
+    looks_at_few: ClassVar[bool] = False  #: whether only as many views are looked at as the setting `views` says
 
     group: FiniteGroup
-    keep: int = 1  #: how many views are looked at (the setting `views`), for kinds that look at a few
+    keep: int = 1  #: the setting `views`
     fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: the tensors that `fit` found
 
     @property
     def looked(self) -> int:
         """How many views of an image are looked at, but for ties."""
-        return self.group.order
+        return min(self.keep, self.group.order) if self.looks_at_few else self.group.order
 
     def look(self, trunk: Frozen, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the views (B·m, 3, H, W) of images (B, 3, H, W) that are looked at, an image's one after the other.
@@ -73,7 +74,7 @@ class Symmetry:
         return (weights.to(each.dtype)[..., None] * each).sum(1)
 
     def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
-        """Return what is read of views (B, m, 3, H, W) to tell how they count, (B, m, K): by default their features."""
+        """Return what is read of views (B, m, 3, H, W) to know how they count, (B, m, K): by default their features."""
         return trunk.features(views.flatten(0, 1)).unflatten(0, views.shape[:2])
 
     def weigh(self, described: Tensor) -> Tensor:

@@ -1,17 +1,11 @@
 """The view that looks most upright as a small picture (Kaba et al., ICML 2023, arXiv 2211.06489)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from continual.backbones.base import Frozen
 from continual.symmetry.upright import Upright
 from equivariant.ties import best
-
-if TYPE_CHECKING:
-    from continual.backbones.base import Frozen
 
 
 class Canonicaliser(Upright):
@@ -24,5 +18,5 @@ class Canonicaliser(Upright):
         return F.adaptive_avg_pool2d(views.flatten(0, 1), 8).flatten(1).unflatten(0, views.shape[:2])
 
     def weigh(self, described: Tensor) -> Tensor:
-        """Return 1 for the most upright view; those that tie share it."""
+        """Return 1 for the most upright view, shared by those that tie."""
         return best(self.score(described), dim=1)

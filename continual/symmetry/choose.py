@@ -1,7 +1,5 @@
 """The symmetry that settings ask for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +11,7 @@ from continual.symmetry.views import group_named
 
 
 def symmetry_of(settings: Any, fitted: Mapping[str, Tensor]) -> Symmetry | None:
-    """Return the symmetry of learner settings with what was fitted for it; None if they name no group.
-
-    Raises InputError for an unknown group or symmetry.
-    """
+    """Return the symmetry of learner settings, None without a group; raises InputError for an unknown one of either."""
     if settings.group is None:
         return None
     return KINDS.get(settings.symmetry)(group_named(settings.group), settings.views, fitted)

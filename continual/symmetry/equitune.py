@@ -1,7 +1,5 @@
 """All views, which count alike (Basu et al., AAAI 2023, arXiv 2210.06475); see `equivariant.Equitune`."""
 
-from __future__ import annotations
-
 from continual.symmetry.base import Symmetry
 
 

@@ -1,7 +1,5 @@
 """The view most similar to a class mean of the first experience (Basu et al., NeurIPS 2023, arXiv 2305.09900)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ class Equizero(Symmetry):
     name, reads_features, learns = "equizero", True, True
 
     def weigh(self, described: Tensor) -> Tensor:
-        """Return 1 for the most similar view; those that tie share it."""
+        """Return 1 for the most similar view, shared by those that tie."""
         losses = Similarity(self.fitted["references"])(described.float().flatten(0, 1))
         return best(-losses.unflatten(0, described.shape[:2]), dim=1)
 

@@ -1,7 +1,5 @@
 """All views, weighed by a score of their features (Basu et al., NeurIPS 2023, arXiv 2305.09900)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from continual.symmetry.upright import Upright

@@ -1,16 +1,10 @@
 """All views for a few blocks, and the best of them to the end; see `equivariant.PrunedOrbit`."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from continual.backbones.base import Frozen
 from continual.symmetry.upright import Upright
 from equivariant.ties import soft, top
-
-if TYPE_CHECKING:
-    from continual.backbones.base import Frozen
 
 #: After how many blocks or stages views are chosen: each costs |G| of its passes, and helps to recognise upright.
 EARLY = 3
@@ -19,12 +13,7 @@ EARLY = 3
 class PrunedOrbit(Upright):
     """φ(x) = Σ_g w_g φ(g·x), w a softmax over the `views` best of the score of what early blocks say of g·x."""
 
-    name, chooses = "pruned_orbit", True
-
-    @property
-    def looked(self) -> int:
-        """The setting `views`, or the whole orbit."""
-        return min(self.keep, self.group.order)
+    name, chooses, looks_at_few = "pruned_orbit", True, True
 
     def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
         """Return what early blocks say."""

@@ -1,7 +1,5 @@
 """All views are answered by themselves, and the scores are averaged."""
 
-from __future__ import annotations
-
 from continual.symmetry.augmentation import Augmentation
 
 

@@ -1,7 +1,5 @@
 """A linear score of how upright a view looks, fitted to images as they are given: what several kinds weigh views by."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +11,7 @@ PENALTY = 100.0
 
 
 class Upright(Symmetry):
-    """What the kinds that score views have: a linear score (K,) of what is read of them."""
+    """What kinds have that score views, linearly by what is read of them."""
 
     learns = True
 
@@ -23,10 +21,7 @@ class Upright(Symmetry):
         return ((described.float() - own["centre"]) / own["deviation"] * own["weight"]).sum(-1)
 
     def fit(self, described: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the linear score under whose softmax over an orbit the views as given are likeliest.
-
-        Of images that have an upright, it is what they look like upright.
-        """
+        """Return the linear score under whose softmax over an orbit the views as given, or upright, are likeliest."""
         x = described.double()
         centre, deviation = x.mean((0, 1)), x.std((0, 1), correction=0).clamp(min=1e-6)
         weight = _likeliest((x - centre) / deviation)

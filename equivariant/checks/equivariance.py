@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,15 @@ from equivariant.actions import Action, Images, Trivial
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
-from equivariant.outputs import Representation, leaves
+from equivariant.outputs import Representation, check_batch, leaves
+from equivariant.parts.surgery import evaluating
 from equivariant.wrappers.base import OrbitWrapper
 
 Model = Callable[[Tensor], Any]
 
 #: Largest relative error allowed for exact elements, by the dtype of the input.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-#: Largest relative error allowed for interpolated elements, whatever the dtype.
-INTERPOLATED_TOLERANCE = 0.1
+INTERPOLATED_TOLERANCE = 0.1  #: and for interpolated elements, whatever the dtype
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,10 @@ def equivariance_error(
 ) -> ElementErrors:
     """Return max |M(g·x) - g∘M(x)| / max |M(x)| for every element g, the worst over the images of `x` (B, …).
 
-    `input` and `output` say how the group acts; by default images and an invariant answer, or what a
-    wrapper declares. The model is called in evaluation mode, without gradients, and is left as it was.
-    `float64` checks a copy of it in double precision, in which an exact model errs by 1e-15, not 1e-7.
-    An error is infinite where an answer is not a number. Raises InputError if the batch is empty or does not fit
-    `input`, or the answer does not fit `output`.
+    `input` and `output` say how the group acts; by default images and an invariant answer, or what a wrapper declares.
+    The model is called in evaluation mode, without gradients, and is left as it was. `float64` checks a copy of it in
+    double precision, in which an exact model errs by 1e-15, not 1e-7. An error is infinite where an answer is not a
+    number. Raises InputError if the batch is empty or does not fit `input`, or the answer does not fit `output`.
     """
     group = as_group(group)
     input = input or input_action(model)
@@ -77,8 +75,7 @@ def equivariance_error(
         plain = leaves(output, model(x))
         errors = []
         for g in range(group.order):
-            moved = leaves(output, model(input(group, g, x)))
-            pairs = zip(plain, moved, strict=True)
+            pairs = zip(plain, leaves(output, model(input(group, g, x))), strict=True)
             errors.append(max(relative_error(action(group, g, y), z) for (action, y), (_, z) in pairs))
     return ElementErrors(group, tuple(errors))
 
@@ -95,7 +92,7 @@ def assert_equivariant(
     """Raise AssertionError, naming the worst element, if a model is not equivariant on the batch `x`.
 
     `tolerance` holds for exact elements, by default 1e-5 in float32 and 1e-12 in float64 (see `TOLERANCE`),
-    `interpolated_tolerance` for turns that interpolate. Options as for `equivariance_error`.
+    `interpolated_tolerance` for rotations that interpolate. Options as for `equivariance_error`.
     """
     found = equivariance_error(model, group, x, **options)
     dtype = torch.float64 if options.get("float64") else x.dtype
@@ -120,12 +117,9 @@ class ActionErrors:
 
 
 def action_error(group: FiniteGroup | str, action: Action, x: Tensor) -> ActionErrors:
-    """Measure an action, on a batch `x` it fits: 0 if exact, small if interpolated.
-
-    A first test for an action of your own, and the figure to quote for an interpolated group.
-    """
+    """Measure an action, also one of your own, on a batch `x` it fits: 0 if exact, small if interpolated."""
     group = as_group(group)
-    means, largest, worst = [], -1.0, (0, 0)
+    means, largest, worst = [], -1.0, ("", "")
     for h in range(group.order):
         once = action(group, h, x)
         for g in range(group.order):
@@ -134,8 +128,8 @@ def action_error(group: FiniteGroup | str, action: Action, x: Tensor) -> ActionE
             means.append(float(difference.mean() / straight.double().abs().mean().clamp(min=1e-300)))
             error = relative_error(straight.flatten()[None], twice.flatten()[None])
             if error > largest:
-                largest, worst = error, (g, h)
-    return ActionErrors(sum(means) / len(means), largest, (group.names[worst[0]], group.names[worst[1]]))
+                largest, worst = error, (group.names[g], group.names[h])
+    return ActionErrors(sum(means) / len(means), largest, worst)
 
 
 # Answers over the orbit ----------------------------------------------------------------------------------
@@ -146,9 +140,9 @@ def orbit_answers(
 ) -> Tensor:
     """Return the class a model gives each view of each image, (|G|, N) int64.
 
-    `images` is a batch (B, C, H, W), or an iterable of batches, of N images in all. The model returns class
-    scores (B, K) and is called in evaluation mode, one element at a time. Raises InputError for other answers,
-    for scores that are not a number, and if there are no images.
+    `images` is a batch (B, C, H, W), or an iterable of batches, of N images in all. The model returns class scores
+    (B, K) and is called in evaluation mode, one element at a time. Raises InputError for other answers, for scores that
+    are not a number, and if there are no images.
     """
     group, action = as_group(group), input or input_action(model)
     columns = []
@@ -203,20 +197,6 @@ def input_action(model: Model) -> Action:
     return model.input if isinstance(model, OrbitWrapper) else Images()
 
 
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Put a module and its parts in evaluation mode without gradients, and back afterwards."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def relative_error(expected: Tensor, got: Tensor) -> float:
     """Return max |expected - got| / max |expected| over each item of the batch, the worst of them.
 
@@ -230,14 +210,6 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     size = a.abs().masked_fill(~a.isfinite(), 0).amax(1)
     error = float((difference / torch.where(size > 0, size, 1)).max())
     return error if error == error else float("inf")
-
-
-def check_batch(x: Any) -> None:
-    """Raise InputError unless `x` is a tensor that holds at least one item."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"the images must be a tensor, not {type(x).__name__}")
-    if len(x) == 0:
-        raise InputError(f"the batch is empty (its shape is {tuple(x.shape)}): give at least one image")
 
 
 def _check_answers(answers: Tensor) -> None:

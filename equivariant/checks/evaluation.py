@@ -1,8 +1,8 @@
-"""Score a classifier on upright and on turned images."""
+"""Score a classifier on untransformed and on transformed images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,14 +12,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from equivariant.actions import Action
-from equivariant.checks.equivariance import evaluating, input_action
+from equivariant.checks.equivariance import input_action
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import act_each, random_elements
+from equivariant.parts.surgery import device_of, evaluating
 from equivariant.wrappers.base import WeightedWrapper
 
 #: Images (N, C, H, W) with labels (N,) int64, or a data set of (image, label) pairs.
 Data: TypeAlias = "tuple[Tensor, Tensor] | Dataset[Any]"
+Tick = Callable[[int, int], None]  #: tick(images done, images in all)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Evaluation:
     """Accuracies in [0, 1]."""
 
     upright: float  #: on the images as they are
-    turned: float  #: on the same images, each turned by a random element
-    weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on upright images
+    turned: float  #: on the same images, each transformed by a random element
+    weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on the images as they are
 
 
 def evaluate(
@@ -40,7 +42,7 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Evaluation:
-    """Score a model that returns class scores (B, K), on its own device; `seed` decides how images are turned.
+    """Score a model that returns class scores (B, K), on its own device; `seed` decides how images are transformed.
 
     If the model is a wrapper that weighs the elements, their mean weights come with it.
     """
@@ -50,14 +52,14 @@ def evaluate(
     weights = torch.zeros(group.order, dtype=torch.float64)
     with evaluating(model):
         for images, labels in batches(data, device_of(model), batch_size):
-            moved = act_each(group, random_elements(group, len(images), generator), images, action)
+            transformed = act_each(group, random_elements(group, len(images), generator), images, action)
             if isinstance(model, WeightedWrapper) and model.group == group:
                 scores, shares = model.answer(images)
                 weights += shares.sum(1).double().cpu()
             else:
                 scores = model(images)
             upright += int((scores.argmax(1) == labels).sum())
-            turned += int((model(moved).argmax(1) == labels).sum())
+            turned += int((model(transformed).argmax(1) == labels).sum())
             count += len(images)
     mean = dict(zip(group.names, (weights / count).tolist(), strict=True)) if weights.any() else {}
     return Evaluation(upright / count, turned / count, mean)
@@ -77,9 +79,8 @@ def accuracy_and_loss(model: nn.Module, data: Data, batch_size: int) -> tuple[fl
 
 def as_dataset(data: Data, name: str = "data") -> Dataset[Any]:
     """Return the data as a data set; raises InputError if it is empty or its tensors do not fit each other."""
-    dataset: Dataset[Any]
     if isinstance(data, Dataset):
-        dataset = data
+        dataset: Dataset[Any] = data
     elif isinstance(data, Sequence) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         images, labels = data
         if len(images) != len(labels) or labels.ndim != 1 or labels.is_floating_point():
@@ -96,21 +97,22 @@ def as_dataset(data: Data, name: str = "data") -> Dataset[Any]:
 
 
 def batches(
-    data: Data, device: torch.device, batch_size: int = 64, order: list[list[int]] | None = None
+    data: Data,
+    device: torch.device,
+    batch_size: int = 64,
+    order: list[list[int]] | None = None,
+    tick: Tick | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) on a device: one after another, or the batches of indices in `order`."""
-    dataset = as_dataset(data)
-    loader: DataLoader[Any]
-    loader = DataLoader(dataset, batch_size) if order is None else DataLoader(dataset, batch_sampler=order)
-    for images, labels in loader:
+    """Yield (images, labels) on a device, all or the batches of indices in `order`; `tick` hears when each is done."""
+    dataset, done = as_dataset(data), 0
+    options: dict[str, Any] = {"batch_size": batch_size} if order is None else {"batch_sampler": order}
+    for images, labels in DataLoader(dataset, **options):
         yield images.to(device), torch.as_tensor(labels).to(device)
+        done += len(images)
+        if tick is not None:
+            tick(done, size_of(dataset))
 
 
 def size_of(dataset: Dataset[Any]) -> int:
     """Return the number of items."""
     return len(dataset)  # type: ignore[arg-type]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where the model's parameters are."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.actions import Action, Maps, Tokens, Trivial
-from equivariant.checks.equivariance import ElementErrors, equivariance_error, evaluating, input_action, relative_error
+from equivariant.checks.equivariance import ElementErrors, equivariance_error, input_action, relative_error
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
+from equivariant.parts.surgery import evaluating
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,13 @@ def equivariance_report(
 ) -> EquivarianceReport:
     """Measure a model on images `x` (B, C, H, W).
 
-    - `layers`: names of sub-modules; by default the children, and the members of children that are lists.
-      A layer's output is taken for a map if it is (B, D, h, h), for patch tokens if it is (B, P + h·h, D), for
-      invariant otherwise; `actions` says better, by name. What cannot be compared is left out.
+    - `layers`: names of sub-modules; by default the children, and the members of children that are lists. A layer's
+      output is taken for a map if it is (B, D, h, h), for patch tokens if it is (B, P + h·h, D), for invariant
+      otherwise; `actions` says better, by name. What cannot be compared is left out.
     - `sizes`: image sizes to resample `x` to; by default S/2, S and S + 1 for square images S x S, none for others.
       Strided networks care for parity.
 
-    Options as for `equivariance_error`. Raises InputError for a layer that the model lacks, and for sizes of
-    images that are not square.
+    Options as for `equivariance_error`. Raises InputError for an unknown layer, and for sizes of images not square.
     """
     group = as_group(group)
     elements = equivariance_error(model, group, x, **options)
@@ -93,15 +93,15 @@ def equivariance_report(
             by_size[size] = equivariance_error(model, group, resized, **options).largest
         except (AssertionError, RuntimeError, ValueError):  # how models refuse a size
             by_size[size] = None
-    move = options.get("input") or input_action(model)
-    return EquivarianceReport(elements, _layer_errors(model, group, x, move, layers, actions or {}), by_size)
+    act = options.get("input") or input_action(model)
+    return EquivarianceReport(elements, _layer_errors(model, group, x, act, layers, actions or {}), by_size)
 
 
 def _layer_errors(
     model: nn.Module,
     group: FiniteGroup,
     x: Tensor,
-    move: Action,
+    act: Action,
     names: Sequence[str] | None,
     actions: Mapping[str, Action],
 ) -> dict[str, float]:
@@ -111,14 +111,14 @@ def _layer_errors(
     if unknown:
         raise InputError(f"the model has no layer {unknown[0]!r}: its children are {', '.join(default_layers(model))}")
     watched = {name: modules[name] for name in names}
-    upright = _outputs(model, watched, x)
+    plain = _outputs(model, watched, x)
     errors: dict[str, float] = {}
     for g in range(group.order):
-        moved = _outputs(model, watched, move(group, g, x))
-        for name in upright.keys() & moved.keys():
-            action = actions.get(name) or _guess(upright[name])
-            if action is not None and upright[name].shape == moved[name].shape:
-                error = relative_error(action(group, g, upright[name]), moved[name])
+        found = _outputs(model, watched, act(group, g, x))
+        for name in plain.keys() & found.keys():
+            action = actions.get(name) or _guess(plain[name])
+            if action is not None and plain[name].shape == found[name].shape:
+                error = relative_error(action(group, g, plain[name]), found[name])
                 errors[name] = max(errors.get(name, 0.0), error)
     return {name: errors[name] for name in names if name in errors}
 
@@ -148,21 +148,18 @@ def default_layers(model: nn.Module) -> list[str]:
     """Return the names of a model's children, and before each that is a list those of its members."""
     names = []
     for name, child in model.named_children():
-        members = [f"{name}.{member}" for member, _ in child.named_children()]
-        is_list = isinstance(child, nn.Sequential | nn.ModuleList)
-        names += [*members, name] if is_list else [name]
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            names += [f"{name}.{member}" for member, _ in child.named_children()]
+        names.append(name)
     return names
 
 
 def _guess(output: Tensor) -> Action | None:
-    """Return the likely action on a layer's output, None if it cannot be told."""
+    """Return the likely action on a layer's output, None if it cannot be known."""
     if output.ndim == 4:
         return Maps() if output.shape[-1] == output.shape[-2] else None
     if output.ndim == 3:
-        prefix = next((p for p in range(17) if output.shape[1] - p > 1 and _is_square(output.shape[1] - p)), None)
+        counts = ((p, output.shape[1] - p) for p in range(17))
+        prefix = next((p for p, n in counts if n > 1 and math.isqrt(n) ** 2 == n), None)
         return None if prefix is None else Tokens(prefix=prefix)
     return Trivial() if output.ndim == 2 else None
-
-
-def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number

@@ -1,7 +1,7 @@
 """Answers of chosen elements only: for each image of a batch, some of the views of its orbit.
 
-The pairs (element g, image b) with a weight above 0 are laid out as rows, sorted by element, so that each
-element's images move together and the model runs once over all rows.
+The pairs (element g, image b) with a weight above 0 are laid out as rows, sorted by element, so that each element's
+images are transformed together and the model runs once over all rows.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Chosen:
             total: Tensor | None = None
             for (g, images), part in zip(chosen, tensor.split([len(images) for _, images in chosen]), strict=True):
                 check(part[None], [g])
-                moved = action(self.group, self.group.inverse(g), part)
-                moved = moved * self.weights[g, images].to(wide).reshape(-1, *[1] * (moved.ndim - 1))
+                back = action(self.group, self.group.inverse(g), part)
+                back = back * self.weights[g, images].to(wide).reshape(-1, *[1] * (back.ndim - 1))
                 if total is None:
-                    total = moved.new_zeros(self.weights.shape[1], *moved.shape[1:])
-                total = total.index_add(0, images, moved)
+                    total = back.new_zeros(self.weights.shape[1], *back.shape[1:])
+                total = total.index_add(0, images, back)
             assert total is not None
             tensors.append(total.to(tensor.dtype))
         return rebuild(representation, iter(tensors))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class FeatureScore(nn.Module):
     """Score features with two hidden layers of 100 units, as in the λ-equitune paper.
 
-    Takes features (n, D), tokens (n, N, D) or maps (n, D, H, W), the latter two averaged over their places;
-    returns (n,). The last layer starts at zero, so all views start with equal scores.
+    Takes features (n, D), tokens (n, N, D) or maps (n, D, H, W), the latter two averaged over their places; returns
+    (n,). The last layer starts at zero, so all views start with equal scores.
     """
 
     def __init__(self, width: int, hidden: int = 100) -> None:
@@ -21,7 +21,7 @@ class FeatureScore(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return one score a row, (n,)."""
+        """Return one score per row, (n,)."""
         if features.ndim == 3:
             features = features.mean(1)
         elif features.ndim > 3:
@@ -34,16 +34,12 @@ class ImageScore(nn.Module):
 
     def __init__(self, channels: int = 3, width: int = 32) -> None:
         super().__init__()
-        sizes = [(channels, width, 5), (width, width, 3), (width, width, 3)]
-        self.layers = nn.Sequential(
-            *[
-                layer
-                for inner, outer, kernel in sizes
-                for layer in (nn.Conv2d(inner, outer, kernel, stride=2, padding=kernel // 2), nn.ReLU())
-            ]
-        )
+        layers: list[nn.Module] = []
+        for inner, kernel in ((channels, 5), (width, 3), (width, 3)):
+            layers += [nn.Conv2d(inner, width, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score an image, (n,)."""
+        """Return one score per image, (n,)."""
         return self.last(self.layers(images).mean((2, 3))).squeeze(-1)

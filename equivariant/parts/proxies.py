@@ -1,7 +1,7 @@
 """Proxy losses: how unsure a model is of one view. Equizero takes the view with the least.
 
-Each maps a model's output for n views to (n,). Scores are logits with the classes on axis 1, (n, K) or
-(n, K, H, W), the latter averaged over the places.
+Each maps a model's output for n views to (n,). Scores are logits with the classes on axis 1, (n, K) or (n, K, H, W),
+the latter averaged over the places.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.errors import InputError
+from equivariant.ties import widened
 
 Proxy = Callable[[Any], Tensor]
 
@@ -56,7 +57,7 @@ def as_proxy(proxy: str | Proxy) -> Proxy:
         return PROXIES[proxy]
     raise InputError(
         f"unknown proxy loss {proxy!r}: choose {', '.join(map(repr, PROXIES))}, Similarity(references), or give a "
-        f"function from the model's output to one loss a view, (n,)"
+        f"function from the model's output to one loss per view, (n,)"
     )
 
 
@@ -64,7 +65,7 @@ def _wide(logits: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"this proxy loss needs class scores (n, K, …), but the model returned {got}: give your own")
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return widened(logits)
 
 
 def _over_places(losses: Tensor) -> Tensor:

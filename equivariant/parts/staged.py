@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equivariant.errors import InputError
+from equivariant.parts.surgery import evaluating
 
 
 class Staged(nn.Module, ABC):
@@ -31,10 +32,7 @@ class Staged(nn.Module, ABC):
 
 
 class StagedPair(Staged):
-    """Any model given as two modules, e.g. the first stages of a CNN and the others.
-
-    `width` is the number of channels between them.
-    """
+    """Any model given as two modules, e.g. the stages of a CNN; `width` is the number of channels between them."""
 
     def __init__(self, first: nn.Module, second: nn.Module, width: int) -> None:
         super().__init__()
@@ -52,28 +50,18 @@ class StagedPair(Staged):
 class StagedViT(Staged):
     """A timm ViT cut after its first `blocks` blocks; its weights are not copied.
 
-    The late part ends in the model's own head: class scores, or pooled features if it has none. With
-    `tokens=True` it ends before pooling, in all normed tokens (n, N, D).
-
-    Works on any module laid out like timm's VisionTransformer (`patch_embed`, `_pos_embed`, `patch_drop`,
-    `norm_pre`, `blocks`, `norm`, `forward_head`). Raises InputError for one that is not, or that these steps
-    would not reproduce: they are compared once with the model's own forward.
+    The late part ends in the model's own head: class scores, or pooled features if it has none. With `tokens=True` it
+    ends before pooling, in all normed tokens (n, N, D). Works on any module laid out like timm's VisionTransformer.
+    Raises InputError for one that is not, or that its steps, compared once with its own forward, would not reproduce.
     """
 
     vit: Any
     _STEPS = (
-        "patch_embed",
-        "_pos_embed",
-        "patch_drop",
-        "norm_pre",
-        "blocks",
-        "norm",
-        "forward_head",
-        "forward_features",
+        "patch_embed", "_pos_embed", "patch_drop", "norm_pre", "blocks", "norm", "forward_head", "forward_features",
         "embed_dim",
-    )
+    )  # fmt: skip
 
-    def __init__(self, vit: nn.Module, blocks: int, *, tokens: bool = False) -> None:
+    def __init__(self, vit: Any, blocks: int, *, tokens: bool = False) -> None:
         super().__init__()
         missing = [name for name in self._STEPS if not hasattr(vit, name)]
         if missing:
@@ -81,8 +69,7 @@ class StagedViT(Staged):
                 f"{type(vit).__name__} is not laid out like timm's VisionTransformer, it lacks {', '.join(missing)}: "
                 f"cut the model in two yourself and use StagedPair(first, second, width)"
             )
-        self.vit = vit
-        self.depth = len(self.vit.blocks)
+        self.vit, self.depth = vit, len(vit.blocks)
         if not 1 <= blocks < self.depth:
             raise InputError(f"blocks={blocks!r} must be from 1 to {self.depth - 1}: the model has {self.depth} blocks")
         self.blocks, self.tokens, self.width = blocks, tokens, int(self.vit.embed_dim)
@@ -108,18 +95,13 @@ class StagedViT(Staged):
         parameter = next(self.vit.parameters())
         channels = next(p.shape[1] for p in self.vit.patch_embed.parameters() if p.ndim == 4)
         probe = torch.linspace(-1, 1, channels * size[0] * size[1]).reshape(1, channels, *size).to(parameter)
-        training = [module for module in self.vit.modules() if module.training]
-        self.vit.eval()
         try:
-            with torch.no_grad():
+            with evaluating(self.vit):
                 theirs = self.vit.forward_features(probe) if self.tokens else self.vit(probe)
                 ours = self(probe)
             same = theirs.shape == ours.shape and torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
         except (TypeError, AttributeError, RuntimeError):
             same = False
-        finally:
-            for module in training:
-                module.training = True
         if not same:
             raise InputError(
                 f"taken block by block, this {type(self.vit).__name__} does not give its own output (it adds something "

@@ -1,9 +1,11 @@
-"""Reach into a model you already have: take its head off, or wrap one of its sub-modules."""
+"""Reach into a model you already have: take its head off, wrap a sub-module, evaluate it and leave it as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from equivariant.errors import InputError
@@ -12,18 +14,18 @@ from equivariant.errors import InputError
 def take_off_head(model: nn.Module, name: str | None = None) -> tuple[nn.Module, nn.Module]:
     """Split a classifier, in place, into what gives features and its last layer: `(features, head)`.
 
-    The model's sub-module `name` is replaced by the identity and returned. Without a name, the head is what a
-    timm model calls its classifier, or the child named `fc`, `classifier`, `head` or `heads`, as in
-    torchvision. Raises InputError if there is none.
+    The sub-module `name` is replaced by the identity and returned. Without a name, the head is what a timm model calls
+    its classifier, or the child named `fc`, `classifier`, `head` or `heads`. Raises InputError if there is none.
 
         features, head = take_off_head(model)
         model = LambdaEquitune(features, "C4", head=head)
     """
     name = name or _head_name(model)
-    head = _parent(model, name).get_submodule(name.rpartition(".")[2])
+    parent, child = _parent(model, name)
+    head = parent.get_submodule(child)
     if isinstance(head, nn.Identity):
         raise InputError(f"{name!r} of this {type(model).__name__} is the identity already: it has no head to take off")
-    setattr(_parent(model, name), name.rpartition(".")[2], nn.Identity())
+    setattr(parent, child, nn.Identity())
     return model, head
 
 
@@ -35,12 +37,32 @@ def wrap_module(model: nn.Module, name: str, wrapper: Callable[[nn.Module], nn.M
     The rest of the model stays outside; whether the whole is then equivariant, `equivariant.checks` can say.
     Raises InputError if there is no such sub-module.
     """
-    parent, child = _parent(model, name), name.rpartition(".")[2]
+    parent, child = _parent(model, name)
     setattr(parent, child, wrapper(parent.get_submodule(child)))
     return model
 
 
-def _parent(model: nn.Module, name: str) -> nn.Module:
+@contextmanager
+def evaluating(model: Callable[..., object]) -> Iterator[None]:
+    """Put a module and its parts in evaluation mode without gradients, and back afterwards."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return what holds the sub-module, and its name there."""
     try:
         model.get_submodule(name)
     except AttributeError as error:
@@ -48,7 +70,8 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
         raise InputError(f"{type(model).__name__} has no sub-module {name!r}: its children are {children}") from error
     if not name:
         raise InputError("name a sub-module; to wrap the whole model, call the wrapper on it")
-    return model.get_submodule(name.rpartition(".")[0])
+    above, _, child = name.rpartition(".")
+    return model.get_submodule(above), child
 
 
 def _head_name(model: nn.Module) -> str:

@@ -15,8 +15,8 @@ Optimizer = Literal["adamw", "sgd"]
 class Stage:
     """Train one part of a model for at most `steps` optimizer steps.
 
-    `train` is "weights" (λ, or another network that weighs the elements), "head" (all outside the backbone
-    but the weights) or "everything". What is not trained stays in evaluation mode.
+    `train` is "weights" (λ, or another network that weighs the elements), "head" (all outside the backbone but the
+    weights) or "everything". What is not trained stays in evaluation mode.
     """
 
     train: Train
@@ -40,14 +40,14 @@ class Stage:
 class Recipe:
     """Stages one after another; each ends at its best validation accuracy.
 
-    - `validate_every` steps the validation split is scored (and a checkpoint written, if there is a folder);
-      after `patience` scores without a better one the stage stops early.
-    - `turn`: turn every training image by a random element of the group. To an invariant model it makes
-      no difference, to a plain one it is augmentation.
-    - `cache`: while the backbone is frozen, run it once over the orbit of every image and train on its
-      features: the same answers, in a small part of the time, for N·|G| features in memory.
-    - `batch_statistics`: let batch norm use, and learn, the statistics of each batch. Off, it keeps those of
-      pretraining and only its scale and shift train: a few small batches of other images would spoil them.
+    - `validate_every` steps the validation split is scored (and a checkpoint written, if there is a folder); after
+      `patience` scores without a better one the stage stops early.
+    - `turn`: transform every training image by a random element of the group. To an invariant model it makes no
+      difference, to a plain one it is augmentation.
+    - `cache`: while the backbone is frozen, run it once over the orbit of every image and train on its features: the
+      same answers, in a small part of the time, for N·|G| features in memory.
+    - `batch_statistics`: let batch norm use, and learn, the statistics of each batch. Off, it keeps pretraining's and
+      only its scale and shift train: a few small batches of other images would spoil them.
     """
 
     stages: tuple[Stage, ...]
@@ -67,7 +67,8 @@ class Recipe:
             raise InputError("batch_size, validate_every and patience must be at least 1")
 
 
-_LAMBDA = Stage("weights", steps=1000, learning_rate=0.33, optimizer="sgd")
+_LAMBDA = Stage("weights", learning_rate=0.33, optimizer="sgd")
+_EVERYTHING = Stage("everything", steps=4000, learning_rate=5e-6, optimizer="sgd")
 
 #: By name. The two "published" ones are the defaults of the λ-equitune paper's scripts for CLIP on CIFAR-100:
 #: SGD with momentum 0.9, 0.33 for λ and 5e-6 for the network; the batch size is ours.
@@ -76,9 +77,7 @@ RECIPES = {
     "lambda_then_everything": Recipe((Stage("weights"), Stage("everything", learning_rate=1e-5))),
     "head_only": Recipe((Stage("head"),)),
     "published_lambda_only": Recipe((_LAMBDA,)),
-    "published_lambda_then_everything": Recipe(
-        (_LAMBDA, Stage("everything", steps=4000, learning_rate=5e-6, optimizer="sgd"))
-    ),
+    "published_lambda_then_everything": Recipe((_LAMBDA, _EVERYTHING)),
 }
 
 

@@ -29,13 +29,14 @@ class TuningResult:
     before: Evaluation | None = None
     after: Evaluation | None = None
 
+    @property
+    def _evaluations(self) -> list[tuple[str, Evaluation]]:
+        return [(n, e) for n, e in (("before", self.before), ("after", self.after)) if e is not None]
+
     def table(self) -> str:
-        """Return accuracies in percent, upright and turned, as Markdown."""
-        rows = ["| | upright | turned |", "|---|---|---|"]
-        for name, found in (("before", self.before), ("after", self.after)):
-            if found is not None:
-                rows.append(f"| {name} | {found.upright:.2%} | {found.turned:.2%} |".replace("%", " %"))
-        return "\n".join(rows)
+        """Return accuracies in percent, untransformed and transformed, as Markdown."""
+        rows = [f"| {n} | {e.upright:.2%} | {e.turned:.2%} |".replace("%", " %") for n, e in self._evaluations]
+        return "\n".join(["| | untransformed | transformed |", "|---|---|---|", *rows])
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""
@@ -45,16 +46,15 @@ class TuningResult:
         """Draw the course, the accuracies, and the learned weight of each element; needs matplotlib."""
         from matplotlib.figure import Figure
 
-        evaluations = [(n, e) for n, e in (("before", self.before), ("after", self.after)) if e is not None]
-        weights = self.after.weights if self.after else {}
-        figure = Figure(figsize=(4 * (1 + bool(evaluations) + bool(weights)), 3.2), layout="constrained")
-        panels = iter(figure.subplots(1, 1 + bool(evaluations) + bool(weights), squeeze=False)[0])
+        evaluations, weights = self._evaluations, self.after.weights if self.after else {}
+        count = 1 + bool(evaluations) + bool(weights)
+        figure = Figure(figsize=(4 * count, 3.2), layout="constrained")
+        panels = iter(figure.subplots(1, count, squeeze=False)[0])
         axes, done = next(panels), 0
         for stage in sorted({record.stage for record in self.history}):
             records = [record for record in self.history if record.stage == stage]
-            axes.plot(
-                [done + r.step for r in records], [r.validation_accuracy for r in records], label=f"stage {stage}"
-            )
+            steps = [done + record.step for record in records]
+            axes.plot(steps, [record.validation_accuracy for record in records], label=f"stage {stage}")
             done += records[-1].step
         axes.set(xlabel="step", ylabel="validation accuracy")
         axes.legend(frameon=False)
@@ -62,13 +62,14 @@ class TuningResult:
             axes = next(panels)
             for i, (name, found) in enumerate(evaluations):
                 axes.bar([0.4 * i, 1.5 + 0.4 * i], [found.upright, found.turned], 0.38, label=name)
-            axes.set(xticks=[0.2, 1.7], xticklabels=["upright", "turned"], ylabel="test accuracy", ylim=(0, 1))
+            ticks = {"xticks": [0.2, 1.7], "xticklabels": ["untransformed", "transformed"]}
+            axes.set(ylabel="test accuracy", ylim=(0, 1), **ticks)
             axes.legend(frameon=False)
         if weights:
             axes = next(panels)
             axes.bar(list(weights), list(weights.values()), color="#4477aa")
             axes.axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
-            axes.set(xlabel=f"element of {self.group}", ylabel="mean weight on upright images")
+            axes.set(xlabel=f"element of {self.group}", ylabel="mean weight, images as they are")
             axes.tick_params(axis="x", rotation=45)
         for axes in figure.axes:
             axes.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,10 @@
-"""The training loop of `tuning`: stages, early stopping, and a checkpoint from which it goes on to the bit."""
+"""The training loop of `tuning`: stages, early stopping, and a checkpoint from which it resumes to the bit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import inf, isfinite
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.actions import Action
-from equivariant.checks.evaluation import Data, accuracy_and_loss, as_dataset, batches, device_of, size_of
+from equivariant.checks.evaluation import Data, accuracy_and_loss, as_dataset, batches, size_of
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import act_each, random_elements
-from equivariant.tuning import files
+from equivariant.parts.surgery import device_of
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import Record
 
@@ -28,7 +29,7 @@ Turn = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def random_turns(group: FiniteGroup, action: Action) -> Turn:
-    """Return what moves every image of a batch by a random element."""
+    """Return what transforms every image of a batch by a random element."""
     return lambda images, generator: act_each(group, random_elements(group, len(images), generator), images, action)
 
 
@@ -48,37 +49,28 @@ class Run:
         self.signature = json.loads(json.dumps([asdict(recipe), group.fingerprint, shapes]))
 
     def train(self, trained: list[nn.Parameter], training: Data, held_out: Data, turn: Turn | None) -> None:
-        """Run the present stage, or go on with it, and leave the model at its best; `turn` moves each batch first."""
-        stage = self.recipe.stages[self.stage]
+        """Run or resume the present stage, and leave the model at its best; `turn` transforms each batch first."""
         self.touched |= _changing(self.model)
-        optimizer = _optimizer(stage, trained)
+        optimizer = _optimizer(self.recipe.stages[self.stage], trained)
         if self.loaded:
             _load_optimizer(optimizer, self.loaded)
         elif self.step == 0:
             self._validate(held_out, None)
-        order = _order(size_of(as_dataset(training)), self.recipe, self.stage, stage.steps)
         try:
-            self._steps(
-                stage, optimizer, batches(training, device_of(self.model), order=order[self.step :]), held_out, turn
-            )
+            self._steps(optimizer, training, held_out, turn)
         finally:
             self.model.load_state_dict(self.best, strict=False)
         self.stage, self.step, self.best, self.loaded = self.stage + 1, 0, {}, {}
         self._save(None)
 
-    def _steps(
-        self,
-        stage: Stage,
-        optimizer: torch.optim.Optimizer,
-        training: Iterator[tuple[Tensor, Tensor]],
-        held_out: Data,
-        turn: Turn | None,
-    ) -> None:
+    def _steps(self, optimizer: torch.optim.Optimizer, training: Data, held_out: Data, turn: Turn | None) -> None:
+        stage = self.recipe.stages[self.stage]
+        order = _order(size_of(as_dataset(training)), self.recipe, self.stage)[self.step :]
         losses: list[float] = []
-        for images, labels in training:
+        for images, labels in batches(training, device_of(self.model), order=order):
             if self._stale() >= self.recipe.patience:
                 return
-            # Seeded by the step, so that a tuning that goes on later draws the same numbers.
+            # Seeded by the step, so that a tuning that is resumed draws the same numbers.
             generator = torch.manual_seed(self.recipe.seed * 1_000_003 + self.stage * 500_009 + self.step)
             scores = self.model(images if turn is None else turn(images, generator))
             loss = functional.cross_entropy(scores.float(), labels)
@@ -117,33 +109,60 @@ class Run:
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         if self.path is None:
             return
-        tensors = files.join("model", self._state()) | files.join("best", self.best)
+        tensors = {f"model/{name}": tensor for name, tensor in self._state().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         if optimizer is not None:
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{number}/{key}": torch.as_tensor(value) for key, value in state.items()}
-        values = {
-            "stage": self.stage,
-            "step": self.step,
-            "history": [asdict(record) for record in self.history],
-            "signature": self.signature,
-        }
-        files.write(self.path, tensors, values)
+        history = [asdict(record) for record in self.history]
+        values = {"stage": self.stage, "step": self.step, "history": history, "signature": self.signature}
+        _write(self.path, tensors, values)
 
     def resume(self) -> None:
-        """Take up the checkpoint, if there is one; raises InputError if it is of another tuning."""
-        found = files.read(self.path) if self.path else None
-        if found is None:
+        """Resume from the checkpoint, if there is one; raises InputError if it is of another tuning."""
+        if self.path is None or not self.path.exists():
             return
-        tensors, values = found
+        tensors, values = _read(self.path)
         if values["signature"] != self.signature:
             raise InputError(
                 f"{self.path} is the checkpoint of another recipe, group or model: choose another folder, or delete it"
             )
-        state = files.part(tensors, "model")
+        state = _part(tensors, "model")
         self.model.load_state_dict(state, strict=False)
         self.stage, self.step, self.touched = values["stage"], values["step"], set(state)
         self.history = [Record(**record) for record in values["history"]]
-        self.best, self.loaded = files.part(tensors, "best"), files.part(tensors, "optimizer")
+        self.best, self.loaded = _part(tensors, "best"), _part(tensors, "optimizer")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all: an interrupted write leaves the one that was there."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # Cloned, because a safetensors file cannot hold tensors that share memory.
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(plain, temporary, metadata={"equivariant": json.dumps(values)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (tensors, values) of a checkpoint; raises InputError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+            return tensors, json.loads(file.metadata()["equivariant"])
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged or no checkpoint ({error}): delete it to start again") from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def _changing(model: nn.Module) -> set[str]:
@@ -152,14 +171,14 @@ def _changing(model: nn.Module) -> set[str]:
     return trained | {name for name, _ in model.named_buffers()}
 
 
-def _order(count: int, recipe: Recipe, stage: int, steps: int) -> list[list[int]]:
+def _order(count: int, recipe: Recipe, stage: int) -> list[list[int]]:
     """Return the indices of every batch of a stage: epochs in random orders that depend on the seed alone."""
     generator = torch.Generator().manual_seed(recipe.seed * 1009 + stage)
     order: list[list[int]] = []
-    while len(order) < steps:
+    while len(order) < recipe.stages[stage].steps:
         epoch = torch.randperm(count, generator=generator).tolist()
         order += [epoch[start : start + recipe.batch_size] for start in range(0, count, recipe.batch_size)]
-    return order[:steps]
+    return order[: recipe.stages[stage].steps]
 
 
 def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equivariant.actions import Images
-from equivariant.checks.evaluation import Data, as_dataset, device_of, evaluate
+from equivariant.checks.evaluation import Data, as_dataset, evaluate
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
+from equivariant.parts.surgery import device_of
 from equivariant.tuning.orbit_cache import cache_views, on_caches
 from equivariant.tuning.recipes import Recipe, Stage, as_recipe
 from equivariant.tuning.result import TuningResult
@@ -39,18 +40,17 @@ def tune(
 ) -> TuningResult:
     """Train a classifier in place, by a recipe, on its own device; return how it went.
 
-    - `model` holds one wrapper (or is it) and returns class scores (B, K). A plain model needs `group` and
-      `parts`, e.g. `parts={"head": list(head.parameters())}`.
-    - `train`, `validation`, `test`: (images (N, C, H, W), labels (N,)) or data sets of such pairs. Each stage
-      ends at its best validation accuracy, which may be where it began. `test` is scored before and after.
-    - `folder`: a checkpoint is kept there, and a tuning that was stopped goes on from it, with the same result
-      to the bit. Raises InputError if it is of another recipe or model.
+    - `model` holds one wrapper (or is it) and returns class scores (B, K). A plain model needs `group` and `parts`,
+      e.g. `parts={"head": list(head.parameters())}`.
+    - `train`, `validation`, `test`: (images (N, C, H, W), labels (N,)) or data sets of such pairs. Each stage ends at
+      its best validation accuracy, which may be where it began. `test` is scored before and after.
+    - `folder`: a checkpoint is kept there, from which an interrupted tuning resumes, with the same result to the bit.
+      Raises InputError if it is of another recipe or model.
     - `progress` is called after every step.
 
-    Parameters that a stage does not train are frozen while it runs. Whatever happens, the parameters'
-    `requires_grad`, the modules' modes and the random state are afterwards as they were. Raises InputError if
-    the data or parts do not fit, or if the loss is not finite. A stage that is stopped, by an error or by hand,
-    leaves the model at its best so far.
+    Parameters that a stage does not train are frozen while it runs. Whatever happens, the parameters' `requires_grad`,
+    the modules' modes and the random state are afterwards as they were. Raises InputError if the data or parts do not
+    fit, or if the loss is not finite. A stage that is interrupted, or fails, leaves the model at its best so far.
     """
     recipe, wrapper = as_recipe(recipe), find_wrapper(model)
     if wrapper is not None and group is None:
@@ -60,8 +60,7 @@ def tune(
     group = as_group(group)
     action = wrapper.input if wrapper else Images()
     parts = parameter_parts(model) if parts is None else parts
-    for stage in recipe.stages:
-        trained_by(stage, parts, model)
+    trained = [trained_by(stage, parts, model) for stage in recipe.stages]
     train, validation = as_dataset(train, "train"), as_dataset(validation, "validation")
     score = partial(evaluate, model, group=group, input=action, batch_size=recipe.batch_size)
     before = score(as_dataset(test, "test")) if test is not None else None
@@ -70,11 +69,11 @@ def tune(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _restoring(model):
         run.resume()
         while run.stage < len(recipe.stages):
-            stage = recipe.stages[run.stage]
-            trained = trained_by(stage, parts, model)
-            _freeze_all_but(model, trained, recipe.batch_statistics)
+            parameters = trained[run.stage]
+            _freeze_all_but(model, parameters, recipe.batch_statistics)
             with _cached(model, wrapper, recipe, train, validation) as (training, held_out, images):
-                run.train(trained, training, held_out, random_turns(group, action) if images and recipe.turn else None)
+                turn = random_turns(group, action) if images and recipe.turn else None
+                run.train(parameters, training, held_out, turn)
     return TuningResult(group.name, run.history, before, score(test) if test is not None else None)
 
 

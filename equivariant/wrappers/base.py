@@ -16,7 +16,7 @@ from equivariant.actions import Action, Images, Trivial
 from equivariant.errors import GroupError, InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import align, chunks, orbit
-from equivariant.outputs import Representation, actions, check_length, leaves, rebuild
+from equivariant.outputs import Representation, actions, check_batch, check_length, leaves, rebuild
 
 #: images (n, C, H, W) -> the model's output for them, and a score (n,) or None
 View = Callable[[Tensor], tuple[Any, Tensor | None]]
@@ -24,7 +24,7 @@ View = Callable[[Tensor], tuple[Any, Tensor | None]]
 
 @dataclass(frozen=True)
 class Views:
-    """A model's answers over an orbit: each tensor (|G|, B, …), turned back, so that they can be averaged."""
+    """A model's answers over an orbit: each tensor (|G|, B, …), aligned, so that they can be averaged."""
 
     representation: Representation
     tensors: list[Tensor]  #: entry g is g⁻¹∘M(g·x)
@@ -71,24 +71,24 @@ class OrbitWrapper(nn.Module, ABC):
     - `model`: any module; it is not copied. Its first argument is a batch, images (B, C, H, W) by default.
     - `group`: a `FiniteGroup` or a name such as "C4" or "D4".
     - `input`: how the group acts on the input, `Images()` by default.
-    - `output`: how it acts on the output: `Trivial()` (the default) for class scores and features that shall
-      be invariant, `Maps()`, `Tokens()`, …, or a dict or tuple of such, shaped like the output.
+    - `output`: how it acts on the output: `Trivial()` (the default) for class scores and features that shall be
+      invariant, `Maps()`, `Tokens()`, …, or a dict or tuple of such, shaped like the output.
     - `chunk`: how many elements go through the model at once; None for all. Small bounds the memory.
-    - `checkpoint`: when training, keep only each chunk's input and compute the rest again in the backward
-      pass. (Batch norm in training mode then moves its running statistics twice.)
+    - `checkpoint`: when training, keep only each chunk's input and compute the rest again in the backward pass. (Batch
+      norm in training mode then updates its running statistics twice.)
     - `check`: look for NaN in the input and in every answer. Compiled and exported code does not look.
 
-    With exact actions (right angles, mirrors, channels) equivariance is exact, up to rounding, for any model
-    and weights without randomness. In training mode that excludes dropout; batch norm keeps it as long as
-    the orbit is in one chunk. Raises InputError and GroupError for bad options; `forward` raises InputError
-    for bad input, before the model has run.
+    With exact actions (right angles, mirrors, channels) equivariance is exact, up to rounding, for any model and
+    weights without randomness. In training mode that excludes dropout; batch norm keeps it as long as the orbit is in
+    one chunk. Raises InputError and GroupError for bad options; `forward` raises InputError for bad input, before the
+    model has run.
 
     A subclass in a file of this folder, or at an entry point of the group `equimos.wrappers`, that has a `name` of its
     own is found by it in configs and commands; the keyword-only parameters of its `around` are its options there.
     """
 
     name: ClassVar[str]
-    #: Whether it looks at images through its model alone, so that it can work on remembered features of every view.
+    #: whether it looks at images through its model alone, so that it can work on remembered features of every view
     through_model: bool = False
 
     def __init__(
@@ -138,11 +138,10 @@ class OrbitWrapper(nn.Module, ABC):
         for elements in chunks(self.group.order, self.chunk):
             images = orbit(self.group, x, self.input, elements).flatten(0, 1)
             output, score = self.call(view, images)
-            apart = (len(elements), len(x))
             aligned = []
             for action, tensor in leaves(self.output, output):
                 check_length(tensor, len(images))
-                tensor = tensor.unflatten(0, apart)
+                tensor = tensor.unflatten(0, (len(elements), len(x)))
                 self.check_answer(tensor, elements)
                 aligned.append(align(self.group, tensor, action, elements))
             tensors.append(aligned)
@@ -179,11 +178,8 @@ class OrbitWrapper(nn.Module, ABC):
 
     def check_input(self, x: Tensor) -> None:
         """Raise InputError if `x` is no batch that the group can act on, or holds NaN (naming the images)."""
-        if not isinstance(x, Tensor):
-            raise InputError(f"the input must be a tensor, not {type(x).__name__}")
+        check_batch(x)
         self.input.check(self.group, x)
-        if len(x) == 0:
-            raise InputError(f"the batch is empty (its shape is {tuple(x.shape)}): give at least one image")
         if self._looks() and x.isnan().any():
             images = x.flatten(1).isnan().any(1).nonzero().flatten().tolist()
             raise InputError(f"the input holds NaN in image {', '.join(map(str, images))} of the batch")
@@ -193,9 +189,7 @@ class OrbitWrapper(nn.Module, ABC):
         if self._looks() and answers.isnan().any():
             broken = answers.flatten(1).isnan().any(1).nonzero().flatten().tolist()
             names = ", ".join(self.group.names[elements[i]] for i in broken)
-            raise InputError(
-                f"the model returned NaN for element {names} of {self.group.name}, though its input had none"
-            )
+            raise InputError(f"the model returned NaN for element {names} of {self.group.name}, but its input had none")
 
     def check_scores(self, scores: Tensor, elements: list[int], batch: int, what: str) -> Tensor:
         """Return scores of views as (len(elements), B); raises InputError for another shape or a number not finite."""
@@ -208,10 +202,8 @@ class OrbitWrapper(nn.Module, ABC):
         scores = scores.reshape(len(elements), batch)
         if self._looks() and not scores.isfinite().all():
             i, image = (~scores.isfinite()).nonzero()[0].tolist()
-            raise InputError(
-                f"{what} returned {scores[i, image].item()} for element {self.group.names[elements[i]]} and image "
-                f"{image}: it must be finite"
-            )
+            place = f"element {self.group.names[elements[i]]} and image {image}"
+            raise InputError(f"{what} returned {scores[i, image].item()} for {place}: it must be finite")
         return scores
 
     def _looks(self) -> bool:

@@ -1,4 +1,4 @@
-"""Learned canonicalisation: turn each image the way a small network prefers, run the model once, turn back.
+"""Learned canonicalisation: transform each image as a small network prefers, run the model once, transform back.
 
 Kaba et al., "Equivariance with Learned Canonicalization Functions" (arXiv 2211.06489), over a finite group.
 """
@@ -23,13 +23,13 @@ from equivariant.wrappers.base import Views, WeightedWrapper, weighted_sum
 class Canonicaliser(WeightedWrapper):
     """f(x) = h⁻¹∘M(h·x) with h = argmax_h s(h·x): one backbone pass, and |G| passes of the small network s.
 
-    - `score`: s, images (n, C, H, W) → (n,) or (n, 1); by default `ImageScore(channels)`. Without training it
-      prefers at random (but always the same), which still makes the answer equivariant.
-    - In evaluation the choice is hard. Elements whose scores tie within `tie_tolerance` (relative to
-      max(1, |score|)) each get a backbone pass, and their answers are averaged.
-    - In training the choice is a hard Gumbel-softmax at `temperature`, straight-through, so that the loss of
-      the one pass teaches s. The noise makes training random; `noise=False` chooses as in evaluation, and if
-      elements tie, the model sees the mean of their views.
+    - `score`: s, images (n, C, H, W) → (n,) or (n, 1); by default `ImageScore(channels)`. Untrained, it prefers at
+      random (but always the same), which still makes the answer equivariant.
+    - In evaluation the choice is hard. Elements whose scores tie within `tie_tolerance` (relative to max(1, |score|))
+      each get a backbone pass, and their answers are averaged.
+    - In training the choice is a hard Gumbel-softmax at `temperature`, straight-through, so that the loss of the one
+      pass teaches s. The noise makes training random; `noise=False` chooses as in evaluation, and if elements tie, the
+      model sees the mean of their views.
 
     Other options as for `OrbitWrapper`; `chunk` bounds the passes of s.
     """
@@ -78,10 +78,7 @@ class Canonicaliser(WeightedWrapper):
         return torch.cat(parts)
 
     def canonicalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the preferred element of each image, (B,) int64, and the images so turned, (B, …).
-
-        Of tied elements it returns the first.
-        """
+        """Return the preferred element of each image, (B,) int64, the first of a tie, and the images by it, (B, …)."""
         elements = self._hard(self.scores(x)).argmax(0)
         return elements, act_each(self.group, elements, x, self.input)
 

@@ -13,8 +13,8 @@ from equivariant.wrappers.base import WeightedWrapper
 class Equitune(WeightedWrapper):
     """f(x) = (1/|G|) Σ_g g⁻¹∘M(g·x).
 
-    Meant for fine-tuning: zero-shot, the mean mixes views the model reads well with ones it reads badly.
-    Options as for `OrbitWrapper`.
+    Meant for fine-tuning: zero-shot, the mean mixes views the model reads well with ones it reads badly. Options as for
+    `OrbitWrapper`.
 
     >>> model = Equitune(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)), "C4")
     >>> x = torch.rand(1, 3, 2, 2)

@@ -20,10 +20,10 @@ from equivariant.wrappers.base import Network, WeightedWrapper, weighted_sum
 class Equizero(WeightedWrapper):
     """f(x) = g*⁻¹∘M(g*·x) with g* = argmin_g ℓ(M(g·x)).
 
-    - `proxy`: the loss ℓ by name ("entropy", "max_probability"), `Similarity(references)`, or any function from
-      the model's output for n views to (n,). InputError if it returns another shape or is not finite.
-    - `tie_tolerance`: elements whose losses are this close to the least, relative to max(1, |loss|), tie, and
-      their outputs are averaged (see `selection`); by default a few roundings of the output's dtype.
+    - `proxy`: the loss ℓ by name ("entropy", "max_probability"), `Similarity(references)`, or any function from the
+      model's output for n views to (n,). InputError if it returns another shape or is not finite.
+    - `tie_tolerance`: elements whose losses are this close to the least, relative to max(1, |loss|), tie, and their
+      outputs are averaged (see `equivariant.ties`); by default a few roundings of the output's dtype.
     - `straight_through`: choosing has no useful gradient, so that of equitune is taken instead.
 
     Other options as for `OrbitWrapper`.
@@ -62,9 +62,7 @@ class Equizero(WeightedWrapper):
         if proxy != "similarity":
             return cls(network.whole, group, proxy=proxy, chunk=chunk)
         if not isinstance(network.head, nn.Linear):
-            raise InputError(
-                "similarity is to the rows of a linear head, which this network lacks: choose proxy='entropy'"
-            )
+            raise InputError("similarity needs a linear head, which this network lacks: choose proxy='entropy'")
         similarity = Similarity(network.head.weight.detach().clone())
         return nn.Sequential(cls(network.features, group, proxy=similarity, chunk=chunk), network.head)
 

@@ -23,14 +23,14 @@ Positive = Literal["exp", "softplus", "none"]
 class LambdaEquitune(WeightedWrapper):
     """f(x) = Σ_g λ(g·x) g⁻¹∘M(g·x) / Σ_g λ(g·x), with λ > 0 from one small network, the same for all g.
 
-    - `head`: with it, `model` gives features, λ reads them and M = head∘model: one backbone pass a view.
-      Without it, λ reads what `model` returns. (To average features instead of scores, put the head
-      outside: `nn.Sequential(LambdaEquitune(features, "C4"), head)`.)
-    - `network`: λ's network, (n, …) → (n,) or (n, 1). By default `FeatureScore`, which starts as λ ≡ 1, so
-      that the wrapper starts as equitune; `width` is its number of features, if it cannot be found.
+    - `head`: with it, `model` gives features, λ reads them and M = head∘model: one backbone pass per view. Without it,
+      λ reads what `model` returns. (To average features instead of scores, put the head outside:
+      `nn.Sequential(LambdaEquitune(features, "C4"), head)`.)
+    - `network`: λ's network, (n, …) → (n,) or (n, 1). By default `FeatureScore`, which starts as λ ≡ 1, so that the
+      wrapper starts as equitune; `width` is its number of features, if it cannot be found.
     - `reads`: "features", or "input" for a network of your own that looks at g·x itself (`ImageScore`).
-    - `positive`: λ = exp(network) ("exp": a softmax over the orbit), softplus(network), or the network itself
-      ("none": it must return finite numbers ≥ 0, not all 0 over an orbit; InputError otherwise).
+    - `positive`: λ = exp(network) ("exp": a softmax over the orbit), softplus(network), or the network itself ("none":
+      it must return finite numbers ≥ 0, not all 0 over an orbit; InputError otherwise).
 
     Other options as for `OrbitWrapper`. Gradients flow through λ into whatever it reads; freeze the backbone's
     parameters to train λ alone.
@@ -115,6 +115,4 @@ class LambdaEquitune(WeightedWrapper):
             )
         if (weights.sum(0) == 0).any():
             image = int((weights.sum(0) == 0).nonzero()[0])
-            raise InputError(
-                f"the λ network returned weight 0 for every element of image {image}: nothing is left to average"
-            )
+            raise InputError(f"the λ network returned weight 0 for every element of image {image}: there is no mean")

@@ -14,8 +14,8 @@ from equivariant.wrappers.base import OrbitWrapper
 class OrbitMax(OrbitWrapper):
     """f(x) = max_g g⁻¹∘M(g·x), elementwise: for class scores, each class takes its own best view.
 
-    Options as for `OrbitWrapper`. Raises InputError for an output that is not moved by mere permutation (a
-    vector field, points, boxes): there the maximum is not equivariant.
+    Options as for `OrbitWrapper`. Raises InputError for an output whose values do more than change places (a vector
+    field, points, boxes): there the maximum is not equivariant.
     """
 
     name = "max"
@@ -25,9 +25,7 @@ class OrbitMax(OrbitWrapper):
         super().__init__(*args, **options)
         for action in actions(self.output):
             if not action.permutes:
-                raise InputError(
-                    f"a maximum over {action} is not equivariant: use Equitune, LambdaEquitune or Equizero"
-                )
+                raise InputError(f"a maximum over {action} is not equivariant: use Equitune, LambdaEquitune, Equizero")
 
     def forward(self, x: Tensor) -> Any:
         """Return the maximum over the views of `x` (B, …)."""

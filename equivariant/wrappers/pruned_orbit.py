@@ -1,7 +1,7 @@
 """The pruned orbit: score every view after a few blocks, and finish only the best.
 
-It costs (|G|·k + m·(L - k)) / L backbone passes for k of L blocks and the m best elements: 1.5 instead of 4
-for C4 with k = 2, m = 1 and L = 12.
+It costs (|G|·k + m·(L - k)) / L backbone passes for k of L blocks and the m best elements: 1.5 instead of 4 for C4 with
+k = 2, m = 1 and L = 12.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from equivariant.wrappers.base import Network, WeightedWrapper
 class PrunedOrbit(WeightedWrapper):
     """f(x) = Σ_g w_g g⁻¹∘late(early(g·x)), with w a softmax of s(early(g·x)) over the `keep` best elements.
 
-    The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of
-    the best, within `tie_tolerance` relative to max(1, |score|), are finished too.
+    The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of the best,
+    within `tie_tolerance` relative to max(1, |score|), are finished too.
 
     - `model`: a `Staged` model: `StagedViT(vit, blocks=2)` for a timm ViT, else `StagedPair(first, second)`.
-    - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which
-      starts with equal scores: until it is trained, all elements tie and all are finished.
+    - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which starts with
+      equal scores: until it is trained, all elements tie and all are finished.
     - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
 
-    How many passes there are depends on the images, so `torch.export` will not take it.
-    Other options as for `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
+    How many passes there are depends on the images, so `torch.export` will not take it. Other options as for
+    `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
     """
 
     name = "pruned"
@@ -79,7 +79,7 @@ class PrunedOrbit(WeightedWrapper):
     def answer(self, x: Tensor) -> tuple[Any, Tensor]:
         """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
         rows, states, scores = self._early(x)
-        weights = self._weights(scores)
+        weights = soft(scores, None if self.training else self._best(scores))
         chosen = Chosen(self.group, weights)
         states = states[torch.isin(rows, chosen.rows)]
         parts = [self.call(self.model.late, part) for part in states.split(len(x) * (self.chunk or len(states)))]
@@ -115,9 +115,6 @@ class PrunedOrbit(WeightedWrapper):
         """Return a mask (|G|, B) of the elements to finish."""
         tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
         return top(widened(scores.detach()), self.keep, tolerance)
-
-    def _weights(self, scores: Tensor) -> Tensor:
-        return soft(scores, None if self.training else self._best(scores))
 
     def _join(self, parts: list[Any]) -> Any:
         """Join the outputs of several passes along their batch axis."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from continual.console import write_text
+from continual import files
 from continual.errors import InputError
 from continual.experiments.equivariance.config import PLAIN, WrapperConfig
 from continual.experiments.equivariance.data import some_images
 from continual.experiments.equivariance.files import Opened
 from continual.experiments.equivariance.symmetry import wrapped
-from continual.symmetry.views import refusals
-from equivariant.checks.equivariance import (
-    ElementErrors,
-    are_exact,
-    equivariance_error,
-    orbit_answers,
-    orbit_consistency,
-    tolerances,
-)
+from continual.symmetry.views import group_named, refusals
+from equivariant.checks import equivariance
 from equivariant.checks.report import EquivarianceReport, default_layers, equivariance_report
-from equivariant.groups import FiniteGroup, as_group
+from equivariant.groups import FiniteGroup
 
 
 @dataclass(frozen=True)
@@ -59,8 +51,8 @@ class Checked:
         """Write the report into a folder, as JSON, text and a picture."""
         assert self.report is not None
         details = {**self.record, "layers": self.report.layers, "sizes": self.report.sizes}
-        write_text(folder / "equivariance.json", json.dumps(details, indent=1) + "\n")
-        write_text(folder / "equivariance.txt", f"{self.verdict}\n\n{self.report}\n")
+        files.write_json(folder / "equivariance.json", details)
+        files.write_text(folder / "equivariance.txt", f"{self.verdict}\n\n{self.report}\n")
         self.report.plot(folder / "equivariance.png")
 
 
@@ -76,7 +68,7 @@ def check(
 ) -> Checked:
     """Measure a model on images of a folder, or random ones; by default plain, and to its own group or C4."""
     found, whole = opened.classifier, opened.whole
-    group = group or opened.group or as_group("C4")
+    group = group or opened.group or group_named("C4")
     config = wrapper or WrapperConfig(wrapper=PLAIN)
     if whole is None:
         whole = wrapped(config, found.features, found.head, group)
@@ -88,30 +80,17 @@ def check(
     report = None
     with refusals():
         if with_report:
-            layers = _layers(whole, found.features)
-            report = equivariance_report(whole, group, x, layers=layers, float64=float64)
-        errors = report.elements if report else equivariance_error(whole, group, x, float64=float64)
-        scores = found.head is not None or found.classes is not None
-        consistency = orbit_consistency(orbit_answers(whole, group, x)) if scores else None
-    limits = tolerances(group, torch.float64 if float64 else x.dtype)
-    return Checked(_record(found.name, config, errors, limits, consistency, source), are_exact(group), report)
-
-
-def _layers(whole: nn.Module, network: nn.Module) -> list[str]:
-    """Return the names of the network's layers in the whole model, then of the model's own."""
-    place = next((name for name, module in whole.named_modules() if module is network), None)
-    inner = [] if place is None else [f"{place}.{name}" for name in default_layers(network)]
-    return [*inner, *default_layers(whole)]
-
-
-def _record(
-    name: str, config: WrapperConfig, errors: ElementErrors, limits: list[float], consistency: float | None, source: str
-) -> dict[str, Any]:
-    elements = list(zip(errors.group.names, errors.errors, limits, strict=True))
-    return {
-        "model": name,
+            report = equivariance_report(whole, group, x, layers=_layers(whole, found.features), float64=float64)
+        errors = report.elements if report else equivariance.equivariance_error(whole, group, x, float64=float64)
+        consistency = None
+        if found.head is not None or found.classes is not None:
+            consistency = equivariance.orbit_consistency(equivariance.orbit_answers(whole, group, x))
+    limits = equivariance.tolerances(group, torch.float64 if float64 else x.dtype)
+    elements = list(zip(group.names, errors.errors, limits, strict=True))
+    record = {
+        "model": found.name,
         "wrapper": config.wrapper,
-        "group": errors.group.name,
+        "group": group.name,
         "images": source,
         "equivariant": all(error <= limit for _, error, limit in elements),
         "worst": errors.worst,
@@ -119,3 +98,11 @@ def _record(
         "consistency": consistency,
         "elements": [{"element": n, "error": e, "tolerance": t} for n, e, t in elements],
     }
+    return Checked(record, equivariance.are_exact(group), report)
+
+
+def _layers(whole: nn.Module, network: nn.Module) -> list[str]:
+    """Return the names of the network's layers in the whole model, then of the model's own."""
+    place = next((name for name, module in whole.named_modules() if module is network), None)
+    inner = [] if place is None else [f"{place}.{name}" for name in default_layers(network)]
+    return [*inner, *default_layers(whole)]

@@ -40,9 +40,9 @@ def load_clip(
 ) -> tuple[ImageTower, nn.Linear | None, Preprocessing]:
     """Return the image tower, the head (None without classes) and the preprocessing.
 
-    `name` is open_clip's, with the weights' tag after a dot: "ViT-B-32.openai". A head's row is the mean of the
-    class's prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a
-    name, tag or file that will not do, and InputError if open_clip is not installed.
+    `name` is open_clip's, with the weights' tag after a dot: "ViT-B-32.openai". A head's row is the mean of the class's
+    prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a wrong name, tag or
+    file, and InputError if open_clip is not installed.
     """
     clip = _open_clip()
     architecture, _, tag = name.partition(".")
@@ -61,9 +61,9 @@ def load_clip(
         model = clip.create_model(architecture, pretrained=source, force_quick_gelu=gelu, pretrained_text=False, **args)
     except Exception as error:  # every hub, proxy and cache has exceptions of its own
         cure = "check that it is of this CLIP" if weights else "connect to the network once, or give weights=FILE"
-        raise BackboneError(
-            f"{PREFIX}{name} could not be made from {source or args} ({type(error).__name__}: {_line(error)}): {cure}"
-        ) from error
+        said, kind = str(error).strip().split("\n")[0][:200], type(error).__name__
+        text = f"{PREFIX}{name} could not be made from {source or args} ({kind}: {said}): {cure}"
+        raise BackboneError(text) from error
     model.eval()
     head = None if classes is None else _head(model, clip.get_tokenizer(architecture), classes, templates)
     width = head.in_features if head else model.text_projection.shape[-1]
@@ -83,14 +83,9 @@ def _head(model: Any, tokenize: Any, classes: Sequence[str], templates: Sequence
 
 def _preprocessing(visual: Any) -> Preprocessing:
     settings = visual.preprocess_cfg
-    size = settings["size"]
-    return Preprocessing(
-        size=(size, size) if isinstance(size, int) else tuple(size),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        interpolation=settings["interpolation"],
-        crop_pct=1.0,
-    )
+    size = (settings["size"],) * 2 if isinstance(settings["size"], int) else settings["size"]
+    given = {key: settings[key] for key in ("mean", "std", "interpolation")}
+    return Preprocessing.from_json({"size": size, "crop_pct": 1.0, **given})
 
 
 def _open_clip() -> Any:
@@ -99,7 +94,3 @@ def _open_clip() -> Any:
     except ImportError as error:
         raise InputError('CLIP needs open_clip, which is not installed: pip install "equimos[clip]"') from error
     return open_clip
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

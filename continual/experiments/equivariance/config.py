@@ -1,4 +1,4 @@
-"""A study of upright and rotated images as a strict TOML document: data, a network, and rows of wrappers."""
+"""A study of untransformed and transformed images as a strict TOML document: data, a network, and rows of wrappers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ModelConfig(Strict):
     preprocessing: dict[str, Any] = Field(default_factory=dict, description="fields of Preprocessing to change")
     size: int | None = Field(None, ge=1, description="side of the input, for networks that take any")
     head: Literal["own", "fit"] = Field(
-        "own", description="the network's own last layer (CLIP: the prompts), or one fitted to upright images"
+        "own", description="its own last layer (CLIP: the prompts), or one that is fitted"
     )
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="CLIP: prompts; {} is the class")
     class_names: dict[str, str] = Field(default_factory=dict, description="CLIP: class -> its words in prompts")

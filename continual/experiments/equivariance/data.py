@@ -56,16 +56,14 @@ def split_of(config: ImagesConfig, seed: int) -> Split:
     train, test = load_data(config)
     classes = tuple(sorted({str(label) for label in train[1]}))[: config.classes]
     rows, held = [], []
-    for c, found in enumerate(_rows(train[1], classes, "train", seed)):
+    for name, found in zip(classes, _rows(train[1], classes, "train", seed), strict=True):
         if len(found) < 2:
-            raise InputError(f"class {classes[c]!r} has 1 training image: it takes 2, one to train and one to validate")
+            raise InputError(f"class {name!r} has 1 training image: it takes 2, one to train and one to validate")
         used = found[: config.per_class]
         count = min(max(1, round(config.validation * len(used))), len(used) - 1)
-        held += [(i, c) for i in used[:count]]
-        rows += [(i, c) for i in used[count:]]
-    tests = [
-        (i, c) for c, found in enumerate(_rows(test[1], classes, "test", seed)) for i in found[: config.test_per_class]
-    ]
+        held.append(used[:count])
+        rows.append(used[count:])
+    tests = [found[: config.test_per_class] for found in _rows(test[1], classes, "test", seed)]
     return Split(classes, _part(train[0], rows), _part(train[0], held), _part(test[0], tests))
 
 
@@ -74,8 +72,7 @@ def of_folder(folder: Path, per_class: int | None = None) -> tuple[tuple[str, ..
     images, labels = list_folder(folder)
     check_readable(images)
     classes = tuple(sorted(set(labels)))
-    rows = [(i, c) for c, found in enumerate(_rows(labels, classes, "test", 0)) for i in found[:per_class]]
-    return classes, _part(images, rows)
+    return classes, _part(images, [found[:per_class] for found in _rows(labels, classes, "test", 0)])
 
 
 def some_images(found: Classifier, folder: Path | None, number: int) -> tuple[Tensor, str]:
@@ -102,7 +99,7 @@ def noise(classes: int) -> Split:
 
 
 def score_indices(found: Classifier, classes: Sequence[str]) -> list[int]:
-    """Return which of a classifier's scores is which class's; raises InputError if that cannot be told."""
+    """Return which of a classifier's scores is which class's; raises InputError if that cannot be known."""
     if found.head is None and found.classes is None:
         raise InputError(f"{found.name} gives features, no class scores: fit a head to your training images")
     known = found.classes
@@ -111,7 +108,7 @@ def score_indices(found: Classifier, classes: Sequence[str]) -> list[int]:
     count = len(known) if known is not None else _scores(found)
     if known is None and count == len(classes):
         return list(range(count))
-    missing = next((name for name in classes if name not in (known or ())), classes[0])
+    missing = next(name for name in classes if name not in (known or ()))
     raise InputError(
         f"{found.name} scores {count} classes, and the images' {missing!r} is none of them: fit a head to "
         f"your training images"
@@ -134,7 +131,8 @@ def _rows(labels: Sequence[Label], classes: Sequence[str], part: str, seed: int)
     return [[rows[i] for i in order] for rows, order in zip(found.values(), orders, strict=True)]
 
 
-def _part(images: Sequence[Any] | Tensor, rows: Sequence[tuple[int, int]]) -> Part:
-    chosen = [i for i, _ in rows]
+def _part(images: Sequence[Any] | Tensor, rows: Sequence[Sequence[int]]) -> Part:
+    """Return the images at some indices for each class."""
+    chosen = [i for found in rows for i in found]
     picked = images[chosen] if isinstance(images, Tensor) else [images[i] for i in chosen]
-    return Part(picked, [c for _, c in rows])
+    return Part(picked, [c for c, found in enumerate(rows) for _ in found])

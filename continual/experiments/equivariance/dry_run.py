@@ -13,15 +13,13 @@ from continual.experiments.equivariance.data import noise, score_indices, split_
 from continual.experiments.equivariance.models import Classifier, load_classifier
 from continual.experiments.equivariance.study import make_recipe
 from continual.experiments.equivariance.symmetry import tuned_parts, wrapped
-from continual.symmetry.views import refusals
-from equivariant.groups import as_group
+from continual.symmetry.views import group_named, refusals
 from equivariant.tuning.tune import trained_by
 
 
 def tried(config: StudyConfig) -> Iterator[tuple[str, str, str, str | None]]:
     """Make every row and give it an image; yield its label, wrapper, recipe, and what would be trained."""
-    with refusals():
-        group = as_group(config.group)
+    group = group_named(config.group)
     if config.data.source in catalogue():
         count = catalogue()[config.data.source].classes
         split = noise(min(count, config.data.classes or count))
@@ -35,13 +33,12 @@ def tried(config: StudyConfig) -> Iterator[tuple[str, str, str, str | None]]:
         head = nn.Linear(width, len(split.classes))
         found = Classifier(found.name, found.features, head, found.preprocessing, split.classes)
     score_indices(found, split.classes)
+    assert found.head is not None
     for label, row in config.rows.items():
         model = wrapped(row, found.features, found.head, group).eval()
+        stages = make_recipe(config, row, 0).stages if row.recipe else ()
         with torch.no_grad(), refusals():
             model(image)
-        stages = make_recipe(config, row, 0).stages if row.recipe else ()
-        assert found.head is not None
-        with refusals():
             chosen = [trained_by(stage, tuned_parts(model, found.head), model) for stage in stages]
         sizes = [f"{stage.train} {sum(p.numel() for p in c):,}" for stage, c in zip(stages, chosen, strict=True)]
         yield label, row.wrapper, row.recipe or "none: zero-shot", ", then ".join(sizes) or None

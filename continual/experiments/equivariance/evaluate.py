@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from continual.experiments.equivariance.study import counting, with_fitted_head
 from continual.experiments.equivariance.symmetry import Data, measure, remembered, remembers, wrapped
 from continual.learning.progress import Progress
 from continual.seeding import seeded
-from equivariant.groups import FiniteGroup, as_group
+from continual.symmetry.views import group_named
+from equivariant.groups import FiniteGroup
+from equivariant.parts.surgery import device_of
 
 #: the rows where none are asked for
 ROWS = ("plain", "equitune", "equizero", "max")
@@ -51,7 +53,7 @@ def evaluate(
 
     Its group is by default its own, or C4. `fit` is a folder of images to fit a linear head to first.
     """
-    found, group = opened.classifier, group or opened.group or as_group("C4")
+    found, group = opened.classifier, group or opened.group or group_named("C4")
     if opened.whole is not None and (wrappers or fit):
         raise InputError(f"{found.name} holds its own wrapper and head: leave out --wrapper and --fit")
     if fit is not None:
@@ -63,7 +65,7 @@ def evaluate(
         rows = [Row(Path(found.name).name, "tuned", None, 0, measures)]
     else:
         wrappers = wrappers or {name: WrapperConfig(wrapper=name) for name in ROWS}
-        rows = _rows(wrappers, found, group, data, batch_size, progress)
+        rows = list(_rows(wrappers, found, group, data, batch_size, progress))
     title = f"{found.name} on {count(len(photos.part.classes), 'image')} of {photos.folder}, {group.name}"
     return Results(title, group.name, rows)
 
@@ -75,12 +77,12 @@ def _rows(
     data: Data,
     batch_size: int,
     progress: Progress,
-) -> list[Row]:
-    rows, views = [], None
+) -> Iterator[Row]:
+    views = None
     for label, config in wrappers.items():
         with seeded(0, "wrapper"):
             model = wrapped(config, found.features, found.head, group)
-        model = model.to(next((p.device for p in found.features.parameters()), "cpu")).eval()
+        model = model.to(device_of(found.features)).eval()
         chosen = data
         if remembers(model, group):
             if views is None:
@@ -88,5 +90,4 @@ def _rows(
                 views = remembered(found.features, group, data, batch_size, tick)
             chosen = views
         measures = measure(model, group, chosen, batch_size, counting(progress, f"{label}: test images"))
-        rows.append(Row(label, config.wrapper, None, 0, measures))
-    return rows
+        yield Row(label, config.wrapper, None, 0, measures)

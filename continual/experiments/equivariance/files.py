@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from continual import options
+from continual import files, options
 from continual.backbones.weights import read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.documents import refusal
 from continual.errors import EquimosError, InputError, ModelFileError
 from continual.experiments.equivariance.config import ModelConfig, WrapperConfig
-from continual.experiments.equivariance.models import Classifier, is_learner, load_classifier, of_learner
-from continual.experiments.equivariance.symmetry import refusals, wrapped
-from equivariant.groups import FiniteGroup, as_group
-from equivariant.tuning import files
+from continual.experiments.equivariance.models import Classifier, load_classifier, of_learner
+from continual.experiments.equivariance.symmetry import wrapped
+from continual.learning import model_file
+from continual.symmetry.views import group_named, refusals
+from equivariant.groups import FiniteGroup
 
 FORMAT = "equimos-equivariant-model"
 
@@ -48,8 +49,7 @@ class Opened:
 
 def group_of(name: str | None) -> FiniteGroup | None:
     """Return the group of that name, if there is one; raises InputError for an unknown one."""
-    with refusals():
-        return as_group(name) if name else None
+    return group_named(name) if name else None
 
 
 def open_model(source: Source, classes: Sequence[str] | None = None, templates: Sequence[str] = ()) -> Opened:
@@ -60,9 +60,9 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
         raise InputError(f"{source.model} is a folder: name a model file, or a model such as 'resnet50.a1_in1k'")
     if path.suffix == ".safetensors":
         _, metadata = read_weights(path)
-        if is_tuned(metadata):
+        if "equivariant" in metadata:  # written by `tune`
             return load_tuned(path, device)
-        if is_learner(metadata):
+        if metadata.get("format") == model_file.FORMAT:
             return Opened(of_learner(path, weights, device), device)
         if weights is not None:
             raise InputError(f"{source.model} and --weights {weights} both give weights: leave one of them out")
@@ -86,14 +86,9 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
 
 
 def save_tuned(
-    path: Path,
-    model: nn.Module,
-    row: WrapperConfig,
-    group: FiniteGroup,
-    classifier: Classifier,
-    classes: Sequence[str],
+    path: Path, model: nn.Module, row: WrapperConfig, group: FiniteGroup, classifier: Classifier, classes: Sequence[str]
 ) -> None:
-    """Write a wrapped classifier whole, or not at all; `classes` are what its scores stand for."""
+    """Write a wrapped classifier whole, or not at all; `classes` are those that its scores are of."""
     head = classifier.head
     values = {
         "format": FORMAT,
@@ -104,12 +99,7 @@ def save_tuned(
         "preprocessing": asdict(classifier.preprocessing),
         "head": [head.in_features, head.out_features, head.bias is not None] if isinstance(head, nn.Linear) else None,
     }
-    files.write(path, model.state_dict(), values)
-
-
-def is_tuned(metadata: dict[str, Any]) -> bool:
-    """Whether a safetensors file with this metadata was written by `tune`."""
-    return "equivariant" in metadata
+    files.store(path, model.state_dict(), {"equivariant": json.dumps(values)})
 
 
 def load_tuned(path: Path, device: torch.device) -> Opened:
@@ -120,14 +110,11 @@ def load_tuned(path: Path, device: torch.device) -> Opened:
     state, metadata = read_weights(path)
     values = metadata["equivariant"]
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path} is the checkpoint of a tuning under way: finish it, and name its model.safetensors"
-        )
+        raise ModelFileError(f"{path} is the checkpoint of a tuning under way: finish it, then name model.safetensors")
     try:
         row, classes = WrapperConfig(**values["wrapper"]), tuple(values["classes"])
         preprocessing = Preprocessing.from_json(values["preprocessing"])
-        with refusals():
-            group = as_group(values["group"])
+        group = group_named(values["group"])
         base = load_classifier(ModelConfig(**values["model"]), pretrained=False)
         head = nn.Linear(*values["head"]) if values["head"] else base.head
         model = wrapped(row, base.features, head, group)

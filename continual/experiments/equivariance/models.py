@@ -19,7 +19,6 @@ from continual.errors import BackboneError, nearest
 from continual.experiments.equivariance.clip import PREFIX as CLIP
 from continual.experiments.equivariance.clip import load_clip
 from continual.experiments.equivariance.config import ModelConfig
-from continual.learning import model_file
 from continual.learning.learner import IncrementalLearner
 from continual.seeding import seeded
 from equivariant.errors import InputError as NoHead
@@ -58,16 +57,13 @@ def load_classifier(
 ) -> Classifier:
     """Make the network of a config; `classes` are those of the data, of which CLIP makes its head.
 
-    `pretrained=False` downloads nothing and leaves random weights: to try a config. Raises BackboneError with
-    what to do instead.
+    `pretrained=False` downloads nothing and leaves random weights: to try a config. Raises BackboneError with the cure.
     """
     name = config.name or ""
     if name.startswith(CLIP):
         words = None if classes is None else [config.class_names.get(c, c.replace("_", " ")) for c in classes]
-        bare = name.removeprefix(CLIP)
-        tower, prompts, prepared = load_clip(
-            bare, config.weights, config.args, words, config.templates, pretrained=pretrained
-        )
+        given = (name.removeprefix(CLIP), config.weights, config.args, words, config.templates)
+        tower, prompts, prepared = load_clip(*given, pretrained=pretrained)
         found = Classifier(name, tower, prompts, prepared, tuple(classes or ()) or None, config.args)
     elif name.startswith(TORCHVISION):
         found = _torchvision(name.removeprefix(TORCHVISION), config, pretrained)
@@ -87,11 +83,6 @@ def of_learner(path: Path, weights: Path | None, device: torch.device) -> Classi
     learner = methods.load(path, weights=weights, device=str(device))
     classes = tuple(map(str, learner.classes))
     return Classifier(str(path), LearnerScores(learner), None, learner.backbone.preprocessing, classes)
-
-
-def is_learner(metadata: dict[str, Any]) -> bool:
-    """Whether a safetensors file with this metadata is a model file of `equimos learn`."""
-    return metadata.get("format") == model_file.FORMAT
 
 
 def _timm(config: ModelConfig, pretrained: bool) -> Classifier:
@@ -117,14 +108,9 @@ def _timm(config: ModelConfig, pretrained: bool) -> Classifier:
         assert name is not None
         model = from_hub(name, args) if pretrained else create(name, args)
     settings = resolve_model_data_config(model)
-    patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    prepared = Preprocessing(
-        size=tuple(patches or settings["input_size"][1:]),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        interpolation=settings["interpolation"],
-        crop_pct=settings["crop_pct"],
-    )
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or settings["input_size"][1:]
+    given = {key: settings[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    prepared = Preprocessing.from_json({"size": tuple(size), **given})
     kept = {k: v for k, v in args.items() if k != "num_classes" or v is not None}
     return _cut(Classifier(name, model, None, prepared, _image_net(model), kept))
 
@@ -153,17 +139,12 @@ def _torchvision(name: str, config: ModelConfig, pretrained: bool) -> Classifier
                 f"the weights of {TORCHVISION}{name}.{tag} could not be fetched ({type(error).__name__}): connect to "
                 f"the network once, or download them and give weights=FILE"
             ) from error
-    (crop,), (resize,) = entry.transforms().crop_size, entry.transforms().resize_size
-    prepared = Preprocessing(
-        size=(crop, crop),
-        mean=tuple(entry.transforms().mean),
-        std=tuple(entry.transforms().std),
-        interpolation=entry.transforms().interpolation.value,
-        crop_pct=crop / resize,
-    )
-    categories = (
-        tuple(entry.meta["categories"]) if config.weights is None and "num_classes" not in config.args else None
-    )
+    view = entry.transforms()
+    (crop,), (resize,) = view.crop_size, view.resize_size
+    mean, std, mode = tuple(view.mean), tuple(view.std), view.interpolation.value
+    prepared = Preprocessing((crop, crop), mean, std, mode, crop / resize)
+    known = config.weights is None and "num_classes" not in config.args
+    categories = tuple(entry.meta["categories"]) if known else None
     full = f"{TORCHVISION}{name}{'.' if tag else ''}{tag}"
     return _cut(Classifier(full, model, None, prepared, categories, config.args))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +9,15 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from continual.console import add_row, new_table, write_text
+from continual import files
+from continual.console import add_row, new_table
+from continual.experiments import tables
 from continual.experiments.equivariance.symmetry import Measures
 
 #: figure -> heading; all are shares
 COLUMNS = {
-    "upright": "upright [%]",
-    "turned": "turned [%]",
+    "upright": "untransformed [%]",
+    "turned": "transformed [%]",
     "consistency": "same answer over the orbit [%]",
     "flips": "orbit flips [%]",
 }
@@ -67,54 +66,47 @@ def terminal(found: Results) -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown."""
-    rule = ["---", *["---:"] * len(COLUMNS)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (["", *COLUMNS.values()], rule, *lines(rows))) + "\n"
-
-
 def as_csv(found: Results) -> str:
     """Return one line per row and seed, with the accuracy by element."""
-    rows = found.rows
-    text = io.StringIO()
-    elements = list(rows[0].measures.by_element)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]])
-    for row in rows:
+    elements = list(found.rows[0].measures.by_element)
+    body: list[list[object]] = [
+        ["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]]
+    ]
+    for row in found.rows:
         shares = [getattr(row.measures, key) for key in COLUMNS] + [row.measures.by_element[name] for name in elements]
-        writer.writerow([row.label, row.wrapper, row.recipe or "", row.seed, *shares])
-    return text.getvalue()
+        body.append([row.label, row.wrapper, row.recipe, row.seed, *shares])
+    return tables.csv_text(body)
 
 
 def as_json(found: Results) -> str:
     """Return everything that was measured."""
-    return json.dumps(asdict(found), indent=1) + "\n"
+    return files.json_text(asdict(found))
 
 
 def write(found: Results, folder: Path) -> None:
     """Write results.json, results.csv, results.md and results.png into a folder."""
-    write_text(folder / "results.json", as_json(found))
-    write_text(folder / "results.csv", as_csv(found))
-    write_text(folder / "results.md", f"# {found.title}\n\n{markdown(found.rows)}")
+    table = tables.markdown(tables.Table(["", *COLUMNS.values()], lines(found.rows)))
+    files.write_text(folder / "results.json", as_json(found))
+    files.write_text(folder / "results.csv", as_csv(found))
+    files.write_text(folder / "results.md", f"# {found.title}\n\n{table}")
     picture(found, folder / "results.png")
 
 
 def picture(found: Results, path: Path) -> None:
-    """Draw accuracy upright and turned, accuracy by element, and the mean weight of each element."""
+    """Draw accuracy untransformed and transformed, accuracy by element, and the mean weight of each element."""
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
-    rows, group = found.rows, found.group
-    labels = list(dict.fromkeys(row.label for row in rows))
+    rows, labels = found.rows, list(dict.fromkeys(row.label for row in found.rows))
     # Those that weigh all elements alike have nothing to show.
     weighted = {label for label in labels if np.ptp(list(_mean(rows, label, "weights").values()) or [0.0]) > 1e-6}
     figure = Figure(figsize=(5 * (2 + bool(weighted)), 1.6 + 0.45 * max(6, len(labels))), layout="constrained")
     panels = figure.subplots(1, 2 + bool(weighted))
     places = np.arange(len(labels))
-    for shift, key in ((-0.2, "upright"), (0.2, "turned")):
+    for shift, key, name in ((-0.2, "upright", "untransformed"), (0.2, "turned", "transformed")):
         values = [[100 * getattr(row.measures, key) for row in rows if row.label == label] for label in labels]
         spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
-        panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=key)
+        panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=name)
     panels[0].set_yticks(places, labels)
     panels[0].invert_yaxis()
     panels[0].set(xlabel="accuracy [%]", xlim=(0, 100))
@@ -124,10 +116,10 @@ def picture(found: Results, path: Path) -> None:
         if label in weighted:
             weights = _mean(rows, label, "weights")
             panels[2].plot(list(weights), list(weights.values()), marker="o", markersize=4, label=label)
-    panels[1].set(xlabel=f"test images moved by an element of {group}", ylabel="accuracy [%]")
+    panels[1].set(xlabel=f"test images transformed by an element of {found.group}", ylabel="accuracy [%]")
     if weighted:
         panels[2].axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
-        panels[2].set(xlabel=f"element of {group}", ylabel="mean weight on upright images")
+        panels[2].set(xlabel=f"element of {found.group}", ylabel="mean weight, images as they are")
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small")

@@ -13,33 +13,25 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from continual.console import write_text
+from continual import files
 from continual.data.inputs import as_images
 from continual.datasets.streams import Experience
 from continual.errors import InputError
 from continual.experiments.config import BackboneConfig
-from continual.experiments.equivariance import report
+from continual.experiments.equivariance import report, symmetry
 from continual.experiments.equivariance.config import ModelConfig, RowConfig, StudyConfig
 from continual.experiments.equivariance.data import Part, Split, score_indices, split_of
 from continual.experiments.equivariance.files import save_tuned
 from continual.experiments.equivariance.models import Classifier, load_classifier
 from continual.experiments.equivariance.report import Results, Row
-from continual.experiments.equivariance.symmetry import (
-    Data,
-    Measures,
-    Tick,
-    measure,
-    refusals,
-    remembered,
-    remembers,
-    tuned_parts,
-    wrapped,
-)
+from continual.experiments.equivariance.symmetry import Data, Measures
 from continual.experiments.pretraining import pretrained_on
 from continual.learning.model_file import versions
 from continual.learning.progress import Progress
 from continual.seeding import seeded
-from equivariant.groups import FiniteGroup, as_group
+from continual.symmetry.views import group_named, refusals
+from equivariant.checks.evaluation import Tick
+from equivariant.groups import FiniteGroup
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
 from equivariant.tuning.tune import tune
 
@@ -47,24 +39,24 @@ from equivariant.tuning.tune import tune
 def run_study(config: StudyConfig, out: Path, progress: Progress) -> Results:
     """Run what is not yet in the folder `out`, and return all rows; results and tuned models go there.
 
-    A folder holds one study; rows that are there are not run again, and a tuning that was interrupted resumes
-    where it was. Raises InputError for a folder of another study.
+    A folder holds one study; rows that are there are not run again, and an interrupted tuning resumes. Raises
+    InputError for a folder of another study.
     """
-    with refusals():
-        group = as_group(config.group)
+    group = group_named(config.group)
     _claim(out, config)
     rows: list[Row] = []
     for seed in config.seeds:
-        files = {label: out / "rows" / f"{_safe(label)}-{seed}.json" for label in config.rows}
-        study = None if all(file.is_file() for file in files.values()) else _Study(config, group, seed, progress)
+        study: _Study | None = None
         for label, row in config.rows.items():
-            if files[label].is_file():
-                measures = Measures(**json.loads(files[label].read_text()))
+            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in label)
+            place = out / "rows" / f"{name}-{seed}.json"
+            if place.is_file():
+                measures = Measures(**json.loads(place.read_text()))
             else:
-                assert study is not None
-                measures = study.run(label, row, out / "models" / files[label].stem)
-                files[label].parent.mkdir(exist_ok=True)
-                write_text(files[label], json.dumps(asdict(measures), indent=1) + "\n")
+                study = study or _Study(config, group, seed, progress)
+                measures = study.run(label, row, out / "models" / place.stem)
+                place.parent.mkdir(exist_ok=True)
+                files.write_json(place, asdict(measures))
             rows.append(Row(label, row.wrapper, row.recipe, seed, measures))
     results = Results(config.title, group.name, rows)
     report.write(results, out)
@@ -86,39 +78,38 @@ class _Study:
     def run(self, label: str, row: RowConfig, folder: Path) -> Measures:
         """Return what a row measures; a row with a recipe leaves its model in the folder."""
         place = f"{label}, seed {self.seed}"
-        found = copy.deepcopy(self.base) if row.recipe else self.base
-        model = self._tuned(place, row, found, folder) if row.recipe else self._wrapped(row, found)
-        test = self.test
-        trained = row.recipe and any(s.train == "everything" for s in make_recipe(self.config, row, self.seed).stages)
-        if remembers(model, self.group) and not trained:
+        size, test, trained = self.config.batch_size, self.test, False
+        if row.recipe:
+            recipe = make_recipe(self.config, row, self.seed)
+            trained = any(stage.train == "everything" for stage in recipe.stages)
+            model = self._tuned(place, row, recipe, folder)
+        else:
+            model = self._wrapped(row, self.base)
+        if symmetry.remembers(model, self.group) and not trained:
             if self.views is None:
                 tick = counting(self.progress, "features of test images")
-                self.views = remembered(self.base.features, self.group, self.test, self.config.batch_size, tick)
+                self.views = symmetry.remembered(self.base.features, self.group, self.test, size, tick)
             test = self.views
-        measures = measure(
-            model, self.group, test, self.config.batch_size, counting(self.progress, f"{place}: test images")
-        )
-        figures = {"upright": measures.upright, "turned": measures.turned}
-        self.progress(place, 1, 1, figures)
+        measures = symmetry.measure(model, self.group, test, size, counting(self.progress, f"{place}: test images"))
+        self.progress(place, 1, 1, {"upright": measures.upright, "turned": measures.turned})
         return measures
 
     def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
         with seeded(self.seed, "wrapper"):
-            return wrapped(row, found.features, found.head, self.group).to(self.device).eval()
+            return symmetry.wrapped(row, found.features, found.head, self.group).to(self.device).eval()
 
-    def _tuned(self, place: str, row: RowConfig, found: Classifier, folder: Path) -> nn.Module:
-        model, split = self._wrapped(row, found), self.split
+    def _tuned(self, place: str, row: RowConfig, recipe: Recipe, folder: Path) -> nn.Module:
+        found, split = copy.deepcopy(self.base), self.split
+        model = self._wrapped(row, found)
         assert found.head is not None
-        parts = {"train": split.train, "validation": split.validation}
-        data = {name: part.prepared(found.preprocessing, self.indices) for name, part in parts.items()}
         with refusals():
             result = tune(
                 model,
-                data["train"],
-                data["validation"],
-                make_recipe(self.config, row, self.seed),
+                split.train.prepared(found.preprocessing, self.indices),
+                split.validation.prepared(found.preprocessing, self.indices),
+                recipe,
                 group=self.group,
-                parts=tuned_parts(model, found.head),
+                parts=symmetry.tuned_parts(model, found.head),
                 folder=folder,
                 progress=lambda what, *rest: self.progress(f"{place}: {what}", *rest),
             )
@@ -131,20 +122,12 @@ class _Study:
         return model
 
 
-def network(
-    config: ModelConfig,
-    split: Split,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-    *,
-    pretrained: bool = True,
-) -> Classifier:
+def network(config: ModelConfig, split: Split, seed: int, device: torch.device, progress: Progress) -> Classifier:
     """Return the network of a config on a device, with a head for the images' classes if it asks for one."""
-    if config.pretrain is not None and pretrained:
+    if config.pretrain is not None:
         found = _trained_from_scratch(config, split, seed, progress)
     else:
-        found = load_classifier(config, split.classes, pretrained=pretrained)
+        found = load_classifier(config, split.classes)
     found.features.to(device)
     if config.head == "fit":
         found = with_fitted_head(found, split.train, split.classes, device, progress)
@@ -166,8 +149,7 @@ def with_fitted_head(
     with torch.no_grad():
         for batch, _ in DataLoader(data, 64):
             rows.append(found.features(batch.to(device)).float().cpu())
-            done = min(64 * len(rows), len(images.classes))
-            progress("features of training images", done, len(images.classes), {})
+            progress("features of training images", sum(map(len, rows)), len(images.classes), {})
     head = linear_head(torch.cat(rows).numpy(), np.array(images.classes), len(classes))
     return replace(found, head=head.to(device), classes=classes)
 
@@ -179,8 +161,8 @@ def linear_head(features: np.ndarray, labels: np.ndarray, classes: int) -> nn.Li
 
     scaler = StandardScaler().fit(features)
     fitted = LogisticRegression(C=0.01, max_iter=2000).fit(scaler.transform(features), labels)
-    weight, bias = fitted.coef_ / scaler.scale_, fitted.intercept_
-    bias = bias - weight @ scaler.mean_
+    weight = fitted.coef_ / scaler.scale_
+    bias = fitted.intercept_ - weight @ scaler.mean_
     if classes == 2:  # scikit-learn has one row for two classes: the score of the second over the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     head = nn.Linear(features.shape[1], classes).requires_grad_(False)
@@ -192,8 +174,7 @@ def linear_head(features: np.ndarray, labels: np.ndarray, classes: int) -> nn.Li
 def make_recipe(config: StudyConfig, row: RowConfig, seed: int) -> Recipe:
     """Return a row's recipe: one of the config's own, or a built-in one."""
     assert row.recipe is not None
-    own = config.recipes.get(row.recipe)
-    if own is None:
+    if (own := config.recipes.get(row.recipe)) is None:
         return replace(RECIPES[row.recipe], seed=seed)
     stages = tuple(Stage(**stage.model_dump()) for stage in own.stages)
     return Recipe(stages, seed=seed, **own.model_dump(exclude={"stages"}))
@@ -202,9 +183,7 @@ def make_recipe(config: StudyConfig, row: RowConfig, seed: int) -> Recipe:
 def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress: Progress) -> Classifier:
     classes = [split.classes[c] for c in split.train.classes]
     experience = Experience(as_images(split.train.images), list(classes), [], [], split.classes)
-    wanted = BackboneConfig(
-        name=config.name, weights=None, args=config.args, preprocessing=config.preprocessing, pretrain=config.pretrain
-    )
+    wanted = BackboneConfig(**config.model_dump(include={"name", "args", "preprocessing", "pretrain"}))
     made = pretrained_on(experience, wanted, seed, progress)
     assert config.name is not None
     return Classifier(config.name, made.trunk.network, None, made.preprocessing, None, config.args)
@@ -216,12 +195,11 @@ def _claim(out: Path, config: StudyConfig) -> None:
     values = config.model_dump(mode="json", exclude={"device", "title"})
     for label, row in config.rows.items():
         values["rows"][label] |= row.options
-    record = {"config": values, "versions": versions()}
     out.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         if any(out.iterdir()):
             raise InputError(f"{out} is not empty and not the folder of a study: choose another --out")
-        write_text(file, json.dumps(record, indent=1) + "\n")
+        files.write_json(file, {"config": values, "versions": versions()})
         return
     try:
         there = json.loads(file.read_text())["config"]
@@ -239,7 +217,3 @@ def _same(there: Any, now: Any, *, within: bool) -> bool:
     if not (within and isinstance(there, dict) and there.keys() == now.keys()):
         return bool(there == now)
     return all({**there[label], **row} == there[label] for label, row in now.items())
-
-
-def _safe(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in label)

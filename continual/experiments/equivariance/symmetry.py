@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from continual.experiments.equivariance.config import PLAIN, WrapperConfig
 from continual.symmetry.views import refusals
 from equivariant.actions import Action, Images
-from equivariant.checks.equivariance import evaluating, orbit_answers, orbit_consistency, orbit_flip_rate
+from equivariant.checks.equivariance import orbit_answers, orbit_consistency, orbit_flip_rate
+from equivariant.checks.evaluation import Tick, batches
 from equivariant.groups import FiniteGroup
-from equivariant.orbits import orbit
-from equivariant.tuning.orbit_cache import CachedOrbit
+from equivariant.parts.surgery import device_of, evaluating
+from equivariant.tuning.orbit_cache import CachedOrbit, cache_views
 from equivariant.tuning.tune import find_wrapper
 from equivariant.wrappers import wrapper_named
 from equivariant.wrappers.base import Network, OrbitWrapper, WeightedWrapper
+from equivariant.wrappers.equitune import Equitune
 
 Data = Dataset[Any]  #: of (image (C, H, W) or its views' features (|G|, D), label)
-Tick = Callable[[int, int], None]  #: tick(images done, images in all)
 
 
 class Features(nn.Module):
@@ -56,9 +57,6 @@ def tuned_parts(model: nn.Module, head: nn.Module) -> dict[str, list[nn.Paramete
     return {"weights": wrapper.weight_parameters() if wrapper else [], "head": list(head.parameters())}
 
 
-# Measuring -----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Measures:
     """A classifier's answers over the orbit of every test image; shares in [0, 1]."""
@@ -67,8 +65,8 @@ class Measures:
     turned: float  #: mean accuracy over all elements
     consistency: float  #: images with the same answer over the whole orbit
     flips: float  #: pairs (image, element but the identity) right on x and wrong on g·x
-    by_element: dict[str, float] = field(default_factory=dict)  #: accuracy on images moved by each element
-    weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on upright images
+    by_element: dict[str, float] = field(default_factory=dict)  #: accuracy on images transformed by each element
+    weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on the images as they are
 
 
 def remembers(model: nn.Module, group: FiniteGroup) -> bool:
@@ -80,25 +78,13 @@ def remembers(model: nn.Module, group: FiniteGroup) -> bool:
     return group.exact and (wrapper is None or wrapper.through_model)
 
 
-@torch.no_grad()
 def remembered(features: nn.Module, group: FiniteGroup, data: Data, batch_size: int, tick: Tick | None = None) -> Data:
     """Return the features of every view of every image, (|G|, D), with the labels, as data to measure on."""
-    rows, labels = [], []
-    device = _device(features)
-    with evaluating(features):
-        for images, truth in _batches(data, batch_size, device, tick):
-            views = [features(view) for view in orbit(group, images)]
-            rows.append(torch.stack(views, 1).cpu())
-            labels.append(truth.cpu())
-    return torch.utils.data.TensorDataset(torch.cat(rows), torch.cat(labels))
+    return TensorDataset(*cache_views(Equitune(features, group, chunk=1), data, batch_size, tick))
 
 
 def measure(
-    model: nn.Module,
-    group: FiniteGroup,
-    data: Data,
-    batch_size: int = 64,
-    tick: Tick | None = None,
+    model: nn.Module, group: FiniteGroup, data: Data, batch_size: int = 64, tick: Tick | None = None
 ) -> Measures:
     """Measure a model of `wrapped` on images, or on what `remembered` made of them.
 
@@ -108,7 +94,7 @@ def measure(
     weighing = wrapper if isinstance(wrapper, WeightedWrapper) and wrapper.group == group else None
     answers, labels, weights = [], [], torch.zeros(group.order, dtype=torch.float64)
     with _fitting(wrapper, data) as action, refusals(), evaluating(model):
-        for images, truth in _batches(data, batch_size, _device(model), tick):
+        for images, truth in batches(data, device_of(model), batch_size, tick=tick):
             answers.append(orbit_answers(model, group, images, input=action).cpu())
             labels.append(truth.cpu())
             if weighing is not None:
@@ -129,8 +115,7 @@ def measure(
 @contextmanager
 def _fitting(wrapper: OrbitWrapper | None, data: Data) -> Iterator[Action]:
     """Yield how the group acts on the data, images or remembered views, and let the wrapper act so for a while."""
-    images = data[0][0].ndim == 3
-    action: Action = Images() if images else CachedOrbit()
+    action: Action = Images() if data[0][0].ndim == 3 else CachedOrbit()
     before = wrapper.input if wrapper else action
     try:
         if wrapper:
@@ -139,17 +124,3 @@ def _fitting(wrapper: OrbitWrapper | None, data: Data) -> Iterator[Action]:
     finally:
         if wrapper:
             wrapper.input = before
-
-
-def _batches(data: Data, size: int, device: torch.device, tick: Tick | None) -> Iterator[tuple[Tensor, Tensor]]:
-    loader, done = DataLoader(data, size), 0
-    total = len(data)  # type: ignore[arg-type]
-    for images, labels in loader:
-        yield images.to(device), labels.to(device)
-        done += len(labels)
-        if tick is not None:
-            tick(done, total)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

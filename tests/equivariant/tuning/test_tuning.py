@@ -335,7 +335,7 @@ def test_table_picture_and_json(wrapper: eq.LambdaEquitune, tmp_path: Path) -> N
     pytest.importorskip("matplotlib")
     dataset = torch.utils.data.TensorDataset(*TEST)
     result = eq.tune(wrapper, TRAIN, VALIDATION, SHORT, test=dataset)
-    assert result.table().splitlines()[0] == "| | upright | turned |"
+    assert result.table().splitlines()[0] == "| | untransformed | transformed |"
     assert "| after | 100.00 % | 100.00 % |" in result.table()
     result.plot(tmp_path / "tuning.png")
     assert (tmp_path / "tuning.png").read_bytes()[:4] == b"\x89PNG"

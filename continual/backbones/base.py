@@ -33,7 +33,7 @@ class Prefix:
         """Return the prefix of each image's first `views` views, which count alike."""
         h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
         assert h is not None
-        return replace(self, h=h, first=first, views=views, weights=h.new_full((len(h), views), 1 / views))
+        return replace(self, h=h, first=first, views=views, weights=h.new_full((h.shape[0], views), 1 / views))
 
     def of_views(self, views: int, weights: Tensor | None) -> Prefix:
         """Return the prefix of images of which these are `views` views each."""

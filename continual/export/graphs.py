@@ -2,7 +2,8 @@
 
 All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that remember class
 statistics also give `probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`,
-`first_stack` and `refinements` (B,). See `continual.learning.state.Prediction`.
+`first_stack` and `refinements` (B,); where a symmetry averages scores, there is nothing but these. See
+`continual.learning.answers.Prediction`. An image's views, their order and what they count are made inside the graph.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.adapters.bank import per_image, shared
+from continual.adapters.bank import one, per_image, shared
 from continual.backbones.base import Prefix
 from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
+from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
 from continual.statistics.prototypes import cosine_scores
@@ -56,48 +58,79 @@ def exact(learner: IncrementalLearner[Any]) -> IncrementalLearner[Any]:
 def graph(learner: IncrementalLearner[Any]) -> Any:
     """Return the ONNX model of a learner on the CPU, as `exact` returns it.
 
-    This is the form for methods whose `scores` take every image through the same steps. Another can be
+    This is the form for methods whose `_scores` take every image through the same steps. Another can be
     registered for a learner's class: `graph.register`. Raises InputError for a method without either.
     """
-    return _one_pass(learner, learner.answer)
+    return _one_pass(learner, learner._scores)
 
 
 def _one_pass(learner: IncrementalLearner[Any], scores: Callable[[Tensor], Scores]) -> Any:
+    views = _averaged(learner)
+
+    def answer(images: Tensor) -> Scores:
+        if views is None:
+            return scores(images)
+        # One pass for all views: one for each, as the learner takes them, would write the network as often.
+        return Scores(scores(views(images)).values.unflatten(0, (images.shape[0], -1)).mean(1))
+
     images = _example(learner)
     with torch.no_grad():
-        names = _present(scores(images))
-    return traced(lambda x: _columns(scores(x), names), [images], ["images"], names, learner.backbone.trunk)
+        names = _present(answer(images))
+    return traced(lambda x: _columns(answer(x), names), [images], ["images"], names, learner.backbone.trunk)
+
+
+def _averaged(learner: IncrementalLearner[Any]) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes of images the views (B m, 3, H, W) whose scores are averaged, if a symmetry asks for that."""
+    symmetry = learner.symmetry
+    if symmetry is None or not symmetry.averages_scores:
+        return None
+    return lambda images: symmetry.orbit(images).flatten(0, 1)
 
 
 @graph.register
 def _(learner: MOSLearner) -> Any:
-    """Self-refined retrieval (MOS section 3.3), round by round inside the graph; one pass for a single stack."""
-    state, settings, trunk = learner.state, learner.settings, learner.backbone.trunk
+    """Self-refined retrieval (MOS section 3.3), round by round inside the graph; one pass for a single adapter."""
+    state, settings, trunk, extractor = learner.state, learner.settings, learner.backbone.trunk, learner.extractor
     assert state.head is not None
     assert state.prototypes is not None
     head, prototypes, experience = state.head, state.prototypes.mean, state.experience_of_class
     kind, bank = settings.adapter_kind, state.stacked_bank(settings.consolidate)
+    first = shared(kind, one(bank, 0))
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
         probabilities, familiarity = judge(state.known, features)
         return Scores(values, probabilities=probabilities, familiarity=familiarity)
 
+    def scores(images: Tensor) -> Scores:
+        features = extractor.features(images, first)
+        return finish(head(features), cosine_scores(features, prototypes), features)
+
     if len(state.bank) == 1:
-        only = shared(kind, state.bank[0])
-
-        def scores(images: Tensor) -> Scores:
-            features = trunk.features(images, only)
-            return finish(head(features), cosine_scores(features, prototypes), features)
-
         return _one_pass(learner, scores)
 
-    images, stacks = _example(learner), torch.zeros(2, dtype=torch.int64)
+    images, averaged, symmetry = _example(learner), _averaged(learner), extractor.symmetry
+    under = AdapterFeatures(extractor, kind, bank, images, views=settings.retrieved_views)
     with torch.no_grad():
-        prefix = trunk.prefix(images)
+        few, prefix = under.few, under.prefix
+    # Of views that are chosen, the graph has them all.
+    chosen = symmetry is not None and few is None and prefix.weights is not None
+    views = symmetry.group.order if symmetry is not None and chosen else few or prefix.views
 
-    def step(tokens: Tensor, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = trunk.features(Prefix(tokens, prefix.rope), per_image(kind, bank, stack))
+    def start(images: Tensor) -> list[Tensor]:
+        """Return the tokens that rounds read, how views count, and what all have over few under the first adapter."""
+        prefix = extractor.prefix(images if averaged is None else averaged(images))
+        if few is not None:
+            every, some = extractor.features_and_some(prefix, first, few)
+            return [prefix.only(few).h, every - some]
+        return [prefix.h] if prefix.weights is None else [prefix.h, prefix.weights]
+
+    def step(tokens: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights = rest[0] if chosen else None if few is None else tokens.new_full((tokens.shape[0], few), 1 / few)
+        own = Prefix(tokens, prefix.rope, views=views, weights=weights)
+        features = extractor.features(own, per_image(kind, bank, rest[-1]))
+        if few is not None:
+            features = features + rest[0]
         logits = head(features)
         return features, logits, experience[logits.argmax(-1)]
 
@@ -105,13 +138,19 @@ def _(learner: MOSLearner) -> Any:
         similarity = cosine_scores(features, prototypes)
         return similarity, experience[similarity.argmax(-1)]
 
+    tokens = prefix.h[:, : prefix.h.shape[1] // prefix.views].repeat(1, views, 1)
+    extra = {"weights": tokens.new_full((2, views), 1 / views)} if chosen else {}
+    extra |= {"rest": tokens.new_zeros(2, trunk.width)} if few is not None else {}
+    rows = {"tokens": tokens, **extra}
     with torch.no_grad():
-        features, logits, _ = step(prefix.h, stacks)
+        given = [*rows.values(), torch.zeros(2, dtype=torch.int64)]
+        features, logits, _ = step(*given)
         results = [logits, stage_one(features)[0], features]
-        names = _present(finish(*results))
+        names = _present(finish(*results)) if averaged is None else ["scores"]
+    own = [f"own {name}" for name in rows]
     return looped(
-        start=traced(lambda x: trunk.prefix(x).h, [images], ["images"], ["tokens"], trunk),
-        step=traced(step, [prefix.h, stacks], ["own", "wanted"], ["new_features", "answer", "asked"], trunk),
+        start=traced(start, [images], ["images"], [*rows], trunk),
+        step=traced(step, given, [*own, "wanted"], ["new_features", "answer", "asked"], trunk),
         stage_one=traced(stage_one, [features], ["new_features"], ["cosines", "choice"], trunk),
         finish=traced(
             lambda *x: _columns(finish(*x), names), results, ["logits", "similarity", "features"], names, trunk
@@ -119,4 +158,5 @@ def _(learner: MOSLearner) -> Any:
         outputs=names,
         sizes={"C": len(state.classes), "D": trunk.width},
         rounds=settings.retrieval_rounds,
+        averaged=None if symmetry is None or averaged is None else symmetry.group.order,
     )

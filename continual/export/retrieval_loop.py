@@ -7,7 +7,8 @@ none does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,19 @@ class Nodes:
         self.tensors[name] = numpy_helper.from_array(array, name)
         return name
 
-    def place(self, part: Any, prefix: str, names: dict[str, str]) -> None:
-        """Add the nodes of a traced part, its inputs and outputs called by `names`, all else by a prefix."""
+    def place(self, part: Any, prefix: str, names: Mapping[str, str]) -> None:
+        """Add the nodes of a traced part, its inputs and outputs called by `names`, all else by a prefix.
+
+        Of weights that parts share, one copy is kept.
+        """
         called = {**names, "": ""}
         for tensor in part.graph.initializer:
             kept = onnx.TensorProto()
             kept.CopyFrom(tensor)
-            kept.name = called.setdefault(tensor.name, prefix + tensor.name)
-            self.tensors[kept.name] = kept
+            kept.name = ""
+            content = hashlib.sha256(kept.SerializeToString(deterministic=True)).hexdigest()
+            kept.name = called[tensor.name] = f"weights {content}"
+            self.tensors.setdefault(kept.name, kept)
         for node in part.graph.node:
             kept = onnx.NodeProto()
             kept.CopyFrom(node)
@@ -55,16 +61,27 @@ class Nodes:
 
 
 def looped(
-    *, start: Any, step: Any, stage_one: Any, finish: Any, outputs: Sequence[str], sizes: dict[str, int], rounds: int
+    *,
+    start: Any,
+    step: Any,
+    stage_one: Any,
+    finish: Any,
+    outputs: Sequence[str],
+    sizes: Mapping[str, int],
+    rounds: int,
+    averaged: int | None = None,
 ) -> Any:
     """Join four traced parts into one model with retrieval inside.
 
-    `start`: images -> tokens. `step`: own (M, N, D), wanted (M,) -> new_features (M, D), answer (M, C), asked (M,).
-    `stage_one`: new_features -> cosines (B, C), choice (B,). `finish`: logits, similarity, features -> `outputs`.
-    `sizes` says C and D.
+    `start`: images -> tokens and others, a row an image. `step`: the own rows (M, ...) of each, wanted (M,) ->
+    new_features (M, D), answer (M, C), asked (M,). `stage_one`: new_features -> cosines (B, C), choice (B,).
+    `finish`: logits, similarity, features -> `outputs`. `sizes` says C and D.
+
+    If scores are to be `averaged` over so many views, the rows of `start` are views, an image's one after the other.
     """
     main = Nodes()
-    main.place(start, "start/", {"images": "images", "tokens": "tokens"})
+    rows_of = [output.name for output in start.graph.output]
+    main.place(start, "start/", {name: name for name in ("images", *rows_of)})
     rows = main.add("Shape", ["tokens"], "rows", start=0, end=1)
     main.add("Range", [main.constant(0), main.add("Squeeze", [rows], "batch"), main.constant(1)], "moving before")
     main.add("ConstantOfShape", [rows], "wanted before", value=numpy_helper.from_array(np.zeros(1, np.int64)))
@@ -76,12 +93,19 @@ def looped(
     names = ["moving", "wanted", *CARRIED]
     # One turn more than rounds: the first is none where the prototypes name another stack.
     turns = [main.constant(rounds + 1), main.constant(True)]
-    body = _body(main.tensors, step, stage_one, rounds)
+    body = _body(main.tensors, rows_of, step, stage_one, rounds)
     main.add("Loop", [*turns, *(f"{n} before" for n in names)], *names, body=body)
-    main.add("Sub", ["evaluations", main.constant(1)], "refinements")
-    main.place(finish, "finish/", {name: name for name in ("logits", "similarity", "features", *outputs)})
-    whole = helper.make_tensor_type_proto(TensorProto.INT64, ["batch"])
-    results = [helper.make_value_info(name, whole) for name in ("stack", "first_stack", "refinements")]
+    called = {name: name for name in ("logits", "similarity", "features", *outputs)}
+    if averaged is None:
+        main.place(finish, "finish/", called)
+        main.add("Sub", ["evaluations", main.constant(1)], "refinements")
+        whole = helper.make_tensor_type_proto(TensorProto.INT64, ["batch"])
+        results = [helper.make_value_info(name, whole) for name in ("stack", "first_stack", "refinements")]
+    else:
+        main.place(finish, "finish/", {**called, "scores": "scores of views"})
+        apart = main.add("Reshape", ["scores of views", main.constant([-1, averaged, sizes["C"]])], "scores apart")
+        main.add("ReduceMean", [apart, main.constant([1])], "scores", keepdims=0)
+        results = []
     graph = helper.make_graph(
         main.made,
         "self-refined retrieval",
@@ -92,14 +116,14 @@ def looped(
     return helper.make_model(graph, opset_imports=start.opset_import, ir_version=start.ir_version)
 
 
-def _body(tensors: dict[str, Any], step: Any, stage_one: Any, rounds: int) -> Any:
-    """One turn. Names of the main graph, such as `tokens` and its constants, are seen from here."""
+def _body(tensors: dict[str, Any], rows_of: Sequence[str], step: Any, stage_one: Any, rounds: int) -> Any:
+    """One turn. Names of the main graph, such as those of `rows_of` and its constants, are seen from here."""
     turn = Nodes(tensors)
     before = {name: f"{name} now" for name in ("moving", "wanted", *CARRIED)}
     moving, wanted = before["moving"], before["wanted"]
-    turn.add("Gather", ["tokens", moving], "own", axis=0)
-    own = {"own": "own", "wanted": wanted, "new_features": "new_features", "answer": "answer", "asked": "asked"}
-    turn.place(step, "step/", own)
+    own = [turn.add("Gather", [name, moving], f"own {name}", axis=0) for name in rows_of]
+    called = {name: name for name in (*own, "new_features", "answer", "asked")}
+    turn.place(step, "step/", {**called, "wanted": wanted})
     first = turn.add("Equal", ["turn", turn.constant(0)], "is_first")
     names = ("similarity", "first_stack", "asks", "counted")
     turn.add("If", [first], *(f"{name} next" for name in names), then_branch=_first(tensors, stage_one),

@@ -87,11 +87,6 @@ def export_onnx(
         raise InputError(f"export works on the CPU, but the learner is on {learner.device}: load it with device='cpu'")
     if not 0 < unknown_rate < 1:
         raise InputError(f"unknown_rate is a share of images above 0 and below 1, got {unknown_rate}")
-    if learner.symmetry is not None:
-        raise InputError(
-            f"a model with a symmetry (group={learner.settings.group!r}) cannot be exported yet: use it with `equimos "
-            "predict` or `equimos serve`"
-        )
     prepared = learner.backbone.preprocessing
     if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
         raise InputError(

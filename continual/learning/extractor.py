@@ -44,7 +44,7 @@ class Extractor:
             if symmetry is None:
                 return trunk.prefix(images, prompts)
             views, weights = symmetry.look(trunk, images)
-            each = len(views) // len(images)
+            each = views.shape[0] // images.shape[0]
             prompts = None if prompts is None else prompts.repeat_interleave(each, 0)
             return trunk.prefix(views, prompts).of_views(each, weights)
 
@@ -100,7 +100,7 @@ class Extractor:
         with self._autocast():
             views, weights = symmetry.look(self.backbone.trunk, images)
             found = compute(views)
-        return symmetry.mean(found, len(views) // len(images), weights)
+        return symmetry.mean(found, views.shape[0] // images.shape[0], weights)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""

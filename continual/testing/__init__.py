@@ -47,6 +47,7 @@ from continual.testing.laws import (
     small_and_unbalanced_experiences_work,
 )
 from continual.testing.moving import turned_images_get_the_same_answers
+from continual.testing.one_door import one_door_to_every_answer
 from continual.testing.refusals import bad_input_is_refused, failure_changes_nothing
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 
@@ -58,6 +59,7 @@ LAWS: tuple[Law, ...] = (
     order_of_images_does_not_matter,
     random_state_is_left_alone,
     a_cache_changes_no_answer,
+    one_door_to_every_answer,
     turned_images_get_the_same_answers,
     backbone_is_frozen,
     gradients_reach_only_what_is_trained,

@@ -1,0 +1,40 @@
+"""The law of one door: an image has one answer, however it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from continual.testing.assertions import assert_close, assert_same, rows
+from continual.testing.cases import Case
+
+#: The symmetries that are tried: none, one that averages features, one that averages scores.
+SYMMETRIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"group": "C4", "symmetry": "frame"},
+    {"group": "C4", "symmetry": "score_averaging"},
+)
+
+
+def one_door_to_every_answer(case: Case) -> None:
+    """`predict` on images as they are, and the doors for prepared ones, give the same answers to the bit.
+
+    With and without a symmetry. An image alone is answered as in a batch, with scores within 1e-5.
+    """
+    for settings in SYMMETRIES:
+        learner = case.after(case.experiences[:2], **settings) if settings else case.learned
+        learner = learner.variant(eval_batch_size=len(case.images))
+        view, where = learner.backbone.preprocessing.evaluation(), f" under {settings}" if settings else ""
+        prepared = torch.stack([view(image) for image in case.images])
+        expected = learner.predict(case.images)
+        scored, answered = learner.score_batch(prepared), learner.answer(prepared.to(learner.device)).cpu()
+        for door, found in {
+            "predict on prepared images": learner.predict(prepared),
+            "score_batch": scored.prediction(learner.classes, None),
+            "answer": answered.prediction(learner.classes, None),
+        }.items():
+            assert_same(expected, found, f"{door} differs from predict{where}")
+        for row, image in enumerate(prepared[:4]):
+            alone = learner.score_batch(image[None]).prediction(learner.classes, None)
+            assert_close(rows(expected, torch.tensor([row])), alone)

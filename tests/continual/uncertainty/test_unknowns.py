@@ -153,7 +153,7 @@ def test_a_file_from_before_still_loads(backbone: Backbone, blobs: Blobs, tmp_pa
     learner.learn(*blobs([0, 1], 4))
     learner.save(path)
     tensors, header = model_file.read(path)
-    del tensors["state/calibration/strangeness"], header["method_state"]["temperature"]
+    del tensors["state/calibration/strangeness"], header["state"]["calibration"]
     model_file.write(path, tensors, json.loads(json.dumps(header)))
     loaded = MOSLearner.load(path, backbone)
     assert loaded.predict(blobs([0], 2)[0]).probabilities is None

@@ -78,7 +78,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
     targets = torch.tensor([training.index[label] for label in training.data.labels], device=images.device)
 
     def step() -> None:
-        features = mos.extractor.features(images, mos.working, merging=True)
+        features = mos.features(images, mos.working, merging=True)
         loss = masked_cross_entropy(head(features), targets, training.active)
         loss = loss + 0.1 * feature_contrast(features, means)
         optimizer.zero_grad()

@@ -197,9 +197,11 @@ def test_a_state_without_a_class_holds_one_item_less_of_all_that_is_per_class(st
             if old is None:
                 continue
             if "axis" in each.metadata:
-                lengths = (old.shape[each.metadata["axis"]], new.shape[each.metadata["axis"]]) if isinstance(
-                    old, Tensor
-                ) else (len(old), len(new))
+                lengths = (
+                    (old.shape[each.metadata["axis"]], new.shape[each.metadata["axis"]])
+                    if isinstance(old, Tensor)
+                    else (len(old), len(new))
+                )
                 assert lengths == (3, 2), each.name
             elif is_dataclass(old) and each.name != "certainty":
                 check(old, new)

@@ -117,14 +117,14 @@ class Score(nn.Module):
 def test_features_are_those_of_the_wrapper_around_the_network(frozen: Backbone, images: Tensor, kind: str) -> None:
     learner = learned(MOSLearner(frozen, group="C4", symmetry=kind, **QUICK))
     adapters = shared(learner.settings.adapter_kind, learner.state.bank[1])
-    network, told = Features(frozen, adapters), learner.state.fitted
+    network, fitted = Features(frozen, adapters), learner.state.fitted
     wrapper: nn.Module
     if kind == "equitune":
         wrapper = equivariant.Equitune(network, "C4")
     elif kind == "lambda_equitune":
-        wrapper = equivariant.LambdaEquitune(network, "C4", head=nn.Identity(), network=Score(told))
+        wrapper = equivariant.LambdaEquitune(network, "C4", head=nn.Identity(), network=Score(fitted))
     else:
-        wrapper = equivariant.Equizero(network, "C4", proxy=equivariant.Similarity(told["references"]))
+        wrapper = equivariant.Equizero(network, "C4", proxy=equivariant.Similarity(fitted["references"]))
     with torch.no_grad():
         assert torch.allclose(learner.extractor.features(images, adapters), wrapper(images), atol=1e-5)
 
@@ -242,12 +242,12 @@ def test_the_fitted_score_finds_what_is_up() -> None:
     described = torch.randn(40, 4, 6, generator=draw)
     described[:, 0, 2] += 3
     symmetry = Symmetry(group_named("C4"), "canonicaliser", 1, {})
-    told = symmetry.fit(described, torch.zeros(40, dtype=torch.int64))
+    fitted = symmetry.fit(described, torch.zeros(40, dtype=torch.int64))
     fresh = torch.randn(200, 4, 6, generator=draw)
     fresh[:, 0, 2] += 3
-    scores = (fresh - told["centre"]) / told["deviation"] @ told["weight"]
+    scores = (fresh - fitted["centre"]) / fitted["deviation"] @ fitted["weight"]
     assert (scores.argmax(1) == 0).float().mean() > 0.9
-    assert told["weight"].abs().argmax() == 2
+    assert fitted["weight"].abs().argmax() == 2
 
 
 def views_of(learner: MOSLearner, data: ExperienceData) -> Any:
@@ -333,6 +333,6 @@ def test_images_that_are_not_square_are_refused() -> None:
 def test_references_are_class_means_of_images_as_given() -> None:
     described = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 0, 1, 1, 0])
-    told = Symmetry(group_named("C4"), "equizero", 2, {}).fit(described, targets)
+    fitted = Symmetry(group_named("C4"), "equizero", 2, {}).fit(described, targets)
     expected = torch.stack([described[targets == c, 0].mean(0) for c in (0, 1)])
-    assert torch.allclose(normalize(told["references"]), normalize(expected), atol=1e-6)
+    assert torch.allclose(normalize(fitted["references"]), normalize(expected), atol=1e-6)

@@ -15,7 +15,7 @@ from torch import Tensor
 from continual.backbones.loading import Backbone
 from continual.data import image_cache
 from continual.data.image_cache import DecodedOnce
-from continual.learning import training
+from continual.learning import loop
 from continual.learning.loop import DataTime
 from continual.methods.mos.learner import MOSLearner
 
@@ -80,7 +80,7 @@ def test_what_is_no_file_is_handed_on() -> None:
 
 def test_waiting_is_the_share_of_the_time_spent_in_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
 
     def slow() -> Any:
         nonlocal now

@@ -26,6 +26,7 @@ from continual.export.onnx_runner import Runner
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 from continual.methods import method, methods
+from continual.statistics.head import Head
 from continual.testing import coloured_squares, tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -66,7 +67,7 @@ def mos() -> Learner:
     bank = tuple(
         {k: 0.3 * torch.randn(v.shape, generator=draw) for k, v in stack.items()} for stack in learner.state.bank
     )
-    head = torch.randn(7, 32, generator=draw), torch.zeros(7)
+    head = Head(torch.randn(7, 32, generator=draw), torch.zeros(7))
     learner.state = replace(learner.state, bank=bank, head=head)
     return learner
 

@@ -225,7 +225,7 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     def depends(images: Tensor, cache: None = None) -> Scores:
         return Scores(torch.full((len(images), 7), 1 / 7) if images.sum() > 0 else torch.eye(7)[: len(images)])
 
-    monkeypatch.setattr(type(simple), "scores", lambda self, images, cache=None: depends(images))
+    monkeypatch.setattr(type(simple), "_scores", lambda self, images, cache=None: depends(images))
     with pytest.raises(InputError, match="'simple_cil' cannot be written as an ONNX graph"):
         writing.export_onnx(simple, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())

@@ -170,13 +170,11 @@ def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearH
 def retrieved(known: Known, state: MOSState, head: Head, rounds: int = 4) -> dict[str, float]:
     """Return what MOS's retrieval makes of a head: accuracy without and with the ensemble, and right stacks."""
     assert state.prototypes is not None
-    answering = Answering(
-        head,
-        state.prototypes.mean,
-        known.experience,
-        rounds,
-        lambda z, cosines: ensemble(z, cosines, state.experiences),
-    )
+
+    def combine(logits: Tensor, cosines: Tensor) -> Tensor:
+        return ensemble(logits, cosines, state.experiences)
+
+    answering = Answering(head, state.prototypes.mean, known.experience, rounds, combine)
     scores, found = answering.retrieve(known.test[0], lambda rows, stacks: known.test[stacks, rows])
     own = known.experience[known.truth]
     return {

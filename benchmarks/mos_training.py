@@ -32,6 +32,7 @@ from continual.losses.feature_contrast import feature_contrast
 from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import LowRank, fit
+from continual.statistics.head import Head
 
 CLASSES = 5  #: new ones
 
@@ -77,7 +78,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
     targets = torch.tensor([training.index[label] for label in training.data.labels], device=images.device)
 
     def step() -> None:
-        features = mos.extractor.features(images, mos.working, merging=True)
+        features = mos.features(images, mos.working, merging=True)
         loss = masked_cross_entropy(head(features), targets, training.active)
         loss = loss + 0.1 * feature_contrast(features, means)
         optimizer.zero_grad()
@@ -154,14 +155,14 @@ def alignments(classes: int, width: int, batch_size: int, epochs: int, rounds: i
     directions = torch.randn(width, 32, generator=draw)
     few = [LowRank(s.count, s.mean, directions, torch.ones(width)) for s in known]
     covariances = [s.covariance_matrix() + 1e-4 * torch.eye(width) for s in known]
-    weight, bias = torch.zeros(classes, width), torch.zeros(classes)
+    head = Head(torch.zeros(classes, width), torch.zeros(classes))
     taken = interleaved(
         {
             "reference, one epoch": lambda: reference_align(
-                weight.clone(), bias.clone(), [s.mean for s in known], covariances, 1, batch_size
+                head.weight.clone(), head.bias.clone(), [s.mean for s in known], covariances, 1, batch_size
             ),
-            "ours": lambda: align(weight, bias, known, generator=draw, epochs=epochs, batch_size=batch_size),
-            "default": lambda: align(weight, bias, few, generator=draw, epochs=epochs, batch_size=batch_size),
+            "ours": lambda: align(head, known, generator=draw, epochs=epochs, batch_size=batch_size),
+            "default": lambda: align(head, few, generator=draw, epochs=epochs, batch_size=batch_size),
         },
         rounds,
     )

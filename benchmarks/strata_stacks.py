@@ -82,7 +82,7 @@ def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, AdapterKind]]) 
 
 def main(
     images: Images,
-    weights: WeightsFile,
+    weights: Weights,
     out: Figures,
     size: Size = 70,
     classes: int = 30,

@@ -127,7 +127,9 @@ def _unpack_dataclass(kind: Any, tensors: Mapping[str, Tensor], values: dict[str
         kind = kind.kinds()[values.pop("kind")]
     own: dict[str, Any] = {}
     parts = _by_part(tensors)
-    if unknown := parts.keys() - {field.name for field in fields(kind)}:
+    # Of an unknown part that is empty nothing is lost.
+    said = parts.keys() | {name for name, value in values.items() if value}
+    if unknown := said - {field.name for field in fields(kind)}:
         raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
     for field in fields(kind):
         if not field.metadata.get("transient"):

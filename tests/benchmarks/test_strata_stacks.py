@@ -23,10 +23,8 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
     shapes["up_bias"] = (depth, width)
     stack = {name: torch.randn(shape, generator=generator(0, name)) for name, shape in shapes.items()}
     only_class = {"blocks": 1, "patches": False, "mirror": False}
-    plain, learner = (
-        StrataLearner(backbone, **only_class),
-        stacked(stack, Bottleneck(adapter_scale=0.1), True)(backbone, **only_class).variant(),
-    )
+    kind = Bottleneck(adapter_scale=0.1)
+    plain, learner = StrataLearner(backbone, **only_class), stacked(stack, kind, True)(backbone, **only_class).variant()
 
     def last(adapters: Any) -> Tensor:
         """The class token of the last block: the features before the last norm, which is the identity here."""
@@ -41,7 +39,7 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
         frozen, adapted = learner.design_features(learner.extractor, images).chunk(2, 1)
         assert torch.equal(frozen, plain.design_features(plain.extractor, images))
         torch.testing.assert_close(frozen, last(None), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(adapted, last(shared(Bottleneck(adapter_scale=0.1), stack)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(adapted, last(shared(kind, stack)), rtol=1e-4, atol=1e-4)
     assert (adapted - frozen).abs().max() > 0.01
     rows = [{"seed": 1, "row": row, "average": 50 + gain, "final": 40.0} for row, gain in (("strata", 0), ("b", 2))]
     assert "| b | 52.0 | +2.0 | 40.0 | +0.0 |" in summary(rows)

@@ -45,7 +45,7 @@ def test_features_scores_and_one_merge(reference: ModuleType, golden: dict[str, 
         mos.keep(load(mos.new_stack().eval(), f"adapter/{t}"))
     with torch.no_grad():
         for t, stack in enumerate(mos.finished):
-            close(mos.extractor.features(golden["images"], stack), golden["features/adapter"][:, t])
+            close(mos.features(golden["images"], stack), golden["features/adapter"][:, t])
         scores = mos.predict(golden["images"], head, golden["prototypes"], golden["class_to_task"])
     close(scores, golden["ensemble/scores"])
     load(mos.working, "merge/before")

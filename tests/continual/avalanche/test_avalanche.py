@@ -309,12 +309,17 @@ def test_a_learner_is_taken_as_it_is_or_varied(backbone: Any, blobs: Any) -> Non
     assert learner.settings.epochs == 1
 
 
+def test_settings_may_be_one_object(backbone: Any) -> None:
+    settings = MOSLearner.settings_type(bottleneck=4, epochs=3)
+    assert MOS(model=backbone, settings=settings).learner.settings is settings
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"alhpa": 0.1}, "unknown setting 'alhpa': did you mean 'alpha'"),
         ({"train_epoch": 1}, "unknown setting 'train_epoch'"),
-        ({"settings": {}}, "MOSLearner takes settings by name"),
+        ({"settings": {}}, "takes settings by name, or as one MOSSettings, not both"),
         ({"preset": "papr"}, "unknown preset 'papr': did you mean 'paper'"),
         ({"train_epochs": -1}, "epochs"),
         ({"train_epochs": 1, "epochs": 2}, "epochs given twice"),

@@ -26,6 +26,7 @@ from continual.export.onnx_runner import Runner
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 from continual.methods import method, methods
+from continual.statistics.head import Head
 from continual.testing import coloured_squares, tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -66,7 +67,7 @@ def mos() -> Learner:
     bank = tuple(
         {k: 0.3 * torch.randn(v.shape, generator=draw) for k, v in stack.items()} for stack in learner.state.bank
     )
-    head = torch.randn(7, 32, generator=draw), torch.zeros(7)
+    head = Head(torch.randn(7, 32, generator=draw), torch.zeros(7))
     learner.state = replace(learner.state, bank=bank, head=head)
     return learner
 
@@ -224,7 +225,7 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     def depends(images: Tensor, cache: None = None) -> Scores:
         return Scores(torch.full((len(images), 7), 1 / 7) if images.sum() > 0 else torch.eye(7)[: len(images)])
 
-    monkeypatch.setattr(type(simple), "scores", lambda self, images, cache=None: depends(images))
+    monkeypatch.setattr(type(simple), "_scores", lambda self, images, cache=None: depends(images))
     with pytest.raises(InputError, match="'simple_cil' cannot be written as an ONNX graph"):
         writing.export_onnx(simple, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from continual.errors import EquimosError, InputError, nearest
 from continual.learning.settings import AdapterSettings, Settings, make
 from continual.methods import methods
 from continual.methods.mos.learner import MOSSettings
+from continual.methods.strata import StrataSettings
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -63,6 +64,16 @@ def test_unknown_presets_are_refused() -> None:
         make(MOSSettings, "papr")
     with pytest.raises(InputError, match="there are none"):
         make(Settings, "paper")
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "value"),
+    [(StrataSettings, "strength", "penalty", 0.5), (Settings, "turned_training", "transformed_training", False)],
+)
+def test_names_of_before_are_understood_with_a_warning(kind: type[Settings], old: str, new: str, value: Any) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        made = make(kind, **{old: value})
+    assert made == make(kind, **{new: value})
 
 
 def test_settings_cannot_be_changed_by_accident() -> None:

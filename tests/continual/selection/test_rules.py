@@ -114,6 +114,7 @@ def test_so_many_images_of_each_class_are_kept(rule: str) -> None:
     learner = joint(3, rule, 2)
     assert [list(part.labels) for part in learner.state.seen] == [[0] * 3 + [1] * 3, [2] * 2]
     view = learner.backbone.preprocessing.evaluation()
+    part: Any
     for part, (images, labels) in zip(learner.state.seen, STREAM, strict=False):
         assert len(part.training) == len(part.evaluation) == len(part.labels)
         prepared = torch.stack([torch.Tensor(view(image)) for image in images])
@@ -140,6 +141,8 @@ def test_a_restored_learner_that_is_handed_the_images_ends_with_the_same_bits(ru
     assert isinstance(read, JointLearner)
     read.recall([as_experience(*part, learner.backbone.preprocessing) for part in STREAM[:2]])
     assert [part.labels for part in read.state.seen] == [part.labels for part in learner.state.seen]
+    mine: Any
+    theirs: Any
     for mine, theirs in zip(read.state.seen, learner.state.seen, strict=True):
         assert all(torch.equal(a[0], b[0]) for a, b in zip(mine.evaluation, theirs.evaluation, strict=True))
     for each in (learner, read):

@@ -130,6 +130,8 @@ def test_places_are_joined_and_json_tells_what_there_is() -> None:
         ({"inner/first": torch.zeros(1)}, {"inner": 3}),
         ({"inner/first": torch.zeros(1)}, None),
         ({"inner/first": torch.zeros(1), "other": torch.zeros(1)}, {"inner": {}}),
+        ({"inner/first": torch.zeros(1)}, {"inner": {}, "other": 1}),
+        ({"inner/first": torch.zeros(1)}, {"inner": {"other": "x"}}),
         ({"inner/first": torch.zeros(1), "inner/other": torch.zeros(1)}, {"inner": {}}),
     ],
     ids=str,

@@ -168,10 +168,10 @@ def answering_of(classes: int, width: int) -> tuple[Answering, list[Diagonal]]:
 
 
 def shift_model(step: float, variance: float, seed: int = 1, gains: Any = None) -> FeatureShiftModel:
-    """Return shifts by 0, `step` and twice that in six features; of residuals, the gains alone are common."""
+    """Return shifts by 0, `step` and twice that in six features, whose residuals share nothing but the gains."""
     shifts = [Diagonal(9, torch.full((6,), step * k), torch.full((6,), variance)) for k in range(3)]
     bank = {"weight": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])}
-    made = FeatureShiftModel.of(shifts, None, bank, generator(seed, "worlds"), 1e-9)
+    made = FeatureShiftModel.of(shifts, None, bank, generator(seed, "samples"), 1e-9)
     return made if gains is None else replace(made, gains=torch.tensor(gains))
 
 

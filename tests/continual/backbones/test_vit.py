@@ -18,6 +18,8 @@ from continual.seeding import generator, seeded
 
 TINY: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
 
+WHOLE = Bottleneck(adapter_scale=1.0)
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_base_patch16_224", {}),
     "vit, average pooling": ("vit_base_patch16_224", {"global_pool": "avg", "class_token": False}),
@@ -102,7 +104,7 @@ def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
     for tensor in weights.values():
         tensor.requires_grad_()
     adapters, probe = (
-        shared(Bottleneck(adapter_scale=1.0), weights),
+        shared(WHOLE, weights),
         torch.randn(3, 24, generator=generator(0, "probe")),
     )
     ours = FrozenViT(vit).features(images, adapters)
@@ -124,7 +126,7 @@ def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
 
 
 def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
-    trunk, adapters, rows = FrozenViT(vit), shared(Bottleneck(adapter_scale=1.0), weights), torch.tensor([2, 0])
+    trunk, adapters, rows = FrozenViT(vit), shared(WHOLE, weights), torch.tensor([2, 0])
     with torch.no_grad():
         parts = trunk.features(trunk.prefix(images)[rows], adapters)
         torch.testing.assert_close(parts, trunk.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
@@ -134,10 +136,7 @@ def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weig
     """Without gradients; with them it belongs to `features`, and what comes out has the same bits."""
     trunk, ran = FrozenViT(vit), []
     trunk.vit.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
-    stacks = [
-        shared(Bottleneck(adapter_scale=1.0), {name: k * tensor for name, tensor in weights.items()})
-        for k in (1.0, 2.0)
-    ]
+    stacks = [shared(WHOLE, {name: k * tensor for name, tensor in weights.items()}) for k in (1.0, 2.0)]
     apart = trunk.prefix(images)
     with torch.no_grad():
         assert ran == []

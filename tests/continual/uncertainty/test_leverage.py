@@ -66,7 +66,7 @@ def test_left_out_is_solving_without_the_image() -> None:
         torch.testing.assert_close(got[i], value / (z[i] @ inverse @ z[i]).sqrt(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_typical_image_is_told_from_the_sums() -> None:
+def test_a_typical_image_follows_from_the_sums() -> None:
     x, y = features(10, 30, seed=0)
     head, found, _, system = learned((x, y))
     t = _left_out(head(x.double()), exact_leverages(x, system, 300)[:, None], one_hot(y, 10))

@@ -32,8 +32,8 @@ def experiences(count: int, images: int, noise: float, seed: int = 0) -> tuple[T
     found = []
     for k in range(count):
         first = 3 * torch.randn(WIDTH, generator=g) + torch.randn(images, WIDTH, generator=g)
-        rest = (noise / WIDTH) ** 0.5 * torch.randn(images, WIDTH, generator=g)
-        found.append((first, first + k * (0.3 + (first - first.mean(0)) @ slope + rest)))
+        residual = (noise / WIDTH) ** 0.5 * torch.randn(images, WIDTH, generator=g)
+        found.append((first, first + k * (0.3 + (first - first.mean(0)) @ slope + residual)))
     return slope, found
 
 
@@ -130,26 +130,26 @@ def test_what_was_run_is_known_and_the_others_follow(shifts: FeatureShiftModel) 
     first, own = (torch.randn(50, WIDTH, generator=draw(seed)) for seed in (3, 4))
     under, zero = torch.full((50,), 2), torch.zeros(50, dtype=torch.int64)
     sloped = first @ shifts.slope
-    rest = own - first - shifts.expected(sloped, under)
-    world = torch.arange(50)
-    for chosen in (None, world):
-        assert torch.equal(shifts.moved(own, rest, sloped, under, under, chosen), own)
-        back = shifts.moved(own, rest, sloped, under, zero, chosen)
+    residual = own - first - shifts.expected(sloped, under)
+    sample = torch.arange(50)
+    for chosen in (None, sample):
+        assert torch.equal(shifts.moved(own, residual, sloped, under, under, chosen), own)
+        back = shifts.moved(own, residual, sloped, under, zero, chosen)
         torch.testing.assert_close(back, first, atol=1e-4, rtol=1e-4)
-    # From the first stack nothing of the rest is known; under another, as much as they are alike.
+    # From the first stack nothing of the residual is known; under another, as much as they are alike.
     only_first = shifts.moved(first, torch.zeros_like(first), sloped, zero, under)
     torch.testing.assert_close(only_first, first + shifts.expected(sloped, under))
     one = torch.full((50,), 1)
-    found = shifts.moved(own, rest, sloped, under, one)
+    found = shifts.moved(own, residual, sloped, under, one)
     gain = 0.5**0.5 * shifts.spreads[1] / shifts.spreads[2]
-    torch.testing.assert_close(found, first + shifts.expected(sloped, one) + gain * rest, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, first + shifts.expected(sloped, one) + gain * residual, atol=1e-4, rtol=1e-4)
     # What is left to chance narrows accordingly.
-    sure = torch.stack([shifts.moved(own, rest, sloped, under, one, world + w) for w in range(SAMPLES - 50)])
-    blind = torch.stack([shifts.moved(first, 0 * rest, sloped, zero, one, world + w) for w in range(SAMPLES - 50)])
+    sure = torch.stack([shifts.moved(own, residual, sloped, under, one, sample + w) for w in range(SAMPLES - 50)])
+    blind = torch.stack([shifts.moved(first, 0 * residual, sloped, zero, one, sample + w) for w in range(SAMPLES - 50)])
     assert float(sure.var(0).sum() / blind.var(0).sum()) == pytest.approx(0.5, abs=0.15)
 
 
-def test_of_a_stack_with_one_image_nothing_is_told_to_the_others(parts: list[tuple[Tensor, Tensor]]) -> None:
+def test_of_a_stack_with_one_image_nothing_is_said_of_the_others(parts: list[tuple[Tensor, Tensor]]) -> None:
     parts[2] = (parts[2][0][:1], parts[2][1][:1])
     found = together(parts)
     assert found.spreads[2] == 0
@@ -161,10 +161,10 @@ def test_a_linear_map_sees_the_same(shifts: FeatureShiftModel) -> None:
     weight = torch.randn(5, WIDTH, generator=draw(5))
     seen = shifts.through(weight)
     first, own = (torch.randn(30, WIDTH, generator=draw(seed)) for seed in (6, 7))
-    under, stacks, world = torch.full((30,), 3), torch.arange(30) % 4, torch.arange(30)
-    rest = torch.randn(30, WIDTH, generator=draw(8))
-    whole = shifts.moved(own, rest, first @ shifts.slope, under, stacks, world) @ weight.mT
-    part = seen.moved(own @ weight.mT, rest @ weight.mT, first @ seen.slope, under, stacks, world)
+    under, stacks, sample = torch.full((30,), 3), torch.arange(30) % 4, torch.arange(30)
+    residual = torch.randn(30, WIDTH, generator=draw(8))
+    whole = shifts.moved(own, residual, first @ shifts.slope, under, stacks, sample) @ weight.mT
+    part = seen.moved(own @ weight.mT, residual @ weight.mT, first @ seen.slope, under, stacks, sample)
     torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
 
 
@@ -181,9 +181,9 @@ def test_simulated_features_are_the_classes_and_shift_as_stacks_do(shifts: Featu
         torch.testing.assert_close(mine[stack == own[c]].mean(0), means[c], atol=1.2, rtol=0)
     assert torch.equal(mine[:count], first[:count]), "the first stack's own"
     expected = shifts.expected(first @ shifts.slope, stack)
-    rest = (mine - first - expected)[count:]
+    residual = (mine - first - expected)[count:]
     widths = shifts.spreads[stack[count:]] * 0.8**0.5
-    assert float((rest.norm(dim=1) / widths).square().mean()) == pytest.approx(1, abs=0.25)
+    assert float((residual.norm(dim=1) / widths).square().mean()) == pytest.approx(1, abs=0.25)
     other = features_of(rows, (stack + 1) % 4)
     back = other - shifts.expected(first @ shifts.slope, (stack + 1) % 4) - first
     torch.testing.assert_close(back[stack == 3], torch.zeros(count, WIDTH), atol=1e-4, rtol=0)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 import typer
 from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size
+from arguments import Weights as WeightsFile
 from measuring import spread, surroundings, table
 from mos_diagnosis import answered, tuning_stream
 from real_streams import backbone_of
@@ -82,7 +83,7 @@ def rows_of(backbone: Backbone, stacks: dict[str, tuple[Weights, AdapterKind]]) 
 
 def main(
     images: Images,
-    weights: Weights,
+    weights: WeightsFile,
     out: Figures,
     size: Size = 70,
     classes: int = 30,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from continual.avalanche.module import FLOOR
 from continual.avalanche.strategy import MOS, Finetune, Joint, LearnerStrategy, SimpleCIL, strategy_for
 from continual.avalanche.streams import to_avalanche
+from continual.datasets.streams import split_classes
 from continual.methods.finetune import FinetuneLearner, FinetuneTraining
 from continual.methods.mos.learner import MOSLearner
 from tests.support.avalanche_fixtures import (
@@ -336,3 +338,23 @@ def test_losses_are_the_methods_own(backbone: Any, benchmark: Any, blobs: Any) -
     assert_same(ours.learner, plain(FinetuneLearner, backbone, blob_stream(blobs)))
     logged = ours.evaluator.get_all_metrics()["Loss_MB/train_phase/train_stream/Task000"][1]
     assert logged == record.losses
+
+
+def test_scores_are_averaged_over_views_as_predict_does(backbone: Any, blobs: Any) -> None:
+    """Evaluation asks for a learner's answers, not for the scores of the views that it is given."""
+    backbone = replace(backbone, preprocessing=replace(backbone.preprocessing, crop_pct=1.0))
+    record, train, (images, labels) = Recorder(), blobs([0, 1], 6), blobs([0, 1], 3, seed=1)
+    symmetry = {"group": "C4", "symmetry": "score_averaging"}
+    ours = SimpleCIL(model=backbone, **symmetry, evaluator=evaluator(), plugins=[record], eval_mb_size=6)
+    for quarters in range(4):
+        rotated = images.rot90(quarters, (-2, -1))
+        stream = split_classes("rotated", train, (rotated, labels), sizes=2, seed=None)
+        benchmark = to_avalanche(stream, backbone.preprocessing)
+        if not quarters:
+            ours.train(benchmark.train_stream[0])
+        ours.eval(benchmark.test_stream)
+        _, scores, _ = record.outputs[-1]
+        assert torch.equal(scores, ours.learner.predict(rotated).scores.log())
+        assert torch.equal(scores, record.outputs[-1 - quarters][1]), f"after {quarters} quarter turns"
+    plain = ours.learner.variant(symmetry="augmentation")
+    assert not torch.equal(plain.predict(images).scores, plain.predict(rotated).scores)

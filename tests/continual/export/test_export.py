@@ -58,18 +58,21 @@ def noise(count: int, side: int = 16) -> Tensor:
     return 2 * torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(count))
 
 
-@pytest.fixture(scope="module")
-def mos() -> Learner:
-    """Its stacks and head are random ones, so that images wander from stack to stack."""
-    torch.set_num_threads(1)
-    learner = learned("mos")
+def wandering(learner: Learner) -> Learner:
+    """The same with random adapters and a random head, so that images wander from adapter to adapter."""
     draw = torch.Generator().manual_seed(2)
     bank = tuple(
-        {k: 0.3 * torch.randn(v.shape, generator=draw) for k, v in stack.items()} for stack in learner.state.bank
+        {k: 0.3 * torch.randn(v.shape, generator=draw) for k, v in adapter.items()} for adapter in learner.state.bank
     )
     head = Head(torch.randn(7, 32, generator=draw), torch.zeros(7))
     learner.state = replace(learner.state, bank=bank, head=head)
     return learner
+
+
+@pytest.fixture(scope="module")
+def mos() -> Learner:
+    torch.set_num_threads(1)
+    return wandering(learned("mos"))
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +318,40 @@ def test_every_kind_of_retrieval(mos: Learner, settings: dict[str, Any], tmp_pat
 
 
 @pytest.mark.slow
-def test_a_single_stack_needs_no_loop(tmp_path: Path) -> None:
-    learner = method("mos")(tiny_backbone(), epochs=1)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group": "D4", "retrieved_views": 1},
+        {"group": "D4", "retrieved_views": 3, "views": 3},
+        {"group": "C4", "symmetry": "pruned_orbit", "retrieved_views": 1},
+        {"group": "C4", "symmetry": "pruned_orbit", "retrieved_views": 4},
+        {"group": "C4", "symmetry": "equizero", "retrieved_views": 4},
+        {"group": "C4", "symmetry": "score_averaging", "consolidate": "mean"},
+    ],
+    ids=str,
+)
+def test_retrieval_under_a_symmetry(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Later adapters see few of the views that are looked at, or all of them; their weights lie in the graph once."""
+    learner = wandering(learned("mos", **settings))
+    writing.export_onnx(learner, tmp_path / "model.onnx")
+    runner, images = Runner(tmp_path / "model.onnx"), noise(20)
+    assert max(differences(learner, runner, images).values()) < 1e-4
+    rounds = learner.variant(symmetry="augmentation").score_batch(images).refinements
+    assert rounds is not None
+    assert len(rounds.unique()) > 2, "images of these learners must need different numbers of rounds"
+    for quarters in range(4):
+        rotated = runner.run(images.rot90(quarters, (-2, -1)).numpy().copy())
+        np.testing.assert_allclose(rotated["scores"], runner.run(images.numpy())["scores"], atol=1e-5)
+    weights = [t.raw_data for t in onnx.load(tmp_path / "model.onnx").graph.initializer if np.prod(t.dims) > 1000]
+    assert len(set(weights)) == len(weights)
+    onnx.save(int8.quantised(onnx.load(tmp_path / "model.onnx")), tmp_path / "small.onnx")
+    assert writing.compare(learner, Runner(tmp_path / "small.onnx"), writing.made_up(16)).largest < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetry", [{}, {"group": "C4"}, {"group": "C4", "symmetry": "score_averaging"}], ids=str)
+def test_a_single_stack_needs_no_loop(symmetry: dict[str, Any], tmp_path: Path) -> None:
+    learner = method("mos")(tiny_backbone(), epochs=1, **symmetry)
     learner.learn(*coloured_squares([0, 1, 2], 4))
     writing.export_onnx(learner, tmp_path / "model.onnx")
     assert "Loop" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from continual.errors import InputError
 from continual.experiments.equivariance.config import WrapperConfig
 from continual.experiments.equivariance.data import Part, of_folder, score_indices
 from continual.experiments.equivariance.files import Opened
-from continual.experiments.equivariance.models import Classifier
 from continual.experiments.equivariance.report import Results, Row
-from continual.experiments.equivariance.study import counting, with_fitted_head
-from continual.experiments.equivariance.symmetry import Data, measure, remembered, remembers, wrapped
+from continual.experiments.equivariance.study import with_fitted_head
+from continual.experiments.equivariance.symmetry import Measuring, wrapped
 from continual.learning.progress import Progress
 from continual.seeding import seeded
 from continual.symmetry.views import group_named
@@ -60,34 +59,15 @@ def evaluate(
         known, train = of_folder(fit)
         found = with_fitted_head(found, train, known, opened.device, progress)
     data = photos.part.prepared(found.preprocessing, score_indices(found, photos.classes))
+    measure, rows = Measuring(found.features, group, data, batch_size, progress), []
     if opened.whole is not None:
-        measures = measure(opened.whole, group, data, batch_size, counting(progress, "test images"))
-        rows = [Row(Path(found.name).name, "tuned", None, 0, measures)]
+        measures = measure(opened.whole, "test images", frozen=False)
+        rows.append(Row(Path(found.name).name, "tuned", None, 0, measures))
     else:
-        wrappers = wrappers or {name: WrapperConfig(wrapper=name) for name in ROWS}
-        rows = list(_rows(wrappers, found, group, data, batch_size, progress))
+        for label, config in (wrappers or {name: WrapperConfig(wrapper=name) for name in ROWS}).items():
+            with seeded(0, "wrapper"):
+                model = wrapped(config, found.features, found.head, group)
+            measures = measure(model.to(device_of(found.features)).eval(), f"{label}: test images")
+            rows.append(Row(label, config.wrapper, None, 0, measures))
     title = f"{found.name} on {count(len(photos.part.classes), 'image')} of {photos.folder}, {group.name}"
     return Results(title, group.name, rows)
-
-
-def _rows(
-    wrappers: Mapping[str, WrapperConfig],
-    found: Classifier,
-    group: FiniteGroup,
-    data: Data,
-    batch_size: int,
-    progress: Progress,
-) -> Iterator[Row]:
-    views = None
-    for label, config in wrappers.items():
-        with seeded(0, "wrapper"):
-            model = wrapped(config, found.features, found.head, group)
-        model = model.to(device_of(found.features)).eval()
-        chosen = data
-        if remembers(model, group):
-            if views is None:
-                tick = counting(progress, "features of every view")
-                views = remembered(found.features, group, data, batch_size, tick)
-            chosen = views
-        measures = measure(model, group, chosen, batch_size, counting(progress, f"{label}: test images"))
-        yield Row(label, config.wrapper, None, 0, measures)

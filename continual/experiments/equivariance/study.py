@@ -24,13 +24,12 @@ from continual.experiments.equivariance.data import Part, Split, score_indices, 
 from continual.experiments.equivariance.files import save_tuned
 from continual.experiments.equivariance.models import Classifier, load_classifier
 from continual.experiments.equivariance.report import Results, Row
-from continual.experiments.equivariance.symmetry import Data, Measures
+from continual.experiments.equivariance.symmetry import Measures, Measuring
 from continual.experiments.pretraining import pretrained_on
 from continual.learning.model_file import versions
 from continual.learning.progress import Progress
 from continual.seeding import seeded
 from continual.symmetry.views import group_named, refusals
-from equivariant.checks.evaluation import Tick
 from equivariant.groups import FiniteGroup
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
 from equivariant.tuning.tune import tune
@@ -72,25 +71,19 @@ class _Study:
         self.split = split_of(config.data, seed)
         self.base = network(config.model, self.split, seed, self.device, progress)
         self.indices = score_indices(self.base, self.split.classes)
-        self.test = self.split.test.prepared(self.base.preprocessing, self.indices)
-        self.views: Data | None = None
+        test = self.split.test.prepared(self.base.preprocessing, self.indices)
+        self.measure = Measuring(self.base.features, group, test, config.batch_size, progress)
 
     def run(self, label: str, row: RowConfig, folder: Path) -> Measures:
         """Return what a row measures; a row with a recipe leaves its model in the folder."""
         place = f"{label}, seed {self.seed}"
-        size, test, trained = self.config.batch_size, self.test, False
         if row.recipe:
             recipe = make_recipe(self.config, row, self.seed)
-            trained = any(stage.train == "everything" for stage in recipe.stages)
+            frozen = all(stage.train != "everything" for stage in recipe.stages)
             model = self._tuned(place, row, recipe, folder)
         else:
-            model = self._wrapped(row, self.base)
-        if symmetry.remembers(model, self.group) and not trained:
-            if self.views is None:
-                tick = counting(self.progress, "features of test images")
-                self.views = symmetry.remembered(self.base.features, self.group, self.test, size, tick)
-            test = self.views
-        measures = symmetry.measure(model, self.group, test, size, counting(self.progress, f"{place}: test images"))
+            frozen, model = True, self._wrapped(row, self.base)
+        measures = self.measure(model, f"{place}: test images", frozen=frozen)
         self.progress(place, 1, 1, {"upright": measures.upright, "turned": measures.turned})
         return measures
 
@@ -134,11 +127,6 @@ def network(config: ModelConfig, split: Split, seed: int, device: torch.device, 
     if found.head is not None:
         found.head.requires_grad_(False).to(device)
     return found
-
-
-def counting(progress: Progress, stage: str) -> Tick:
-    """Return what reports how many images of a stage are done."""
-    return lambda done, total: progress(stage, done, total, {})
 
 
 def with_fitted_head(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from continual.experiments.equivariance.config import PLAIN, WrapperConfig
+from continual.learning.progress import Progress
 from continual.symmetry.views import refusals
 from equivariant.actions import Action, Images
 from equivariant.checks.equivariance import orbit_answers, orbit_consistency, orbit_flip_rate
@@ -110,6 +111,35 @@ def measure(
         dict(zip(group.names, right.tolist(), strict=True)),
         dict(zip(group.names, shares.tolist(), strict=False)),
     )
+
+
+class Measuring:
+    """Measures models around one network on the same images; the features of their views are computed once."""
+
+    def __init__(
+        self, features: nn.Module, group: FiniteGroup, data: Data, batch_size: int, progress: Progress
+    ) -> None:
+        self.features, self.group, self.data, self.batch_size, self.progress = (
+            features,
+            group,
+            data,
+            batch_size,
+            progress,
+        )
+        self.views: Data | None = None
+
+    def __call__(self, model: nn.Module, stage: str, *, frozen: bool = True) -> Measures:
+        """Measure a model of `wrapped`; `frozen` says whether the network in it is still the one that was given."""
+        data = self.data
+        if frozen and remembers(model, self.group):
+            if self.views is None:
+                tick = self._counting("features of test images")
+                self.views = remembered(self.features, self.group, data, self.batch_size, tick)
+            data = self.views
+        return measure(model, self.group, data, self.batch_size, self._counting(stage))
+
+    def _counting(self, stage: str) -> Tick:
+        return lambda done, total: self.progress(stage, done, total, {})
 
 
 @contextmanager

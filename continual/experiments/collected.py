@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from continual.errors import InputError
+from continual.metrics import measures
 from continual.metrics.cell import Cell
-from continual.metrics.figures import figures
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,12 @@ def collect(path: Path) -> Run:
 def _cells(file: Path) -> list[Cell]:
     try:
         cells = [Cell.from_json(values) for values in _read(file)]
-        for cell in cells:
-            if cell.complete:
-                figures(cell)
+        for cell in filter(lambda cell: cell.complete, cells):
+            # This library's own metrics first: a cell on which they work is whole.
+            for metric in sorted(measures([cell]), key=lambda metric: not metric.ours):
+                metric.figure(cell)
+    except InputError:
+        raise
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise InputError(
             f"{file} is damaged or of another version ({error}): delete it and give the run's command again"

@@ -16,10 +16,10 @@ from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
 from continual.experiments.results import by_label
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
+from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy
 from continual.metrics.calibration import reliability
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 
 
 def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:

@@ -15,9 +15,9 @@ from continual.experiments import pictures, tables
 from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
+from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell
-from continual.metrics.figures import series
 
 PAGE = "report.html"
 

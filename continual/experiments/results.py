@@ -12,9 +12,9 @@ import numpy as np
 from continual.backbones.loading import Backbone
 from continual.datasets.streams import Stream
 from continual.learning.answers import Prediction
+from continual.metrics import measures
 from continual.metrics.base import Series, mean
 from continual.metrics.cell import Cell, Evaluation
-from continual.metrics.figures import measures
 
 
 def empty_cell(

@@ -13,10 +13,9 @@ from rich.text import Text
 
 from continual.experiments.published import Protocol
 from continual.experiments.results import Row, rows
-from continual.metrics import METRICS
+from continual.metrics import METRICS, measures
 from continual.metrics.base import Metric
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 
 ABSENT = "–"  #: where a method has no such figure
 

@@ -27,21 +27,21 @@ def matrix(cell: Cell) -> transfer.Matrix:
     return np.array([(row + [np.nan] * len(rows))[: len(rows)] for row in rows])
 
 
-def seen_accuracy(cell: Cell) -> list[float]:
+def seen_accuracy(cell: Cell) -> Series:
     """Return the accuracy on all classes seen after each experience."""
-    return transfer.seen_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)]).tolist()
+    return transfer.seen_accuracy(matrix(cell), cell.test_counts).tolist()
 
 
 @share(heading="final accuracy [%]", table="main", order=11, column="seen_accuracy")
 def final(cell: Cell) -> Series:
     """The accuracy on all classes after the last experience."""
-    return [*seen_accuracy(cell)]
+    return seen_accuracy(cell)
 
 
 @share(heading="average accuracy Ā [%]", table="main", order=10, reduce=mean, column="seen_accuracy")
 def average(cell: Cell) -> Series:
     """The mean, over the experiences, of the accuracy on all classes seen by then."""
-    return [*seen_accuracy(cell)]
+    return seen_accuracy(cell)
 
 
 @share(
@@ -50,7 +50,7 @@ def average(cell: Cell) -> Series:
 )  # fmt: skip
 def old_accuracy(cell: Cell) -> Series:
     """The accuracy on all experiences but the newest, at the end."""
-    return transfer.old_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)])
+    return transfer.old_accuracy(matrix(cell), cell.test_counts)
 
 
 @share(

@@ -12,9 +12,7 @@ from continual.metrics.cell import Cell
 
 @metric(heading="forgetting [%]", higher_is_better=False, table="main", order=32, range=(-1, 1))
 def forgetting(cell: Cell) -> Series:
-    """The mean, over all experiences but the last, of the best accuracy so far less that at the end (Chaudhry et al.
-    2018).
-    """
+    """The mean, over all experiences but the last, of the best accuracy so far less that at the end (Chaudhry 2018)."""
     return _so_far(cell, transfer.forgetting)
 
 
@@ -26,9 +24,7 @@ def backward_transfer(cell: Cell) -> Series:
 
 @metric(heading="forward transfer [%]", higher_is_better=True, table="further", order=34, range=(-1, 1))
 def forward_transfer(cell: Cell) -> Series:
-    """The accuracy on an experience before it is learned; 0 by construction where its classes are new, and then not
-    shown.
-    """
+    """The accuracy on an experience before it is learned; not shown where its classes are new, as it is 0 then."""
     return _so_far(cell, transfer.forward_transfer)
 
 

@@ -104,8 +104,8 @@ class Metric:
             if self.ours or isinstance(error, InputError):
                 raise
             raise InputError(
-                f"the metric {self.name!r}, {self.__module__}.{self.__qualname__}, fails on {cell.label!r} with seed "
-                f"{cell.seed} ({type(error).__name__}: {error}): mend it, or take it out"
+                f"the metric {self.name!r} of {self.__module__} fails on {cell.label!r} with seed {cell.seed} "
+                f"({type(error).__name__}: {error}): mend it, or take it out"
             ) from error
 
     @property

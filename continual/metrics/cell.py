@@ -119,7 +119,7 @@ def derived(name: str) -> Callable[[Callable[[Cell], T]], Callable[[Cell], T]]:
 
 
 def _earlier(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a cell that kept derived figures, in columns of one entry an experience."""
+    """Return the values of a cell that kept derived figures, in columns of one entry per experience."""
     size = len(values["accuracy"])
     names = ("accuracy", "first_confusion", "confusion", "refinements", "reliability", "flips", "turned")
     recorded = {name: kept for name in names if (kept := values.pop(name, None))}

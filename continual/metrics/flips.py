@@ -74,7 +74,7 @@ def negative_flips(cell: Cell) -> Series:
 
 @flip(heading="positive flips [%]", higher_is_better=None, order=41)
 def positive_flips(cell: Cell) -> Series:
-    """Of the images that two consecutive models can know, the share that was wrong and is right."""
+    """Of images two consecutive models can know, the share that was wrong and is right."""
     return _share(cell, "positive")
 
 

@@ -15,6 +15,7 @@ from continual.experiments.config import MethodConfig
 from continual.experiments.run import run_cell
 from continual.learning.settings import make
 from continual.methods.mos.learner import MOSLearner
+from continual.metrics.accuracy import accuracy
 from continual.testing import tiny_convnet
 
 SUPERVISED = "avalanche.training.supervised:"
@@ -52,11 +53,11 @@ def test_a_strategy_gives_a_cell_like_a_method(backbone: Any, blobs: Any, name: 
     assert cell.complete
     assert cell.method == SUPERVISED + name
     assert cell.settings["seed"] == 3
-    assert len(cell.accuracy) == 2
-    assert cell.accuracy[0][0] >= 0.5
+    assert len(accuracy(cell)) == 2
+    assert accuracy(cell)[0][0] >= 0.5
     assert learner.classes == (0, 1, 2, 3)
     assert learner.backbone.sha256 == before
-    assert all(isinstance(size, int) and size > 0 for size in cell.memory)
+    assert all(isinstance(size, int) and size > 0 for size in cell.each("memory"))
 
 
 def test_answers_are_those_of_evaluation_mode(backbone: Any, blobs: Any) -> None:

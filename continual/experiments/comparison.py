@@ -40,14 +40,10 @@ class Board:
             )
         if self.protocol is None:
             return lines
-        config = {**self.config, "seeds": self.seeds}
-        for source in dict.fromkeys(figure.source for figure in self.protocol.figures):
-            lines.append(f"Published for {self.protocol.title}: {source.text}.")
-        for difference in dict.fromkeys(
-            d for figure in self.protocol.figures for d in published.differences(config, figure.source)
-        ):
-            lines.append(f"Not the published conditions: {difference}.")
-        return lines
+        config, sources = {**self.config, "seeds": self.seeds}, dict.fromkeys(f.source for f in self.protocol.figures)
+        lines += [f"Published for {self.protocol.title}: {source.text}." for source in sources]
+        unlike = dict.fromkeys(d for source in sources for d in published.differences(config, source))
+        return lines + [f"Not the published conditions: {difference}." for difference in unlike]
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
@@ -60,13 +56,12 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     for run in runs:
         key = json.dumps(_comparable(run.config), sort_keys=True)
         grouped.setdefault(key, []).extend((run, cell) for cell in run.cells)
-    grouped = {key: found for key, found in grouped.items() if found}
-    if not grouped:
+    if not any(grouped.values()):
         places = ", ".join(str(run.path) for run in runs)
-        raise InputError(f"no cell is finished in {places}: go on with `equimos run`")
-    titles = [str(found[0][0].config.get("title", "")) for found in grouped.values()]
-    made = []
-    for title, found in zip(titles, grouped.values(), strict=True):
+        raise InputError(f"no cell is finished in {places}: resume with `equimos run`")
+    kept = [found for found in grouped.values() if found]
+    titles, made = [str(found[0][0].config.get("title", "")) for found in kept], []
+    for title, found in zip(titles, kept, strict=True):
         _check(found)
         first, cell = found[0]
         unique = title if titles.count(title) == 1 else f"{title} ({first.path.name})"
@@ -109,8 +104,7 @@ def _check(found: Sequence[tuple[Run, Cell]]) -> None:
 
 def _difference(one: Cell, other: Cell, *, pretrained: bool) -> str | None:
     """Say in what two cells of a label differ that should not."""
-    keys = dict.fromkeys(k for k in (*one.settings, *other.settings) if k != "seed")
-    for key in keys:
+    for key in (k for k in (*one.settings, *other.settings) if k != "seed"):
         left, right = (cell.settings.get(key, "absent") for cell in (one, other))
         if left != right:
             return f"{key} is {right}, not {left}"

@@ -26,7 +26,7 @@ class PretrainConfig(Strict):
     epochs: int = Field(30, ge=1)
     lr: float = Field(1e-3, gt=0, description="peak rate of AdamW")
     batch_size: int = Field(32, ge=1)
-    turns: bool = Field(True, description="tell each class's quarter turns apart as well, for richer features")
+    turns: bool = Field(True, description="train to tell each class's quarter turns apart as well, for richer features")
 
 
 class BackboneConfig(Strict):
@@ -79,24 +79,21 @@ class RunConfig(Strict):
     backbone: BackboneConfig
     methods: dict[str, MethodConfig] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
-        [1993], min_length=1, description="of class order and training; a column of cells each"
+        [1993], min_length=1, description="of class order and training; a cell of every method for each"
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:1 or mps")
     turned: list[str] = Field(
-        [], description="groups (C4, D4, …): test images moved by random elements of each are answered as well"
+        [], description="groups (C4, D4, …): test images transformed by random elements of each are answered as well"
     )
     train_turned: str | None = Field(
-        None, description="a group: training images are in any position, each moved by an element drawn for it"
+        None, description="a group: each training image is transformed by an element drawn for it"
     )
 
     @field_validator("turned", "train_turned")
     @classmethod
     def _groups_are_known(cls, found: list[str] | str | None) -> list[str] | str | None:
-        try:
-            for name in [found] if isinstance(found, str) else found or []:
-                group_named(name)
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        for name in [found] if isinstance(found, str) else found or []:
+            group_named(name)
         return found
 
     @model_validator(mode="after")
@@ -117,13 +114,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunConfig]:
     """Read a config; `overrides` are `dotted.key=value` with values written as in TOML.
 
-    A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method`
-    (default NAME), `preset` and `variants` are reserved; the rest are the method's settings. `method` is a name, or
-    the place of a class: `own_file.py:MyLearner` or `package.module:MyLearner`. A relative path is looked up beside
-    the config, that of an override in the working folder.
+    A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method` (default NAME),
+    `preset` and `variants` are reserved; the rest are the method's settings. `method` is a name, or the place of a
+    class: `own_file.py:MyLearner` or `package.module:MyLearner`. A relative path is looked up beside the config, an
+    override's in the working folder.
 
-    Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both, or
-    with `sweep.NAME.` before the key one run only.
+    Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both, or with
+    `sweep.NAME.` before the key one run only.
     Returns the runs by NAME, or one named "". Raises InputError that names every problem.
     """
     path, overrides = Path(path), list(overrides)
@@ -152,7 +149,11 @@ def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
     places = (*data_places(), "backbone.weights")
     values = read(path, overrides, places, ("data.source",), part)
     problems = not_finite(values)
-    values = _resolved(values, problems)
+    shared, methods = values.pop("settings", {}), values.get("methods")
+    if not isinstance(shared, dict):
+        problems.append("settings must be a table: [settings]")
+    elif isinstance(methods, dict):
+        values["methods"] = _methods(methods, shared, problems)
     try:
         config = RunConfig(**values)
     except ValidationError as error:
@@ -162,19 +163,8 @@ def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
     return config
 
 
-def _resolved(values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Spread shared settings over the methods."""
-    values = dict(values)
-    shared, found = values.pop("settings", {}), values.get("methods")
-    if not isinstance(shared, dict):
-        problems.append("settings must be a table: [settings]")
-    elif isinstance(found, dict):
-        values["methods"] = _methods(found, shared, problems)
-    return values
-
-
 def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    used: set[str] = set()
+    """Spread shared settings over the methods."""
     resolved: dict[str, Any] = {}
     allowed: set[str] = set()
     for label, table in found.items():
@@ -194,13 +184,8 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
             problems.append(f"methods.{label}: {error}")
             continue
         allowed |= known.keys()
-        used |= shared.keys() & known.keys()
-        resolved[label] = {
-            **reserved,
-            "method": named,
-            "preset": preset,
-            "settings": {**{k: v for k, v in shared.items() if k in known}, **own},
-        }
+        settings = {**{k: v for k, v in shared.items() if k in known}, **own}
+        resolved[label] = {**reserved, "method": named, "preset": preset, "settings": settings}
     if len(resolved) == len(found):
-        problems += [f"unknown key 'settings.{k}': {nearest(k, allowed)}" for k in sorted(shared.keys() - used)]
+        problems += [f"unknown key 'settings.{k}': {nearest(k, allowed)}" for k in sorted(shared.keys() - allowed)]
     return resolved or found

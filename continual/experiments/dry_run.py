@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
+from continual.adapters.base import Shapes
 from continual.backbones.loading import Backbone, check_tag, in_cache, load_backbone
 from continual.console import count, size
 from continual.datasets.streams import Stream
@@ -40,14 +42,13 @@ def _shape(stream: Stream) -> str:
 
 
 def _backbone(config: BackboneConfig) -> tuple[str, Backbone]:
-    """Return what is said of the backbone, and it, or one like it that is not trained yet."""
+    """Return what is said of the backbone, and the backbone, or one like it that is not trained yet."""
     if config.weights is not None:
         made = load_backbone(config.name, weights=config.weights, **config.args, **config.preprocessing)
-        said = f"{made.name}, weights in {config.weights} ({size(config.weights.stat().st_size)})"
-        return f"backbone {said}", made
+        return f"backbone {made.name}, weights in {config.weights} ({size(config.weights.stat().st_size)})", made
     assert config.name is not None
     if config.pretrain is not None:
-        said = f"trained on the first experience for {count(config.pretrain.epochs, 'epoch')}, once a seed"
+        said = f"trained on the first experience for {count(config.pretrain.epochs, 'epoch')}, once per seed"
     else:
         check_tag(config.name)
         said = "weights in the hub's cache" if in_cache(config.name) else "weights to be downloaded from the hub"
@@ -55,16 +56,13 @@ def _backbone(config: BackboneConfig) -> tuple[str, Backbone]:
 
 
 def _work(row: MethodConfig, stream: Stream, backbone: Backbone) -> str:
-    """Say how many images go through the backbone, and how many bytes one kept epoch has."""
+    """Say how many images go through the backbone, and how many bytes an adapter has."""
     settings = row.make_settings()
     epochs = getattr(settings, "epochs", 0)
     trained = epochs * sum(len(e.train_labels) for e in stream.experiences)
-    tests = [len(e.test_labels) for e in stream.experiences]
-    asked = (1 + len(row.variants)) * sum(sum(tests[: n + 1]) for n in range(len(tests)))
+    asked = (1 + len(row.variants)) * sum(accumulate(len(e.test_labels) for e in stream.experiences))
     text = f"at most {trained} images trained on ({count(epochs, 'epoch')}), " if epochs else "nothing trained, "
     text += f"{asked} images answered"
-    if epochs and hasattr(settings, "bottleneck"):
-        width, r = backbone.width, settings.bottleneck
-        numbers = backbone.depth * (2 * r * width + r + width)
-        text += f", {size(4 * numbers)} a stack of adapters"
+    if epochs and (kind := getattr(settings, "adapter_kind", None)):
+        text += f", {size(4 * kind.numbers(Shapes(backbone.depth, backbone.width)))} per adapter"
     return text

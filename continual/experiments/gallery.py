@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from continual.experiments import pictures
 from continual.experiments.results import by_label
+from continual.metrics import measures
 from continual.metrics.accuracy import final
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 from continual.metrics.retrieval import choices, right_stack
 from continual.metrics.transformed import consistency, turned
 

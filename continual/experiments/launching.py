@@ -41,7 +41,7 @@ def on_this_machine(words: Sequence[str], jobs: int, say: Callable[[str], None])
             reader.join()
     if failed := [number for number, code in enumerate(codes) if code]:
         what = last[failed[0]].removeprefix("error: ") or f"exit code {codes[failed[0]]}"
-        raise InputError(f"{len(failed)} of {jobs} jobs failed: {what}; the same command goes on")
+        raise InputError(f"{len(failed)} of {jobs} jobs failed: {what}; the same command resumes the run")
 
 
 def _pass_on(stream: IO[str], number: int, last: list[str], say: Callable[[str], None]) -> None:

@@ -16,10 +16,10 @@ from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
 from continual.experiments.results import by_label
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
+from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy
 from continual.metrics.calibration import reliability
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 
 
 def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
@@ -27,12 +27,9 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("continual.experiments", "."),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader = jinja2.PackageLoader("continual.experiments", ".")
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=strict)
     shown: list[dict[str, Any]] = []
     classes: dict[str, str] = {}
     for number, board in enumerate(boards):
@@ -74,13 +71,13 @@ def _meanings(boards: Sequence[Board]) -> dict[str, str]:
 
 def _summary(board: Board) -> str:
     cell, backbone = board.cells[0], board.config.get("backbone") or {}
-    parts = [
+    parts = (
         f"{count(sum(cell.class_counts), 'class')} in {count(len(cell.class_counts), 'experience')}",
         f"{sum(cell.test_counts)} test images",
         f"data: {board.config['data']['source']}",
         f"backbone: {backbone.get('name') or Path(backbone.get('weights') or '').name}",
         f"{'seeds' if len(board.seeds) > 1 else 'seed'} {', '.join(map(str, board.seeds))}",
-    ]
+    )
     return " · ".join(parts)
 
 
@@ -95,13 +92,12 @@ def _published(board: Board) -> Table | None:
 
 
 def _experiences(cells: Sequence[Cell]) -> Table:
-    """Return the mean accuracy on all classes seen after each experience, a line a label."""
-    steps = len(cells[0].evaluations)
+    """Return the mean accuracy on all classes seen after each experience, a line per label."""
     lines = [
         [label, *[f"{100 * value:.1f}" for value in np.mean([seen_accuracy(cell) for cell in alike], axis=0)]]
         for label, alike in by_label(cells).items()
     ]
-    return Table(["after experience", *[str(n) for n in range(1, steps + 1)]], lines)
+    return Table(["after experience", *[str(n) for n in range(1, len(cells[0].evaluations) + 1)]], lines)
 
 
 def _reliability(cells: Sequence[Cell]) -> Table:
@@ -120,14 +116,9 @@ def _provenance(run: Run) -> dict[str, Any]:
     hashes = sorted({cell.backbone for cell in run.cells})
     facts = [("folder", str(run.path)), ("weights (SHA-256)", ", ".join(hashes))]
     for key, value in run.record.items():
-        if key != "config":
-            facts += _facts(key, value)
-    return {
-        "name": run.config.get("title") or run.path.name,
-        "missing": run.missing,
-        "facts": facts,
-        "config": json.dumps(run.config, indent=2, ensure_ascii=False),
-    }
+        facts += _facts(key, value) if key != "config" else ()
+    config, name = json.dumps(run.config, indent=2, ensure_ascii=False), run.config.get("title") or run.path.name
+    return {"name": name, "missing": run.missing, "facts": facts, "config": config}
 
 
 def _facts(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Pictures of results: curves over the experiences, heat maps, forgetting, reliability.
 
-Every function returns a matplotlib figure drawn in neutral ink. `save` writes it on white; `inline` makes
-it a piece of a page, with transparent ground and the page's own text colour and font, for light and dark.
+Each function returns a matplotlib figure drawn in neutral ink. `save` writes it on white; `inline` makes it a part of a
+page, with transparent ground and the page's own text colour and font, for light and dark.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from continual.metrics.retrieval import choices, first_choices
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: One a method; each has a contrast of 3 or more both with white and with the page's dark ground.
+#: One per method; each has a contrast of 3 or more both with white and with the page's dark ground.
 COLOURS = (
     "#2f80d0", "#d4620e", "#23915a", "#c2479b", "#8268d6",
     "#a87d14", "#168c9c", "#d6473f", "#78848f", "#6f8f1c",
@@ -46,7 +46,7 @@ def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
 
 
 def curves(cells: Sequence[Cell], metric: Metric) -> Figure:
-    """Draw a metric against experiences, a line a label: the seeds' mean, and ± their deviation."""
+    """Draw a metric against experiences, a line per label: the seeds' mean, and ± their deviation."""
     return panels(cells, {metric: ""}, metric.heading)
 
 
@@ -54,7 +54,7 @@ def panels(
     cells: Sequence[Cell], metrics: Mapping[Metric, str], heading: str, limits: tuple[float, float] | None = None
 ) -> Figure:
     """Draw several metrics side by side on one scale, as `curves` draws one; with their titles."""
-    # Many bands lie on one another: fainter, the lines can still be told apart.
+    # Many bands lie on one another: fainter, the lines can still be distinguished.
     shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
 
     def drawing(metric: Metric) -> Draw:
@@ -102,9 +102,9 @@ def reliability(cells: Sequence[Cell]) -> Figure:
         axes.plot(100 * confidence / count, 100 * right / count, **style)
 
     figure = _lines(cells, {"": draw})
-    axes = figure.axes[0]
-    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="mean confidence of a bin [%]", ylabel="answered right [%]", xlim=(0, 102), ylim=(0, 102))
+    figure.axes[0].plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
+    labels = {"xlabel": "mean confidence of a bin [%]", "ylabel": "answered right [%]"}
+    figure.axes[0].set(**labels, xlim=(0, 102), ylim=(0, 102))
     return figure
 
 
@@ -134,14 +134,9 @@ def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
     figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")
     every = figure.subplots(1, len(drawings), squeeze=False, sharey=True)[0]
     for number, (label, alike) in enumerate(grouped.items()):
-        style = {
-            "color": COLOURS[number % len(COLOURS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
-            "markersize": 4,
-            "linewidth": 1.5,
-            "label": _plain(label),
-        }
+        style = {"label": _plain(label), "color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.5}
+        style["linestyle"] = ("-", "--", ":")[number // len(COLOURS) % 3]
+        style["marker"] = MARKERS[number % len(MARKERS)]
         for axes, draw in zip(every, drawings.values(), strict=True):
             draw(axes, alike, style)
     for axes, title in zip(every, drawings, strict=True):
@@ -158,17 +153,13 @@ def _heat_maps(maps: Sequence[tuple[str, Any]], across: str, down: str) -> Figur
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3.7 if len(maps) == 1 else 2.6), layout="constrained")
-    for number, (axes, (title, values)) in enumerate(
-        zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True)
-    ):
-        size = len(values) + 0.5
-        image = axes.imshow(
-            values, cmap="viridis", vmin=0, vmax=100, interpolation="none", extent=(0.5, size, size, 0.5)
-        )
-        axes.set(xlabel=across, ylabel=down if number == 0 else "")
+    every = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, values) in zip(every, maps, strict=True):
+        size, ticks = len(values) + 0.5, _ticks(len(values), most=10 // len(maps))
+        place = {"interpolation": "none", "extent": (0.5, size, size, 0.5)}
+        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, **place)
+        axes.set(xlabel=across, ylabel=down if axes is every[0] else "", xticks=ticks, yticks=ticks)
         axes.set_title(title, color=INK, fontsize=10)
-        axes.set_xticks(_ticks(len(values), most=10 // len(maps)))
-        axes.set_yticks(_ticks(len(values), most=10 // len(maps)))
         _ink(axes)
         if len(values) * len(maps) <= 12:
             for (row, column), value in np.ndenumerate(values):
@@ -196,7 +187,7 @@ def _ticks(count: int, most: int = 10) -> list[int]:
 
 def _plain(text: str) -> str:
     """Keep matplotlib from reading a label as mathematics, or as one to hide."""
-    return text.replace("$", r"\$") if not text.startswith("_") else f" {text}".replace("$", r"\$")
+    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:

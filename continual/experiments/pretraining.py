@@ -1,7 +1,7 @@
 """A backbone for people without pretrained weights: a ViT trained in full on the first experience.
 
-From then on it is frozen, as any backbone of this library. Its features know the first classes only, so
-this protocol shows how methods behave, not how good they can be.
+From then on it is frozen, as any backbone of this library. Its features know the first classes only, so this protocol
+shows how methods behave, not how good they can be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from continual.data.inputs import as_experience
 from continual.data.loaders import training_loader
 from continual.datasets.streams import Experience
 from continual.errors import BackboneError
-from continual.experiments.config import BackboneConfig, PretrainConfig
+from continual.experiments.config import BackboneConfig
 from continual.learning.loop import go_back, snapshot
 from continual.learning.progress import Progress
 from continual.learning.training import Checkpoints
@@ -39,8 +39,8 @@ def pretrained_on(
 ) -> Backbone:
     """Return a frozen backbone whose every weight was trained on one experience's images.
 
-    The head told the classes apart, and with `turns` each class's quarter turns as well (4 outputs a
-    class); it is thrown away. With `checkpoints` the training is kept after every epoch and goes on from there.
+    The head predicts the classes, and with `turns` each class's quarter turns as well (4 outputs per class); it is
+    thrown away. With `checkpoints` the training is kept after every epoch and resumes from there.
     """
     pretrain = config.pretrain
     assert pretrain is not None
@@ -49,37 +49,21 @@ def pretrained_on(
     with seeded(seed, "pretraining"):
         frame = untrained(config)
     vit: Any = frame.trunk.network
-    vit.requires_grad_(True)
-    data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
-    index = {c: i for i, c in enumerate(experience.classes)}
-    _train(vit, frame.width, data.training, index, pretrain, seed, progress, checkpoints)
-    return assemble(vit, config.name, config.args, **config.preprocessing)
-
-
-def _train(
-    vit: Any,
-    width: int,
-    dataset: Any,
-    index: dict[Any, int],
-    config: PretrainConfig,
-    seed: int,
-    progress: Progress | None,
-    checkpoints: Checkpoints | None,
-) -> None:
-    turns = 4 if config.turns else 1
+    vit.requires_grad_(True).train()
+    index, turns = {c: i for i, c in enumerate(experience.classes)}, 4 if pretrain.turns else 1
     with seeded(seed, "pretraining head"):
-        head = nn.Linear(width, turns * len(index))
-    vit.train()
-    parameters = [*vit.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
-    loader, sampler = training_loader(dataset, config.batch_size, seed, -1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * len(loader))
+        head = nn.Linear(frame.width, turns * len(index))
+    optimizer = torch.optim.AdamW([*vit.parameters(), *head.parameters()], lr=pretrain.lr, weight_decay=0.05)
+    data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
+    loader, sampler = training_loader(data.training, pretrain.batch_size, seed, -1)
+    steps = pretrain.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, pretrain.lr, total_steps=steps)
     done, loss = 0, torch.tensor(torch.nan)
     live = {f"{part}/{name}": t for part, m in (("vit", vit), ("head", head)) for name, t in m.state_dict().items()}
     if checkpoints is not None and (found := checkpoints.latest()) is not None:
         done = found[0]
         go_back(found[1], live, optimizer, schedule)
-    for epoch in range(done, config.epochs):
+    for epoch in range(done, pretrain.epochs):
         sampler.epoch = epoch
         for images, labels in loader:
             targets = torch.tensor([index[label] for label in labels])
@@ -93,5 +77,6 @@ def _train(
         if checkpoints is not None:
             checkpoints.keep(epoch + 1, snapshot(live, optimizer, schedule))
         if progress is not None:
-            progress("training the backbone", epoch + 1, config.epochs, {"loss": float(loss.detach())})
+            progress("training the backbone", epoch + 1, pretrain.epochs, {"loss": float(loss.detach())})
     vit.eval()
+    return assemble(vit, config.name, config.args, **config.preprocessing)

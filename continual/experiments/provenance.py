@@ -1,4 +1,4 @@
-"""What is needed to do a run again: where it ran, on which images, with which weights."""
+"""What is needed to repeat a run: where it ran, on which images, with which weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,11 @@ from continual.learning.model_file import versions
 from continual.learning.progress import Progress
 
 
-def now() -> str:
-    """Return the time, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def surroundings(device: str) -> dict[str, Any]:
     """Return versions, device, machine and git state (None outside a checkout)."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device
     return {
-        "time": now(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "device": {"name": device, "model": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()},
         "processes": distributed.count(),
@@ -46,13 +42,13 @@ def surroundings(device: str) -> dict[str, Any]:
 def git_state() -> dict[str, Any] | None:
     """Return the commit of the checkout in the working folder, and whether files differ from it."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=20
+        commit, status = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit.stdout.strip(), "changed_files": len(status.stdout.splitlines())}
+    return {"commit": commit.strip(), "changed_files": len(status.splitlines())}
 
 
 def peak_memory(device: str) -> dict[str, int]:
@@ -69,18 +65,15 @@ def peak_memory(device: str) -> dict[str, int]:
 def stream_digest(stream: Stream, progress: Progress | None = None) -> str:
     """Return the SHA-256 of a stream's images and labels, in its order."""
     digest, done = hashlib.sha256(), 0
-    total = sum(len(e.train_images) + len(e.test_images) for e in stream.experiences)
-    for experience in stream.experiences:
-        for images, labels in (
-            (experience.train_images, experience.train_labels),
-            (experience.test_images, experience.test_labels),
-        ):
-            digest.update(repr(labels).encode())
-            for image in images:
-                digest.update(_image_digest(image))
-                done += 1
-                if progress is not None:
-                    progress("reading the images", done, total, {})
+    parts = [((e.train_images, e.train_labels), (e.test_images, e.test_labels)) for e in stream.experiences]
+    total = sum(len(images) for pair in parts for images, _ in pair)
+    for images, labels in chain.from_iterable(parts):
+        digest.update(repr(labels).encode())
+        for image in images:
+            digest.update(_image_digest(image))
+            done += 1
+            if progress is not None:
+                progress("reading the images", done, total, {})
     return digest.hexdigest()
 
 
@@ -121,9 +114,8 @@ def code_of(kind: type) -> dict[str, Any]:
     if kind.__module__.partition(".")[0] in ("continual", "avalanche"):
         return {}
     file = Path(inspect.getfile(kind)).resolve()
-    return {
-        "code": {"file": str(file), "class": kind.__qualname__, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    }
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"code": {"file": str(file), "class": kind.__qualname__, "sha256": digest}}
 
 
 def cell_record(learner: IncrementalLearner[Any], stream: Stream, data: str, device: str) -> dict[str, Any]:

@@ -55,30 +55,24 @@ def find(data: str, class_counts: Sequence[int]) -> Protocol | None:
     >>> find("cifar100", [10] * 10) is None
     True
     """
-    for protocol in protocols():
-        same = _plain(protocol.data) == _plain(data)
-        if same and [*class_counts] == [protocol.increment] * (protocol.classes // protocol.increment):
-            return protocol
-    return None
+    fitting = (p for p in protocols() if [*class_counts] == [p.increment] * (p.classes // p.increment))
+    return next((p for p in fitting if _plain(p.data) == _plain(data)), None)
 
 
 @cache
 def protocols() -> tuple[Protocol, ...]:
     """Return every published protocol."""
     values = tomllib.loads(files("continual.experiments").joinpath("published.toml").read_text(encoding="utf-8"))
-    sources = {
-        key: Source(**{**source, "weights": tuple(source["weights"])}) for key, source in values["sources"].items()
-    }
-    return tuple(_protocol(table, sources, values["names"]) for table in values["protocols"])
-
-
-def _protocol(table: Mapping[str, Any], sources: Mapping[str, Source], names: Mapping[str, str]) -> Protocol:
-    figures = tuple(
-        Figure(method, names[method], average / 100, final / 100, source)
-        for key, source in sources.items()
-        for method, (average, final) in table.get(key, {}).items()
-    )
-    return Protocol(table["data"], table["title"], table["classes"], table["increment"], figures)
+    sources = {key: Source(**{**known, "weights": tuple(known["weights"])}) for key, known in values["sources"].items()}
+    found = []
+    for table in values["protocols"]:
+        figures = tuple(
+            Figure(method, values["names"][method], average / 100, final / 100, source)
+            for key, source in sources.items()
+            for method, (average, final) in table.get(key, {}).items()
+        )
+        found.append(Protocol(table["data"], table["title"], table["classes"], table["increment"], figures))
+    return tuple(found)
 
 
 def differences(config: Mapping[str, Any], source: Source) -> list[str]:
@@ -95,7 +89,7 @@ def differences(config: Mapping[str, Any], source: Source) -> list[str]:
     if not source.normalised and [[*(x or [])] for x in normalisation] != [[0, 0, 0], [1, 1, 1]]:
         found.append("inputs normalised as the backbone asks; published: scaled to [0, 1] only")
     if stream.get("per_class") is not None:
-        found.append(f"{stream['per_class']} training images a class; published: all")
+        found.append(f"{stream['per_class']} training images per class; published: all")
     if stream.get("order", "seed") != "seed":
         found.append("another order of classes; published: the permutation of the seed")
     if (seeds := config.get("seeds")) != [source.seed]:

@@ -15,9 +15,9 @@ from continual.experiments import pictures, tables
 from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
+from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell
-from continual.metrics.figures import series
 
 PAGE = "report.html"
 
@@ -52,23 +52,21 @@ def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> lis
     from continual.experiments.page import page
 
     check_folder(out)
-    shown = [tables.results_table(board.cells, board.protocol) for board in boards]
-    titled = [*zip(boards, shown, strict=True)]
+    shown = [(board, tables.results_table(board.cells, board.protocol)) for board in boards]
     texts = {
         PAGE: page(boards, runs),
         "table.md": "\n".join(
             f"# {board.title}\n\n{tables.markdown(table)}" + "".join(f"\n{note}\n" for note in board.notes())
-            for board, table in titled
+            for board, table in shown
         ),
-        "table.tex": "\n".join(f"% {board.title}\n{tables.latex(table)}" for board, table in titled),
+        "table.tex": "\n".join(f"% {board.title}\n{tables.latex(table)}" for board, table in shown),
         "table.csv": _joined(boards, [tables.result_lines(board.cells, board.protocol) for board in boards]),
         "experiences.csv": _joined(boards, [tables.experience_lines(board.cells) for board in boards]),
     }
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    files = []
     for name, text in texts.items():
         write_text(out / name, text)
-        files.append(out / name)
+    files = [out / name for name in texts]
     for number, board in enumerate(boards, start=1):
         for picture in gallery(board.cells):
             prefix = f"{number}-" if len(boards) > 1 else ""

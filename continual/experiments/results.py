@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.datasets.streams import Stream
+from continual.data.inputs import Label
+from continual.datasets.streams import Experience, Stream
 from continual.learning.answers import Prediction
+from continual.learning.learner import IncrementalLearner
+from continual.metrics import measures
 from continual.metrics.base import Series, mean
 from continual.metrics.cell import Cell, Evaluation
-from continual.metrics.figures import measures
+
+#: enough images for a batch whose stacks differ, few enough to be asked after every experience
+IMAGES = 32
 
 
 def empty_cell(
@@ -30,7 +37,7 @@ def empty_cell(
     tested = [e.test_labels for e in stream.experiences]
     seen = [set().union(*[e.classes for e in stream.experiences[:n]]) for n in range(len(tested) + 1)]
     new = [len(after) - len(before) for before, after in pairwise(seen)]
-    truth = _positions([label for labels in tested for label in labels], stream)
+    truth = _positions(tested, stream)
     counts = [len(labels) for labels in tested]
     return Cell(label, method, seed, settings, backbone.sha256, counts, new, truth, dict(groups or {}))
 
@@ -46,28 +53,51 @@ def measured(
 ) -> Cell:
     """Return the cell with the predictions on each experience's test images after one more was learned.
 
-    Predictions on experiences that are yet to be learned may follow; they count for forward transfer only. By group,
-    those on `transformed` images. The `costs` are named as in `Evaluation`.
+    Predictions on experiences that are yet to be learned may follow; they count for forward transfer only. Those
+    in `transformed`, by group, are on transformed images. The `costs` are named as in `Evaluation`.
     """
     stacks: dict[str, Any] = {name: _joined(predictions, name) for name in ("stack", "first_stack", "refinements")}
     evaluation = Evaluation(
-        answers=_positions(_labels(predictions), stream),
+        answers=_positions([p.labels for p in predictions], stream),
         confidence=np.concatenate([p.scores.amax(-1).numpy() for p in predictions]).tolist(),
         memory=sum(memory.values()),
-        transformed={name: _positions(_labels(found), stream) for name, found in (transformed or {}).items()},
+        transformed={g: _positions([p.labels for p in found], stream) for g, found in (transformed or {}).items()},
         **stacks,
         **costs,
     )
     return replace(cell, evaluations=(*cell.evaluations, evaluation))
 
 
-def _labels(predictions: Sequence[Prediction]) -> list[Any]:
-    return [label for prediction in predictions for label in prediction.labels]
+def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Experience]) -> tuple[float, float | None]:
+    """Return what it takes to answer one of the test images of all experiences, with nothing remembered.
+
+    That is seconds, loading and preparing the image included: the better of two tries at one batch, so expect some
+    noise. And forward passes of the whole backbone, from the images that its blocks or stages are given; None for
+    learners that do not run it.
+    """
+    share = max(1, IMAGES // len(experiences))
+    images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
+    stages, passed, tries = learner.backbone.trunk.stages, 0, []
+
+    def count(_: Any, given: tuple[Tensor, ...]) -> None:
+        nonlocal passed
+        passed += len(given[0])
+
+    hooks = [module.register_forward_pre_hook(count) for module in stages]
+    try:
+        for _ in range(2):
+            started = time.perf_counter()
+            learner.predict(images)
+            tries.append((time.perf_counter() - started) / len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(tries), passed / (len(tries) * len(stages) * len(images)) or None
 
 
-def _positions(labels: Sequence[Any], stream: Stream) -> list[int]:
+def _positions(parts: Iterable[Sequence[Label]], stream: Stream) -> list[int]:
     position = {label: i for i, label in enumerate(stream.class_order)}
-    return [position[label] for label in labels]
+    return [position[label] for labels in parts for label in labels]
 
 
 def _joined(predictions: Sequence[Prediction], name: str) -> list[int] | None:
@@ -91,11 +121,10 @@ class Row:
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
     """Gather cells of the same label, in the order of their first appearance."""
-    out = []
+    out, metrics = [], measures(cells)
     for label, alike in by_label(cells).items():
-        values = {metric.name: [metric.figure(cell) for cell in alike] for metric in measures(cells)}
-        means = {key: mean(v) for key, v in values.items()}
-        spread = {key: _deviation(v) for key, v in values.items()}
+        values = {metric.name: [metric.figure(cell) for cell in alike] for metric in metrics}
+        means, spread = ({key: f(v) for key, v in values.items()} for f in (mean, _deviation))
         out.append(Row(label, alike[0].method, len(alike), means, spread))
     return out
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from continual import distributed
@@ -18,10 +21,9 @@ from continual.datasets.streams import Stream, make_stream
 from continual.errors import InputError, nearest
 from continual.experiments import report
 from continual.experiments.config import MethodConfig, RunConfig
-from continual.experiments.cost import inference_cost, numbers_stored
 from continual.experiments.pretraining import pretrained_on, untrained
 from continual.experiments.provenance import cell_record, stream_digest, surroundings
-from continual.experiments.results import empty_cell, measured
+from continual.experiments.results import empty_cell, inference_cost, measured
 from continual.experiments.run_folder import CellFolder, RunFolder
 from continual.experiments.transformed import answer_transformed, transformed_training
 from continual.learning.checkpoints import CheckpointFolder
@@ -43,31 +45,34 @@ def run_config(
 ) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
-    A cell is one method with one seed. Finished cells are not run again, one in the making goes on where it
-    was stopped, with the same bits, and those that another process is running are left to it. `only` names
-    the methods (keys of `methods`) to run now. Several processes (see `continual.distributed`) run each cell
-    together; the first writes and returns the cells, the others return nothing. Raises InputError for a folder
-    of another run; nothing is written before the data and the folder have been checked.
+    A cell is one method with one seed. Finished cells are not run again, unfinished ones resume where they stopped,
+    with the same bits, and those that another process runs are left to it. `only` names the methods (keys of
+    `methods`) to run now; without `out` the folder is a temporary one. Several processes (see `continual.distributed`)
+    run each cell together; the first writes and returns the cells, the others return nothing. Raises InputError for a
+    folder of another run; nothing is written before the data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
-    wanted = [(seed, label) for seed in config.seeds for label in config.methods if not only or label in only]
-    for _, label in wanted:
+    wanted = [label for label in config.methods if not only or label in only]
+    for label in wanted:
         if distributed.count() > 1 and issubclass(find_method(config.methods[label].method), AvalancheLearner):
             raise InputError(
                 f"methods.{label} trains in Avalanche's own loop, in one process: name others with --only, or run it "
                 f"without torchrun"
             )
-    run = _Run(config, out, progress, workers)
-    for seed, label in wanted:
-        run.make(label, seed)
-    if out is not None and not distributed.first():
-        return []
-    cells = [cell for seed in config.seeds for label in config.methods for cell in run.cells(label, seed)]
-    if out is not None and cells:
-        with locks.held(out / "report.lock", wait=True):
-            report.write(config.title, cells, out)
-        run.clear()
+    with TemporaryDirectory() if out is None else nullcontext(out) as folder:
+        run = _Run(config, RunFolder(Path(folder)), progress, workers)
+        for seed, label in product(config.seeds, wanted):
+            run.make(label, seed)
+        if not distributed.first():
+            return []
+        found = [run.folder.cell(label, seed).read() for seed, label in product(config.seeds, config.methods)]
+        cells = [cell for part in found for cell in part or ()]
+        if out is not None and cells:
+            with locks.held(out / "report.lock", wait=True):
+                report.write(config.title, cells, out)
+            if all(found):
+                shutil.rmtree(run.folder.work, ignore_errors=True)
     return cells
 
 
@@ -80,72 +85,35 @@ def streams(config: RunConfig) -> dict[int, Stream]:
 class _Run:
     """What the cells of one call have in common."""
 
-    def __init__(self, config: RunConfig, out: Path | None, progress: Progress | None, workers: int) -> None:
-        self.config, self.progress, self.workers = config, progress, workers
+    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress | None, workers: int) -> None:
+        self.config, self.folder, self.progress, self.workers = config, folder, progress, workers
         self.streams = streams(config)
-        self.folder = None if out is None else RunFolder(out)
-        self.data: dict[str, str] = {}
         self._backbones: dict[int, Backbone] = {}
-        self._cells: dict[tuple[str, int], list[Cell]] = {}
-        if self.folder is not None:
-            self._check_backbone()
-            if distributed.first():
-                self.data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
-                self.folder.check(config, self.data)
-                self.folder.claim(config, self.data, surroundings(config.device))
-            self.data = distributed.first_says(self.data)
-
-    def cells(self, label: str, seed: int) -> list[Cell]:
-        """Return a finished cell and its variants, or nothing."""
-        if self.folder is not None:
-            return self.folder.cell(label, seed).read() or []
-        return self._cells.get((label, seed), [])
-
-    def clear(self) -> None:
-        """Remove what only cells in the making need, once there are none."""
-        if self.folder is not None and all(
-            self.cells(label, seed) for seed in self.config.seeds for label in self.config.methods
-        ):
-            self.folder.clear()
+        self._check_backbone()
+        data: dict[str, str] = {}
+        if distributed.first():
+            data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
+            folder.claim(config, data, surroundings(config.device))
+        self.data = distributed.first_says(data)
 
     def make(self, label: str, seed: int) -> None:
         """Run a cell, unless it is finished or another process is at it."""
-        if self.folder is None:
-            learner, cells = self._run(label, seed, None)
-            self._cells[label, seed] = cells
-            return
-        place = self.folder.cell(label, seed)
+        config, stream, place = self.config, self.streams[seed], self.folder.cell(label, seed)
         if distributed.first_says(place.read() is not None):
             return
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         with _held_by_the_first(place.lock) as mine:
             if not mine:
-                self._say(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}")
-            elif distributed.first_says(place.read() is None):
-                learner, cells = self._run(label, seed, place)
-                if distributed.first():
-                    data = self.data[str(seed)]
-                    place.finish(cells, cell_record(learner, self.streams[seed], data, self.config.device))
-
-    def _run(self, label: str, seed: int, place: CellFolder | None) -> tuple[IncrementalLearner[Any], list[Cell]]:
-        backbone = self._backbone(seed)
-        return run_cell(
-            label,
-            self.config.methods[label],
-            backbone,
-            self.streams[seed],
-            seed,
-            self.config.device,
-            self.progress,
-            self.workers,
-            place,
-            self.config.turned,
-            self.config.train_turned,
-        )
-
-    def _say(self, note: str) -> None:
-        if self.progress is not None:
-            self.progress(note, 1, 1, {})
+                if self.progress is not None:
+                    self.progress(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}", 1, 1, {})
+                return
+            if distributed.first_says(place.read() is not None):
+                return
+            how: dict[str, Any] = {"progress": self.progress, "workers": self.workers, "place": place}
+            how |= {"device": config.device, "turned": config.turned, "train_turned": config.train_turned}
+            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, **how)
+            if distributed.first():
+                place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
 
     def _check_backbone(self) -> None:
         """Let a backbone that cannot be made, or a method that cannot use it, fail before anything is written."""
@@ -157,21 +125,17 @@ class _Run:
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone
+        seed = self.config.seeds[0] if wanted.pretrain is None else seed  # what is not trained serves all seeds
+        if seed in self._backbones:
+            return self._backbones[seed]
         if wanted.pretrain is None:
-            if not self._backbones:
-                self._backbones[seed] = load_backbone(
-                    wanted.name, weights=wanted.weights, **wanted.args, **wanted.preprocessing
-                )
-            return next(iter(self._backbones.values()))
-        if seed not in self._backbones:
-            place = None if self.folder is None else self.folder.shared(f"backbone-{seed}")
-            if place is not None:
-                place.mkdir(parents=True, exist_ok=True)
-            with distributed.first_goes_ahead(), locks.held(place / "lock", wait=True) if place else nullcontext():
-                kept = CheckpointFolder(place) if place else None
-                first = self.streams[seed].experiences[0]
-                self._backbones[seed] = pretrained_on(first, wanted, seed, self.progress, kept)
-        return self._backbones[seed]
+            made = load_backbone(wanted.name, weights=wanted.weights, **wanted.args, **wanted.preprocessing)
+        else:
+            place, first = self.folder.work / f"backbone-{seed}", self.streams[seed].experiences[0]
+            place.mkdir(parents=True, exist_ok=True)
+            with distributed.first_goes_ahead(), locks.held(place / "lock", wait=True):
+                made = pretrained_on(first, wanted, seed, self.progress, CheckpointFolder(place))
+        return self._backbones.setdefault(seed, made)
 
 
 def check_methods(config: RunConfig, backbone: Backbone) -> None:
@@ -197,29 +161,27 @@ def run_cell(
 
     Test images are answered as they are, and transformed by random elements of the groups `turned`; training images
     are transformed by elements of `train_turned`.
-    With a `place` the work is kept there after every epoch, experience and evaluation, and goes on from there.
+    With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
     learner = find_method(config.method)(backbone, device=device, **settings)
     resumable = not isinstance(learner, AvalancheLearner)
     place = place if resumable else None
-    cache = FeatureCache()
+    cache, waited = FeatureCache(), _Waited(progress)
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     groups = {group: group_named(group).order for group in turned}
-    cells = [
-        empty_cell(name, learner.method, seed, {**settings, **rows[name]}, backbone, stream, groups) for name in rows
-    ]
+    cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, groups) for n in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
     if train_turned is not None:
         experiences = [transformed_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]
-    learned = evaluated = 0
-    seconds, waited = 0.0, _Waited(progress)
+    learned, evaluated, seconds = 0, 0, 0.0
     if place is not None:
         found = place.resume(learner, cache)
         learned, evaluated, seconds = found.learned, len(found.evaluations), found.seconds
         cells = [replace(cell, evaluations=tuple(e[n] for e in found.evaluations)) for n, cell in enumerate(cells)]
         learner.recall(experiences[:learned])
     distributed.agree((learned, evaluated), "checkpoints")
+    asked: dict[str, Any] = {"cache": cache, "workers": workers, "progress": waited}
     for number in range(evaluated, len(experiences)):
         waited.place, waited.share = f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ", None
         if number == learned:
@@ -230,33 +192,23 @@ def run_cell(
                 _settle(learner, experiences[: number + 1])
             if place is not None:
                 place.keep_learned(number + 1, learner, seconds)
+        known = stream.experiences[: number + 1]
         for index, changes in enumerate(rows.values()):
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
-            known = stream.experiences[: number + 1]
-            asked: dict[str, Any] = {"cache": cache, "workers": workers, "progress": waited}
             predictions = [judged.predict(e.test_images, **asked) for e in known]
-            evaluation_seconds = time.perf_counter() - started
-            seconds_an_image, passes = inference_cost(judged, known)
-            cells[index] = measured(
-                cells[index],
-                predictions,
-                stream,
-                learning_seconds=seconds,
-                evaluation_seconds=evaluation_seconds,
-                memory=judged.memory(),
-                inference_seconds=seconds_an_image,
-                passes=passes,
-                parameters=numbers_stored(judged),
-                waiting=waited.share,
-                transformed={group: answer_transformed(judged, group, seed, known, **asked) for group in groups},
-            )
+            costs: dict[str, Any] = {"evaluation_seconds": time.perf_counter() - started, "learning_seconds": seconds}
+            costs["inference_seconds"], costs["passes"] = inference_cost(judged, known)
+            costs["parameters"] = sum(tensor.numel() for tensor in judged.export()[0].values())
+            others = {group: answer_transformed(judged, group, seed, known, **asked) for group in groups}
+            costs |= {"memory": judged.memory(), "waiting": waited.share}
+            cells[index] = measured(cells[index], predictions, stream, transformed=others, **costs)
         learned = number + 1
         if place is not None:
             place.keep_evaluated(learned, cells, cache)
         if progress is not None:
             shown = {"accuracy": seen_accuracy(cells[0])[-1]}
-            progress(f"{label}, seed {seed}", number + 1, len(experiences), shown)
+            progress(f"{label}, seed {seed}", learned, len(experiences), shown)
     return learner, cells
 
 
@@ -278,12 +230,13 @@ def _held_by_the_first(lock: Path) -> Iterator[bool]:
         yield distributed.first_says(mine)
 
 
+@dataclass
 class _Waited:
     """Passes an experience's progress on, and notes the share of the training that waited for images."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress, self.place = progress, ""
-        self.share: float | None = None
+    progress: Progress | None
+    place: str = ""
+    share: float | None = None
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         self.share = figures.get("waiting", self.share)

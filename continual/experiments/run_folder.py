@@ -1,9 +1,8 @@
-"""The folder of a run: what it is of, its finished cells, and those in the making."""
+"""The folder of a run: what it is of, its finished cells, and those that are unfinished."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 
-from continual import distributed
+from continual import distributed, files
 from continual.errors import InputError
+from continual.experiments.collected import read_cells
 from continual.experiments.config import RunConfig
 from continual.learning import checkpoints
 from continual.learning.checkpoints import CheckpointFolder
@@ -22,31 +22,34 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.metrics.cell import Cell, Evaluation
 
-ABSENT = "absent"
-
 
 class RunFolder:
-    """`run.json` says what the run is; `cells/`, `records/` and `work/` hold one entry a method and seed."""
+    """`run.json` says what the run is; `cells/`, `records/` and `work/` hold one entry per method and seed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.work = path / "work"  #: also for what cells share while they are made, such as a pretrained backbone
 
-    def check(self, config: RunConfig, data: Mapping[str, str]) -> None:
-        """Raise InputError if the folder is of something else; nothing is written.
+    def claim(self, config: RunConfig, data: Mapping[str, str], here: Mapping[str, Any]) -> None:
+        """Make the folder, or add what is new to it; `here` describes this machine.
 
-        `data` are the hashes of each seed's stream. The settings must be those of the run that is there; seeds
-        and methods may have been added.
+        `data` are the hashes of each seed's stream. The settings must be those of the run that is there; seeds and
+        methods may have been added. Raises InputError if the folder is of something else; then nothing is written.
         """
+        file = self.path / "run.json"
+        values = {"config": config.model_dump(mode="json"), "data": dict(data), "begun": dict(here)}
         try:
-            there = json.loads((self.path / "run.json").read_text())
-            before, known = there["config"], there["data"]
+            there = json.loads(file.read_text())
+            before, known, values["begun"] = there["config"], there["data"], there["begun"]
         except FileNotFoundError:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise InputError(f"{self.path} is not empty and not a run folder: choose another --out") from None
+            self.path.mkdir(parents=True, exist_ok=True)
+            files.write_json(file, values)
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"cannot use {self.path} as a run folder: {error!r}: choose another --out") from error
-        if problems := differences(before, config.model_dump(mode="json")):
+        if problems := differences(before, values["config"]):
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise InputError(
                 f"{self.path} holds a run with other settings: {'; '.join(problems[:5])}{more}: choose another --out, "
@@ -57,32 +60,14 @@ class RunFolder:
                 f"the images have changed since the run in {self.path} began (seed {', '.join(changed)}): choose "
                 f"another --out, or put them back"
             )
-
-    def claim(self, config: RunConfig, data: Mapping[str, str], here: Mapping[str, Any]) -> None:
-        """Make the folder, or add what is new to it, after a `check`; `here` describes this machine."""
-        file = self.path / "run.json"
-        self.path.mkdir(parents=True, exist_ok=True)
-        values = {"config": config.model_dump(mode="json"), "data": dict(data), "begun": dict(here)}
-        if file.exists():
-            there = json.loads(file.read_text())
-            values["begun"] = there["begun"]
-            if values == there:
-                return
-        write_json(file, values)
+        if values != there:
+            files.write_json(file, values)
 
     def cell(self, label: str, seed: int) -> CellFolder:
         """Return the place of one method with one seed."""
         safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in label)
         mark = "" if safe == label else f"-{sha256(label.encode()).hexdigest()[:4]}"
         return CellFolder(self.path, f"{safe}{mark}-{seed}")
-
-    def clear(self) -> None:
-        """Remove what cells were made from."""
-        shutil.rmtree(self.path / "work", ignore_errors=True)
-
-    def shared(self, name: str) -> Path:
-        """Return a place for what cells share while they are made, such as a pretrained backbone."""
-        return self.path / "work" / name
 
 
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
@@ -94,8 +79,8 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = before if place == "methods" else {**before, **after}
         prefix = f"{place}." if place else ""
-        lines = [differences(before.get(key, ABSENT), after.get(key, ABSENT), f"{prefix}{key}") for key in keys]
-        return [line for found in lines for line in found]
+        pairs = [(f"{prefix}{key}", before.get(key, "absent"), after.get(key, "absent")) for key in keys]
+        return [line for inner, old, new in pairs for line in differences(old, new, inner)]
     if before == after or (place == "seeds" and set(before) <= set(after)):
         return []
     return [f"{place} is {before} there, {after} now"]
@@ -104,9 +89,9 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 class CellFolder:
     """One method with one seed: `cells/NAME.json` when it is finished, `work/NAME/` until then.
 
-    In the making it holds, one file each: the learner after the last two experiences, the measurements and
-    the newly remembered features after each evaluation, and the training of the experience that is being
-    learned after its last two epochs. Of several processes all read, and the first writes.
+    The latter holds, one file each: the learner after the last two experiences, the measurements and the newly
+    remembered features after each evaluation, and the training of the experience that is being learned after its last
+    two epochs. Of several processes all read, and the first writes.
     """
 
     def __init__(self, run: Path, name: str) -> None:
@@ -115,20 +100,17 @@ class CellFolder:
         self._learned = CheckpointFolder(self.work, "learned")
 
     def read(self) -> list[Cell] | None:
-        """Return the cell and its variants if they are finished."""
-        try:
-            return [Cell.from_json(values) for values in json.loads(self.file.read_text())]
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(
-                f"{self.file} is damaged or of another version ({error}): delete it to run it anew"
-            ) from None
+        """Return the cell and its variants if they are finished; raises InputError for a damaged file."""
+        return read_cells(self.file) if self.file.exists() else None
 
     def finish(self, cells: Sequence[Cell], record: Mapping[str, Any]) -> None:
         """Write the finished cell and remove what it was made from."""
-        write_json(self.record, record)
-        write_json(self.file, [cell.to_json() for cell in cells], indent=None)  # it holds long lists
+        for place, text in (
+            (self.record, files.json_text(record)),
+            (self.file, json.dumps([cell.to_json() for cell in cells]) + "\n"),  # it holds long lists
+        ):
+            place.parent.mkdir(exist_ok=True)
+            files.write_text(place, text)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def training(self, number: int) -> CheckpointFolder:
@@ -137,17 +119,16 @@ class CellFolder:
 
     def keep_learned(self, number: int, learner: IncrementalLearner[Any], seconds: float) -> None:
         """Keep the learner after `number` experiences, the last of which took so long."""
-        if not distributed.first():
-            return
-        self._learned.keep(number, (learner.export(), seconds))
-        shutil.rmtree(self.work / f"experience-{number - 2}", ignore_errors=True)
+        if distributed.first():
+            self._learned.keep(number, (learner.export(), seconds))
+            shutil.rmtree(self.work / f"experience-{number - 2}", ignore_errors=True)
 
     def keep_evaluated(self, number: int, cells: Sequence[Cell], cache: FeatureCache) -> None:
         """Keep the evaluations after `number` experiences, and the features remembered since the last time."""
         newest: dict[Any, Any] = {}
         for features in distributed.exchange(cache.newest()):
-            for name, (images, found) in features.items():
-                newest.setdefault(name, []).append((images, found))
+            for name, found in features.items():
+                newest.setdefault(name, []).append(found)
         if distributed.first():
             joined = {k: tuple(map(torch.cat, zip(*parts, strict=True))) for k, parts in newest.items()}
             checkpoints.write(self._evaluated(number), ([vars(cell.evaluations[-1]) for cell in cells], joined))
@@ -181,15 +162,3 @@ class Progressed:
     learned: int  #: experiences
     seconds: float  #: that learning the last one took
     evaluations: list[list[Evaluation]]  #: of each experience that was evaluated: the cell's, and its variants'
-
-
-def write_json(path: Path, values: Any, indent: int | None = 1) -> None:
-    """Write atomically and durably, so that a killed run leaves no half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that share a folder may write the same file at once.
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(values, indent=indent) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

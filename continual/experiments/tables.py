@@ -11,12 +11,11 @@ from rich import box
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from continual.experiments.published import Protocol
+from continual.experiments.published import Figure, Protocol
 from continual.experiments.results import Row, rows
-from continual.metrics import METRICS
+from continual.metrics import METRICS, measures
 from continual.metrics.base import Metric
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 
 ABSENT = "–"  #: where a method has no such figure
 
@@ -35,12 +34,11 @@ def results_table(cells: Sequence[Cell], protocol: Protocol | None = None) -> Ta
     A published figure stands in the line that bears its method's name, or else in the method's first line.
     """
     table = rows(cells)
-    columns = _columns(cells, table, "main")
-    if protocol is not None and (named := _published(table, protocol)):
-        for name, heading in (("average", "Ā"), ("final", "final")):
-            values = [f"{100 * getattr(named[n], name):.2f}" if n in named else ABSENT for n in range(len(table))]
-            place = [column[0] for column in columns].index(METRICS.get(name).heading)
-            columns.insert(place + 1, [f"published {heading} [%]", *values])
+    columns, named = _columns(cells, table, "main"), _published(table, protocol)
+    for name, heading in (("average", "Ā"), ("final", "final")) if named else ():
+        values = [f"{100 * getattr(named[n], name):.2f}" if n in named else ABSENT for n in range(len(table))]
+        place = [column[0] for column in columns].index(METRICS.get(name).heading)
+        columns.insert(place + 1, [f"published {heading} [%]", *values])
     return _transposed(columns)
 
 
@@ -69,13 +67,13 @@ def _text(row: Row, metric: Metric) -> str:
     return text if deviation is None else f"{text} ± {metric.factor * deviation:.{metric.decimals}f}"
 
 
-def _published(table: Sequence[Row], protocol: Protocol) -> dict[int, object]:
-    found: dict[int, object] = {}
+def _published(table: Sequence[Row], protocol: Protocol | None) -> dict[int, Figure]:
+    """Return a protocol's figures by the lines in which they are shown."""
+    found: dict[int, Figure] = {}
     for method in {row.method for row in table}:
         lines = [number for number, row in enumerate(table) if row.method == method]
-        named = [number for number in lines if table[number].label == method]
-        if figure := protocol.figure(method):
-            found[(named or lines)[0]] = figure
+        if protocol and (figure := protocol.figure(method)):
+            found[next((n for n in lines if table[n].label == method), lines[0])] = figure
     return found
 
 
@@ -94,7 +92,7 @@ def markdown(table: Table) -> str:
     """Return a table as Markdown."""
     rule = ["---", *["---:"] * (len(table.headings) - 1)]
     lines = [[text.replace("|", "\\|") for text in line] for line in (table.headings, rule, *table.lines)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def latex(table: Table) -> str:
@@ -119,27 +117,23 @@ def _latex(text: str) -> str:
 def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> list[list[object]]:
     """Return headings, then every figure of every label in shares, seconds and bytes; None where there is none."""
     table = rows(cells)
-    keys = [*table[0].mean]
-    named = {} if protocol is None else _published(table, protocol)
+    keys, named = [*table[0].mean], _published(table, protocol)
     headings = ["label", "method", "seeds", *[f"{key}{part}" for key in keys for part in ("", "_sd")]]
     lines: list[list[object]] = []
     for number, row in enumerate(table):
         figures = [values[key] for key in keys for values in (row.mean, row.deviation)]
-        figure = named.get(number)
-        published = [getattr(figure, key, None) for key in ("average", "final")]
+        published = [getattr(named.get(number), key, None) for key in ("average", "final")]
         lines.append([row.label, row.method, row.seeds, *figures, *published])
     return [[*headings, "published_average", "published_final"], *lines]
 
 
 def experience_lines(cells: Sequence[Cell]) -> list[list[object]]:
-    """Return headings, then what every cell measured after every experience, one line each."""
+    """Return headings, then what every cell measured, one line per experience."""
     metrics = {metric.column: metric for metric in measures(cells)}
     lines: list[list[object]] = []
     for cell in cells:
-        columns = zip(*[metric(cell) for metric in metrics.values()], strict=True)
-        lines += [
-            [cell.label, cell.method, cell.seed, number, *values] for number, values in enumerate(columns, start=1)
-        ]
+        columns = enumerate(zip(*[metric(cell) for metric in metrics.values()], strict=True), start=1)
+        lines += [[cell.label, cell.method, cell.seed, number, *values] for number, values in columns]
     return [["label", "method", "seed", "experience", *metrics], *lines]
 
 

@@ -1,4 +1,4 @@
-"""Images transformed by random elements of a group, to train on and to ask about."""
+"""Images transformed by random elements of a group, to train on and to answer."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def transformed_training(data: ExperienceData, number: int, group: str, seed: in
     known = group_named(group)
     draw = generator(seed, "turned for training", known.name, number)
     elements = torch.randint(known.order, (len(data.labels),), generator=draw)
-    return ExperienceData(
-        Transformed(data.training, known, elements), Transformed(data.evaluation, known, elements), data.labels
-    )
+    training, evaluation = (Transformed(part, known, elements) for part in (data.training, data.evaluation))
+    return ExperienceData(training, evaluation, data.labels)
 
 
 def transformed_images(
@@ -61,7 +60,7 @@ def transformed_images(
 def answer_transformed(
     learner: IncrementalLearner[Any], group: str, seed: int, experiences: Sequence[Experience], **asked: Any
 ) -> list[Prediction]:
-    """Ask a learner about its experiences' test images, transformed; see `transformed_images`."""
+    """Return a learner's answers to its experiences' test images, transformed; see `transformed_images`."""
     prepared = learner.backbone.preprocessing
     images = [transformed_images(e, number, prepared, group, seed) for number, e in enumerate(experiences)]
     return [learner.predict(i, **asked) for i in images]

@@ -1,7 +1,8 @@
-"""The accuracy, on all classes and on old and new ones; `continual.metrics.transfer` has the definitions."""
+"""The accuracy, what is forgotten, and what one experience does for another; see `continual.metrics.transfer`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -29,7 +30,7 @@ def matrix(cell: Cell) -> transfer.Matrix:
 
 def seen_accuracy(cell: Cell) -> list[float]:
     """Return the accuracy on all classes seen after each experience."""
-    return transfer.seen_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)]).tolist()
+    return transfer.seen_accuracy(matrix(cell), cell.test_counts).tolist()
 
 
 @share(heading="final accuracy [%]", table="main", order=11, column="seen_accuracy")
@@ -50,7 +51,7 @@ def average(cell: Cell) -> Series:
 )  # fmt: skip
 def old_accuracy(cell: Cell) -> Series:
     """The accuracy on all experiences but the newest, at the end."""
-    return transfer.old_accuracy(matrix(cell), cell.test_counts[: len(cell.evaluations)])
+    return transfer.old_accuracy(matrix(cell), cell.test_counts)
 
 
 @share(
@@ -60,3 +61,26 @@ def old_accuracy(cell: Cell) -> Series:
 def new_accuracy(cell: Cell) -> Series:
     """The accuracy on the newest experience, at the end."""
     return [*transfer.new_accuracy(matrix(cell))]
+
+
+@metric(heading="forgetting [%]", higher_is_better=False, table="main", order=32, range=(-1, 1))
+def forgetting(cell: Cell) -> Series:
+    """The mean, over all but the last experience, of the best accuracy so far less the last (Chaudhry et al. 2018)."""
+    return _so_far(cell, transfer.forgetting)
+
+
+@metric(heading="backward transfer [%]", higher_is_better=True, table="further", order=33, range=(-1, 1))
+def backward_transfer(cell: Cell) -> Series:
+    """The mean change of an experience's accuracy since it was learned (Lopez-Paz, Ranzato 2017)."""
+    return _so_far(cell, transfer.backward_transfer)
+
+
+@metric(heading="forward transfer [%]", higher_is_better=True, table="further", order=34, range=(-1, 1))
+def forward_transfer(cell: Cell) -> Series:
+    """The accuracy on an experience before it is learned; not shown where its classes are new, as it is 0 then."""
+    return _so_far(cell, transfer.forward_transfer)
+
+
+def _so_far(cell: Cell, measure: Callable[[transfer.Matrix], float | None]) -> Series:
+    whole = matrix(cell)
+    return [measure(whole[:n, :n]) for n in range(1, len(whole) + 1)]

@@ -11,7 +11,8 @@ is all of one. It is found in a file of this folder, at an entry point `equimos.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, update_wrapper
 from math import inf
@@ -19,39 +20,44 @@ from typing import Any, Literal
 
 import numpy as np
 
+from continual.errors import InputError
 from continual.metrics.cell import Cell, NotRecorded
 
 Series = list[float | None]  #: a figure after each experience; None where there is none
 
 
-def last(series: Series) -> float | None:
+def last(series: Sequence[float | None]) -> float | None:
     """Return the last figure."""
     return series[-1] if series else None
 
 
-def total(series: Series) -> float | None:
+def total(series: Sequence[float | None]) -> float | None:
     """Return the sum, of what each experience costs; None if one is missing."""
     return None if None in series else float(np.sum(series))  # type: ignore[arg-type]
 
 
-def mean(series: Series) -> float | None:
+def mean(series: Sequence[float | None]) -> float | None:
     """Return the mean; None if a figure is missing, or if there is none."""
     return float(np.mean(series)) if series and None not in series else None  # type: ignore[arg-type]
 
 
-def mean_of_later(series: Series) -> float | None:
+def mean_of_later(series: Sequence[float | None]) -> float | None:
     """Return the mean of all but the first, of what compares two models."""
     return mean(series[1:])
 
 
-def mean_of_present(series: Series) -> float | None:
+def mean_of_present(series: Sequence[float | None]) -> float | None:
     """Return the mean of the figures that are there."""
     return mean([value for value in series if value is not None])
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; called with a cell it returns its series, in shares, seconds and bytes."""
+    """A metric; called with a cell it returns its series, in shares, seconds and bytes.
+
+    Both that and its `figure` raise InputError, with the metric's name, for any error of a metric that is not this
+    library's: whoever has added it can mend it.
+    """
 
     name: str
     heading: str  #: with the unit as shown; `{}` stands for the group, where images are transformed by one
@@ -74,14 +80,33 @@ class Metric:
 
     def __call__(self, cell: Cell) -> Series:
         """Return the figure after each experience, (T,); None for all where the cell lacks what it is made of."""
-        try:
-            return [*self.compute(cell)]
-        except NotRecorded:
-            return [None] * len(cell.evaluations)
+        with self._named(cell):
+            try:
+                return [*self.compute(cell)]
+            except NotRecorded:
+                return [None] * len(cell.evaluations)
 
     def figure(self, cell: Cell) -> float | None:
         """Return the one figure of the whole stream; None where there is no such figure."""
-        return self.reduce(self(cell))
+        with self._named(cell):
+            return self.reduce(self(cell))
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of this library."""
+        return self.__module__.startswith("continual.")
+
+    @contextmanager
+    def _named(self, cell: Cell) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self.ours or isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"the metric {self.name!r} of {self.__module__} fails on {cell.label!r} with seed {cell.seed} "
+                f"({type(error).__name__}: {error}): mend it, or take it out"
+            ) from error
 
     @property
     def summary(self) -> str:

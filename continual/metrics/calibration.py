@@ -1,4 +1,4 @@
-"""How far a model's confidence can be believed: the reliability table and the expected calibration error.
+"""How far a model's confidence can be trusted: the reliability table and the expected calibration error.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
 """
@@ -20,7 +20,7 @@ def reliability_table(confidence: ArrayLike, correct: ArrayLike, bins: int = BIN
     """Return (bins, 3): of each bin of confidence the images, the sum of confidence, and the images answered right.
 
     `confidence` (N,) in [0, 1] is the probability of the answer given, `correct` (N,) whether it was right.
-    Bin m holds confidences in (m/bins, (m+1)/bins], the first also 0. Tables of other images add up.
+    Bin m holds confidences in (m/bins, (m+1)/bins], the first also 0. Tables of different images add up.
     Raises ValueError for a confidence outside [0, 1], arrays of other shapes, or no bin.
 
     >>> reliability_table([0.2, 0.9, 1.0], [False, True, True], bins=2).tolist()
@@ -28,7 +28,7 @@ def reliability_table(confidence: ArrayLike, correct: ArrayLike, bins: int = BIN
     """
     p, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if bins < 1 or p.ndim != 1 or p.shape != right.shape:
-        raise ValueError(f"give bins >= 1 and one confidence an answer, got {bins}, {p.shape} and {right.shape}")
+        raise ValueError(f"give bins >= 1 and one confidence per answer, got {bins}, {p.shape} and {right.shape}")
     # Probabilities that were summed in float32 may exceed 1 by their rounding.
     if not ((p >= 0) & (p <= 1 + 1e-4)).all():
         raise ValueError("a confidence is a probability, from 0 to 1: apply softmax to logits first")
@@ -43,27 +43,18 @@ def expected_calibration_error(table: ArrayLike) -> float | None:
     >>> expected_calibration_error([[1, 0.25, 0], [3, 2.5, 3]])
     0.1875
     """
-    count, confidence, right = _columns(table)
+    t = np.asarray(table, dtype=np.float64)
+    if t.ndim != 2 or t.shape[1] != 3:
+        raise ValueError(f"a reliability table is (bins, 3): images, confidence, right; got shape {t.shape}")
+    count, confidence, right = t.T
     return float(np.abs(right - confidence).sum() / count.sum()) if count.sum() else None
-
-
-def mean_confidence(table: ArrayLike) -> float | None:
-    """Return the mean confidence of all images in a reliability table; None without images.
-
-    Above the accuracy the model is overconfident, below it underconfident.
-    """
-    count, confidence, _ = _columns(table)
-    return float(confidence.sum() / count.sum()) if count.sum() else None
 
 
 @derived("reliability")
 def reliability(cell: Cell) -> list[Table]:
     """Return the `reliability_table` after each experience, of all test images so far."""
-    truth, confidence, tables = np.array(cell.truth), cell.arrays("confidence"), []
-    for number, answers in enumerate(cell.arrays("answers")):
-        n = cell.images(number)
-        tables.append(reliability_table(confidence[number][:n], answers[:n] == truth[:n]))
-    return tables
+    found = zip(cell.seen("confidence"), cell.seen("answers"), strict=True)
+    return [reliability_table(p, answers == cell.truth[: len(answers)]) for p, answers in found]
 
 
 @metric(
@@ -73,10 +64,3 @@ def reliability(cell: Cell) -> list[Table]:
 def calibration_error(cell: Cell) -> Series:
     """Expected calibration error of the last model, 15 bins of equal width (Guo et al. 2017)."""
     return [expected_calibration_error(table) for table in reliability(cell)]
-
-
-def _columns(table: ArrayLike) -> Table:
-    t = np.asarray(table, dtype=np.float64)
-    if t.ndim != 2 or t.shape[1] != 3:
-        raise ValueError(f"a reliability table is (bins, 3): images, confidence, right; got shape {t.shape}")
-    return t.T

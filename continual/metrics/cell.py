@@ -23,8 +23,8 @@ class NotRecorded(LookupError):  # noqa: N818 - what a metric says of a cell, an
 class Evaluation:
     """What was measured after one more experience: plain JSON values, times in seconds, memory in bytes.
 
-    Lists have an entry for each test image of the experiences so far, in the stream's order; images of experiences
-    that are yet to be learned may follow. None is what was not measured, or what the method does not have.
+    Lists have an entry per test image of the experiences so far, in the stream's order; images of experiences that are
+    yet to be learned may follow. None is what was not measured, or what the method does not have.
     """
 
     learning_seconds: float
@@ -36,11 +36,11 @@ class Evaluation:
     first_stack: list[int] | None = None  #: stage one's choice, before refinement
     refinements: list[int] | None = None  #: how often the choice was changed
     transformed: dict[str, list[int]] = field(default_factory=dict)
-    """by group, the answers to images that were transformed by random elements but the identity"""
-    inference_seconds: float | None = None  #: an image, with nothing remembered
-    waiting: float | None = None  #: share of the training loop's time in which it waited for images
+    """by group, the answers to images that were transformed by random elements other than the identity"""
+    inference_seconds: float | None = None  #: per image, with nothing remembered
+    waiting: float | None = None  #: data time, as a share of the training loop's time
     parameters: int | None = None  #: numbers stored, the frozen backbone not counted
-    passes: float | None = None  #: forward passes of the backbone for an image
+    passes: float | None = None  #: forward passes of the backbone per image
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Cell:
     truth: list[int] = field(default_factory=list)  #: of all test images, as positions in the class order
     groups: dict[str, int | None] = field(default_factory=dict)
     """the groups by which test images were transformed, and their orders where they are known"""
-    evaluations: tuple[Evaluation, ...] = ()  #: one an experience that was learned
+    evaluations: tuple[Evaluation, ...] = ()  #: one per learned experience
     recorded: dict[str, Any] = field(default_factory=dict)
-    """what an earlier format kept instead of raw answers, by the names that are given to `derived`"""
+    """what an earlier format kept instead of raw answers, by the names given to `derived`"""
     _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -78,9 +78,12 @@ class Cell:
             raise NotRecorded(f"{self.label!r} has no {name}")
         return [np.asarray(value, dtype=float if name == "confidence" else int) for value in values]
 
-    def images(self, number: int) -> int:
-        """Return how many test images the experiences up to evaluation `number` (from 0) have."""
-        return sum(self.test_counts[: number + 1])
+    def seen(self, name: str) -> list[Array]:
+        """Return `arrays` of the experiences so far alone; raises ValueError where an image has no entry."""
+        found, ends = self.arrays(name), np.cumsum(self.test_counts)
+        if any(len(values) < end for values, end in zip(found, ends, strict=False)):
+            raise ValueError(f"{self.label!r} has fewer {name} than images")
+        return [values[:end] for values, end in zip(found, ends, strict=False)]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -116,7 +119,7 @@ def derived(name: str) -> Callable[[Callable[[Cell], T]], Callable[[Cell], T]]:
 
 
 def _earlier(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a cell that kept derived figures, in columns of one entry an experience."""
+    """Return the values of a cell that kept derived figures, in columns of one entry per experience."""
     size = len(values["accuracy"])
     names = ("accuracy", "first_confusion", "confusion", "refinements", "reliability", "flips", "turned")
     recorded = {name: kept for name in names if (kept := values.pop(name, None))}

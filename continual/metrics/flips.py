@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -30,7 +31,7 @@ class Flips:
 
 
 def flips(old: ArrayLike, new: ArrayLike, truth: ArrayLike) -> Flips:
-    """Compare the answers of two models with the truth: three arrays (N,) of the same images in the same order.
+    """Compare the answers of two models with the truth: three arrays (N,) on the same images in the same order.
 
     Raises ValueError for arrays that are empty or differ in shape.
 
@@ -39,7 +40,7 @@ def flips(old: ArrayLike, new: ArrayLike, truth: ArrayLike) -> Flips:
     """
     f1, f2, y = np.asarray(old), np.asarray(new), np.asarray(truth)
     if y.ndim != 1 or len(y) == 0 or not f1.shape == f2.shape == y.shape:
-        raise ValueError(f"give one answer of each model an image, got shapes {f1.shape}, {f2.shape}, {y.shape}")
+        raise ValueError(f"give one answer of each model per image, got shapes {f1.shape}, {f2.shape}, {y.shape}")
     was, now = f1 == y, f2 == y
     negative = float((was & ~now).mean())
     independent = float(was.mean() * (~now).mean())
@@ -55,10 +56,8 @@ def flips(old: ArrayLike, new: ArrayLike, truth: ArrayLike) -> Flips:
 @derived("flips")
 def between_models(cell: Cell) -> list[dict[str, float | None] | None]:
     """Return `Flips` against the model before, on the experiences it had learned; None for the first."""
-    answers, truth = cell.arrays("answers"), np.array(cell.truth)
-    known = [cell.images(number) for number in range(len(answers))]
-    later = zip(answers, answers[1:], known, strict=False)
-    return [None, *[asdict(flips(old[:n], new[:n], truth[:n])) for old, new, n in later]]
+    models = pairwise(cell.seen("answers"))
+    return [None, *[asdict(flips(old, new[: len(old)], cell.truth[: len(old)])) for old, new in models]]
 
 
 flip = partial(metric, table="further", reduce=mean_of_later, range=(0, 1))
@@ -69,15 +68,13 @@ flip = partial(metric, table="further", reduce=mean_of_later, range=(0, 1))
     curve="Answers that were right before an experience and are wrong after it, of all images that could be known.",
 )  # fmt: skip
 def negative_flips(cell: Cell) -> Series:
-    """Of the images that both of two consecutive models can know, the share that was right and is wrong; the mean over
-    the experiences (Yan et al. 2021).
-    """
+    """Of images two consecutive models can know, the share that was right and is wrong; the mean (Yan et al. 2021)."""
     return _share(cell, "negative")
 
 
 @flip(heading="positive flips [%]", higher_is_better=None, order=41)
 def positive_flips(cell: Cell) -> Series:
-    """Of the images that both of two consecutive models can know, the share that was wrong and is right."""
+    """Of images two consecutive models can know, the share that was wrong and is right."""
     return _share(cell, "positive")
 
 

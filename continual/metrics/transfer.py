@@ -1,9 +1,8 @@
 """Measures of continual learning, computed from the accuracy matrix.
 
-`R[i, j]` is the accuracy on experience j's test images after learning experience i, both counted from 0;
-entries with j > i (experiences not learned yet) are nan unless they were measured. `counts[j]` is the
-number of test images of experience j. A measure that needs more than what there is, such as forgetting
-after a single experience, is None.
+`R[i, j]` is the accuracy on experience j's test images after learning experience i, both counted from 0; entries with
+j > i (experiences not learned yet) are nan unless they were measured. `counts[j]` is the number of test images of
+experience j. A measure that needs more than what there is, such as forgetting after a single experience, is None.
 """
 
 from __future__ import annotations
@@ -11,27 +10,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from continual.metrics.base import mean
+
 Matrix = NDArray[np.float64]
 
 
 def seen_accuracy(matrix: ArrayLike, counts: ArrayLike) -> Matrix:
     """Return the accuracy on all classes seen after each experience, (T,): A_1 ... A_T.
 
+    Their mean is Ā, the average incremental accuracy (iCaRL, Rebuffi et al. 2017, section 4).
+
     >>> seen_accuracy([[1.0, np.nan], [0.5, 0.9]], [10, 30]).round(3).tolist()
     [1.0, 0.8]
     """
     r, n = _checked(matrix), np.asarray(counts, dtype=np.float64)
     return np.array([np.average(r[i, : i + 1], weights=n[: i + 1]) for i in range(len(r))])
-
-
-def average_incremental_accuracy(matrix: ArrayLike, counts: ArrayLike) -> float:
-    """Return Ā, the mean of `seen_accuracy` over the experiences (iCaRL, Rebuffi et al. 2017, section 4)."""
-    return float(seen_accuracy(matrix, counts).mean())
-
-
-def final_accuracy(matrix: ArrayLike, counts: ArrayLike) -> float:
-    """Return A_T, the accuracy on all classes after the last experience."""
-    return float(seen_accuracy(matrix, counts)[-1])
 
 
 def new_accuracy(matrix: ArrayLike) -> list[float]:
@@ -52,8 +45,8 @@ def old_accuracy(matrix: ArrayLike, counts: ArrayLike) -> list[float | None]:
 def experience_forgetting(matrix: ArrayLike) -> list[float]:
     """Return what is forgotten of each experience but the last, f_j = max_{i < T} R[i, j] - R[T, j]: a list of T - 1.
 
-    The maximum is over the experiences from j up to the last but one (Chaudhry et al. 2018, eq. 3); what
-    was measured before j was learned does not count. Negative where the last experience helped.
+    The maximum is over the experiences from j up to the last but one (Chaudhry et al. 2018, eq. 3); what was measured
+    before j was learned does not count. Negative where the last experience helped.
     """
     r = _checked(matrix)
     return [float(np.max(r[j:-1, j]) - r[-1, j]) for j in range(len(r) - 1)]
@@ -65,7 +58,7 @@ def forgetting(matrix: ArrayLike) -> float | None:
     Avalanche's `StreamForgetting` is another measure: it compares with the accuracy just after an experience was
     learned, not with the best since then, and so is the backward transfer with its sign changed, never more than F_T.
     """
-    return _mean(experience_forgetting(matrix))
+    return mean(experience_forgetting(matrix))
 
 
 def backward_transfer(matrix: ArrayLike) -> float | None:
@@ -75,15 +68,14 @@ def backward_transfer(matrix: ArrayLike) -> float | None:
     -0.5
     """
     r = _checked(matrix)
-    return _mean([float(r[-1, j] - r[j, j]) for j in range(len(r) - 1)])
+    return mean([float(r[-1, j] - r[j, j]) for j in range(len(r) - 1)])
 
 
 def forward_transfer(matrix: ArrayLike, untrained: ArrayLike = 0) -> float | None:
     """Return FWT = 1/(T-1) sum_j R[j-1, j] - b[j] (GEM, eq. 4); None for one experience, or where not measured.
 
-    `untrained` (T,) is b, the accuracy on each experience before anything was learned: 0 for a learner that
-    then has no answer. R[j-1, j] is the accuracy on an experience that is yet to be learned. A learner that
-    answers with the classes seen so far cannot name a class it has not met: in class-incremental learning
+    `untrained` (T,) is b, the accuracy on each experience before anything was learned: 0 for a learner that then has no
+    answer. A learner that answers with the classes seen so far cannot name an unseen one: in class-incremental learning
     R[j-1, j] is 0 by construction and says nothing about the learner. There it is left nan, and FWT is None.
 
     >>> forward_transfer([[1.0, 0.4], [0.5, 0.9]], [0.5, 0.1])
@@ -92,17 +84,13 @@ def forward_transfer(matrix: ArrayLike, untrained: ArrayLike = 0) -> float | Non
     r = _checked(matrix)
     b = np.broadcast_to(np.asarray(untrained, dtype=np.float64), len(r))
     gains = [float(r[j - 1, j] - b[j]) for j in range(1, len(r))]
-    return None if np.isnan(gains).any() else _mean(gains)
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+    return None if np.isnan(gains).any() else mean(gains)
 
 
 def _checked(matrix: ArrayLike) -> Matrix:
     r = np.asarray(matrix, dtype=np.float64)
     if r.ndim != 2 or r.shape[0] != r.shape[1] or len(r) == 0:
-        raise ValueError(f"the accuracy matrix must be square, one row an experience, got shape {r.shape}")
+        raise ValueError(f"the accuracy matrix must be square, one row per experience, got shape {r.shape}")
     if np.isnan(r[np.tril_indices(len(r))]).any():
         raise ValueError("the accuracy matrix lacks an accuracy on an experience that was learned")
     return r

@@ -1,4 +1,4 @@
-"""How test images are answered that are transformed: the same pictures, moved by random elements of a group."""
+"""How test images are answered that are transformed by random elements of a group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from continual.metrics.cell import Cell, NotRecorded, derived
 def transformed_measures(
     untransformed: ArrayLike, transformed: ArrayLike, truth: ArrayLike, order: int
 ) -> dict[str, float]:
-    """Return shares of answers (N,) to images as they are and moved by a random element that is not the identity.
+    """Return shares of answers (N,) to images as they are and transformed by a random element but the identity.
 
     - `turned`: the accuracy if every element of the group, of that order, is as likely, the identity included.
     - `consistency`: images whose two answers agree.
@@ -21,29 +21,24 @@ def transformed_measures(
     >>> transformed_measures([0, 1, 0, 0], [1, 1, 1, 0], truth=[0, 1, 0, 1], order=4)
     {'turned': 0.375, 'consistency': 0.5, 'orbit_flips': 0.5}
     """
-    as_they_are, moved, y = np.asarray(untransformed), np.asarray(transformed), np.asarray(truth)
-    right, right_when_moved = as_they_are == y, moved == y
+    before, after, y = np.asarray(untransformed), np.asarray(transformed), np.asarray(truth)
+    right, still = before == y, after == y
     return {
-        "turned": float((right.mean() + (order - 1) * right_when_moved.mean()) / order),
-        "consistency": float((as_they_are == moved).mean()),
-        "orbit_flips": float((right & ~right_when_moved).mean()),
+        "turned": float((right.mean() + (order - 1) * still.mean()) / order),
+        "consistency": float((before == after).mean()),
+        "orbit_flips": float((right & ~still).mean()),
     }
 
 
 @derived("turned")
 def by_group(cell: Cell) -> list[dict[str, dict[str, float]]]:
     """Return `transformed_measures` after each experience, by group."""
-    found = []
-    for number, answers in enumerate(cell.arrays("answers")):
-        n, transformed = cell.images(number), cell.evaluations[number].transformed
-        found.append(
-            {
-                group: transformed_measures(answers[:n], transformed[group][:n], cell.truth[:n], order)
-                for group, order in cell.groups.items()
-                if order is not None
-            }
-        )
-    return found
+    orders = {group: order for group, order in cell.groups.items() if order is not None}
+    found = zip(cell.seen("answers"), cell.each("transformed"), strict=True)
+    return [
+        {g: transformed_measures(a, other[g][: len(a)], cell.truth[: len(a)], order) for g, order in orders.items()}
+        for a, other in found
+    ]
 
 
 @metric(heading="transformed by {} [%]", higher_is_better=True, table="main", order=20, range=(0, 1), by_group=True)

@@ -183,7 +183,7 @@ def test_transfer_is_avalanches(classes: Any, new: str) -> None:
     assert -transfer.backward_transfer(matrix) == pytest.approx(since_learned)
     assert transfer.forgetting(matrix) >= since_learned - 1e-9
     assert transfer.forward_transfer(matrix, untrained) == pytest.approx(final[f"StreamForwardTransfer/{place}"])
-    assert transfer.final_accuracy(matrix, counts) == pytest.approx(final[f"Top1_Acc_Stream/{place}/Task000"])
+    assert transfer.seen_accuracy(matrix, counts)[-1] == pytest.approx(final[f"Top1_Acc_Stream/{place}/Task000"])
 
 
 def test_the_accuracy_matrix_is_avalanches(classes: Any) -> None:

@@ -17,7 +17,7 @@ from continual.backbones.convnet import FrozenConvNet
 from continual.backbones.loading import assemble, create, load_backbone
 from continual.datasets.streams import Experience
 from continual.errors import BackboneError
-from continual.experiments.cost import inference_cost
+from continual.experiments.results import inference_cost
 from continual.export.onnx_runner import Runner
 from continual.export.writing import export_onnx
 from continual.methods import method, methods

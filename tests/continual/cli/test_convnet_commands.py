@@ -14,6 +14,7 @@ import continual
 from continual.backbones.loading import create
 from continual.experiments.config import RunConfig
 from continual.experiments.run import run_config
+from continual.metrics import figures
 from continual.seeding import seeded
 from tests.support.refusals import refused
 
@@ -55,5 +56,5 @@ def test_it_can_be_trained_on_the_first_experience(blob_run: Callable[..., RunCo
     config = blob_run("[methods.ridge]\n[methods.strata]\n", 4)
     backbone = config.backbone.model_copy(update={"name": "resnet18", "args": {**ARGUMENTS, "img_size": 16}})
     cells = run_config(config.model_copy(update={"backbone": backbone}))
-    assert {cell.label: cell.passes for cell in cells} == {"ridge": [1.0, 1.0], "strata": [2.0, 2.0]}
-    assert all(cell.figures()["final"] > 0.5 for cell in cells)
+    assert {cell.label: cell.each("passes") for cell in cells} == {"ridge": [1.0, 1.0], "strata": [2.0, 2.0]}
+    assert all(figures(cell)["final"] > 0.5 for cell in cells)

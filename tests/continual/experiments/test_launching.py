@@ -97,7 +97,7 @@ def test_two_jobs_share_the_cells_of_a_sweep(equimos: Equimos, config: Path, tmp
 
 def test_the_error_of_a_job_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    with pytest.raises(InputError, match=r"2 of 2 jobs failed: no config at gone.toml; the same command goes on"):
+    with pytest.raises(InputError, match=r"2 of 2 jobs failed: no config at gone.toml; the same command resumes"):
         launching.on_this_machine(["run", "gone.toml"], 2, said.append)
     assert sorted(said) == [f"[{n}] error: no config at gone.toml" for n in (1, 2)]
 

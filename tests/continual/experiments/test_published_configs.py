@@ -15,6 +15,7 @@ from continual.experiments import run
 from continual.experiments.config import load_config
 from continual.experiments.published import protocols
 from continual.experiments.run import run_config, streams
+from continual.metrics.accuracy import accuracy
 from tests.conftest import ROOT
 from tests.support import dataset_fakes as fakes
 
@@ -52,7 +53,7 @@ def test_a_published_setting_is_dry_run(
     assert stream.class_order == tuple(fakes.names(len(order))[i] for i in order)
     monkeypatch.setattr(run, "load_backbone", lambda *_, **__: backbone)
     (cell,) = run_config(config, only=["simple_cil"])
-    assert len(cell.accuracy) == len(SIZES[name])
+    assert len(accuracy(cell)) == len(SIZES[name])
 
 
 def test_every_published_protocol_has_a_config() -> None:

@@ -13,10 +13,10 @@ import torch
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.results import empty_cell, measured, rows
 from continual.learning.answers import Prediction
+from continual.metrics import figures, series
 from continual.metrics.accuracy import accuracy, seen_accuracy
 from continual.metrics.calibration import calibration_error
 from continual.metrics.cell import Cell
-from continual.metrics.figures import figures, series
 from continual.metrics.flips import positive_flips
 from continual.metrics.retrieval import choices, first_choices, refinements, right_stack, right_stack_at_first
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from continual.metrics.calibration import expected_calibration_error, mean_confidence, reliability_table
+from continual.metrics.calibration import expected_calibration_error, reliability_table
 
 
 def test_by_hand() -> None:
     table = reliability_table([0.0, 0.25, 0.5, 0.75, 1.0], [True, False, True, True, False], bins=4)
     assert table.tolist() == [[2, 0.25, 1], [1, 0.5, 1], [1, 0.75, 1], [1, 1.0, 0]]
     assert expected_calibration_error(table) == pytest.approx((0.75 + 0.5 + 0.25 + 1.0) / 5)
-    assert mean_confidence(table) == pytest.approx(0.5)
 
 
 def test_against_a_loop_over_images() -> None:
@@ -36,7 +35,6 @@ def test_a_perfect_model_has_no_error_and_no_images_no_figure() -> None:
     assert expected_calibration_error(reliability_table(np.ones(5), np.ones(5))) == 0
     assert expected_calibration_error(reliability_table([], [])) is None
     assert reliability_table([], []).dtype == np.float64
-    assert mean_confidence(reliability_table([], [])) is None
     assert reliability_table(np.float32([1 + 1e-6]), [True])[-1, 0] == 1
 
 
@@ -46,7 +44,7 @@ def test_what_is_no_probability_is_refused() -> None:
             reliability_table(bad, [True])
     with pytest.raises(ValueError, match="bins >= 1"):
         reliability_table([0.5], [True], bins=0)
-    with pytest.raises(ValueError, match="one confidence an answer"):
+    with pytest.raises(ValueError, match="one confidence per answer"):
         reliability_table([0.5], [True, False])
     with pytest.raises(ValueError, match="reliability table"):
         expected_calibration_error([1, 2, 3])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from continual.experiments.collected import collect
+from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell, NotRecorded, derived
-from continual.metrics.figures import series
 from tests.conftest import ROOT
 from tests.support.simulated_runs import made_up
 

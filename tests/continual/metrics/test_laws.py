@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from continual.errors import InputError
-from continual.metrics import METRICS
+from continual.metrics import METRICS, measures
 from continual.metrics.accuracy import accuracy
 from continual.metrics.base import Metric, Series, metric
 from continual.metrics.cell import Cell
-from continual.metrics.figures import measures
 from tests.support.simulated_runs import IMAGES, made_up, run_folder
 
 GROUPS = ("C4", "D4")
@@ -129,5 +128,27 @@ def test_two_metrics_of_one_name_are_refused() -> None:
         """Another one."""
         return [row[0] for row in accuracy(cell)]
 
-    with pytest.raises(InputError, match="there is a metric 'forgetting' already, continual.metrics.forgetting"):
+    with pytest.raises(InputError, match="metric 'forgetting' already, continual.metrics.accuracy.forgetting"):
         METRICS.add(metric(heading="x", higher_is_better=None)(forgetting))
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("error", [ValueError, TypeError, ZeroDivisionError])
+def test_a_metric_from_outside_that_fails_is_named_and_no_file_is_blamed(
+    equimos: Callable[..., Any], tmp_path: Path, error: type[Exception]
+) -> None:
+    @METRICS.add
+    @metric(heading="broken", higher_is_better=None, order=0)
+    def broken(cell: Cell) -> Series:
+        """Nothing."""
+        raise error("no such thing")
+
+    run = run_folder(tmp_path / "run", [made_up("mos", 1)])
+    result = equimos("report", run)
+    assert f"the metric 'broken' of {__name__} fails on 'mos' with seed 1" in result.stderr
+    assert f"({error.__name__}: no such thing): mend it, or take it out" in result.stderr
+    assert (result.exit_code, "damaged" in result.stderr) == (2, False)
+    cell = json.loads((run / "cells" / "0.json").read_text())[0]
+    cell["evaluations"][0]["stack"] = [0]
+    (run / "cells" / "0.json").write_text(json.dumps([cell]))
+    assert "0.json is damaged" in equimos("report", run).stderr, "though that metric would be asked first"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from continual.metrics.confusion import confusion, share_right
+from continual.metrics.retrieval import confusion, share_right
 
 
 def test_by_hand() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import continual
+from continual import files
 from continual.backbones.loading import Backbone, load_backbone
 from continual.errors import InputError
 from continual.learning import model_file
@@ -42,7 +43,7 @@ def images(classes: int = 5) -> Tensor:
 
 
 def test_there_are_files_of_every_version_before() -> None:
-    versions = {model_file.fetch(path, header_only=True)[1]["version"] for path in OLD}
+    versions = {files.read_header(path).metadata["version"] for path in OLD}
     assert versions == {str(number) for number in range(1, model_file.VERSION)}
 
 
@@ -74,7 +75,7 @@ def test_it_is_written_in_the_newest_version_and_read_again_with_the_same_bits(
 ) -> None:
     learner = continual.load(old, frozen)
     learner.save(tmp_path / "new.safetensors")
-    assert model_file.fetch(tmp_path / "new.safetensors", header_only=True)[1]["version"] == str(model_file.VERSION)
+    assert files.read_header(tmp_path / "new.safetensors").metadata["version"] == str(model_file.VERSION)
     again = continual.load(tmp_path / "new.safetensors", frozen)
     (tensors, values), (others, same_values) = learner.export(), again.export()
     assert values == same_values

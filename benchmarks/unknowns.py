@@ -42,19 +42,19 @@ def files(folder: Path, classes: list[str], per_class: int) -> tuple[list[Path],
 
 def measured(mine: Prediction, labels: list[str], theirs: Prediction) -> dict[str, float]:
     """Return the measures, in percent, from answers for images of known classes and of others."""
-    assert mine.familiarity is not None
-    assert theirs.familiarity is not None
+    assert mine.p_value is not None
+    assert theirs.p_value is not None
     assert mine.probabilities is not None
     right = [a == b for a, b in zip(mine.labels, labels, strict=True)]
     answered = mine.probabilities[range(len(labels)), [mine.classes.index(label) for label in mine.labels]]
     unlike = [0] * len(labels) + [1] * len(theirs.labels)
     found = {"accuracy": sum(right) / len(right)}
-    found["AUROC"] = float(roc_auc_score(unlike, -torch.cat([mine.familiarity, theirs.familiarity])))
+    found["AUROC"] = float(roc_auc_score(unlike, -torch.cat([mine.p_value, theirs.p_value])))
     scores = torch.cat([mine.scores.amax(-1), theirs.scores.amax(-1)])
     found["AUROC of the score"] = float(roc_auc_score(unlike, -scores))
     for rate in RATES:
-        found[f"false alarms at {rate:.0%}"] = float((mine.familiarity <= rate).float().mean())
-        found[f"unknown found at {rate:.0%}"] = float((theirs.familiarity <= rate).float().mean())
+        found[f"false alarms at {rate:.0%}"] = float((mine.p_value <= rate).float().mean())
+        found[f"unknown found at {rate:.0%}"] = float((theirs.p_value <= rate).float().mean())
     for name, confidence in (("ECE", answered), ("ECE of the score", mine.scores.amax(-1))):
         found[name] = float(expected_calibration_error(reliability_table(confidence.clamp(max=1), right)) or 0)
     return {name: 100 * value for name, value in found.items()}

@@ -72,7 +72,7 @@ class Diary:
         learner = continual.load(self.model)
         test, known = self.asked.images / "test", [str(name) for name in learner.classes]
         paths, labels = pictures(test, known, 0, self.asked.test)
-        mine = learner.predict(paths, cache=self.cache, unknown_rate=RATE)
+        mine = learner.predict(paths, cache=self.cache, false_alarm_rate=RATE)
         answers = dict(zip(paths, map(str, mine.labels), strict=True))
         right = [answers[path] == label for path, label in zip(paths, labels, strict=True)]
         old = [answer == name for answer, name in zip(mine.labels, labels, strict=True) if name in self.first]
@@ -88,11 +88,13 @@ class Diary:
             changed = flips(*zip(*both, strict=True))
             row |= {"negative flips": 100 * changed.negative, "positive flips": 100 * changed.positive}
         if coming:
-            theirs = learner.predict(pictures(test, coming, 0, self.asked.test)[0], cache=self.cache, unknown_rate=RATE)
-            assert mine.familiarity is not None
-            assert theirs.familiarity is not None
+            theirs = learner.predict(
+                pictures(test, coming, 0, self.asked.test)[0], cache=self.cache, false_alarm_rate=RATE
+            )
+            assert mine.p_value is not None
+            assert theirs.p_value is not None
             strange = [0] * len(paths) + [1] * len(theirs.labels)
-            familiar = [*mine.familiarity.tolist(), *theirs.familiarity.tolist()]
+            familiar = [*mine.p_value.tolist(), *theirs.p_value.tolist()]
             row["unknown AUROC"] = 100 * float(roc_auc_score(strange, [-value for value in familiar]))
             row["unknown found"] = 100 * float(theirs.unknown.float().mean())
         row["false alarms"] = 100 * float(mine.unknown.float().mean())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Method, Model, Set, Weights
+from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.errors import InputError
 from continual.lifecycle import contents
@@ -32,8 +32,9 @@ def export(
         list[Path] | None,
         typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not on made-up ones."),
     ] = None,
-    unknown_rate: Annotated[
-        float, typer.Option(help="The share of known images that the runner may call unknown by default.")
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(*FALSE_ALARMS, help="Share of known images that the runner may call unknown by default."),
     ] = 0.05,
     int8: Annotated[
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
@@ -60,7 +61,7 @@ def export(
         paths = opening.readable(images or (), bars)
         learner = opening.load_learner(found, weights, "cpu", method)
         agreed = writing.export_onnx(
-            learner, file, images=paths or None, unknown_rate=unknown_rate, int8=int8, progress=bars
+            learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
         )
     if folder:
         shutil.copyfile(onnx_runner.__file__, onnx / "onnx_runner.py")
@@ -94,7 +95,9 @@ def serve(
             help="Answer only who sends it. Other users can read a command line: better set the variable.",
         ),
     ] = None,
-    unknown_rate: Annotated[float, typer.Option(help="The share of known images that may be called unknown.")] = 0.05,
+    false_alarm_rate: Annotated[
+        float, typer.Option(*FALSE_ALARMS, help="The share of known images that may be called unknown.")
+    ] = 0.05,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes per image at most.")] = 10 * 2**20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels per image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
@@ -114,8 +117,8 @@ def serve(
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
 
-    if not 0 < unknown_rate < 1:
-        raise InputError(f"--unknown-rate is a share of images above 0 and below 1, got {unknown_rate}")
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"--false-alarm-rate is a share of images above 0 and below 1, got {false_alarm_rate}")
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
 
@@ -131,7 +134,7 @@ def serve(
     contents.read(model)
     in_use = ModelInUse(model, load)
     limits, hosts = Limits(max_bytes, max_pixels), server.names(host)
-    asked = ServingOptions(api_key, unknown_rate, limits, timeout, batch=batch, hosts=hosts)
+    asked = ServingOptions(api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts)
     if "*" in hosts and api_key is None:
         console(stderr=True).print(f"note: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
@@ -193,7 +196,7 @@ def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
     say = console().print
     same = sum(a == b for a, b in zip(before.labels, after.labels, strict=True))
     say(f"{same} of {count(len(paths), 'image')} answered as before")
-    alarms = [found.familiarity[rows] <= 0.05 for found in (before, after) if found.familiarity is not None]
+    alarms = [found.p_value[rows] <= 0.05 for found in (before, after) if found.p_value is not None]
     if rows and len(alarms) == 2:
         shares = [float(found.float().mean()) for found in alarms]
         say(f"of the known, called unknown at a rate of 5 %: {shares[0]:.1%} -> {shares[1]:.1%}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual import console
-from continual.cli.options import Csv, Device, Json, Method, Model, Set, Weights, Workers
+from continual.cli.options import FALSE_ALARMS, Csv, Device, Json, Method, Model, Set, Weights, Workers
 from continual.lifecycle import contents
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
     json: Json = None,
     csv: Csv = None,
-    unknown_rate: Annotated[
+    false_alarm_rate: Annotated[
         float | None,
-        typer.Option(help="Mark images unlike all classes, and about this share of those of known classes: 0.05."),
+        typer.Option(
+            *FALSE_ALARMS, help="Mark images unlike all classes, and about this share of those of known classes: 0.05."
+        ),
     ] = None,
     set_: Set = None,
     method: Method = None,
@@ -48,7 +50,9 @@ def predict(
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars)
         learner = opening.load_learner(found, weights, device, method, set_)
-        records = _records(paths, learner.predict(paths, workers=workers, progress=bars, unknown_rate=unknown_rate))
+        records = _records(
+            paths, learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
+        )
     console.write_json(json, records)
     if csv is not None:
         console.write_text(csv, _csv(records))
@@ -73,7 +77,7 @@ def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, An
         answered = [prediction.classes.index(label) for label in prediction.labels]
         probability = probability[range(len(paths)), answered]
     more = {name: getattr(prediction, name) for name in ("stack", "first_stack", "refinements")}
-    more |= {"probability": probability, "familiarity": prediction.familiarity, "unknown": prediction.unknown}
+    more |= {"probability": probability, "familiarity": prediction.p_value, "unknown": prediction.unknown}
     columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
     records = []
     for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):

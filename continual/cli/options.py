@@ -30,3 +30,6 @@ Method = Annotated[
     str | None, typer.Option(metavar="FILE.py:NAME", help="The learner's code, for a model of a method of your own.")
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]
+
+#: the option's name, and the one it had
+FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")

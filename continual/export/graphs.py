@@ -29,7 +29,7 @@ from continual.statistics.prototypes import cosine_scores
 from continual.uncertainty.gaussians import judge
 
 #: the columns of `Scores` that are outputs, by their names in the graph
-COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "familiarity"}
+COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "p_value"}
 
 
 def _columns(scores: Scores, names: list[str]) -> tuple[Tensor, ...]:
@@ -99,8 +99,8 @@ def _(learner: MOSLearner) -> Any:
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
-        probabilities, familiarity = judge(state.known, features)
-        return Scores(values, probabilities=probabilities, familiarity=familiarity)
+        probabilities, p_value = judge(state.known, features)
+        return Scores(values, probabilities=probabilities, p_value=p_value)
 
     def scores(images: Tensor) -> Scores:
         features = extractor.features(images, first)

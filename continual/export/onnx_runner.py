@@ -62,15 +62,15 @@ class Runner:
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def predict(
-        self, images: Sequence[Any], *, unknown_rate: float | None = None, batch_size: int = 8
+        self, images: Sequence[Any], *, false_alarm_rate: float | None = None, batch_size: int = 8
     ) -> list[dict[str, Any]]:
         """Answer for images: paths, PIL images, uint8 arrays (H, W, 3) or (H, W).
 
-        `unknown_rate`, the share of known images that may be called unknown, is the model's own by default.
+        `false_alarm_rate`, the share of known images that may be called unknown, is the model's own by default.
         """
         if len(images) == 0:
             return []
-        rate = self.about["unknown_rate"] if unknown_rate is None else unknown_rate
+        rate = self.about["unknown_rate"] if false_alarm_rate is None else false_alarm_rate
         found = self.outputs(images, batch_size=batch_size)
         answers = []
         for row, best in enumerate(found["scores"].argmax(1)):

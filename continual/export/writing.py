@@ -64,11 +64,11 @@ def export_onnx(
     path: str | Path,
     *,
     images: Sequence[Any] | None = None,
-    unknown_rate: float = 0.05,
+    false_alarm_rate: float = 0.05,
     int8: bool = False,
     progress: Progress | None = None,
 ) -> Agreement:
-    """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `unknown_rate` inside.
+    """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `false_alarm_rate` inside.
 
     The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
     `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
@@ -85,8 +85,8 @@ def export_onnx(
         raise InputError("nothing has been learned yet: call learn first")
     if learner.device.type != "cpu":
         raise InputError(f"export works on the CPU, but the learner is on {learner.device}: load it with device='cpu'")
-    if not 0 < unknown_rate < 1:
-        raise InputError(f"unknown_rate is a share of images above 0 and below 1, got {unknown_rate}")
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
     prepared = learner.backbone.preprocessing
     if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
         raise InputError(
@@ -99,7 +99,7 @@ def export_onnx(
     except InputError as error:
         raise InputError(f"a model of method {learner.method!r} {error}") from error
     entry = model.metadata_props.add()
-    entry.key, entry.value = "equimos", json.dumps(_about(learner, unknown_rate))
+    entry.key, entry.value = "equimos", json.dumps(_about(learner, false_alarm_rate))
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
     onnx.checker.check_model(model, full_check=True)
@@ -157,7 +157,7 @@ def made_up(side: int, count: int = 8) -> list[Image.Image]:
     ]
 
 
-def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
+def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
     """What the runner has to know, and where the model comes from."""
     backbone = learner.backbone.describe()
     return {
@@ -166,7 +166,7 @@ def _about(learner: Learner, unknown_rate: float) -> dict[str, Any]:
         "method": learner.method,
         "classes": list(learner.classes),
         "class_experience": list(learner.state.class_experience),
-        "unknown_rate": unknown_rate,
+        "unknown_rate": false_alarm_rate,
         "temperature": getattr(getattr(learner.state, "calibration", None), "temperature", None),
         "preprocessing": asdict(learner.backbone.preprocessing),
         "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,9 +27,15 @@ class Prediction:
     probabilities: Tensor | None = (
         None  #: (B, C), calibrated, see `continual.uncertainty.gaussians` and `continual.uncertainty.leverage`
     )
-    familiarity: Tensor | None = None  #: (B,), the share of known images expected to be at least as strange
+    p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
+
+    @property
+    def familiarity(self) -> Tensor | None:
+        """Deprecated: `p_value`."""
+        warnings.warn("familiarity is now called p_value", DeprecationWarning, stacklevel=2)
+        return self.p_value
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Scores:
     first_stack: Tensor | None = None
     refinements: Tensor | None = None
     probabilities: Tensor | None = None
-    familiarity: Tensor | None = None
+    p_value: Tensor | None = None
     similarity: Tensor | None = None
 
     def cpu(self) -> Scores:
@@ -65,16 +72,16 @@ class Scores:
     def _columns(self) -> tuple[Any, ...]:
         return tuple(getattr(self, f.name) for f in fields(self))
 
-    def prediction(self, classes: tuple[Label, ...], unknown_rate: float | None) -> Prediction:
-        """Return the answers; raises InputError for an unknown_rate where there is no familiarity to go by."""
+    def prediction(self, classes: tuple[Label, ...], false_alarm_rate: float | None) -> Prediction:
+        """Return the answers; raises InputError for an false_alarm_rate where there is no p-value to go by."""
         unknown = None
-        if unknown_rate is not None:
-            if self.familiarity is None:
+        if false_alarm_rate is not None:
+            if self.p_value is None:
                 raise InputError(
                     "this model cannot say what is unknown: that takes a method that can (strata, ridge, mos, slca), "
-                    "two classes, and images learned with this version; or leave unknown_rate out"
+                    "two classes, and images learned with this version; or leave false_alarm_rate out"
                 )
-            unknown = self.familiarity <= unknown_rate
+            unknown = self.p_value <= false_alarm_rate
         labels = [classes[i] for i in self.values.argmax(-1).tolist()]
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
         return Prediction(labels, self.values, classes, **rest, unknown=unknown)

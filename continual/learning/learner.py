@@ -184,20 +184,25 @@ class IncrementalLearner(Edits[S], Storing[S]):
         workers: int = 0,
         progress: Progress | None = None,
         cache: FeatureCache | None = None,
+        false_alarm_rate: float | None = None,
         unknown_rate: float | None = None,
     ) -> Prediction:
         """Answer for a sequence of images, a float batch (B, 3, H, W), a data set or folder as `learn` takes it.
 
         With a `cache`, images that were asked about before cost only what is new since then: worth it where
-        the same test images are evaluated after every experience. With an `unknown_rate` such as 0.05, images
+        the same test images are evaluated after every experience. With a `false_alarm_rate` such as 0.05, images
         unlike all classes are marked, and about that share of the known ones.
 
-        Raises InputError before anything was learned, or for images that cannot be used.
+        `unknown_rate` is the old name of `false_alarm_rate`. Raises InputError before anything was learned, or for
+        images that cannot be used.
         """
+        if unknown_rate is not None:
+            warnings.warn("unknown_rate is now called false_alarm_rate", DeprecationWarning, stacklevel=2)
+            false_alarm_rate = unknown_rate
         if not self.state.classes:
             raise InputError("nothing has been learned yet: call learn first")
-        if unknown_rate is not None and not 0 < unknown_rate < 1:
-            raise InputError(f"unknown_rate is a share of images above 0 and below 1, got {unknown_rate}")
+        if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
+            raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
         if isinstance(images, str | Path) and Path(images).is_dir():
             images, _ = list_folder(images)
         images = as_images(images)
@@ -212,7 +217,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
             done = min(done + distributed.count() * len(batch), len(images))
             if progress is not None:
                 progress("predicting", done, len(images), {})
-        return Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, unknown_rate)
+        return Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.

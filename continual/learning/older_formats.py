@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: names of parts of a state before version 3
-RENAMED = {"readout": "head"}
+RENAMED = {
+    "readout/": "head/",
+    "calibration/strangeness": "calibration/ood_scores",
+    "certainty/strangeness": "certainty/ood_scores",
+}
 
 
 def upgraded(
@@ -41,9 +45,10 @@ def upgraded(
 
 
 def _renamed(name: str) -> str:
-    first, _, rest = name.partition("/")
-    part, slash, below = rest.partition("/")
-    return f"{first}/{RENAMED.get(part, part)}{slash}{below}" if first == "state" else name
+    for before, now in RENAMED.items():
+        if name.startswith(f"state/{before}"):
+            return f"state/{now}" + name.removeprefix(f"state/{before}")
+    return name
 
 
 def _values_of(places: list[list[str]]) -> Any:

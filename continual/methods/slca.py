@@ -144,5 +144,5 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         state = self.state
         assert state.head is not None
         features = self.extractor.features(images, weights=state.backbone)
-        probabilities, familiarity = judge(state.known, features)
-        return Scores(state.head(features).softmax(-1), probabilities=probabilities, familiarity=familiarity)
+        probabilities, p_value = judge(state.known, features)
+        return Scores(state.head(features).softmax(-1), probabilities=probabilities, p_value=p_value)

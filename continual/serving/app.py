@@ -37,7 +37,7 @@ class ServingOptions:
     """How a server behaves."""
 
     api_key: str | None = None  #: asked for by /predict, /classes and /metrics
-    unknown_rate: float = 0.05
+    false_alarm_rate: float = 0.05
     limits: Limits = field(default_factory=Limits)
     timeout: float = 30.0  #: seconds for an upload to arrive, and again for its answer
     batch: int = 32  #: images at most
@@ -176,7 +176,7 @@ class _Server:
             for _, file in files:
                 await file.close()
         answers = [
-            {"file": name, **answer(model, scores, row, options.unknown_rate)}
+            {"file": name, **answer(model, scores, row, options.false_alarm_rate)}
             for (name, _), (scores, row) in zip(files, found, strict=True)
         ]
         self.metrics.images.inc(len(answers))

@@ -39,7 +39,7 @@ class Served:
         return self.learner.score_batch(torch.stack(list(images)))
 
 
-def answer(model: Served, scores: Scores, row: int, unknown_rate: float) -> dict[str, Any]:
+def answer(model: Served, scores: Scores, row: int, false_alarm_rate: float) -> dict[str, Any]:
     """Return what `Prediction` has for one image of a batch, as JSON values; what the method does not know is None.
 
     `best` lists the likeliest classes, `nearest` those whose prototypes have the largest cosine.
@@ -51,7 +51,7 @@ def answer(model: Served, scores: Scores, row: int, unknown_rate: float) -> dict
     def top(values: Tensor) -> list[int]:
         return values[row].argsort(descending=True).tolist()[:BEST]
 
-    values, cosines, familiarity = own(scores.values), own(scores.similarity), own(scores.familiarity)
+    values, cosines, p_value = own(scores.values), own(scores.similarity), own(scores.p_value)
     classes = model.learner.classes
     probabilities = own(scores.probabilities) or [None] * len(classes)
     near = None if scores.similarity is None else top(scores.similarity)
@@ -60,8 +60,8 @@ def answer(model: Served, scores: Scores, row: int, unknown_rate: float) -> dict
         "answer": best[0]["class"],
         "score": best[0]["score"],
         "probability": best[0]["probability"],
-        "unknown": None if familiarity is None else familiarity <= unknown_rate,
-        "familiarity": familiarity,
+        "unknown": None if p_value is None else p_value <= false_alarm_rate,
+        "familiarity": p_value,
         "stack": own(scores.stack),
         "refinements": own(scores.refinements),
         "best": best,

@@ -2,10 +2,10 @@
 
 Classes are Gaussians of one covariance, pooled over them and shrunk halfway to a multiple of I. Distances to them
 (Lee et al. 2018, arXiv 1807.03888, section 2) give probabilities, by one temperature; the smallest, less the distance
-to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), is the OOD score, here
-called strangeness; its p-value is called familiarity.
+to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), is the OOD score. Its
+p-value is the share of known images expected to have one at least as high.
 
-A class of few images lies closer to these than to any other image of it. So the temperature and the usual strangeness
+A class of few images lies closer to these than to any other image of it. So the temperature and the usual scores
 are leave-one-out estimates in closed form, and every distance is divided by the variance of a new image around the mean
 of n, 1 + 1/n times the class's own. The images themselves are gone: pseudo-samples are drawn that have exactly the
 stored mean and covariance, for all classes whenever one was learned. Training fits the features to its images, too;
@@ -25,7 +25,7 @@ from torch import Tensor
 from continual.statistics.class_statistics import ClassStatistics
 
 SHRINKAGE = 0.5  #: rho in (1 - rho) S + rho tr(S) / D I
-LEVELS = 1024  #: quantiles of strangeness that are kept
+LEVELS = 1024  #: quantiles of OOD scores that are kept
 PSEUDO_SAMPLES = 64  #: at most, of a class
 
 
@@ -70,11 +70,11 @@ class Calibration:
     """What is usual among images of known classes."""
 
     temperature: float  #: T of the probabilities
-    strangeness: Tensor  #: (LEVELS,), quantiles, ascending
+    ood_scores: Tensor  #: (LEVELS,), their quantiles, ascending
 
 
 @dataclass(frozen=True)
-class KnownClasses:
+class OODDetector:
     """A detector of images of unknown classes."""
 
     classes: Gaussians
@@ -85,25 +85,25 @@ class KnownClasses:
         """Return softmax(-distance / T) of features (B, D): (B, C)."""
         return (-self.classes.distances(features) / self.calibration.temperature).softmax(-1)
 
-    def familiarity(self, features: Tensor) -> Tensor:
-        """Return the share of known images expected to be at least as strange as features (B, D): (B,), in (0, 1].
+    def p_value(self, features: Tensor) -> Tensor:
+        """Return the share of known images expected to be at least as unlike all as features (B, D): (B,), in (0, 1].
 
-        Saying "unknown" at a familiarity of at most p is a false alarm for a share p of known images.
+        Saying "unknown" at a p-value of at most p is a false alarm for a share p of known images.
         """
-        strange = self.classes.distances(features).amin(-1) - self.whole.distances(features)[:, 0]
-        return familiarity(self.calibration.strangeness, strange)
+        scores = self.classes.distances(features).amin(-1) - self.whole.distances(features)[:, 0]
+        return p_value(self.calibration.ood_scores, scores)
 
 
-def familiarity(usual: Tensor, strange: Tensor) -> Tensor:
-    """Return the share of known images, of which quantiles (LEVELS,) are given, that are at least as strange (B,)."""
-    return (1 + LEVELS - torch.searchsorted(usual, strange)) / (1 + LEVELS)
+def p_value(usual: Tensor, scores: Tensor) -> Tensor:
+    """Return the share of known images, of which quantiles (LEVELS,) are given, that are at least as scores (B,)."""
+    return (1 + LEVELS - torch.searchsorted(usual, scores)) / (1 + LEVELS)
 
 
-def known_classes(statistics: Sequence[ClassStatistics], calibration: Calibration | None) -> KnownClasses | None:
+def detector_of(statistics: Sequence[ClassStatistics], calibration: Calibration | None) -> OODDetector | None:
     """Make the detector from class statistics and what `calibrate` returned for them; None where that was None."""
     if calibration is None or not _enough(statistics):
         return None
-    return KnownClasses(*_gaussians(statistics), calibration)
+    return OODDetector(*_gaussians(statistics), calibration)
 
 
 def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator) -> Calibration | None:
@@ -114,26 +114,26 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
     if not _enough(statistics):
         return None
     classes, whole = _gaussians(statistics)
-    distances, strange, own, weights = [], [], [], []
+    distances, scores, own, weights = [], [], [], []
     for c, known in enumerate(statistics):
         if known.count < 2:
             continue
         features = _pseudo_samples(known, generator)
         own.append(torch.full((len(features),), c, device=features.device))
         distances.append(classes.left_out(features, own[-1]))
-        strange.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
-        weights.append(torch.full_like(strange[-1], known.count / len(features)))
+        scores.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
+        weights.append(torch.full_like(scores[-1], known.count / len(features)))
     temperature = fit_temperature(torch.cat(distances), torch.cat(own))
-    return Calibration(temperature, quantiles(torch.cat(strange), torch.cat(weights)))
+    return Calibration(temperature, quantiles(torch.cat(scores), torch.cat(weights)))
 
 
 def _enough(statistics: Sequence[ClassStatistics]) -> bool:
     return len(statistics) > 1 and any(s.count > 1 for s in statistics)
 
 
-def judge(known: KnownClasses | None, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return the probabilities (B, C) and the familiarity (B,) of features (B, D), None where nothing is known."""
-    return (None, None) if known is None else (known.probabilities(features), known.familiarity(features))
+def judge(known: OODDetector | None, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the probabilities (B, C) and the p-value (B,) of features (B, D), None where nothing is known."""
+    return (None, None) if known is None else (known.probabilities(features), known.p_value(features))
 
 
 def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.gaussians import LEVELS, familiarity, quantiles
+from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
 
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
@@ -36,7 +36,7 @@ class Certainty:
     share: Tensor  #: (), 1/n
     typical: Tensor  #: (), the own t of an image left out
     losses: Tensor  #: cross-entropy at each of TEMPERATURES, a sum over images left out
-    strangeness: Tensor  #: (LEVELS,), quantiles of -max t of the same, ascending
+    ood_scores: Tensor  #: (LEVELS,), quantiles of -max t of the same, ascending
     images: Tensor  #: (), how many those count for; 0 where nothing is known
     classes: Tensor  #: (), how many were known then
 
@@ -46,7 +46,7 @@ class Certainty:
         return float(TEMPERATURES[int(self.losses.argmin())]) if self.images else None
 
     def judge(self, values: Tensor, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the probabilities (B, C) and the familiarity (B,) of values (B, C) and their features (B, D').
+        """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
         See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
         """
@@ -54,7 +54,7 @@ class Certainty:
             return None, None
         leverage = self.errors(features).square().sum(-1) + self.share.to(values)
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        return (t / self.temperature).softmax(-1), familiarity(self.strangeness.to(values), -t.amax(-1))
+        return (t / self.temperature).softmax(-1), p_value(self.ood_scores.to(values), -t.amax(-1))
 
     def without(self, index: int) -> Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
@@ -83,7 +83,7 @@ class Certainty:
         return replace(
             self,
             losses=fade * self.losses + torch.stack(losses),
-            strangeness=quantiles(torch.cat([self.strangeness, -t.amax(-1)]), weights),
+            ood_scores=quantiles(torch.cat([self.ood_scores, -t.amax(-1)]), weights),
             images=old + len(t),
             classes=torch.full_like(self.classes, classes),
         )
@@ -116,7 +116,7 @@ def certainty(
     zero = own.new_zeros(())
     usual = (zero.expand(len(TEMPERATURES)), zero.expand(LEVELS), zero, zero)
     if before is not None:
-        usual = (before.losses, before.strangeness, before.images, before.classes)
+        usual = (before.losses, before.ood_scores, before.images, before.classes)
     found = Certainty(
         LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
         1 / count,

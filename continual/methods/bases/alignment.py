@@ -22,7 +22,7 @@ from continual.seeding import generator as seeded
 from continual.statistics.class_statistics import ClassStatistics, Kind, fit
 from continual.statistics.fields import per_class
 from continual.statistics.head import Head
-from continual.uncertainty.gaussians import Calibration, KnownClasses, calibrate, known_classes
+from continual.uncertainty.gaussians import Calibration, OODDetector, calibrate, detector_of
 
 Rescale = Callable[[Tensor], Tensor]  #: what a loss does to the logits (B, C) first
 
@@ -49,9 +49,9 @@ class AlignedState(State):
     calibration: Calibration | None = None  #: what is usual of known images
 
     @cached_property
-    def known(self) -> KnownClasses | None:
+    def known(self) -> OODDetector | None:
         """What tells known images from others."""
-        return known_classes(self.statistics, self.calibration)
+        return detector_of(self.statistics, self.calibration)
 
     def without(self, index: int) -> Self:
         """Return the state without the class of that index, calibrated on the others."""

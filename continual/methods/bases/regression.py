@@ -106,12 +106,12 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         assert self.state.head is not None
         features, certain = self.design_features(self.extractor, images, cache), self.state.certainty
         values = self.state.head(features)
-        probabilities, familiarity = (None, None) if certain is None else certain.judge(values, features)
+        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
         mean, deviation, centres = self.state.prototypes
         return Scores(
             values.softmax(-1),
             probabilities=probabilities,
-            familiarity=familiarity,
+            p_value=p_value,
             similarity=cosine_scores((features - mean) / deviation, centres),
         )
 

@@ -46,7 +46,7 @@ def test_what_learns_unless_told_otherwise_says_what_is_unknown(
     assert equimos("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights).exit_code == 0
     assert equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model).exit_code == 0
     assert continual.load(model).method == RECOMMENDED
-    result = equimos("predict", flowers, "-m", model, "--json", "-", "--unknown-rate", 0.05)
+    result = equimos("predict", flowers, "-m", model, "--json", "-", "--false-alarm-rate", 0.05)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert {row["stack"] for row in found} == {None}
@@ -268,9 +268,9 @@ def test_device(equimos: Equimos, model: Path, flowers: Path, name: str) -> None
 
 def test_unknown_rows_are_marked(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
     asked = records(equimos, "--model", model, flowers, "--unknown-rate", "0.3")
-    direct = continual.load(model).predict(flowers, unknown_rate=0.3)
+    direct = continual.load(model).predict(flowers, false_alarm_rate=0.3)
     assert [r["unknown"] for r in asked] == direct.unknown.tolist()
-    assert [r["familiarity"] for r in asked] == direct.familiarity.tolist()
+    assert [r["familiarity"] for r in asked] == direct.p_value.tolist()
     assert [r["probability"] for r in asked] == direct.probabilities.amax(-1).tolist()
     assert {r["unknown"] for r in records(equimos, "--model", model, flowers)} == {None}
     noise = tmp_path / "noise.png"

@@ -35,7 +35,7 @@ def test_export_refuses_in_one_line(
 ) -> None:
     for words, said in (
         (["--onnx", tmp_path / "no" / "x.onnx"], "no folder"),
-        (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "unknown_rate"),
+        (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "false_alarm_rate"),
         (["--onnx", tmp_path / "x.onnx", "--images", tmp_path / "none.png"], "none.png"),
     ):
         result = equimos("export", "--model", model, *words)
@@ -78,7 +78,7 @@ def test_serve_says_where_and_refuses_in_one_line(
     assert started == ["127.0.0.1"]
     assert "anyone" in equimos("serve", "--model", model, "--port", "0", "--host", "0.0.0.0").stderr
     for words, said in (
-        (["--unknown-rate", "0"], "--unknown-rate"),
+        (["--unknown-rate", "0"], "--false-alarm-rate"),
         (["--api-key", " "], "empty"),
         (["--model", model.with_name("no")], "no model file"),
         (["--port", "70000"], "--port"),

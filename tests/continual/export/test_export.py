@@ -31,7 +31,10 @@ from continual.testing import coloured_squares, tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 Learner = IncrementalLearner[Any]
-COLUMNS = ("probabilities", "familiarity", "stack", "first_stack", "refinements")
+#: an output of the graph -> the column of `Scores` that it is
+COLUMNS = {"probabilities": "probabilities", "familiarity": "p_value"} | {
+    n: n for n in ("stack", "first_stack", "refinements")
+}
 
 
 def learned(name: str, backbone: Backbone | None = None, **settings: Any) -> Learner:
@@ -48,7 +51,7 @@ def learned(name: str, backbone: Backbone | None = None, **settings: Any) -> Lea
 def differences(learner: Learner, runner: Runner, images: Tensor) -> dict[str, float]:
     """The largest difference in every column that either has."""
     ours, theirs = learner.score_batch(images), runner.run(images.numpy())
-    columns = {"scores": ours.values, **{name: getattr(ours, name) for name in COLUMNS}}
+    columns = {"scores": ours.values, **{name: getattr(ours, own) for name, own in COLUMNS.items()}}
     columns = {name: value for name, value in columns.items() if value is not None}
     assert columns.keys() == theirs.keys()
     return {name: float(np.abs(value.numpy() - theirs[name]).max()) for name, value in columns.items()}
@@ -78,7 +81,7 @@ def mos() -> Learner:
 @pytest.fixture(scope="module")
 def exported(mos: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "mos.onnx"
-    agreed = writing.export_onnx(mos, path, unknown_rate=0.2)
+    agreed = writing.export_onnx(mos, path, false_alarm_rate=0.2)
     assert agreed.images == agreed.same_answers == agreed.same_stacks == agreed.within == 8
     return path
 
@@ -117,7 +120,7 @@ def test_an_image_s_answer_does_not_depend_on_the_others(exported: Path) -> None
 
 def test_the_runner_answers_as_predict_does(mos: Learner, exported: Path, photos: list[Path]) -> None:
     answers = Runner(exported).predict(photos, batch_size=5)
-    expected = mos.predict(photos, unknown_rate=0.2)
+    expected = mos.predict(photos, false_alarm_rate=0.2)
     assert expected.probabilities is not None
     assert expected.stack is not None
     assert expected.unknown is not None
@@ -220,8 +223,8 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     other.state = mos.state
     with pytest.raises(InputError, match="nearest"):
         writing.export_onnx(other, tmp_path / "x.onnx")
-    with pytest.raises(InputError, match="unknown_rate"):
-        writing.export_onnx(mos, tmp_path / "x.onnx", unknown_rate=1)
+    with pytest.raises(InputError, match="false_alarm_rate"):
+        writing.export_onnx(mos, tmp_path / "x.onnx", false_alarm_rate=1)
 
     simple = learned("simple_cil")
 

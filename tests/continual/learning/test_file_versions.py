@@ -83,7 +83,7 @@ def test_it_is_written_in_the_newest_version_and_read_again_with_the_same_bits(
     assert tensors.keys() == others.keys()
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
     found, expected = again.predict(images()), learner.predict(images())
-    for name in ("scores", "probabilities", "familiarity", "similarity", "stack"):
+    for name in ("scores", "probabilities", "p_value", "similarity", "stack"):
         mine, own = getattr(found, name), getattr(expected, name)
         assert (mine is None and own is None) or torch.equal(mine, own)
 

@@ -96,4 +96,4 @@ def test_a_method_and_its_preset_have_a_name_together(backbone: Any, blobs: Any)
 def test_the_recommended_method_is_there_and_can_say_what_it_should(backbone: Any, blobs: Any) -> None:
     learner = ContinualClassifier(backbone).fit(*blobs([0, 1], 4)).learner_
     assert learner.method == registry.RECOMMENDED
-    assert learner.predict(blobs([0, 1], 2)[0], unknown_rate=0.05).probabilities is not None
+    assert learner.predict(blobs([0, 1], 2)[0], false_alarm_rate=0.05).probabilities is not None

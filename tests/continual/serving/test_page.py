@@ -61,7 +61,7 @@ def opened(browser: Any, address: str, size: dict[str, int] = DESK, dark: bool =
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_an_image_is_answered(browser: Any, trained: Path, size: dict[str, int], dark: bool, tmp_path: Path) -> None:
-    with serving(trained, unknown_rate=0.999) as (client, _):
+    with serving(trained, false_alarm_rate=0.999) as (client, _):
         page = opened(browser, str(client.base_url), size, dark)
         page.set_input_files("#file", [file("a-rather-long-name-of-a-photo-from-a-telephone-2026-11-21.png", 3)])
         page.wait_for_selector(".answer")
@@ -113,7 +113,7 @@ def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
 def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     taught(StrataLearner(BACKBONE), [0, 1], [2, 3, 4]).save(path)
-    with serving(path, unknown_rate=0.999) as (client, _):
+    with serving(path, false_alarm_rate=0.999) as (client, _):
         page = opened(browser, str(client.base_url))
         page.set_input_files("#file", [file("a.png", 3)])
         page.wait_for_selector(".answer")

@@ -72,7 +72,7 @@ def test_answers_are_the_learner_s(client: httpx.Client, trained: Path) -> None:
     images = [photo("PNG", number) for number in range(6)] + [photo(kind, 6) for kind in ("BMP", "WEBP", "TIFF", "PPM")]
     found = ask(client, *images).raise_for_status().json()
     learner = continual.load(trained, BACKBONE)
-    expected = learner.predict([Image.open(io.BytesIO(image)) for image in images], unknown_rate=0.05)
+    expected = learner.predict([Image.open(io.BytesIO(image)) for image in images], false_alarm_rate=0.05)
     assert found["model"] == {"method": "mos", "classes": 5, "updates": 2}
     for row, answer in enumerate(found["answers"]):
         best = expected.classes.index(expected.labels[row])

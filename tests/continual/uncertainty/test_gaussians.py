@@ -75,18 +75,18 @@ def test_false_alarms_are_about_as_many_as_asked_for(each: int, slack: float) ->
     strangers = 2.0 * torch.randn(500, 24, generator=torch.Generator().manual_seed(7))
     for seed in range(4):
         learned = statistics(*features(8, each, seed=10 + seed))
-        known = gaussians.known_classes(learned, gaussians.calibrate(learned, draws()))
+        known = gaussians.detector_of(learned, gaussians.calibrate(learned, draws()))
         assert known is not None
-        fresh = known.familiarity(features(8, 200, seed=50 + seed)[0])
+        fresh = known.p_value(features(8, 200, seed=50 + seed)[0])
         alarms.append(float((fresh <= 0.1).float().mean()))
-        found_out.append(float((known.familiarity(strangers) <= 0.1).float().mean()))
+        found_out.append(float((known.p_value(strangers) <= 0.1).float().mean()))
     assert sum(alarms) / 4 == pytest.approx(0.1, abs=slack)
     assert min(found_out) > 0.5
 
 
 def test_probabilities_can_be_believed() -> None:
     found, own = features(8, 10)
-    known = gaussians.known_classes(
+    known = gaussians.detector_of(
         statistics(0.2 * found, own), gaussians.calibrate(statistics(0.2 * found, own), draws())
     )
     assert known is not None
@@ -107,7 +107,7 @@ def test_every_kind_of_statistics_serves(kind: Kind) -> None:
     known = [fit(found[own == c], kind) for c in range(3)]
     calibration = gaussians.calibrate([*known, fit(found[:1], kind)], draws())
     assert calibration is not None
-    assert calibration.strangeness.isfinite().all()
+    assert calibration.ood_scores.isfinite().all()
     assert gaussians.calibrate(known[:1], draws()) is None
     assert gaussians.calibrate([fit(found[:1], kind), fit(found[-1:], kind)], draws()) is None
 
@@ -127,25 +127,25 @@ def test_a_learner_marks_unknown_images(
     learner = method(backbone, **settings)
     learner.learn(*blobs([0], 4))
     with pytest.raises(InputError, match="two classes"):
-        learner.predict(blobs([0], 2)[0], unknown_rate=0.05)
+        learner.predict(blobs([0], 2)[0], false_alarm_rate=0.05)
     learner.learn(*blobs([1, 2], 8))
     images = torch.cat([blobs([0, 1, 2], 4, seed=1)[0], 255 - blobs([7, 8, 9], 4)[0]])
-    plain, asked = learner.predict(images), learner.predict(images, unknown_rate=0.1)
+    plain, asked = learner.predict(images), learner.predict(images, false_alarm_rate=0.1)
     assert plain.unknown is None
     assert asked.unknown is not None
-    assert asked.familiarity is not None
-    assert torch.equal(asked.unknown, asked.familiarity <= 0.1)
+    assert asked.p_value is not None
+    assert torch.equal(asked.unknown, asked.p_value <= 0.1)
     assert asked.unknown[12:].float().mean() > asked.unknown[:12].float().mean()
     assert asked.probabilities is not None
     torch.testing.assert_close(asked.probabilities.sum(-1), torch.ones(24))
     learner.save(tmp_path / "model.safetensors")
-    again = method.load(tmp_path / "model.safetensors", backbone).predict(images, unknown_rate=0.1)
+    again = method.load(tmp_path / "model.safetensors", backbone).predict(images, false_alarm_rate=0.1)
     assert again.probabilities is not None
-    assert torch.equal(again.familiarity, asked.familiarity)
+    assert torch.equal(again.p_value, asked.p_value)
     assert torch.equal(again.probabilities, asked.probabilities)
     for rate in (0, 1, -0.1, float("nan")):
-        with pytest.raises(InputError, match="unknown_rate"):
-            learner.predict(images, unknown_rate=rate)
+        with pytest.raises(InputError, match="false_alarm_rate"):
+            learner.predict(images, false_alarm_rate=rate)
 
 
 def test_a_file_from_before_still_loads(backbone: Backbone, blobs: Blobs, tmp_path: Path) -> None:
@@ -153,21 +153,21 @@ def test_a_file_from_before_still_loads(backbone: Backbone, blobs: Blobs, tmp_pa
     learner.learn(*blobs([0, 1], 4))
     learner.save(path)
     tensors, header = model_file.read(path)
-    del tensors["state/calibration/strangeness"], header["state"]["calibration"]
+    del tensors["state/calibration/ood_scores"], header["state"]["calibration"]
     model_file.write(path, tensors, json.loads(json.dumps(header)))
     loaded = MOSLearner.load(path, backbone)
     assert loaded.predict(blobs([0], 2)[0]).probabilities is None
     with pytest.raises(InputError, match="learned with this version"):
-        loaded.predict(blobs([0], 2)[0], unknown_rate=0.05)
+        loaded.predict(blobs([0], 2)[0], false_alarm_rate=0.05)
     loaded.learn(*blobs([0], 4))
-    assert loaded.predict(blobs([0], 2)[0], unknown_rate=0.05).unknown is not None
+    assert loaded.predict(blobs([0], 2)[0], false_alarm_rate=0.05).unknown is not None
 
 
 def test_other_methods_say_that_they_cannot(backbone: Backbone, blobs: Blobs) -> None:
     learner = SimpleCILLearner(backbone)
     learner.learn(*blobs([0, 1], 4))
     with pytest.raises(InputError, match="takes a method that can"):
-        learner.predict(blobs([0], 1)[0], unknown_rate=0.05)
+        learner.predict(blobs([0], 1)[0], false_alarm_rate=0.05)
 
 
 def test_what_is_strange_is_of_the_stack_that_answered(backbone: Backbone, blobs: Blobs) -> None:
@@ -201,12 +201,12 @@ def test_what_was_forgotten_is_unknown_and_the_rest_as_usual() -> None:
     assert left.calibration is not None
     assert never is not None
     assert left.calibration.temperature == never.temperature
-    assert torch.equal(left.calibration.strangeness, never.strangeness)
+    assert torch.equal(left.calibration.ood_scores, never.ood_scores)
     forgotten, others = fresh[0][fresh[1] == 2], fresh[0][fresh[1] != 2]
     assert state.known is not None
     assert left.known is not None
-    assert (state.known.familiarity(forgotten) <= 0.05).float().mean() < 0.15
-    assert (left.known.familiarity(forgotten) <= 0.05).float().mean() > 0.8
-    assert abs((left.known.familiarity(others) <= 0.05).float().mean() - 0.05) < 0.04
+    assert (state.known.p_value(forgotten) <= 0.05).float().mean() < 0.15
+    assert (left.known.p_value(forgotten) <= 0.05).float().mean() > 0.8
+    assert abs((left.known.p_value(others) <= 0.05).float().mean() - 0.05) < 0.04
     assert left.known.probabilities(others).shape == (240, 4)
     torch.testing.assert_close(left.known.probabilities(others).sum(1), torch.ones(240))

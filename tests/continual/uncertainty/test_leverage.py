@@ -94,14 +94,14 @@ def test_false_alarms_and_probabilities_hold_over_many_experiences() -> None:
         parts = [(x[(y // 2) == k], y[(y // 2) == k]) for k in range(10)]
         head, found, _, _ = learned(*parts)
         fresh, truth = features(20, 100, seed=50 + seed, width=80)
-        probabilities, familiarity = found.judge(head(fresh), fresh)
+        probabilities, p_value = found.judge(head(fresh), fresh)
         assert probabilities is not None
-        assert familiarity is not None
+        assert p_value is not None
         right = probabilities.argmax(1) == truth
         error = expected_calibration_error(reliability_table(probabilities.amax(1), right.tolist()))
         assert error is not None
         errors.append(error)
-        alarms.append(float((familiarity <= 0.1).float().mean()))
+        alarms.append(float((p_value <= 0.1).float().mean()))
         unlike = found.judge(head(strangers), strangers)[1]
         assert unlike is not None
         found_out.append(float((unlike <= 0.1).float().mean()))
@@ -118,7 +118,7 @@ def test_what_experiences_say_adds_up_and_fades() -> None:
     whole, parts = found.updated(t, y), found.updated(t[::2], y[::2]).updated(t[1::2], y[1::2])
     assert whole.images == parts.images == 200
     torch.testing.assert_close(parts.losses[50:], whole.losses[50:], rtol=0.1, atol=0)
-    torch.testing.assert_close(parts.strangeness[8:-8], whole.strangeness[8:-8], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(parts.ood_scores[8:-8], whole.ood_scores[8:-8], rtol=0.05, atol=0.05)
     more = whole.updated(t[:8].repeat(1, 2), y[:8])
     assert more.images == 200 / 4 + 8
 
@@ -128,7 +128,7 @@ def test_what_was_usual_stays_where_images_say_nothing() -> None:
     before = learned(first)[1]
     sums, system = learned(first, more)[2:]
     after = certainty(sums, system, system.solve(sums), None, before, torch.Generator().manual_seed(SEED))
-    for field in ("losses", "strangeness", "images", "classes"):
+    for field in ("losses", "ood_scores", "images", "classes"):
         assert torch.equal(getattr(before, field), getattr(after, field)), field
     assert not torch.equal(before.typical, after.typical)
     alone = features(3, 1, seed=0)
@@ -146,17 +146,17 @@ def test_a_correction_and_a_removal_leave_what_is_usual(backbone: Backbone, blob
     assert usual is not None
     learner.correct(blobs([9], 3)[0], 1)
     assert learner.state.certainty is not None
-    assert torch.equal(learner.state.certainty.strangeness, usual.strangeness)
+    assert torch.equal(learner.state.certainty.ood_scores, usual.ood_scores)
     forgotten = StrataLearner(backbone)
     forgotten.learn(*blobs([0, 1, 2], 6))
     forgotten.forget(2)
-    after = forgotten.predict(images, unknown_rate=0.05)
-    assert before.familiarity is not None
-    assert after.familiarity is not None
+    after = forgotten.predict(images, false_alarm_rate=0.05)
+    assert before.p_value is not None
+    assert after.p_value is not None
     assert after.unknown is not None
     assert after.probabilities is not None
-    torch.testing.assert_close(after.familiarity[:8], before.familiarity[:8])
-    assert after.familiarity[8:].mean() < before.familiarity[8:].mean() / 2
+    torch.testing.assert_close(after.p_value[:8], before.p_value[:8])
+    assert after.p_value[8:].mean() < before.p_value[8:].mean() / 2
     assert after.probabilities.shape == (12, 2)
 
 
@@ -186,6 +186,6 @@ def test_a_file_from_before_still_loads(backbone: Backbone, blobs: Blobs, tmp_pa
     assert loaded.predict(images).probabilities is None
     assert torch.equal(loaded.predict(images).scores, learner.predict(images).scores)
     with pytest.raises(InputError, match="learned with this version"):
-        loaded.predict(images, unknown_rate=0.05)
+        loaded.predict(images, false_alarm_rate=0.05)
     loaded.learn(*blobs([2], 4))
-    assert loaded.predict(images, unknown_rate=0.05).probabilities is not None
+    assert loaded.predict(images, false_alarm_rate=0.05).probabilities is not None

@@ -69,7 +69,7 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
     scores, number = asked(float("inf"))
     assert number == all_of_them, "a pass was run twice, or one was left out"
     torch.testing.assert_close(scores.values, exact.values, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scores.familiarity, exact.familiarity)
+    torch.testing.assert_close(scores.p_value, exact.p_value)
     assert torch.equal(scores.refinements, exact.refinements)
 
     enough = float(guess.certainty.median())
@@ -80,7 +80,7 @@ def test_certain_images_take_one_pass_and_the_others_go_on(learner: MOSLearner, 
     at_home = ~sure & (exact.refinements == 0)
     assert at_home.any()
     torch.testing.assert_close(scores.values[at_home], exact.values[at_home], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scores.familiarity[at_home], exact.familiarity[at_home])
+    torch.testing.assert_close(scores.p_value[at_home], exact.p_value[at_home])
     assert len(images) < fewer < all_of_them
     assert asked(0.0)[1] == len(images)
 

@@ -9,9 +9,9 @@ Each of the given checkouts (this one if there is none) is a panel. A room is a 
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
+import arguments
 import matplotlib.pyplot as plt
 
 PACKAGES = ("continual", "equivariant")
@@ -93,12 +93,15 @@ def draw(panel: plt.Axes, root: Path, title: str) -> None:
 
 def main() -> None:
     """Draw the checkouts named on the command line."""
-    out, *roots = map(Path, sys.argv[1:])
-    roots = roots or [Path(__file__).parents[1]]
+    parser = arguments.parser(__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("roots", type=Path, nargs="*", default=[Path(__file__).parents[1]])
+    asked = parser.parse_args()
+    roots = asked.roots
     figure, panels = plt.subplots(len(roots), 1, figsize=(12, 5.5 * len(roots)), squeeze=False, layout="constrained")
     for panel, root, title in zip(panels.flat, roots, ("before", "now") if len(roots) > 1 else ("now",), strict=True):
         draw(panel, root, title)
-    figure.savefig(out, dpi=110)
+    figure.savefig(asked.out, dpi=110)
 
 
 if __name__ == "__main__":

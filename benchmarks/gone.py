@@ -3,7 +3,7 @@
     python benchmarks/gone.py --images DIR --weights FILE --out results.json
 
 `DIR` holds train/CLASS and test/CLASS; classes are halved and drawn as in benchmarks/unknowns.py. After each
-experience, the share of answers that were right and are not any more is told for all earlier classes, from what the
+experience, the share of answers that broke is estimated for all earlier classes, from what the
 model remembers alone (`IncrementalLearner.simulation`) and on the test images.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
     for per_class, seed in product(asked.per_class, asked.seeds):
         records += stream(asked, backbone, half, cache, per_class, seed)
         asked.out.write_text(json.dumps(records, indent=1) + "\n")
-    print("| images a class | classes before | broke [%] | as told [%] | right before [%] | as told [%] |")
+    print("| images per class | classes before | broke [%] | estimated [%] | right before [%] | estimated [%] |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for key in sorted({(r["per_class"], r["classes"]) for r in records}, key=lambda key: (-key[0], key[1])):
         own = [r for r in records if (r["per_class"], r["classes"]) == key]

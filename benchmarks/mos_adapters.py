@@ -1,8 +1,8 @@
-"""Images that each want their own stack: one batched product of gathered weights, or one product a group of images.
+"""Images that each want their own adapter: one batched product of gathered weights, or a product per group of images.
 
     OMP_NUM_THREADS=1 python benchmarks/mos_adapters.py --out DIR
 
-Times the adapters of all blocks alone, on random tokens, for batches whose images want 1, 2, 4, ... different stacks.
+Times the adapters of all blocks alone, on random tokens, for batches whose images want 1, 2, 4, ... different adapters.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Where MOS loses its points: what each of its parts costs, from one pass over the features under every stack.
+"""Where MOS loses its points: what each of its parts costs, from one pass over the features under every adapter.
 
     python benchmarks/mos_diagnosis.py --images DIR --weights FILE --out DIR
 
 DIR holds train/CLASS and test/CLASS. Classes are those of the half that things are chosen on (see `strata.py`). MOS
-is trained without alignment, which no stack depends on; every kind of head is then made from the features of the same
-stacks. After each experience, what is measured is the accuracy on the test images of all classes so far.
+is trained without alignment, which no adapter depends on; every kind of head is then made from the features of the same
+adapters. After each experience, what is measured is the accuracy on the test images of all classes so far.
 `mos_diagnosis_report.py` makes tables and the picture.
 """
 
@@ -56,9 +56,9 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Known:
-    """Images of the classes learned so far, as features under T stacks; class c came with experience[c]."""
+    """Images of the classes learned so far, as features under T adapters; class c came with experience[c]."""
 
-    frozen: Tensor  #: (n, D), training images without a stack
+    frozen: Tensor  #: (n, D), training images without an adapter
     frozen_test: Tensor  #: (m, D)
     train: Tensor  #: (T, n, D)
     labels: Tensor  #: (n,)
@@ -81,7 +81,7 @@ class Known:
         )
 
     def own(self) -> tuple[Tensor, Tensor]:
-        """Return training and test images (n, D), (m, D), each under the stack of its own class."""
+        """Return training and test images (n, D), (m, D), each under the adapter of its own class."""
         return (
             self.train[self.experience[self.labels], torch.arange(len(self.labels))],
             self.test[self.experience[self.truth], torch.arange(len(self.truth))],
@@ -113,7 +113,7 @@ def share(hits: Tensor) -> float:
 
 
 def features(learner: MOSLearner, images: Sequence[Any], labels: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return features (1 + T, n, D), the first without a stack, and class indices (n,)."""
+    """Return features (1 + T, n, D), the first without an adapter, and class indices (n,)."""
     kind = learner.settings.adapter_kind
     stacks = [None, *[shared(kind, stack) for stack in learner.state.bank]]
     data = PreparedImages(images, list(labels), learner.backbone.preprocessing, augment=False)
@@ -168,7 +168,7 @@ def ridge(train: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearH
 
 
 def retrieved(known: Known, state: MOSState, head: Head, rounds: int = 4) -> dict[str, float]:
-    """Return what MOS's retrieval makes of a head: accuracy without and with the ensemble, and right stacks."""
+    """Return what MOS's retrieval makes of a head: accuracy without and with the ensemble, and right adapters."""
     assert state.prototypes is not None
 
     def combine(logits: Tensor, cosines: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ MOS: Place = ("mos", "aligned: as it is")
 #: what is shown after every experience
 BY_EXPERIENCE: dict[str, Place] = {
     "MOS": MOS,
-    "right stack at first": ("mos", "aligned: right stack at first"),
-    "right stack after refinement": ("mos", "aligned: right stack"),
-    "right stack told": ("mos", "aligned: stack told"),
-    "right experience told": ("mos", "aligned: experience told"),
-    "prototypes under stack 1": ("mos", "prototypes"),
+    "right adapter at first": ("mos", "aligned: right stack at first"),
+    "right adapter after refinement": ("mos", "aligned: right stack"),
+    "right adapter known": ("mos", "aligned: stack told"),
+    "right experience known": ("mos", "aligned: experience told"),
+    "prototypes under adapter 1": ("mos", "prototypes"),
     "ridge on frozen features": ("mos", "ridge on frozen features"),
-    **{f"ridge on stack {k}, all classes": ("mos", f"ridge on stack {k}") for k in range(1, 6)},
-    "ridge on each class's own stack, told": ("mos", "ridge: stack told"),
+    **{f"ridge on adapter {k}, all classes": ("mos", f"ridge on stack {k}") for k in range(1, 6)},
+    "ridge on each class's own adapter": ("mos", "ridge: stack told"),
 }
 
 #: what is compared with MOS
@@ -40,38 +40,38 @@ CHANGES: dict[str, Place] = {
     "the same, on true features": ("mos", "true features from the first: as it is"),
     "not aligned": ("mos", "not aligned: as it is"),
     "without the ensemble": ("mos", "aligned: without ensemble"),
-    "right stack told": ("mos", "aligned: stack told"),
-    "right experience told": ("mos", "aligned: experience told"),
+    "right adapter known": ("mos", "aligned: stack told"),
+    "right experience known": ("mos", "aligned: experience told"),
     "no merging": ("no merging", "aligned: as it is"),
-    "no merging, right stack told": ("no merging", "aligned: stack told"),
+    "no merging, right adapter known": ("no merging", "aligned: stack told"),
     "no merging, ridge as the head": ("no merging", "ridge: as it is"),
     "2 epochs": ("2 epochs", "aligned: as it is"),
     "15 epochs": ("15 epochs", "aligned: as it is"),
     "15 epochs, aligned from the first": ("15 epochs", "aligned from the first: as it is"),
     "15 epochs, ridge as the head": ("15 epochs", "ridge: as it is"),
-    "prototypes under stack 1": ("mos", "prototypes"),
+    "prototypes under adapter 1": ("mos", "prototypes"),
     "ridge on frozen features": ("mos", "ridge on frozen features"),
-    "ridge on stack 1": ("mos", "ridge on stack 1"),
-    "ridge on the last stack": ("mos", "ridge on stack 5"),
+    "ridge on adapter 1": ("mos", "ridge on stack 1"),
+    "ridge on the last adapter": ("mos", "ridge on stack 5"),
     "strata": ("strata", "as it is"),
-    "joint stack, its own head": ("joint", "not aligned: stack told"),
-    "joint stack, aligned head": ("joint", "aligned from the first: stack told"),
-    "joint stack, ridge": ("joint", "ridge: stack told"),
+    "joint adapter, its own head": ("joint", "not aligned: stack told"),
+    "joint adapter, aligned head": ("joint", "aligned from the first: stack told"),
+    "joint adapter, ridge": ("joint", "ridge: stack told"),
 }
 
 #: from the bound down to MOS, each changing one thing
 STEPS: dict[str, Place] = {
-    "one stack trained on all classes, ridge": ("joint", "ridge: stack told"),
-    "a stack an experience, told which": ("mos", "ridge: stack told"),
+    "one adapter trained on all classes, ridge": ("joint", "ridge: stack told"),
+    "an adapter per experience, the right one known": ("mos", "ridge: stack told"),
     "head by gradient steps, not ridge": ("mos", "true features: stack told"),
     "on Gaussians, not on true features": ("mos", "aligned: stack told"),
-    "stack retrieved, not told": ("mos", "aligned: without ensemble"),
+    "adapter retrieved, not known": ("mos", "aligned: without ensemble"),
     "ensemble (MOS)": MOS,
 }
 
 
 def values(records: Records, place: Place, seeds: Sequence[int] | None = None) -> np.ndarray:
-    """Return a measure in percent, (seeds, experiences), of the seeds that have it; nan where no stack was there."""
+    """Return a measure in percent, (seeds, experiences), of the seeds that have it; nan where no adapter was there."""
     run, measure = place
     own = [r for r in records if r["run"] == run and (seeds is None or r["seed"] in seeds)]
     found, count = seeds_of(own, place), max((r["experience"] for r in own), default=0)
@@ -87,7 +87,7 @@ def seeds_of(records: Records, place: Place) -> list[int]:
 
 
 def by_experience(records: Records) -> str:
-    """Return a Markdown table of means over the seeds, a column an experience."""
+    """Return a Markdown table of means over the seeds, a column per experience."""
     count = values(records, MOS).shape[1]
     body = []
     for name, place in BY_EXPERIENCE.items():
@@ -105,7 +105,7 @@ def changes(records: Records) -> str:
         found, mos = values(records, place), values(records, MOS, seeds)
         if not seeds:
             continue
-        # What learned everything at once has no way there, and a later stack no beginning: no average over it.
+        # What learned everything at once has no way there, and a later adapter no beginning: no average over it.
         average = ["–", "–"]
         if found.shape == mos.shape and not np.isnan(found).any():
             average = [_spread(found.mean(1)), _spread((found - mos).mean(1), "+")]
@@ -158,7 +158,7 @@ def main() -> None:
     records = json.loads(asked.figures.read_text())
     print(f"{by_experience(records)}\n{changes(records)}")
     if asked.picture is not None:
-        picture(waterfall(records), asked.picture, "From one stack trained on all classes down to MOS")
+        picture(waterfall(records), asked.picture, "From one adapter trained on all classes down to MOS")
 
 
 if __name__ == "__main__":

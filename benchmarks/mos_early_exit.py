@@ -5,7 +5,7 @@
 
 The learner is one that `real_streams.py` trained. The tolerance decides, from class statistics alone, how certain is
 enough. Passes are counted over all test images asked; cost is that of these passes on paper, in plain forwards; time is
-measured for one batch. `--checked` images are run under every stack, to see how true `feature_shift` is of
+measured for one batch. `--checked` images are run under every adapter, to see how true `feature_shift` is of
 them. The picture is of all records in the folder.
 """
 
@@ -47,14 +47,14 @@ class Counted(FeatureCache):
 
 
 def asked(learner: MOSLearner, batches: list[Tensor], cache: Counted) -> tuple[Tensor, float]:
-    """Return the answers (n,) and the passes an image."""
+    """Return the answers (n,) and the passes per image."""
     before = cache.passes
     answers = torch.cat([learner.score_batch(images, cache).values.argmax(-1) for images in batches])
     return answers, (cache.passes - before) / len(answers)
 
 
 def predicted(learner: MOSLearner, images: Tensor) -> dict[str, float]:
-    """Return how true what is said of the stacks' shifts is of images (n, 3, H, W) of all classes."""
+    """Return how true what is said of the adapters' shifts is of images (n, 3, H, W) of all classes."""
     state = learner.state
     prefix = learner.extractor.prefix(images)
     under = [learner.extractor.features(prefix, shared(learner.settings.adapter_kind, stack)) for stack in state.bank]
@@ -92,7 +92,7 @@ def main(
     seed: int = 1993,
     every: Annotated[int, typer.Option(help="Of the test images, every n-th is asked about.")] = 2,
     batch: int = 128,
-    checked: Annotated[int, typer.Option(help="Images that are run under every stack.")] = 100,
+    checked: Annotated[int, typer.Option(help="Images that are run under every adapter.")] = 100,
     rounds: int = 3,
     name: Name = "mos_early_exit",
     threads: int = 1,
@@ -165,7 +165,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def picture(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw the share of answers that differ against cost, a line a learner."""
+    """Draw the share of answers that differ against cost, a line per learner."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 

@@ -71,7 +71,7 @@ def last_two(backbone: Backbone, folder: Path, experiences: int, seed: int) -> t
 
 
 def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
-    """Return the published procedure with the learner's stacks, on a copy of its ViT."""
+    """Return the published procedure with the learner's adapters, on a copy of its ViT."""
     state = learner.state
     mos = ReferenceMOS(copy.deepcopy(learner.backbone.trunk.vit), learner.settings.bottleneck).eval().to(learner.device)
     for weights in state.bank:
@@ -104,7 +104,7 @@ def sides_of(learner: MOSLearner) -> Sides:
 
 
 def visited(learner: MOSLearner, images: Tensor) -> dict[str, Any]:
-    """Return how many passes the images took, in the mean, and their shares by the stacks tried after stage one."""
+    """Return the mean number of passes per image, and shares of images by the adapters tried after stage one."""
     rows: list[int] = []
     hook = learner.backbone.trunk.vit.norm.register_forward_hook(lambda *call: rows.append(len(call[2])))
     tried = 1 + torch.cat([learner.score_batch(part).refinements for part in images.split(32)])
@@ -158,7 +158,7 @@ def second_evaluation(before: MOSLearner, after: MOSLearner, images: Tensor, rou
 
 
 def latencies(learner: MOSLearner, images: Tensor) -> list[dict[str, Any]]:
-    """Return, for every size of batch and side, by the clock: images a second, and the time of an answer."""
+    """Return, for every size of batch and side, by the clock: images per second, and the time of an answer."""
     sides = sides_of(learner)
     sides |= {"ours, bfloat16": learner.variant(precision="bfloat16").score_batch}
     del sides["one pass"]
@@ -241,7 +241,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         for row in record["costs"]
     ]  # fmt: skip
     text += table(
-        ["T", "batch", "plain [ms an image]", "one pass", "ours", "ours on paper", "reference", "passes in the batch",
+        ["T", "batch", "plain [ms per image]", "one pass", "ours", "ours on paper", "reference", "passes in the batch",
          "passes, ours", "passes, reference", "same answers", "largest difference", "asked again, cached"],
         rows,
     )  # fmt: skip

@@ -1,11 +1,11 @@
-"""What a class must leave behind: accuracy of MOS by kind of class statistics, and bytes a class.
+"""What a class must leave behind: accuracy of MOS by kind of class statistics, and bytes per class.
 
     OMP_NUM_THREADS=1 python benchmarks/mos_memory.py --images DIR --weights FILE --learners DIR --until 8 --out DIR
 
-For every seed the same stacks, trained by `real_streams.py`, have their head aligned on every kind of statistics, after
+For every seed the same adapters, trained by `real_streams.py`, have their head aligned on all kinds of statistics after
 every experience, and answer for the test images of all classes learned so far. Seeds may be measured one at a time:
 what --out holds of others is kept. With `--many DIR`, heads are also
-aligned on the features that DIR's training images (hundreds a class) have under the first stack, once for all classes.
+aligned on the features of DIR's training images (hundreds per class) under the first adapter, once for all classes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def name_of(kind: str, components: int) -> str:
 
 
 def bytes_of(kind: str, components: int, width: int) -> int:
-    """Return the bytes of a class: statistics, head row and prototype, in float32."""
+    """Return the bytes per class: statistics, head row and prototype, in float32."""
     own = {"full": width + width**2, "shrunk": width + width**2, "diagonal": 2 * width}
     return 4 * (own.get(kind, width * (components + 2)) + 2 * width + 1)
 
@@ -64,7 +64,7 @@ def accuracies(learner: MOSLearner, tests: list[Any], cache: FeatureCache) -> fl
 
 
 def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int) -> dict[str, Any]:
-    """Return the accuracy of heads aligned on statistics of `each` images a class under the first stack."""
+    """Return the accuracy of heads aligned on statistics of `each` images per class under the first adapter."""
     experience = stream_of(images, 1, 0, classes=10, per_class=each).experiences[0]
 
     kind, bank, own = learner.settings.adapter_kind, learner.state.stacked_bank(), learner.settings.retrieved_views
@@ -102,7 +102,7 @@ def main(
     until: Annotated[int, typer.Option(help="How many of them were learned.")] = 20,
     seed: Annotated[list[int] | None, typer.Option(help="1993 by default.")] = None,
     many: Annotated[Path | None, typer.Option(help="A folder of ten classes with many images.")] = None,
-    each: Annotated[int, typer.Option(help="Training images a class of that.")] = 500,
+    each: Annotated[int, typer.Option(help="Training images per class of that.")] = 500,
     threads: int = 1,
 ) -> None:
     """Measure, and write mos_memory.json and mos_memory.md."""
@@ -144,7 +144,7 @@ def markdown(record: dict[str, Any], width: int) -> str:
     accuracy, more = record["accuracy"], record.get("many images")
     headings = [
         "statistics",
-        f"KB a class, D = {width}",
+        f"KB per class, D = {width}",
         "D = 768",
         "Ā [%]",
         "lost to full",

@@ -38,7 +38,7 @@ CLASSES = 5  #: new ones
 
 
 def training_of(backbone: Backbone, images: Tensor, device: str = "cpu", **settings: Any) -> MOSTraining:
-    """Return a training of a third experience: two finished stacks to merge towards, ten classes of before."""
+    """Return a training of a third experience: two finished adapters to merge towards, ten classes of before."""
     values = {"feature_contrast": 0.1, "statistics": "diagonal", "alignment_epochs": 0, **settings}
     learner = MOSLearner(backbone, device=device, epochs=0, **values)
     for first in (0, CLASSES):

@@ -211,7 +211,7 @@ def terminal(title: str, costs: list[Cost]) -> Table:
 
 
 def picture(found: dict[int, list[Cost]], group: str, path: Path) -> None:
-    """Draw the ratios as bars: a row an image size; time on the left, memory on the right."""
+    """Draw the ratios as bars: a row per image size; time on the left, memory on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2 * len(found)), layout="constrained")

@@ -2,8 +2,8 @@
 
     python benchmarks/real_streams.py --images DIR --weights FILE --out DIR [--experiences 20] [--seed 1993]
 
-DIR holds train/ and test/ with one folder a class (100 of them for the figures in the README); `--turned` makes
-four times as many. Learners are trained without alignment, which no stack depends on: old classes take no part in the
+DIR holds train/ and test/ with one folder per class (100 of them for the figures in the README); `--turned` makes
+four times as many. Learners are trained without alignment, which no adapter depends on: old classes take no part in the
 training of new ones. `aligned` does it afterwards, for any kind of class statistics.
 """
 
@@ -68,7 +68,7 @@ def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per
 
 
 def write_turned(images: Path, out: Path) -> None:
-    """Write a folder of images with train/ and test/ anew, each class in four turns: four classes."""
+    """Write a folder of images with train/ and test/ anew, each class in four rotations: four classes."""
     for path in sorted(p for part in ("train", "test") for p in (images / part).glob("*/*") if p.is_file()):
         part, name = path.parts[-3:-1]
         copies = {angle: out / part / (f"{name} {angle}" if angle else name) / f"{path.stem}.png" for angle in TURNS}
@@ -172,7 +172,7 @@ def main(
     weights: Weights,
     out: Annotated[Path, typer.Option(help="Where learners are kept.")],
     turned: Annotated[
-        Path | None, typer.Option(help="Where all images are written in four turns, each a class: these are learned.")
+        Path | None, typer.Option(help="Where images are written in four rotations, each a class: these are learned.")
     ] = None,
     experiences: int = 20,
     until: Annotated[int | None, typer.Option(help="How many of them are learned; all without.")] = None,
@@ -183,7 +183,7 @@ def main(
     seed: int = 1993,
     threads: int = 1,
 ) -> None:
-    """Train, or go on."""
+    """Train, or resume."""
     torch.set_num_threads(threads)
     if turned is not None:
         write_turned(images, turned)

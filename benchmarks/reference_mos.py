@@ -1,7 +1,7 @@
 """The published MOS procedure, stated plainly, as the other side of our measurements.
 
-What it does and we do not: it keeps adapters as separate modules, merges all of them once a block inside
-`forward`, runs attention without a fused kernel, evaluates every finished stack on every image before it looks
+What it does and we do not: it keeps adapters as separate modules, merges all of them once per block inside
+`forward`, runs attention without a fused kernel, evaluates every finished adapter on every image before it looks
 at one in Python, and builds every class's Gaussian anew every epoch. tests/parity checks it against the recorded
 outputs of the published code.
 """
@@ -40,7 +40,7 @@ class ReferenceMOS(nn.Module):
         self.shape = (len(vit.blocks), vit.embed_dim, bottleneck, scale)
         self.working = self.new_stack()
         self.finished: list[nn.ModuleList] = []
-        self.total: dict[str, Tensor] = {}  #: the sum of the finished stacks
+        self.total: dict[str, Tensor] = {}  #: the sum of the finished adapters
         self.alpha = 0.1
 
     def new_stack(self) -> nn.ModuleList:
@@ -48,19 +48,19 @@ class ReferenceMOS(nn.Module):
         return nn.ModuleList(Adapter(width, bottleneck, scale) for _ in range(depth))
 
     def keep(self, stack: nn.ModuleList) -> None:
-        """Count a stack as finished."""
+        """Count an adapter as finished."""
         self.finished.append(stack)
         for name, tensor in stack.named_parameters():
             self.total[name] = self.total.get(name, 0) + tensor.data
 
     def merge(self) -> None:
-        """Pull every tensor of the working stack towards the mean of the finished ones, one after another."""
+        """Pull every tensor of the working adapter towards the mean of the finished ones, one after another."""
         for name, tensor in self.working.named_parameters():
             mean = self.total[name] / len(self.finished)
             tensor.data = (1 - self.alpha) * tensor.data + self.alpha * mean
 
     def features(self, images: Tensor, stack: nn.ModuleList, *, merging: bool = False) -> Tensor:
-        """Return features (B, D) of images (B, 3, H, W) under a stack; `merging` as the published forward does."""
+        """Return features (B, D) of images (B, 3, H, W) under an adapter; `merging` as the published forward does."""
         vit = self.vit
         x = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
         for block, adapter in zip(vit.blocks, stack, strict=True):

@@ -105,7 +105,7 @@ def rivals(x: Tensor, labels: Tensor, newest: Tensor, z: Tensor, classes: int, s
 def accuracies(
     row: str, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, size: int, count: int
 ) -> tuple[list[float], float]:
-    """Return the accuracy after each experience, and the last one's where the right experience is told."""
+    """Return the accuracy after each experience, and the last one's where the right experience is known."""
     found: list[float] = []
     told = 0.0
     for step in range(count):
@@ -123,7 +123,7 @@ def accuracies(
 
 
 def main() -> None:
-    """Extract, solve, and write one record a row, stream and seed."""
+    """Extract, solve, and write one record per row, stream and seed."""
     parser = arguments.parser(
         __doc__, "images", "weights", "size", "half", "seeds", "out", per_class={"nargs": "+", "default": [40]}
     )
@@ -165,7 +165,7 @@ def main() -> None:
         )
         print(
             f"{row}, seed {seed}, {size} classes, {per_class} images: "
-            f"{100 * np.mean(curve):.1f} / {100 * curve[-1]:.1f}, told {100 * told:.1f}",
+            f"{100 * np.mean(curve):.1f} / {100 * curve[-1]:.1f}, experience known {100 * told:.1f}",
             flush=True,
         )
         asked.out.write_text(json.dumps(records))

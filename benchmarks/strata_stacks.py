@@ -1,8 +1,8 @@
-"""What `strata` would gain from a stack of adapters that is trained on the first experience and then frozen.
+"""What `strata` would gain from an adapter that is trained on the first experience and then frozen.
 
     OMP_NUM_THREADS=1 python benchmarks/strata_stacks.py --images DIR --weights FILE --out results.json
 
-Streams of the half of the classes that things are chosen on (see `strata.py`). The stack is MOS's first, or RanPAC's;
+Streams of the half of the classes that things are chosen on (see `strata.py`). The adapter is MOS's first, or RanPAC's;
 then strata reads the tokens under it, or the frozen ones and those side by side.
 """
 
@@ -55,12 +55,12 @@ class StackedStrata(StrataLearner):
 
 
 def stacked(stack: Weights, kind: AdapterKind, beside: bool) -> type[StackedStrata]:
-    """Return strata under a stack; with `beside`, it reads the frozen tokens as well."""
+    """Return strata under an adapter; with `beside`, it reads the frozen tokens as well."""
     return type("Stacked", (StackedStrata,), {"stack": stack, "kind": kind, "beside": beside})
 
 
 def stacks_of(backbone: Backbone, first: Experience, seed: int) -> dict[str, tuple[Weights, AdapterKind]]:
-    """Return stacks trained on an experience, by the method that trained them, with their kind."""
+    """Return adapters trained on an experience, by the method that trained them, with their kind."""
     mos = MOSLearner(backbone, seed=seed, alignment_epochs=0, **TRAINING)
     mos.learn(first.train_images, first.train_labels)
     ranpac = RanPACLearner(backbone, seed=seed, projection=64, **TRAINING)
@@ -110,7 +110,7 @@ def summary(records: list[dict[str, Any]]) -> str:
     found = {name: [r for r in records if r["row"] == name] for name in dict.fromkeys(r["row"] for r in records)}
     lines = []
     for name, rows in found.items():
-        line = [name]
+        line = [name.replace("stack", "adapter")]
         for figure in ("average", "final"):
             gains = [mine[figure] - plain[figure] for mine, plain in zip(rows, found[FROZEN], strict=True)]
             line += [f"{statistics.fmean(r[figure] for r in rows):.1f}", spread(gains, "+.1f")]

@@ -1,9 +1,9 @@
-"""What a symmetry is worth on frozen features: which views are looked at, how they count, and what is remembered.
+"""What a symmetry is worth on frozen features: which views are used, how they are weighed, and what is remembered.
 
     python benchmarks/symmetry_features.py --images DIR --weights FILE --out results.json
 
 `DIR` holds train/CLASS and test/CLASS. The features of every view are computed once; on them, ridge regressions in
-closed form (of strength D/3, as `strata`) answer 20 classes in five experiences of four, drawn by a seed from the half
+closed form (with penalty D/3, as `strata`) answer 20 classes in five experiences of four, drawn by a seed from the half
 of the classes on which nothing was chosen. λ is the score of `continual.symmetry`, fitted to the first experience and
 frozen, fitted anew to Gaussians of all classes so far, one for each position, or to all images so far, which no
 learner has.
@@ -151,8 +151,8 @@ def main() -> None:
 
 
 def table(records: list[dict[str, object]], group: str) -> str:
-    """Return a Markdown table, mean and deviation over seeds; what is invariant has the same accuracy turned."""
-    lines = [f"| {group} | upright [%] | turned [%] |", "| --- | ---: | ---: |"]
+    """Return a Markdown table, mean and deviation over seeds; what is invariant has the same accuracy transformed."""
+    lines = [f"| {group} | upright [%] | transformed [%] |", "| --- | ---: | ---: |"]
     for row in dict.fromkeys(str(r["row"]) for r in records):
         cells = []
         for column in ("upright", "turned"):

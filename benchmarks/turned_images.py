@@ -1,13 +1,13 @@
-"""Upright and turned test images: a frozen network, and every way of making it equivariant, on real images.
+"""Upright and transformed test images: a frozen network, and every way of making it equivariant, on real images.
 
     python benchmarks/turned_images.py --images DIR --weights FILE --out DIR [--group C4 --group D4]
 
-DIR holds train/ and test/ with one folder a class. Every fifth training image is held out. A linear head is fitted to
+DIR holds train/ and test/ with one folder per class. Every fifth training image is held out. A linear head is fitted to
 the frozen network's features of the upright others; λ, and what is fine-tuned, are trained through the loss on them
 and stopped by the held-out images; the canonicaliser's and the pruned orbit's small networks are trained to find the
-upright view. "Turned" is the mean over all elements of the group; "upright view found" the share of images whose
+upright view. "Transformed" is the mean over all elements of the group; "upright view found" the share of images whose
 heaviest (or only) view is the upright one. Every row is the wrapper itself on the images; what the network says of an
-input it has seen is remembered, which changes no answer. "Passes" counts passes of the network an image, parts of one
+input it has seen is remembered, which changes no answer. "Passes" counts passes of the network per image, parts of one
 by their share of its blocks; "time" is that of eight images without the memory, as a ratio to plain, measured with
 the first seed.
 """
@@ -210,7 +210,7 @@ def main(
     fine_tune: Annotated[list[str] | None, typer.Option(help="Groups with fine-tuned rows; C4 by default.")] = None,
     fine_tune_steps: Annotated[int, typer.Option(help="Steps of 16 images.")] = 50,
 ) -> None:
-    """Run the study; write a file a group and seed (never run again), results.md and upright_turned.png."""
+    """Run the study; write a file per group and seed (never run again), results.md and upright_turned.png."""
     groups, seeds = group or ["C4", "D4"], seed or [1993, 1994, 1995]
     out.mkdir(parents=True, exist_ok=True)
     for s in seeds:

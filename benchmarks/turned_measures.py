@@ -58,7 +58,7 @@ def finds_upright(wrapper: eq.WeightedWrapper, images: Tensor) -> Tensor:
 
 
 def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float | None]:
-    """Return accuracy upright and turned, consistency, flip rate, invariance error and passes an image."""
+    """Return accuracy upright and transformed, consistency, flip rate, invariance error and passes per image."""
     images, labels = test
     model.eval()
     for place in places:

@@ -1,4 +1,4 @@
-"""The tables and the picture of `turned_images.py`, from its files of figures, one a group and seed."""
+"""The tables and the picture of `turned_images.py`, from its files of figures, one per group and seed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from continual.console import add_row, console, new_table
 
-Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, a seed each
+Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, one per seed
 
 HEADINGS = [
     "",
     "upright [%]",
-    "turned [%]",
+    "transformed [%]",
     "same answer over the orbit [%]",
     "orbit flips [%]",
     "upright view found [%]",
@@ -47,7 +47,7 @@ def lines(rows: Rows) -> list[list[str]]:
     """Return the table's lines: mean ± standard deviation over seeds, the largest error, mean passes, time."""
     body = []
     for row, runs in rows.items():
-        cells = [row]
+        cells = [row.replace("turned", "transformed")]
         for key in ("upright", "turned", "consistency", "flips", "found"):
             if runs[0][key] is None:
                 cells.append("–")
@@ -70,7 +70,7 @@ def markdown(rows: Rows) -> str:
 
 
 def picture(found: dict[str, Rows], path: Path) -> None:
-    """Draw accuracy upright and turned, mean and deviation over seeds, a panel a group; plain's as dashed lines."""
+    """Draw accuracy upright and transformed, mean and deviation over seeds, a panel per group; plain's dashed."""
     from matplotlib.figure import Figure
 
     most = max(map(len, found.values()))
@@ -80,9 +80,10 @@ def picture(found: dict[str, Rows], path: Path) -> None:
         for key, marker, colour in (("upright", "o", "#4477aa"), ("turned", "x", "#cc6677")):
             values = 100 * np.array([[run[key] for run in runs] for runs in rows.values()])
             spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-            axes.errorbar(values.mean(1), range(len(rows)), xerr=spread, fmt=marker, color=colour, label=key, lw=0.8)
+            label = key.replace("turned", "transformed")
+            axes.errorbar(values.mean(1), range(len(rows)), xerr=spread, fmt=marker, color=colour, label=label, lw=0.8)
             axes.axvline(values[0].mean(), color=colour, linestyle="--", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), list(rows) if axes is panels[0] else [""] * len(rows))
+        axes.set_yticks(range(len(rows)), [line[0] for line in lines(rows)] if axes is panels[0] else [""] * len(rows))
         axes.set(title=name, xlabel="accuracy [%]", ylim=(most - 0.5, -0.5))
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

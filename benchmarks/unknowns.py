@@ -97,7 +97,7 @@ def table(records: list[dict[str, Any]]) -> str:
     columns = [
         name for name in records[0] if name in ("accuracy",) or name.startswith(("AUROC", "ECE", "false", "unkn"))
     ]
-    lines = [" | ".join(["| method", "images a class", "seeds", *(f"{name} [%]" for name in columns)]) + " |"]
+    lines = [" | ".join(["| method", "images per class", "seeds", *(f"{name} [%]" for name in columns)]) + " |"]
     lines.append("| --- |" + " ---: |" * (len(columns) + 2))
     for key in dict.fromkeys((r["method"], r["per_class"]) for r in records):
         own = [r for r in records if (r["method"], r["per_class"]) == key]
@@ -107,7 +107,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Write one record a method, number of images and seed, and print a Markdown table."""
+    """Write one record per method, number of images and seed, and print a Markdown table."""
     parser = arguments.parser(
         __doc__,
         *("images", "weights", "pixels", "half", "test", "seeds"),
@@ -124,7 +124,7 @@ def main() -> None:
     records: list[dict[str, Any]] = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     frozen = FeatureCache()
     for method, per_class, seed in product(asked.methods, asked.per_class, asked.seeds):
-        # Features under trained stacks are a seed's own.
+        # Features under trained adapters are a seed's own.
         cache = FeatureCache() if method in SETTINGS else frozen
         records.append(record(asked, backbone, chosen, cache, method, per_class, seed))
         asked.out.write_text(json.dumps(records, indent=1) + "\n")

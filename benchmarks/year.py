@@ -52,7 +52,7 @@ def pictures(folder: Path, names: list[str], first: int, last: int) -> tuple[lis
 
 
 def month_folder(place: Path, paths: list[Path], labels: list[str]) -> Path:
-    """Make the folder of one month: links, one folder a class."""
+    """Make the folder of one month: links, one folder per class."""
     for path, label in zip(paths, labels, strict=True):
         (place / label).mkdir(parents=True, exist_ok=True)
         (place / label / path.name).symlink_to(path.resolve())

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Handwritten digits that may lie on their side
 #
-# A network that was trained on upright pictures is asked about turned ones. This page shows how to find out how
-# badly that goes, how to mend it without touching the network's weights, and how to check the cure. It takes about ten
-# seconds on one core, and needs no download: the pictures are scikit-learn's digits, 8 x 8 pixels each.
+# A network that was trained on upright images is tested on rotated ones. This page shows how to measure how badly
+# that goes, how to mend it without touching the network's weights, and how to check the result. It takes about ten
+# seconds on one core, and needs no download: the images are scikit-learn's digits, 8 x 8 pixels each.
 #
 #     python examples/equivariance.py
 #
-# One digit is left out. A 6 upside down *is* a 9, so no model that ignores how a picture was turned can tell the two
+# One digit is left out. A 6 upside down *is* a 9, so no model that is invariant to rotation can tell the two
 # apart: make a model invariant only to what does not matter.
 
 # %%
@@ -68,23 +68,23 @@ plain.requires_grad_(False).eval()
 # %% [markdown]
 # ## Is it equivariant?
 #
-# `C4` is the group of quarter turns: `e` (leave it), `r90`, `r180`, `r270`. The *equivariance error* of an element is
-# how much the answer changes when every picture is moved by it, relative to the answer itself. For a class score,
-# which should not change at all, 0 is perfect; rounding in float32 makes it 1e-7 or so. Here it is above 1: after a
-# turn the scores are altogether different.
+# `C4` is the group of rotations by right angles: `e` (identity), `r90`, `r180`, `r270`. The *equivariance error* of an
+# element is how much the answer changes when every image is transformed by it, relative to the answer itself. For a
+# class score, which should not change at all, 0 is perfect; rounding in float32 makes it 1e-7 or so. Here it is above
+# 1: after a rotation the scores are altogether different.
 
 # %%
 print(eq.equivariance_error(plain, "C4", test[0]))
 
 # %% [markdown]
-# What that means for the answers: *consistency* is the share of pictures that get the same answer in all four
-# positions, and the *flip rate* counts how often the model is right on a picture but wrong once it is turned.
+# What that means for the answers: *consistency* is the share of images that get the same answer in all four
+# views, and the *flip rate* counts how often the model is right on an image but wrong once it is rotated.
 
 # %%
 answers = eq.orbit_answers(plain, "C4", test[0])
-print(f"upright {(answers[0] == test[1]).float().mean():.1%}, turned {(answers == test[1]).float().mean():.1%}")
+print(f"upright {(answers[0] == test[1]).float().mean():.1%}, rotated {(answers == test[1]).float().mean():.1%}")
 print(
-    f"the same answer all round {eq.orbit_consistency(answers):.1%}, flips {eq.orbit_flip_rate(answers, test[1]):.1%}"
+    f"one answer over the orbit {eq.orbit_consistency(answers):.1%}, flips {eq.orbit_flip_rate(answers, test[1]):.1%}"
 )
 
 # %% [markdown]
@@ -94,9 +94,9 @@ print(
 #
 # - `Equitune` averages the scores of all four views. Nothing is learned. Three of the four views are ones the network
 #   reads badly, so the mean is worse than the upright view alone: equitune is meant for fine-tuning.
-# - `Equizero` takes the view the network is surest of (least entropy). Nothing is learned either.
+# - `Equizero` takes the view of which the network is most certain (least entropy). Nothing is learned either.
 # - `LambdaEquitune` averages with weights from a small network λ, which looks at the features of each view. Here λ
-#   alone is trained, on the same upright pictures; the network stays frozen.
+#   alone is trained, on the same upright images; the network stays frozen.
 
 # %%
 features, head = eq.take_off_head(copy.deepcopy(plain), name="8")
@@ -133,22 +133,20 @@ for name, model in models.items():
 # %% [markdown]
 # ## What it is worth
 #
-# Upright, and turned by a random quarter turn. An invariant model scores the same on both, whatever it is: the question
-# is how much of the upright accuracy it keeps.
+# Upright, and rotated by a random multiple of 90°. An invariant model scores the same on both, whatever it is: the
+# question is how much of the upright accuracy it keeps.
 
 # %%
 scores = {name: eq.evaluate(model, test, "C4") for name, model in models.items()}
 for name, score in scores.items():
-    print(f"{name:<21} upright {score.upright:.1%}   turned {score.turned:.1%}")
-print(
-    "λ's mean weight on an upright picture:", {g: round(w, 2) for g, w in scores["λ-equitune, λ only"].weights.items()}
-)
+    print(f"{name:<21} upright {score.upright:.1%}   rotated {score.turned:.1%}")
+print("λ's mean weight on an upright image:", {g: round(w, 2) for g, w in scores["λ-equitune, λ only"].weights.items()})
 
 # %% [markdown]
 # ## A picture
 #
-# One test digit in its four positions, with the weight λ gives to each view, and all accuracies. The weights turn with
-# the picture: whichever way it comes in, the same view gets the most.
+# One test digit in its four orientations, with the weight λ gives to each view, and all accuracies. The weights are
+# equivariant: in whatever orientation the image is given, the same view gets the most.
 
 # %%
 figure = Figure(figsize=(10, 5.5), layout="constrained")
@@ -162,9 +160,9 @@ for axes, name, weight in zip(above.subplots(1, 4), weighted.group.names, weight
     axes.set_axis_off()
 
 axes = below.subplots()
-for shift, what, colour in ((-0.2, "upright", "#4477aa"), (0.2, "turned", "#ee6677")):
+for shift, what, label, colour in ((-0.2, "upright", "upright", "#4477aa"), (0.2, "turned", "rotated", "#ee6677")):
     places = [place + shift for place in range(len(scores))]
-    bars = axes.barh(places, [100 * getattr(score, what) for score in scores.values()], 0.4, color=colour, label=what)
+    bars = axes.barh(places, [100 * getattr(score, what) for score in scores.values()], 0.4, color=colour, label=label)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
 axes.set_yticks(range(len(scores)), list(scores))
 axes.set(xlabel="accuracy on test digits [%]", xlim=(0, 118))

@@ -26,11 +26,11 @@ def test_every_example_has_a_test() -> None:
 
 def test_equivariance(tmp_path: Path) -> None:
     said = run("equivariance.py", tmp_path)
-    found = re.findall(r"^(\S.*?) +upright ([\d.]+)% +turned ([\d.]+)%$", said, flags=re.MULTILINE)
-    scores = {name: (float(upright), float(turned)) for name, upright, turned in found}
+    found = re.findall(r"^(\S.*?) +upright ([\d.]+)% +rotated ([\d.]+)%$", said, flags=re.MULTILINE)
+    scores = {name: (float(upright), float(rotated)) for name, upright, rotated in found}
     plain, weighted = scores.pop("plain"), scores["λ-equitune, λ only"]
     assert plain[0] > 95 > 60 > plain[1], "turning costs the plain network dearly"
-    assert all(upright == turned for upright, turned in scores.values()), "the wrapped ones are invariant"
+    assert all(upright == rotated for upright, rotated in scores.values()), "the wrapped ones are invariant"
     assert weighted[1] > plain[0] - 5, "λ alone keeps the upright accuracy"
     assert scores["equitune"] < scores["equizero"] < weighted, "the mean hurts zero-shot"
     assert scores["equitune, fine-tuned"][1] > scores["equitune"][1] + 30, "equitune is for fine-tuning"

@@ -123,7 +123,7 @@ def test_the_report(tmp_path: Path) -> None:
     report.picture(steps, tmp_path / "waterfall.png", "Made up")
     assert (tmp_path / "waterfall.png").stat().st_size > 1000
     text = report.changes(records())
-    assert "| right stack told | 3 | 62.0 ± 0.0 | +2.0 ± 0.0 | 57.0 ± 0.0 | +2.0 ± 0.0 |" in text
+    assert "| right adapter known | 3 | 62.0 ± 0.0 | +2.0 ± 0.0 | 57.0 ± 0.0 | +2.0 ± 0.0 |" in text
 
 
 def test_a_run_of_one_seed_is_compared_on_that_seed() -> None:

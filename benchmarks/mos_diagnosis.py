@@ -119,8 +119,8 @@ def features(learner: MOSLearner, images: Sequence[Any], labels: Sequence[Any]) 
     data = PreparedImages(images, list(labels), learner.backbone.preprocessing, augment=False)
 
     def compute(batch: Tensor, _: Sequence[Any]) -> list[Tensor]:
-        prefix = learner.extractor.prefix(batch)
-        return [learner.extractor.features(prefix, stack) for stack in stacks]
+        stem = learner.extractor.stem(batch)
+        return [learner.extractor.features(stem, stack) for stack in stacks]
 
     found, names = extract(data, compute, batch_size=125, device=learner.device)
     return torch.stack(found), learner.indices(names)

@@ -66,7 +66,7 @@ def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
 
 def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], None], ReferenceMOS]:
     """Return the published procedure's step on the same problem, and its network."""
-    mos = ReferenceMOS(copy.deepcopy(training.extractor.backbone.trunk.vit), training.settings.bottleneck).train()
+    mos = ReferenceMOS(copy.deepcopy(training.extractor.backbone.frozen.vit), training.settings.bottleneck).train()
     mos.to(images.device)
     mos.vit.eval()
     for _ in training.before.bank:
@@ -99,7 +99,7 @@ def steps(
     limits: Mapping[str, float],
 ) -> tuple[dict[str, Any], str]:
     """Measure the step's variants beside the reference; return the record and a table."""
-    side = backbone.trunk.image_size[0]
+    side = backbone.frozen.image_size[0]
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     variants: dict[str, dict[str, Any]] = {name: {"precision": name} for name in precisions}
     variants[f"{precisions[0]}, activations again"] = {"precision": precisions[0], "checkpoint_activations": True}
@@ -118,7 +118,7 @@ def steps(
     merging = {"reference": merges, "ours": lambda: [ours.after_step() for _ in range(20)]}
     merged = interleaved(merging, rounds)
     merge = {"reference": statistics.median(merged["reference"]), "ours": statistics.median(merged["ours"]) / 20}
-    flops = 2 * batch * forward_flops(backbone.trunk.vit, ours.settings.bottleneck)
+    flops = 2 * batch * forward_flops(backbone.frozen.vit, ours.settings.bottleneck)
     record = {
         "batch": batch,
         "size": side,

@@ -46,21 +46,21 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def cnn_rows(trunk: FrozenConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
+def cnn_rows(frozen: FrozenConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return the rows for a CNN's tokens (n, 2 views, D + D_1 + ... + D_L): its features, and its stages."""
-    widths = [stage["num_chs"] for stage in trunk.convnet.feature_info]
+    widths = [stage["num_chs"] for stage in frozen.convnet.feature_info]
 
     def read(tokens: Tensor, stages: int, features: bool = True) -> Tensor:
         last = tokens[..., tokens.shape[-1] - sum(widths[-stages:]) :]
-        return torch.cat([tokens[..., : trunk.width], last], -1) if features else last
+        return torch.cat([tokens[..., : frozen.width], last], -1) if features else last
 
     return {
-        RIDGE: lambda t: t[:, 0, : trunk.width],
-        PROJECTION: lambda t: t[:, 0, : trunk.width],
-        "strength by width": lambda t: t[:, 0, : trunk.width],
+        RIDGE: lambda t: t[:, 0, : frozen.width],
+        PROJECTION: lambda t: t[:, 0, : frozen.width],
+        "strength by width": lambda t: t[:, 0, : frozen.width],
         "+ four stages (one pass)": lambda t: read(t[:, 0], 4),
         "+ mirror image (strata)": lambda t: read(t.mean(1), 4),
-        "strata without stages": lambda t: t.mean(1)[:, : trunk.width],
+        "strata without stages": lambda t: t.mean(1)[:, : frozen.width],
         "strata without the features": lambda t: read(t.mean(1), 4, features=False),
         "strata of one stage": lambda t: read(t.mean(1), 1),
         "strata of all stages": lambda t: read(t.mean(1), len(widths)),
@@ -69,16 +69,16 @@ def cnn_rows(trunk: FrozenConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def tokens(learner: StrataLearner, paths: list[Path]) -> Tensor:
     """Return what all blocks say of images and of their mirror images, (n, 2, L, 2, D); of a CNN (n, 2, D')."""
-    trunk, images = (
-        learner.backbone.trunk,
+    frozen, images = (
+        learner.backbone.frozen,
         PreparedImages(paths, [0] * len(paths), learner.backbone.preprocessing, augment=False),
     )
     found = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for batch, _ in evaluation_loader(images, 50):
-            found.append(torch.stack([trunk.block_tokens(view, 6) for view in (batch, batch.flip(-1))], 1))
+            found.append(torch.stack([frozen.block_tokens(view, 6) for view in (batch, batch.flip(-1))], 1))
     joined = torch.cat(found).half()
-    return joined.unflatten(2, (min(6, trunk.depth), -1, trunk.width)) if trunk.has_blocks else joined
+    return joined.unflatten(2, (min(6, frozen.depth), -1, frozen.width)) if frozen.has_blocks else joined
 
 
 def answers(x: Tensor, labels: Tensor, z: Tensor, classes: int, penalty: float) -> Tensor:
@@ -135,8 +135,8 @@ def main() -> None:
 
     chosen = half_of(asked.images, asked.half)
     learner = StrataLearner(continual.load_backbone(asked.name, weights=asked.weights, img_size=asked.size))
-    trunk = learner.backbone.trunk
-    every = cnn_rows(trunk) if isinstance(trunk, FrozenConvNet) else ROWS
+    frozen = learner.backbone.frozen
+    every = cnn_rows(frozen) if isinstance(frozen, FrozenConvNet) else ROWS
     most = max(asked.per_class)
     paths = {s: [sorted((asked.images / s / c).iterdir()) for c in chosen] for s in ("train", "test")}
     paths["train"] = [own[:most] for own in paths["train"]]

@@ -43,15 +43,15 @@ class StackedStrata(StrataLearner):
     beside: ClassVar[bool]
 
     def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
-        trunk: Any = extractor.backbone.trunk
-        adapters, own = shared(self.kind, self.stack), trunk._mlp
+        frozen: Any = extractor.backbone.frozen
+        adapters, own = shared(self.kind, self.stack), frozen._mlp
         frozen = [super()._read(extractor, images)] if self.beside else []
         # The first block's prefix is without gradients computed by the same half: it gets its adapter here, too.
-        trunk._mlp = lambda index, h: own(index, h) + adapters(index, h)
+        frozen._mlp = lambda index, h: own(index, h) + adapters(index, h)
         try:
             return torch.cat([*frozen, super()._read(extractor, images)], 1)
         finally:
-            del trunk._mlp
+            del frozen._mlp
 
 
 def stacked(stack: Weights, kind: AdapterKind, beside: bool) -> type[StackedStrata]:

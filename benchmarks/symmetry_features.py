@@ -47,7 +47,7 @@ def every_view(paths: list[Path], weights: Path, size: int) -> dict[str, Tensor]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for batch, _ in evaluation_loader(images, 50):
             views = symmetry.views(batch)
-            features.append(torch.stack([backbone.trunk.features(view) for view in views.unbind(1)], 1))
+            features.append(torch.stack([backbone.frozen.features(view) for view in views.unbind(1)], 1))
             places.append(content_order(views))
     return {"features": torch.cat(features), "places": torch.cat(places)}
 

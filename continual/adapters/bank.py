@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from continual.adapters.base import AdapterKind, Adapters, Weights
 from continual.distributed import Rows
 
-P = TypeVar("P")  #: what images have become before the first adapter, see `continual.backbones.base.Prefix`
+P = TypeVar("P")  #: what images have become before the first adapter, see `continual.backbones.base.SharedStem`
 
 
 class TrainableAdapter(nn.Module):
@@ -104,19 +104,19 @@ def one(bank: Weights, number: int | Tensor) -> dict[str, Tensor]:
 def serve(
     kind: AdapterKind,
     features: Callable[[P, Adapters], Tensor],
-    prefix: P,
+    stem: P,
     bank: Weights,
     chosen: Tensor,
 ) -> Tensor:
     """Return features (B, D) of images, each under its adapter `chosen` (B,) int64 of a bank.
 
-    `features(prefix, adapters)` runs a backbone; a prefix can be indexed by images.
+    `features(stem, adapters)` runs a backbone; a stem can be indexed by images.
     """
     if (chosen == chosen[0]).all():
-        return features(prefix, shared(kind, one(bank, chosen[0])))
+        return features(stem, shared(kind, one(bank, chosen[0])))
     # Measured on a CPU (benchmarks/mos_adapters.py); a GPU would wait for many small products.
     if len(chosen) < 16 or chosen.device.type != "cpu":
-        return features(prefix, per_image(kind, bank, chosen))
+        return features(stem, per_image(kind, bank, chosen))
     order = chosen.argsort(stable=True)
-    found = features(prefix[order], grouped(kind, bank, chosen[order]))  # type: ignore[index]
+    found = features(stem[order], grouped(kind, bank, chosen[order]))  # type: ignore[index]
     return torch.empty_like(found).index_copy_(0, order, found)

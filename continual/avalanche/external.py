@@ -121,10 +121,10 @@ class GrowingModel(nn.Module):
         from avalanche.models import IncrementalClassifier
 
         super().__init__()
-        trunk = learner.backbone.trunk
+        frozen = learner.backbone.frozen
         # A function, which strategies that copy the model do not copy: the frozen weights are there once.
         self.features = lambda images, weights: learner.extractor.features(images, weights=weights or None)
-        learned = trunk.network.named_parameters() if learner.settings.train_backbone else ()
+        learned = frozen.network.named_parameters() if learner.settings.train_backbone else ()
         self.copy = nn.ParameterDict({name.replace(".", "/"): p.detach().clone() for name, p in learned})
         self.classifier = IncrementalClassifier(learner.backbone.width, initial_out_features=1)
 

@@ -35,7 +35,7 @@ class LearnerModule(nn.Module):
     def __init__(self, learner: IncrementalLearner[Any]) -> None:
         super().__init__()
         self.learner = learner
-        self.trunk = learner.backbone.trunk
+        self.frozen = learner.backbone.frozen
         self.trained = nn.ModuleDict()
 
     def forward(self, images: Tensor, columns: int = 0) -> Tensor:

@@ -14,34 +14,34 @@ from continual.errors import BackboneError
 
 
 @dataclass(frozen=True)
-class Prefix:
+class SharedStem:
     """What all adapters have in common for a batch: all that does not depend on the first adapter."""
 
     h: Tensor  #: (B, m N, D), the tokens after the first block's attention
     rope: Any  #: rotary positions, the same for all images, or None
-    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own prefix tokens
+    prompts: int = 0  #: P, how many of the tokens are prompts; they follow the ViT's own stem tokens
     first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
     views: int = 1  #: m, how many views of each image there are, one after the other
     weights: Tensor | None = None  #: (B, m), how they count, where that is known already
 
-    def __getitem__(self, rows: Tensor) -> Prefix:
-        """Return the prefix of some of the images."""
+    def __getitem__(self, rows: Tensor) -> SharedStem:
+        """Return the stem of some of the images."""
         first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
         return replace(self, h=self.h[rows], first=first, weights=weights)
 
-    def only(self, views: int) -> Prefix:
-        """Return the prefix of each image's first `views` views, which count alike."""
+    def only(self, views: int) -> SharedStem:
+        """Return the stem of each image's first `views` views, which count alike."""
         h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
         assert h is not None
         return replace(self, h=h, first=first, views=views, weights=h.new_full((h.shape[0], views), 1 / views))
 
-    def of_views(self, views: int, weights: Tensor | None) -> Prefix:
-        """Return the prefix of images of which these are `views` views each."""
+    def of_views(self, views: int, weights: Tensor | None) -> SharedStem:
+        """Return the stem of images of which these are `views` views each."""
         first = None if self.first is None else beside(self.first, views)
         return replace(self, h=beside(self.h, views), first=first, views=views, weights=weights)
 
 
-class Frozen(nn.Module, ABC):
+class FrozenBackbone(nn.Module, ABC):
     """A timm network without its classifier, always in evaluation mode and without gradients of its own."""
 
     width: int  #: D, the length of a feature
@@ -78,8 +78,8 @@ class Frozen(nn.Module, ABC):
         """Modules that a whole forward pass runs once each, all images of a batch at a time: by these it is counted."""
 
     @abstractmethod
-    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
-        """Return what all adapters have in common for images (B, 3, H, W); see `FrozenViT.prefix`.
+    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+        """Return what all adapters have in common for images (B, 3, H, W); see `FrozenViT.stem`.
 
         Raises BackboneError for a network that has no place for adapters.
         """
@@ -87,7 +87,7 @@ class Frozen(nn.Module, ABC):
     @abstractmethod
     def features(
         self,
-        images: Tensor | Prefix,
+        images: Tensor | SharedStem,
         adapters: Adapters | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,

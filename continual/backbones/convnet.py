@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import layer_norm
 
-from continual.backbones.base import Frozen
+from continual.backbones.base import FrozenBackbone
 from continual.errors import BackboneError
 
 
-class FrozenConvNet(Frozen):
+class FrozenConvNet(FrozenBackbone):
     """A timm network whose L stages are maps (B, D_l, H_l, W_l); weights and batch statistics never change.
 
     Raises BackboneError when built on a network that timm does not give in stages, or whose stages do not end in the
@@ -58,7 +58,7 @@ class FrozenConvNet(Frozen):
     def stages(self) -> list[nn.Module]:
         return self._stages
 
-    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:
+    def stem(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:
         raise BackboneError(f"{type(self.convnet).__name__} has no blocks that take adapters or prompts: use a ViT")
 
     def features(
@@ -71,7 +71,7 @@ class FrozenConvNet(Frozen):
     ) -> Tensor:
         """Return timm's pooled features (B, D) of images (B, 3, H, W), before any classifier; takes no adapters."""
         if adapters is not None:
-            self.prefix(images)
+            self.stem(images)
         if weights is None:
             return self.forward(images)
         return functional_call(self, {f"convnet.{name}": value for name, value in weights.items()}, (images,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from timm.layers import to_2tuple
 from timm.models import eva, get_pretrained_cfg_value, is_model, vision_transformer
 from torch import Tensor, nn
 
-from continual.backbones.base import Frozen
+from continual.backbones.base import FrozenBackbone
 from continual.backbones.convnet import FrozenConvNet
 from continual.backbones.vit import FrozenViT
 from continual.backbones.weights import fill, read_weights
@@ -30,7 +31,7 @@ from continual.seeding import seeded
 class Backbone:
     """A frozen network, where it came from, and how images are prepared for it."""
 
-    trunk: Frozen
+    frozen: FrozenBackbone
     name: str  #: timm's name; a full tag such as 'vit_base_patch16_224.augreg_in21k' for hub weights
     model_args: Mapping[str, Any]
     preprocessing: Preprocessing
@@ -39,29 +40,35 @@ class Backbone:
     _on: dict[torch.device, Backbone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.trunk.network))
+        object.__setattr__(self, "sha256", self.sha256 or fingerprint(self.frozen.network))
+
+    @property
+    def trunk(self) -> FrozenBackbone:
+        """Deprecated: `frozen`."""
+        warnings.warn("trunk is now called frozen", DeprecationWarning, stacklevel=2)
+        return self.frozen
 
     @property
     def width(self) -> int:
         """D, the length of a feature."""
-        return self.trunk.width
+        return self.frozen.width
 
     @property
     def depth(self) -> int:
         """L, the number of blocks, or of a CNN's stages."""
-        return self.trunk.depth
+        return self.frozen.depth
 
     def __repr__(self) -> str:
-        height, width = self.trunk.image_size
+        height, width = self.frozen.image_size
         return f"<Backbone {self.name}: {self.depth} x {self.width}, {height} x {width} px, {self.sha256[:8]}>"
 
     def on(self, device: torch.device) -> Backbone:
         """Return the backbone on a device: itself if it is there, else a copy, made once."""
         place = torch.empty(0, device=device).device  # "cuda" is the current one of them
-        if next(self.trunk.parameters()).device == place:
+        if next(self.frozen.parameters()).device == place:
             return self
         if place not in self._on:
-            self._on[place] = replace(self, trunk=copy.deepcopy(self.trunk).to(place))
+            self._on[place] = replace(self, frozen=copy.deepcopy(self.frozen).to(place))
         return self._on[place]
 
     def describe(self) -> dict[str, Any]:
@@ -133,19 +140,19 @@ def assemble(
     images of the size `img_size` of its `model_args`, or of the one timm knows for it.
     """
     config = resolve_model_data_config(network)
-    trunk: Frozen
+    frozen: FrozenBackbone
     if isinstance(network, vision_transformer.VisionTransformer | eva.Eva):
-        trunk = FrozenViT(network)
+        frozen = FrozenViT(network)
     else:
-        trunk = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
+        frozen = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
     prepared = Preprocessing(
-        size=trunk.image_size,
+        size=frozen.image_size,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
     )
-    return Backbone(trunk, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
+    return Backbone(frozen, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
 
 
 @seeded(0, "random weights, soon replaced")

@@ -20,7 +20,7 @@ from torch.utils import checkpoint as checkpoints
 
 from continual.adapters.base import Adapters
 from continual.backbones.attention import ALL, attend
-from continual.backbones.base import Frozen, Prefix, apart, beside
+from continual.backbones.base import FrozenBackbone, SharedStem, apart, beside
 from continual.errors import BackboneError
 
 Attention = Callable[[Any, Tensor, slice, Any], Tensor]
@@ -57,7 +57,7 @@ _SUPPORTED = (
 )
 
 
-class FrozenViT(Frozen):
+class FrozenViT(FrozenBackbone):
     """A ViT whose weights never change; `features` runs it with or without adapters.
 
     Raises BackboneError when built on a model whose forward it cannot reproduce.
@@ -105,7 +105,7 @@ class FrozenViT(Frozen):
                 f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
             )
 
-    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
         """Run images (B, 3, H, W) as far as no adapter matters: embedding, the first block's attention and its MLP.
 
         With gradients the MLP is left to `features`, which knows what to keep of it. `prompts` (B, P, D) are tokens
@@ -127,56 +127,58 @@ class FrozenViT(Frozen):
         h = self._attend(0, vit.norm_pre(tokens), rope)
         # Of a last block, `features` runs the MLP for few tokens only.
         if torch.is_grad_enabled() or self.depth == 1:
-            return Prefix(h, rope, count)
-        return Prefix(h, rope, count, self._mlp(0, h))
+            return SharedStem(h, rope, count)
+        return SharedStem(h, rope, count, self._mlp(0, h))
 
     def features(
         self,
-        images: Tensor | Prefix,
+        images: Tensor | SharedStem,
         adapters: Adapters | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
         checkpoint: bool = False,
         compiled: str | None = None,
     ) -> Tensor:
-        """Return the final normed features (B, D) of images (B, 3, H, W) or their prefix, in float32 (or wider).
+        """Return the final normed features (B, D) of images (B, 3, H, W) or their stem, in float32 (or wider).
 
-        Of a prefix of several views of each image, they are those of every view, (B m, D); an image's adapters serve
+        Of a stem of several views of each image, they are those of every view, (B m, D); an image's adapters serve
         all its views.
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
-        its attention and its MLP (MOS section 3.1). With prompts in the prefix, the features are the mean of
+        its attention and its MLP (MOS section 3.1). With prompts in the stem, the features are the mean of
         what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
         stay as they are. With `checkpoint`, what a block's halves need for gradients is computed again when it is
-        needed. `compiled` is a backend of torch.compile, which then runs everything after the prefix.
+        needed. `compiled` is a backend of torch.compile, which then runs everything after the stem.
         """
         if weights is not None:
             own = {f"vit.{name}": value for name, value in weights.items()}
             return functional_call(self, own, (images, adapters, checkpoint))
         if compiled is None:
             return self.forward(images, adapters, checkpoint)
-        prefix = images if isinstance(images, Prefix) else self.prefix(images)
-        return _compiled(compiled)(self, prefix, adapters, checkpoint)
+        stem = images if isinstance(images, SharedStem) else self.stem(images)
+        return _compiled(compiled)(self, stem, adapters, checkpoint)
 
-    def forward(self, images: Tensor | Prefix, adapters: Adapters | None = None, checkpoint: bool = False) -> Tensor:
+    def forward(
+        self, images: Tensor | SharedStem, adapters: Adapters | None = None, checkpoint: bool = False
+    ) -> Tensor:
         """Return the features under the ViT's own weights."""
         vit = self.vit
-        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+        stem = images if isinstance(images, SharedStem) else self.stem(images)
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
-        views, last = prefix.views, self.depth - 1
-        tokens = prefix.h
+        views, last = stem.views, self.depth - 1
+        tokens = stem.h
         for index in range(self.depth):
             if index:
                 # After the last attention a token's feature is its own affair.
-                read = self._read(prefix) if index == last else ALL
-                h = beside(run(self._attend, index, apart(tokens, views), prefix.rope, read), views)
+                read = self._read(stem) if index == last else ALL
+                h = beside(run(self._attend, index, apart(tokens, views), stem.rope, read), views)
             else:
-                h = self.read(prefix.h, prefix) if last == 0 else prefix.h
-            known = prefix.first if index == 0 else None
+                h = self.read(stem.h, stem) if last == 0 else stem.h
+            known = stem.first if index == 0 else None
             tokens = run(self._mlp, index, h) if known is None else known
             if adapters is not None:
                 tokens = tokens + adapters(index, h)
         tokens = apart(vit.norm(tokens), views)
-        pooled = vit.fc_norm(tokens.mean(1)) if prefix.prompts else vit.forward_head(tokens, pre_logits=True)
+        pooled = vit.fc_norm(tokens.mean(1)) if stem.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
@@ -186,12 +188,12 @@ class FrozenViT(Frozen):
         deviation 1; only one of the two without `patches` and for a ViT that has no class token. All blocks are read
         if there are fewer. With `until`, the network ends after so many blocks.
         """
-        prefix = self.prefix(images)
-        place, tokens, found = self.vit.num_prefix_tokens, prefix.h, []
+        stem = self.stem(images)
+        place, tokens, found = self.vit.num_prefix_tokens, stem.h, []
         last = until or self.depth
         for index in range(last):
-            h = self._attend(index, tokens, prefix.rope) if index else prefix.h
-            known = prefix.first if index == 0 else None
+            h = self._attend(index, tokens, stem.rope) if index else stem.h
+            known = stem.first if index == 0 else None
             tokens = self._mlp(index, h) if known is None else known
             if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
@@ -201,14 +203,14 @@ class FrozenViT(Frozen):
                     found.append(level[:, place:].mean(1))
         return torch.cat(found, 1)
 
-    def read(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+    def read(self, tokens: Tensor, stem: SharedStem) -> Tensor:
         """Return of something of every token (B, m N, K) what belongs to those the features are made of."""
-        return beside(apart(tokens, prefix.views)[:, self._read(prefix)], prefix.views)
+        return beside(apart(tokens, stem.views)[:, self._read(stem)], stem.views)
 
-    def _read(self, prefix: Prefix) -> slice:
+    def _read(self, stem: SharedStem) -> slice:
         vit = self.vit
-        if prefix.prompts:
-            return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + prefix.prompts)
+        if stem.prompts:
+            return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + stem.prompts)
         plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
         return slice(0, 1) if plain and vit.global_pool == "token" else slice(None)
 

@@ -48,7 +48,7 @@ def pretrained_on(
         raise BackboneError("backbone.pretrain needs backbone.name, e.g. 'vit_tiny_patch16_224'")
     with seeded(seed, "pretraining"):
         frame = untrained(config)
-    vit: Any = frame.trunk.network
+    vit: Any = frame.frozen.network
     vit.requires_grad_(True).train()
     index, turns = {c: i for i, c in enumerate(experience.classes)}, 4 if pretrain.turns else 1
     with seeded(seed, "pretraining head"):

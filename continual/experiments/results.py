@@ -77,7 +77,7 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     """
     share = max(1, IMAGES // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
-    stages, passed, tries = learner.backbone.trunk.stages, 0, []
+    stages, passed, tries = learner.backbone.frozen.stages, 0, []
 
     def count(_: Any, given: tuple[Tensor, ...]) -> None:
         nonlocal passed

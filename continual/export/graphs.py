@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from continual.adapters.bank import one, per_image, shared
-from continual.backbones.base import Prefix
+from continual.backbones.base import SharedStem
 from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
 from continual.learning.answers import Scores
@@ -42,7 +42,7 @@ def _present(scores: Scores) -> list[str]:
 
 def _example(learner: IncrementalLearner[Any]) -> Tensor:
     """Two images, scored once: what a learner keeps for the next call must not be made while it is traced."""
-    shape = (2, 3, *learner.backbone.trunk.image_size)
+    shape = (2, 3, *learner.backbone.frozen.image_size)
     images = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
     learner.score_batch(images)
     return images
@@ -76,7 +76,7 @@ def _one_pass(learner: IncrementalLearner[Any], scores: Callable[[Tensor], Score
     images = _example(learner)
     with torch.no_grad():
         names = _present(answer(images))
-    return traced(lambda x: _columns(answer(x), names), [images], ["images"], names, learner.backbone.trunk)
+    return traced(lambda x: _columns(answer(x), names), [images], ["images"], names, learner.backbone.frozen)
 
 
 def _averaged(learner: IncrementalLearner[Any]) -> Callable[[Tensor], Tensor] | None:
@@ -90,7 +90,7 @@ def _averaged(learner: IncrementalLearner[Any]) -> Callable[[Tensor], Tensor] | 
 @graph.register
 def _(learner: MOSLearner) -> Any:
     """Self-refined retrieval (MOS section 3.3), round by round inside the graph; one pass for a single adapter."""
-    state, settings, trunk, extractor = learner.state, learner.settings, learner.backbone.trunk, learner.extractor
+    state, settings, frozen, extractor = learner.state, learner.settings, learner.backbone.frozen, learner.extractor
     assert state.head is not None
     assert state.prototypes is not None
     head, prototypes, experience = state.head, state.prototypes.mean, state.experience_of_class
@@ -112,22 +112,22 @@ def _(learner: MOSLearner) -> Any:
     images, averaged, symmetry = _example(learner), _averaged(learner), extractor.symmetry
     under = AdapterFeatures(extractor, kind, bank, images, views=settings.retrieved_views)
     with torch.no_grad():
-        few, prefix = under.few, under.prefix
+        few, stem = under.few, under.stem
     # Of views that are chosen, the graph has them all.
-    chosen = symmetry is not None and few is None and prefix.weights is not None
-    views = symmetry.group.order if symmetry is not None and chosen else few or prefix.views
+    chosen = symmetry is not None and few is None and stem.weights is not None
+    views = symmetry.group.order if symmetry is not None and chosen else few or stem.views
 
     def start(images: Tensor) -> list[Tensor]:
         """Return the tokens that rounds read, how views count, and what all have over few under the first adapter."""
-        prefix = extractor.prefix(images if averaged is None else averaged(images))
+        stem = extractor.stem(images if averaged is None else averaged(images))
         if few is not None:
-            every, some = extractor.features_and_some(prefix, first, few)
-            return [prefix.only(few).h, every - some]
-        return [prefix.h] if prefix.weights is None else [prefix.h, prefix.weights]
+            every, some = extractor.features_and_some(stem, first, few)
+            return [stem.only(few).h, every - some]
+        return [stem.h] if stem.weights is None else [stem.h, stem.weights]
 
     def step(tokens: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights = rest[0] if chosen else None if few is None else tokens.new_full((tokens.shape[0], few), 1 / few)
-        own = Prefix(tokens, prefix.rope, views=views, weights=weights)
+        own = SharedStem(tokens, stem.rope, views=views, weights=weights)
         features = extractor.features(own, per_image(kind, bank, rest[-1]))
         if few is not None:
             features = features + rest[0]
@@ -138,9 +138,9 @@ def _(learner: MOSLearner) -> Any:
         similarity = cosine_scores(features, prototypes)
         return similarity, experience[similarity.argmax(-1)]
 
-    tokens = prefix.h[:, : prefix.h.shape[1] // prefix.views].repeat(1, views, 1)
+    tokens = stem.h[:, : stem.h.shape[1] // stem.views].repeat(1, views, 1)
     extra = {"weights": tokens.new_full((2, views), 1 / views)} if chosen else {}
-    extra |= {"rest": tokens.new_zeros(2, trunk.width)} if few is not None else {}
+    extra |= {"rest": tokens.new_zeros(2, frozen.width)} if few is not None else {}
     rows = {"tokens": tokens, **extra}
     with torch.no_grad():
         given = [*rows.values(), torch.zeros(2, dtype=torch.int64)]
@@ -149,14 +149,14 @@ def _(learner: MOSLearner) -> Any:
         names = _present(finish(*results)) if averaged is None else ["scores"]
     own = [f"own {name}" for name in rows]
     return looped(
-        start=traced(start, [images], ["images"], [*rows], trunk),
-        step=traced(step, given, [*own, "wanted"], ["new_features", "answer", "asked"], trunk),
-        stage_one=traced(stage_one, [features], ["new_features"], ["cosines", "choice"], trunk),
+        start=traced(start, [images], ["images"], [*rows], frozen),
+        step=traced(step, given, [*own, "wanted"], ["new_features", "answer", "asked"], frozen),
+        stage_one=traced(stage_one, [features], ["new_features"], ["cosines", "choice"], frozen),
         finish=traced(
-            lambda *x: _columns(finish(*x), names), results, ["logits", "similarity", "features"], names, trunk
+            lambda *x: _columns(finish(*x), names), results, ["logits", "similarity", "features"], names, frozen
         ),
         outputs=names,
-        sizes={"C": len(state.classes), "D": trunk.width},
+        sizes={"C": len(state.classes), "D": frozen.width},
         rounds=settings.retrieval_rounds,
         averaged=None if symmetry is None or averaged is None else symmetry.group.order,
     )

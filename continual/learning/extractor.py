@@ -13,7 +13,7 @@ from torch import Tensor
 
 from continual import distributed
 from continual.adapters.base import Adapters
-from continual.backbones.base import Prefix
+from continual.backbones.base import SharedStem
 from continual.backbones.loading import Backbone
 from continual.data.inputs import Label
 from continual.data.loaders import evaluation_loader
@@ -37,52 +37,52 @@ class Extractor:
         """The same without a symmetry: features of images as they are given."""
         return replace(self, symmetry=None)
 
-    def prefix(self, images: Tensor, prompts: Tensor | None = None) -> Prefix:
-        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.prefix`."""
+    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+        """Return what the features of prepared images under any adapters have in common; see `FrozenViT.stem`."""
         with self._autocast():
-            trunk, symmetry = self.backbone.trunk, self.symmetry
+            frozen, symmetry = self.backbone.frozen, self.symmetry
             if symmetry is None:
-                return trunk.prefix(images, prompts)
-            views, weights = symmetry.look(trunk, images)
+                return frozen.stem(images, prompts)
+            views, weights = symmetry.look(frozen, images)
             each = views.shape[0] // images.shape[0]
             prompts = None if prompts is None else prompts.repeat_interleave(each, 0)
-            return trunk.prefix(views, prompts).of_views(each, weights)
+            return frozen.stem(views, prompts).of_views(each, weights)
 
-    def features(self, images: Tensor | Prefix, adapters: Adapters | None = None, **options: Any) -> Tensor:
+    def features(self, images: Tensor | SharedStem, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
-        trunk, symmetry = self.backbone.trunk, self.symmetry
+        frozen, symmetry = self.backbone.frozen, self.symmetry
         if symmetry is None:
             with self._autocast():
-                return trunk.features(images, adapters, **options)
+                return frozen.features(images, adapters, **options)
         if isinstance(images, Tensor) and adapters is None:
-            return self._over_views(symmetry, images, lambda views: trunk.features(views, adapters, **options))
-        prefix = images if isinstance(images, Prefix) else self.prefix(images)
+            return self._over_views(symmetry, images, lambda views: frozen.features(views, adapters, **options))
+        stem = images if isinstance(images, SharedStem) else self.stem(images)
         with self._autocast():
-            found = trunk.features(prefix, adapters, **options)
-        return symmetry.mean(found, prefix.views, prefix.weights)
+            found = frozen.features(stem, adapters, **options)
+        return symmetry.mean(found, stem.views, stem.weights)
 
-    def features_and_some(self, prefix: Prefix, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
+    def features_and_some(self, stem: SharedStem, adapters: Adapters | None, views: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D), and the mean of those of each image's first `views` views (B, D), from one pass."""
         assert self.symmetry is not None
         with self._autocast():
-            found = self.backbone.trunk.features(prefix, adapters)
-        each = found.unflatten(0, (-1, prefix.views))
-        return self.symmetry.mean(found, prefix.views, prefix.weights), each[:, :views].mean(1)
+            found = self.backbone.frozen.features(stem, adapters)
+        each = found.unflatten(0, (-1, stem.views))
+        return self.symmetry.mean(found, stem.views, stem.weights), each[:, :views].mean(1)
 
     def described(self, views: Tensor) -> Tensor:
         """Return what the symmetry reads of views (B, m, 3, H, W), (B, m, K), to tell how they count."""
         assert self.symmetry is not None
         with self._autocast():
-            return self.symmetry.describe(self.backbone.trunk, views)
+            return self.symmetry.describe(self.backbone.frozen, views)
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
-        """Return what the last blocks say of prepared images, side by side (B, D'); see `Frozen.block_tokens`.
+        """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenBackbone.block_tokens`.
 
         Raises InputError for a symmetry that reads from features how a view counts.
         """
 
         def tokens(views: Tensor) -> Tensor:
-            return self.backbone.trunk.block_tokens(views, blocks, patches=patches)
+            return self.backbone.frozen.block_tokens(views, blocks, patches=patches)
 
         symmetry = self.symmetry
         if symmetry is None:
@@ -98,7 +98,7 @@ class Extractor:
     def _over_views(self, symmetry: Symmetry, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
         with self._autocast():
-            views, weights = symmetry.look(self.backbone.trunk, images)
+            views, weights = symmetry.look(self.backbone.frozen, images)
             found = compute(views)
         return symmetry.mean(found, views.shape[0] // images.shape[0], weights)
 

@@ -102,7 +102,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
     def check(self) -> None:
         """Raise InputError or BackboneError for settings and a backbone that do not go together."""
         if not self.any_backbone:
-            self.backbone.trunk.check_has_blocks(self.method)
+            self.backbone.frozen.check_has_blocks(self.method)
 
     # What users call -----------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Storing(ABC, Generic[S]):
         }
         tensors = model_file.join("state", tensors) | model_file.join("seen", seen or {})
         if embed_backbone:
-            tensors |= model_file.join("backbone", self.backbone.trunk.network.state_dict())
+            tensors |= model_file.join("backbone", self.backbone.frozen.network.state_dict())
         model_file.write(path, tensors, header)
 
     @classmethod

@@ -80,8 +80,8 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
         served = [shared(self.settings.adapter_kind, stack) for stack in bank]
 
         def compute(images: Tensor, _: Any) -> list[Tensor]:
-            prefix = extractor.prefix(images)
-            return [extractor.features(prefix, adapters) for adapters in served]
+            stem = extractor.stem(images)
+            return [extractor.features(stem, adapters) for adapters in served]
 
         columns, targets = self.extract(compute, progress)
         return EASEState(**self.progress_counts(), bank=bank, prototypes=self._updated(torch.stack(columns), targets))
@@ -145,8 +145,8 @@ class EASELearner(IncrementalLearner[EASEState]):
         """Return the features (T, B, D) of prepared images under every adapter, from `cache` where it has them."""
         extractor, served = self.extractor, [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
         if cache is None:
-            prefix = extractor.prefix(images)
-            return torch.stack([extractor.features(prefix, adapters) for adapters in served])
+            stem = extractor.stem(images)
+            return torch.stack([extractor.features(stem, adapters) for adapters in served])
         found = []
         for number, adapters in enumerate(served):
 

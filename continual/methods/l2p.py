@@ -107,7 +107,7 @@ class L2PTraining(GradientTraining[L2PState]):
         with torch.no_grad():
             queries = self.single.features(images)
         prompts, distance = select(queries, self.pool.keys, self.pool.prompts, self.settings.chosen)
-        features = self.single.features(self.single.prefix(images, prompts))
+        features = self.single.features(self.single.stem(images, prompts))
         return Output(features, self.head(features), {"distance": distance})
 
     def finish(self, progress: Progress | None = None) -> L2PState:
@@ -144,5 +144,5 @@ class L2PLearner(IncrementalLearner[L2PState]):
         assert state.head is not None
         queries = extractor.frozen_features(images, cache)
         prompts, _ = select(queries, state.pool["keys"], state.pool["prompts"], self.settings.chosen)
-        features = extractor.features(extractor.prefix(images, prompts))
+        features = extractor.features(extractor.stem(images, prompts))
         return Scores(state.head(features).softmax(-1))

@@ -102,7 +102,7 @@ class RanPACLearner(FirstAdapterLearner[RanPACState]):
 
     def check(self) -> None:
         if self.settings.epochs:
-            self.backbone.trunk.check_has_blocks("ranpac, unless epochs=0,")
+            self.backbone.frozen.check_has_blocks("ranpac, unless epochs=0,")
 
     def begin(self, data: ExperienceData) -> Training[RanPACState]:
         adapts = self.settings.epochs and self.state.stack != {}  # what began without an adapter continues without

@@ -102,7 +102,7 @@ def normalised_logits(logits: Tensor, class_experience: Tensor, temperature: flo
 
 def learnable(backbone: Backbone, settings: SLCASettings) -> dict[str, Tensor]:
     """Return the backbone's own parameters that learn, by name."""
-    vit, part = backbone.trunk.network, settings.part
+    vit, part = backbone.frozen.network, settings.part
     if part == "norms":
         kept = {
             f"{place}.{name}".lstrip(".")

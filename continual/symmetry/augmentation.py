@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from continual.backbones.base import Frozen
+from continual.backbones.base import FrozenBackbone
 from continual.symmetry.base import Symmetry
 
 
@@ -11,6 +11,6 @@ class Augmentation(Symmetry):
 
     name, looked, invariant = "augmentation", 1, False
 
-    def look(self, trunk: Frozen, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def look(self, frozen: FrozenBackbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the images as they are."""
         return images, None

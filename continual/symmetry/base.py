@@ -13,7 +13,7 @@ from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 
 if TYPE_CHECKING:
-    from continual.backbones.base import Frozen
+    from continual.backbones.base import FrozenBackbone
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Symmetry:
         """How many views of an image are looked at, but for ties."""
         return min(self.keep, self.group.order) if self.looks_at_few else self.group.order
 
-    def look(self, trunk: Frozen, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def look(self, frozen: FrozenBackbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the views (B·m, 3, H, W) of images (B, 3, H, W) that are looked at, an image's one after the other.
 
         With them, how they count (B, m), unless they count alike or their features say it. Views of no weight may be
@@ -49,7 +49,7 @@ class Symmetry:
         """
         views = self.orbit(images)
         if self.chooses:
-            return best_first(views, self.weigh(self.describe(trunk, views)))
+            return best_first(views, self.weigh(self.describe(frozen, views)))
         return views[:, : self.looked].flatten(0, 1), None
 
     def views(self, images: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ class Symmetry:
             return each.mean(1)
         return (weights.to(each.dtype)[..., None] * each).sum(1)
 
-    def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
+    def describe(self, frozen: FrozenBackbone, views: Tensor) -> Tensor:
         """Return what is read of views (B, m, 3, H, W) to know how they count, (B, m, K): by default their features."""
-        return trunk.features(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        return frozen.features(views.flatten(0, 1)).unflatten(0, views.shape[:2])
 
     def weigh(self, described: Tensor) -> Tensor:
         """Return how much views count (B, m), of sum 1 over an image's, by what is read of them (B, m, K)."""

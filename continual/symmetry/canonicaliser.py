@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from continual.backbones.base import Frozen
+from continual.backbones.base import FrozenBackbone
 from continual.symmetry.upright import Upright
 from equivariant.ties import best
 
@@ -13,7 +13,7 @@ class Canonicaliser(Upright):
 
     name, looked, chooses = "canonicaliser", 1, True
 
-    def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
+    def describe(self, frozen: FrozenBackbone, views: Tensor) -> Tensor:
         """Return the pixels of small pictures."""
         return F.adaptive_avg_pool2d(views.flatten(0, 1), 8).flatten(1).unflatten(0, views.shape[:2])
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from continual.backbones.base import Frozen
+from continual.backbones.base import FrozenBackbone
 from continual.symmetry.upright import Upright
 from equivariant.ties import soft, top
 
@@ -15,10 +15,10 @@ class PrunedOrbit(Upright):
 
     name, chooses, looks_at_few = "pruned_orbit", True, True
 
-    def describe(self, trunk: Frozen, views: Tensor) -> Tensor:
+    def describe(self, frozen: FrozenBackbone, views: Tensor) -> Tensor:
         """Return what early blocks say."""
-        early = min(EARLY, trunk.depth)
-        return trunk.block_tokens(views.flatten(0, 1), 1, until=early).unflatten(0, views.shape[:2])
+        early = min(EARLY, frozen.depth)
+        return frozen.block_tokens(views.flatten(0, 1), 1, until=early).unflatten(0, views.shape[:2])
 
     def weigh(self, described: Tensor) -> Tensor:
         """Return the softmax of the best scores; views that tie with the last of them count as well."""

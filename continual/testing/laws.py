@@ -79,7 +79,7 @@ def a_cache_changes_no_answer(case: Case) -> None:
 def backbone_is_frozen(case: Case) -> None:
     """The backbone's bits stay, none of its parameters takes or gets a gradient."""
     learner = case.make()
-    network = learner.backbone.trunk.network
+    network = learner.backbone.frozen.network
     before = fingerprint(network)
 
     def no_gradients(*_: Any) -> None:

@@ -28,12 +28,12 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
 
     def last(adapters: Any) -> Tensor:
         """The class token of the last block: the features before the last norm, which is the identity here."""
-        trunk: Any = backbone.trunk
-        norm, trunk.vit.norm = trunk.vit.norm, torch.nn.Identity()
+        frozen: Any = backbone.frozen
+        norm, frozen.vit.norm = frozen.vit.norm, torch.nn.Identity()
         try:
-            return layer_norm(trunk.features(images, adapters), (width,))
+            return layer_norm(frozen.features(images, adapters), (width,))
         finally:
-            trunk.vit.norm = norm
+            frozen.vit.norm = norm
 
     with torch.no_grad():
         frozen, adapted = learner.design_features(learner.extractor, images).chunk(2, 1)

@@ -102,12 +102,12 @@ def test_what_a_batch_adds_is_the_order_of_sums(case: tuple[MOSLearner, Tensor])
     """Features of images in groups, gathered, and alone, in float64: equal to its rounding."""
     mos, images = case
     exact = MOSLearner(copy.deepcopy(mos.backbone))
-    exact.backbone.trunk.double()
+    exact.backbone.frozen.double()
     bank = {name: tensor.double() for name, tensor in mos.state.stacked_bank().items()}
     images = images[:24].double()
     stacks = torch.arange(len(images)) * 7 % mos.state.experiences
     features, kind = exact.extractor.features, mos.settings.adapter_kind
-    prefix = exact.extractor.prefix(images)
+    prefix = exact.extractor.stem(images)
     one_by_one = [
         features(image[None], shared_stack(kind, one(bank, k)))
         for image, k in zip(images, stacks.tolist(), strict=True)

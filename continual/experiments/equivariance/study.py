@@ -174,7 +174,7 @@ def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress
     wanted = BackboneConfig(**config.model_dump(include={"name", "args", "preprocessing", "pretrain"}))
     made = pretrained_on(experience, wanted, seed, progress)
     assert config.name is not None
-    return Classifier(config.name, made.trunk.network, None, made.preprocessing, None, config.args)
+    return Classifier(config.name, made.frozen.network, None, made.preprocessing, None, config.args)
 
 
 def _claim(out: Path, config: StudyConfig) -> None:

@@ -63,16 +63,16 @@ class AdapterTraining(GradientTraining[S]):
 
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W)."""
-        prefix = self.single.prefix(images)
+        stem = self.single.stem(images)
         masks = None
         if self.noise is not None:
-            masks = self.adapter.masks(prefix.h.shape[0], prefix.h.shape[1], self.noise, distributed.part())
+            masks = self.adapter.masks(stem.h.shape[0], stem.h.shape[1], self.noise, distributed.part())
             if masks is not None:
-                trunk = self.single.backbone.trunk
-                assert isinstance(trunk, FrozenViT)
-                masks[-1] = trunk.read(masks[-1], prefix)
+                frozen = self.single.backbone.frozen
+                assert isinstance(frozen, FrozenViT)
+                masks[-1] = frozen.read(masks[-1], stem)
         features = self.single.features(
-            prefix,
+            stem,
             self.adapter.bind(masks),
             checkpoint=self.settings.checkpoint_activations,
             compiled=self.settings.compile,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from continual.adapters.bank import one, serve, shared
 from continual.adapters.base import AdapterKind, Weights
-from continual.backbones.base import Prefix
+from continual.backbones.base import SharedStem
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 
@@ -42,9 +42,9 @@ class AdapterFeatures:
         self.few = views if fewer else None  #: views that later adapters see, if not all
 
     @cached_property
-    def prefix(self) -> Prefix:
+    def stem(self) -> SharedStem:
         """What all adapters have in common."""
-        return self.extractor.prefix(self.images)
+        return self.extractor.stem(self.images)
 
     @property
     def first(self) -> Tensor:
@@ -66,7 +66,7 @@ class AdapterFeatures:
         few, adapters = self.few, shared(self.kind, one(self.bank, 0))
 
         def compute(rows: Tensor) -> Tensor:
-            return torch.cat(self.extractor.features_and_some(self.prefix[rows], adapters, few), 1)
+            return torch.cat(self.extractor.features_and_some(self.stem[rows], adapters, few), 1)
 
         name = ("first", few)
         both = compute(every) if self.cache is None else self.cache.features(self.images, [name] * len(every), compute)
@@ -77,8 +77,8 @@ class AdapterFeatures:
         """Return features (M, D) of the views that adapters (M,) see."""
 
         def compute(new: Tensor) -> Tensor:
-            prefix = self.prefix[rows[new]]
-            seen = prefix if self.few is None else prefix.only(self.few)
+            stem = self.stem[rows[new]]
+            seen = stem if self.few is None else stem.only(self.few)
             return serve(self.kind, self.extractor.features, seen, self.bank, chosen[new])
 
         if self.cache is None:

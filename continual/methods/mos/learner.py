@@ -146,12 +146,12 @@ class MOSTraining(AdapterTraining[MOSState]):
         under_first, every = shared(kind, bank[0]), stacked(bank)
 
         def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
-            prefix = extractor.prefix(images)
-            first = extractor.features(prefix, under_first)
+            stem = extractor.stem(images)
+            first = extractor.features(stem, under_first)
             chosen = experience[[self.index[label] for label in labels]]
             if not chosen.any():
                 return first, first
-            return serve(kind, extractor.features, prefix, every, chosen), first
+            return serve(kind, extractor.features, stem, every, chosen), first
 
         (own, first), targets = self.extract(compute, progress)
         return own, first, targets

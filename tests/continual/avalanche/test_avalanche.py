@@ -124,23 +124,23 @@ def test_trains_through_the_hosts_loop(backbone: Any, blobs: Any) -> None:
 
 
 def test_backbone_stays_frozen_in_eval_mode(backbone: Any, blobs: Any) -> None:
-    before = {k: v.clone() for k, v in backbone.trunk.state_dict().items()}
+    before = {k: v.clone() for k, v in backbone.frozen.state_dict().items()}
     modes: list[bool] = []
 
     class Watch(Recorder):
         def before_forward(self, strategy: Any, **kwargs: Any) -> None:
             modes.append(strategy.model.training and strategy.model.trained["adapter"].training)
-            assert not any(module.training for module in strategy.model.trunk.modules())
+            assert not any(module.training for module in strategy.model.frozen.modules())
             trained = {id(p) for p in strategy.model.parameters() if p.requires_grad}
             assert trained == {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}
-            assert not trained & {id(p) for p in strategy.model.trunk.parameters()}
+            assert not trained & {id(p) for p in strategy.model.frozen.parameters()}
 
     benchmark = to_avalanche(blob_stream(blobs), backbone.preprocessing)
     ours = strategy("mos", backbone, plugins=[Watch()], eval_every=1)
     ours.train(benchmark.train_stream, eval_streams=[benchmark.test_stream])
     assert modes
     assert all(modes)
-    assert all(torch.equal(v, before[k]) for k, v in backbone.trunk.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in backbone.frozen.state_dict().items())
     assert not ours.model.trained  # nothing trainable is left behind
     assert not any(p.requires_grad for p in ours.model.parameters())
 
@@ -176,7 +176,7 @@ def test_scheduler_steps_once_an_epoch(backbone: Any, blobs: Any) -> None:
     "kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad, torch.optim.RMSprop]
 )
 def test_a_given_optimizer_is_made_anew_with_the_learners_groups(kind: Any, backbone: Any, blobs: Any) -> None:
-    given = kind(backbone.trunk.parameters(), lr=0.02, weight_decay=0.01)
+    given = kind(backbone.frozen.parameters(), lr=0.02, weight_decay=0.01)
     seen: list[torch.optim.Optimizer] = []
 
     class Look(Recorder):
@@ -290,7 +290,7 @@ def test_a_timm_model_is_assembled() -> None:
     vit = timm.create_model("vit_tiny_patch16_224.augreg_in21k", **options)
     ours = MOS(model=vit, evaluator=evaluator())
     assert ours.learner.backbone.name == "vit_tiny_patch16_224.augreg_in21k"
-    assert ours.learner.backbone.trunk.vit is vit
+    assert ours.learner.backbone.frozen.vit is vit
     # the fingerprint is that of the model without its classifier, as load_backbone makes it
     assert not any(key.startswith("head.") for key in vit.state_dict())
     bare = timm.models.VisionTransformer(**options)

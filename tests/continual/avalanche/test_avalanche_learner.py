@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(backbone: 
 
 def test_memory_is_all_that_is_kept(backbone: Any, blobs: Any) -> None:
     head = 4 * (4 * backbone.width + 4) + 4  # weight and bias, and a byte a class that says it was seen
-    backbone_size = 4 * sum(p.numel() for p in backbone.trunk.vit.parameters())
+    backbone_size = 4 * sum(p.numel() for p in backbone.frozen.vit.parameters())
     frozen, _ = run(backbone, blobs, "Naive", train_backbone=False)
     assert frozen.memory() == {"model": head}
     trained, _ = run(backbone, blobs, "Naive")
@@ -94,11 +94,11 @@ def test_memory_is_all_that_is_kept(backbone: Any, blobs: Any) -> None:
 
 def test_a_cnn_is_trained_as_a_copy(blobs: Any) -> None:
     frozen = tiny_convnet()
-    before = fingerprint(frozen.trunk.network)
+    before = fingerprint(frozen.frozen.network)
     learner, _ = run(frozen, blobs, "Naive")
     weights = learner.strategy.model.copy["layer4/0/conv1/weight"]
-    assert not torch.equal(weights, frozen.trunk.network.get_parameter("layer4.0.conv1.weight"))
-    assert fingerprint(frozen.trunk.network) == before
+    assert not torch.equal(weights, frozen.frozen.network.get_parameter("layer4.0.conv1.weight"))
+    assert fingerprint(frozen.frozen.network) == before
 
 
 def test_a_method_by_name_is_found_as_before() -> None:

@@ -61,25 +61,25 @@ def network(request: pytest.FixtureRequest) -> Any:
 
 def test_features_are_timms_own_without_classifier(network: Any, images: Tensor) -> None:
     theirs = deepcopy(network).eval()
-    trunk = FrozenConvNet(network, (32, 32))
+    frozen = FrozenConvNet(network, (32, 32))
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
-        features = trunk.features(images)
+        features = frozen.features(images)
     torch.testing.assert_close(features, expected)
-    assert features.shape == (3, trunk.width)
-    assert trunk.network.num_classes == 0
+    assert features.shape == (3, frozen.width)
+    assert frozen.network.num_classes == 0
 
 
 def test_block_tokens_are_the_features_and_what_the_stages_give(network: Any, images: Tensor) -> None:
-    trunk, found = FrozenConvNet(network, (32, 32)), []
-    hooks = [m.register_forward_hook(lambda *call: found.append(call[2].clone())) for m in trunk.stages]
+    frozen, found = FrozenConvNet(network, (32, 32)), []
+    hooks = [m.register_forward_hook(lambda *call: found.append(call[2].clone())) for m in frozen.stages]
     with torch.no_grad():
-        features = trunk.features(images)
+        features = frozen.features(images)
         for hook in hooks:
             hook.remove()
-        two, everything = trunk.block_tokens(images, 2), trunk.block_tokens(images, 9)
-        early, alone = trunk.block_tokens(images, 1, until=2), trunk.block_tokens(images, 2, patches=False)
-    assert len(found) == trunk.depth == len(network.feature_info)
+        two, everything = frozen.block_tokens(images, 2), frozen.block_tokens(images, 9)
+        early, alone = frozen.block_tokens(images, 1, until=2), frozen.block_tokens(images, 2, patches=False)
+    assert len(found) == frozen.depth == len(network.feature_info)
     means = []
     for each in found:  # Swin alone has its channels last
         channels_last = each if type(network).__name__ == "SwinTransformer" else each.permute(0, 2, 3, 1)
@@ -93,32 +93,32 @@ def test_block_tokens_are_the_features_and_what_the_stages_give(network: Any, im
 
 
 def test_batch_norms_keep_their_statistics_whatever_mode_is_asked_for(images: Tensor) -> None:
-    trunk = FrozenConvNet(small("resnet18"), (32, 32))
-    before, features = deepcopy(trunk.state_dict()), trunk.features(images)
-    trunk.train()
-    assert not any(module.training for module in trunk.modules())
-    assert torch.equal(trunk.features(images), features)
-    assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
+    frozen = FrozenConvNet(small("resnet18"), (32, 32))
+    before, features = deepcopy(frozen.state_dict()), frozen.features(images)
+    frozen.train()
+    assert not any(module.training for module in frozen.modules())
+    assert torch.equal(frozen.features(images), features)
+    assert all(torch.equal(before[name], tensor) for name, tensor in frozen.state_dict().items())
     assert not features.requires_grad
 
 
 def test_other_weights_may_stand_for_its_own_and_learn(images: Tensor) -> None:
-    trunk = FrozenConvNet(small("resnet18"), (32, 32))
-    own = {name: (2 * p).requires_grad_() for name, p in trunk.network.named_parameters() if "layer4" in name}
-    found = trunk.features(images, weights=own)
+    frozen = FrozenConvNet(small("resnet18"), (32, 32))
+    own = {name: (2 * p).requires_grad_() for name, p in frozen.network.named_parameters() if "layer4" in name}
+    found = frozen.features(images, weights=own)
     found.sum().backward()
     assert all(p.grad is not None for p in own.values())
-    plain = trunk.features(images)
-    trunk.network.load_state_dict({**trunk.network.state_dict(), **own})
+    plain = frozen.features(images)
+    frozen.network.load_state_dict({**frozen.network.state_dict(), **own})
     assert not torch.allclose(found, plain)
-    torch.testing.assert_close(trunk.features(images), found.detach())
+    torch.testing.assert_close(frozen.features(images), found.detach())
 
 
 def test_double_precision_stays_and_half_comes_back_as_float(images: Tensor) -> None:
-    trunk = FrozenConvNet(small("resnet18"), (32, 32))
+    frozen = FrozenConvNet(small("resnet18"), (32, 32))
     with torch.autocast("cpu", torch.bfloat16):
-        assert (trunk.features(images).dtype, trunk.block_tokens(images, 2).dtype) == (torch.float32, torch.float32)
-    assert trunk.double().features(images.double()).dtype == torch.float64
+        assert (frozen.features(images).dtype, frozen.block_tokens(images, 2).dtype) == (torch.float32, torch.float32)
+    assert frozen.double().features(images.double()).dtype == torch.float64
 
 
 # Made and found again -----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_it_takes_images_of_the_size_asked_for_or_the_one_timm_knows(tmp_path: P
     assert (backbone.width, backbone.depth, backbone.preprocessing.size) == (32, 5, (24, 32))
     small_images = torch.zeros(1, 3, 24, 32)
     expected = network.eval().forward_head(network.forward_features(small_images), pre_logits=True)
-    torch.testing.assert_close(backbone.trunk.features(small_images), expected)
+    torch.testing.assert_close(backbone.frozen.features(small_images), expected)
 
 
 def test_what_cannot_be_read_in_stages_is_refused() -> None:
@@ -158,7 +158,7 @@ def test_a_method_runs_on_it_or_says_which_do(name: str) -> None:
         method(name)(frozen)
     assert {word for word in methods() if f" {word}" in str(error.value)} - {name} <= {*ANY}
     with pytest.raises(BackboneError, match="no blocks that take adapters or prompts"):
-        frozen.trunk.features(torch.zeros(1, 3, 16, 16), lambda _, tokens: tokens)
+        frozen.frozen.features(torch.zeros(1, 3, 16, 16), lambda _, tokens: tokens)
 
 
 def test_ranpac_without_its_first_stage_has_no_stack_and_reads_frozen_features() -> None:
@@ -170,7 +170,7 @@ def test_ranpac_without_its_first_stage_has_no_stack_and_reads_frozen_features()
         view = frozen.preprocessing.evaluation()
         images = torch.stack([view(image) for image in coloured_squares([0, 2], 2, seed=1)[0]])
         assert learner.state.head is not None
-        values = learner.state.head(learner.project(frozen.trunk.features(images)))
+        values = learner.state.head(learner.project(frozen.frozen.features(images)))
         torch.testing.assert_close(learner.predict(images).scores, values.softmax(-1))
 
 
@@ -178,8 +178,8 @@ def test_strata_reads_both_views_and_keeps_what_they_take() -> None:
     learner = StrataLearner(tiny_convnet(), blocks=2)
     learner.learn(*coloured_squares([0, 1], 4))
     images = torch.randn(3, 3, 16, 16, generator=generator(1))
-    trunk = learner.backbone.trunk
-    both = torch.stack([trunk.block_tokens(view, 2) for view in (images, images.flip(-1))]).mean(0)
+    frozen = learner.backbone.frozen
+    both = torch.stack([frozen.block_tokens(view, 2) for view in (images, images.flip(-1))]).mean(0)
     torch.testing.assert_close(learner.design_features(learner.extractor, images), both)
     assert both.shape == (3, 32 + 24 + 32)
     assert learner.state.sums is not None

@@ -61,7 +61,7 @@ def save(state: dict[str, Tensor], path: Path, **metadata: str) -> Path:
 def same_features(a: Backbone, vit: Any) -> None:
     images = torch.randn(2, 3, 16, 16, generator=generator(0))
     with torch.no_grad():
-        torch.testing.assert_close(a.trunk.features(images), vit.eval()(images))
+        torch.testing.assert_close(a.frozen.features(images), vit.eval()(images))
 
 
 # Local files -------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_arguments_given_come_before_those_in_the_file(vit: Any, tmp_path: Path)
 def test_half_precision_weights_become_float32(vit: Any, tmp_path: Path) -> None:
     path = save({k: v.half() for k, v in vit.state_dict().items()}, tmp_path / "half.safetensors")
     backbone = load_backbone(NAME, weights=path, **ARGS)
-    assert {p.dtype for p in backbone.trunk.parameters()} == {torch.float32}
+    assert {p.dtype for p in backbone.frozen.parameters()} == {torch.float32}
     same_features(backbone, vit.half().float())
 
 
@@ -101,7 +101,7 @@ def test_position_embeddings_are_resized_to_the_images(vit: Any, tmp_path: Path)
     path = save(vit.state_dict(), tmp_path / "weights.safetensors")
     backbone = load_backbone(NAME, weights=path, **{**ARGS, "img_size": 24})
     assert backbone.preprocessing.size == (24, 24)
-    assert backbone.trunk.features(torch.zeros(1, 3, 24, 24)).shape == (1, 24)
+    assert backbone.frozen.features(torch.zeros(1, 3, 24, 24)).shape == (1, 24)
 
 
 def test_a_classification_head_in_the_file_is_left_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The trunk takes timm's models apart exactly, for every family it accepts, and refuses the others."""
+"""The frozen takes timm's models apart exactly, for every family it accepts, and refuses the others."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def weights() -> dict[str, Tensor]:
 
 
 def test_features_are_the_models_own(vit: Any, images: Tensor) -> None:
-    trunk = FrozenViT(vit)
-    assert (trunk.depth, trunk.width, trunk.image_size) == (2, 24, (16, 16))
+    frozen = FrozenViT(vit)
+    assert (frozen.depth, frozen.width, frozen.image_size) == (2, 24, (16, 16))
     with torch.no_grad():
-        torch.testing.assert_close(trunk.features(images), vit(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(frozen.features(images), vit(images), rtol=1e-4, atol=1e-5)
 
 
 def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tensor) -> None:
-    trunk, found = FrozenViT(vit), []
+    frozen, found = FrozenViT(vit), []
     hooks = [block.register_forward_hook(lambda *given: found.append(given[2])) for block in vit.blocks]
     with torch.no_grad():
         vit(images)
@@ -82,10 +82,10 @@ def test_block_tokens_are_what_the_models_own_blocks_give(vit: Any, images: Tens
             hook.remove()
         place = vit.num_prefix_tokens
         ours, both, cut = (
-            trunk.block_tokens(images, blocks, **options).unflatten(1, (blocks, -1, 24))
+            frozen.block_tokens(images, blocks, **options).unflatten(1, (blocks, -1, 24))
             for blocks, options in ((1, {}), (2, {}), (2, {"patches": False}))
         )
-        assert torch.equal(trunk.block_tokens(images, 5), both.flatten(1))  # all, where there are fewer
+        assert torch.equal(frozen.block_tokens(images, 5), both.flatten(1))  # all, where there are fewer
     for block, tokens in enumerate(found):
         level = nn.functional.layer_norm(tokens, tokens.shape[-1:])
         mean = level[:, place:].mean(1)
@@ -126,31 +126,31 @@ def test_adapters_read_between_attention_and_mlp_and_add_to_the_block(
 
 
 def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
-    trunk, adapters, rows = FrozenViT(vit), shared(WHOLE, weights), torch.tensor([2, 0])
+    frozen, adapters, rows = FrozenViT(vit), shared(WHOLE, weights), torch.tensor([2, 0])
     with torch.no_grad():
-        parts = trunk.features(trunk.prefix(images)[rows], adapters)
-        torch.testing.assert_close(parts, trunk.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
+        parts = frozen.features(frozen.stem(images)[rows], adapters)
+        torch.testing.assert_close(parts, frozen.features(images, adapters)[rows], rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
     """Without gradients; with them it belongs to `features`, and what comes out has the same bits."""
-    trunk, ran = FrozenViT(vit), []
-    trunk.vit.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
+    frozen, ran = FrozenViT(vit), []
+    frozen.vit.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
     stacks = [shared(WHOLE, {name: k * tensor for name, tensor in weights.items()}) for k in (1.0, 2.0)]
-    apart = trunk.prefix(images)
+    apart = frozen.stem(images)
     with torch.no_grad():
         assert ran == []
-        expected = [trunk.features(apart, stack) for stack in stacks]
+        expected = [frozen.features(apart, stack) for stack in stacks]
         assert ran == [3, 3]
-        prefix = trunk.prefix(images)
-        assert all(torch.equal(trunk.features(prefix, a), b) for a, b in zip(stacks, expected, strict=True))
+        prefix = frozen.stem(images)
+        assert all(torch.equal(frozen.features(prefix, a), b) for a, b in zip(stacks, expected, strict=True))
     assert ran == [3, 3, 3]
 
 
 @pytest.mark.parametrize("prompts", [0, 2])
 def test_after_the_last_attention_only_tokens_that_are_read_go_on(prompts: int, images: Tensor) -> None:
-    trunk, seen = FrozenViT(tiny("vit_base_patch16_224")), []
-    vit: Any = trunk.vit
+    frozen, seen = FrozenViT(tiny("vit_base_patch16_224")), []
+    vit: Any = frozen.vit
     added = torch.randn(3, prompts, 24, generator=generator(1))
     tokens = vit._pos_embed(vit.patch_embed(images))
     whole = vit.norm(vit.blocks(torch.cat([tokens[:, :1], added, tokens[:, 1:]], 1)))
@@ -158,29 +158,29 @@ def test_after_the_last_attention_only_tokens_that_are_read_go_on(prompts: int, 
     vit.blocks[-1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
-            found = trunk.features(trunk.prefix(images, added if prompts else None))
+            found = frozen.features(frozen.stem(images, added if prompts else None))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert seen == [max(prompts, 1)] * 2
 
 
 def test_it_is_frozen_and_stays_in_evaluation_mode(images: Tensor, weights: dict[str, Tensor]) -> None:
-    trunk = FrozenViT(tiny("vit_base_patch16_224", proj_drop_rate=0.5, drop_path_rate=0.5))
-    assert not any(p.requires_grad for p in trunk.parameters())
-    before = trunk.features(images)
-    trunk.train()
-    assert not any(module.training for module in trunk.modules())
-    assert torch.equal(trunk.features(images), before)
+    frozen = FrozenViT(tiny("vit_base_patch16_224", proj_drop_rate=0.5, drop_path_rate=0.5))
+    assert not any(p.requires_grad for p in frozen.parameters())
+    before = frozen.features(images)
+    frozen.train()
+    assert not any(module.training for module in frozen.modules())
+    assert torch.equal(frozen.features(images), before)
     weights["up_bias"].requires_grad_()
-    trunk.features(images, shared(Bottleneck(adapter_scale=0.1), weights)).sum().backward()
+    frozen.features(images, shared(Bottleneck(adapter_scale=0.1), weights)).sum().backward()
     assert weights["up_bias"].grad is not None
-    assert all(p.grad is None for p in trunk.parameters())
+    assert all(p.grad is None for p in frozen.parameters())
 
 
 def test_double_precision_stays_and_half_comes_back_as_float(images: Tensor) -> None:
-    trunk = FrozenViT(tiny("vit_base_patch16_224"))
+    frozen = FrozenViT(tiny("vit_base_patch16_224"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert trunk.features(images).dtype == torch.float32
-    assert trunk.double().features(images.double()).dtype == torch.float64
+        assert frozen.features(images).dtype == torch.float32
+    assert frozen.double().features(images.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize(

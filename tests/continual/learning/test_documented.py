@@ -57,8 +57,8 @@ def test_every_learner_is_a_public_name() -> None:
 
 def test_a_second_learner_moves_and_validates_nothing(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = continual.SimpleCILLearner(backbone, device="meta")
-    assert {p.device.type for p in backbone.trunk.parameters()} == {"cpu"}
-    assert elsewhere.backbone.trunk is not backbone.trunk
+    assert {p.device.type for p in backbone.frozen.parameters()} == {"cpu"}
+    assert elsewhere.backbone.frozen is not backbone.frozen
     assert continual.SimpleCILLearner(backbone, device="meta").backbone is elsewhere.backbone
     here = continual.SimpleCILLearner(backbone, device=torch.device("cpu"))
     assert here.backbone is backbone

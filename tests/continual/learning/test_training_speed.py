@@ -50,10 +50,10 @@ def same(a: MOSLearner, b: MOSLearner) -> bool:
 def test_nothing_before_the_first_adapter_keeps_a_graph(backbone: Backbone) -> None:
     learner = MOSLearner(backbone, **QUICK)
     stack, images = fresh(learner), torch.rand(2, 3, 16, 16)
-    prefix = learner.extractor.prefix(images)
+    prefix = learner.extractor.stem(images)
     assert not prefix.h.requires_grad
     tokens: list[Tensor] = []
-    block = backbone.trunk.vit.blocks[0]
+    block = backbone.frozen.vit.blocks[0]
     block.mlp.register_forward_hook(lambda *call: tokens.append(call[-1]))
     features = learner.extractor.features(prefix, stack.bind())
     assert features.requires_grad
@@ -64,7 +64,7 @@ def test_of_the_last_block_only_the_token_that_is_read_is_trained_on(backbone: B
     learner = MOSLearner(backbone, adapter_dropout=0.3, **QUICK)
     training, tokens = learner.begin(as_experience(*blobs([0, 1], 3), backbone.preprocessing)), []
     training.start_epoch(0)
-    hook = backbone.trunk.vit.norm.register_forward_hook(lambda *call: tokens.append(call[-1].shape[1]))
+    hook = backbone.frozen.vit.norm.register_forward_hook(lambda *call: tokens.append(call[-1].shape[1]))
     training.forward(torch.rand(2, 3, 16, 16))
     hook.remove()
     assert tokens == [1]
@@ -87,7 +87,7 @@ def test_activations_computed_again_give_the_same_bits_and_keep_less(
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             again.extractor.features(torch.rand(8, 3, 16, 16), fresh(again).bind(), checkpoint=checkpoint)
-        own = {parameter.data_ptr() for parameter in backbone.trunk.parameters()}
+        own = {parameter.data_ptr() for parameter in backbone.frozen.parameters()}
         return sum(size for place, size in numbers.items() if place not in own)
 
     assert kept(True) < 0.6 * kept(False)

@@ -80,7 +80,7 @@ def test_prototypes_are_class_means_and_scores_their_cosines(backbone: Backbone,
     def features(images: Tensor) -> Tensor:
         view = backbone.preprocessing.evaluation()
         with torch.no_grad():
-            return backbone.trunk.features(torch.stack([torch.Tensor(view(image)) for image in images]))
+            return backbone.frozen.features(torch.stack([torch.Tensor(view(image)) for image in images]))
 
     all_of_one = torch.cat([blobs([1], 4)[0], blobs([1], 3, seed=9)[0]])
     prototypes = torch.stack([features(blobs([0], 4)[0]).mean(0), features(all_of_one).mean(0)])

@@ -57,11 +57,11 @@ def test_the_loss_is_cross_entropy_over_the_new_classes_plus_the_pull(backbone: 
 def test_features_are_the_mean_of_the_prompts_after_the_vit(backbone: Any) -> None:
     """The ViT's own blocks on its own tokens with prompts after the class token."""
     images, prompts = torch.randn(2, 3, 16, 16), torch.randn(2, 6, backbone.width)
-    vit = backbone.trunk.vit
+    vit = backbone.frozen.vit
     with torch.no_grad():
         tokens = vit._pos_embed(vit.patch_embed(images))
         tokens = vit.norm(vit.blocks(torch.cat([tokens[:, :1], prompts, tokens[:, 1:]], 1)))
-        found = backbone.trunk.features(backbone.trunk.prefix(images, prompts))
+        found = backbone.frozen.features(backbone.frozen.stem(images, prompts))
     torch.testing.assert_close(found, tokens[:, 1:7].mean(1))
 
 
@@ -100,4 +100,4 @@ def test_rotary_positions_take_no_prompts() -> None:
     with torch.random.fork_rng(devices=[]):
         backbone = assemble(create(name, args), name, args)
     with pytest.raises(BackboneError, match="rotary positions takes no prompts: use a vit"):
-        backbone.trunk.prefix(torch.zeros(1, 3, 28, 28), torch.zeros(1, 2, 48))
+        backbone.frozen.stem(torch.zeros(1, 3, 28, 28), torch.zeros(1, 2, 48))

@@ -46,7 +46,7 @@ def test_all_views_get_the_same_answer(kind: type[Symmetry], method: Any) -> Non
 def test_weights_sum_to_one(kind: type[Symmetry]) -> None:
     learner, images = learned(kind)
     symmetry = learner.symmetry
-    views, weights = symmetry.look(learner.backbone.trunk, images)
+    views, weights = symmetry.look(learner.backbone.frozen, images)
     assert len(views) == symmetry.looked * len(images)
     if kind.reads_features:
         weights = symmetry.weigh(torch.randn(8, 8, 32, generator=torch.Generator().manual_seed(0)))

@@ -97,11 +97,11 @@ class Features(nn.Module):
 
     def __init__(self, backbone: Backbone, adapters: Any = None) -> None:
         super().__init__()
-        self.trunk, self.adapters = backbone.trunk, adapters
+        self.frozen, self.adapters = backbone.frozen, adapters
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.trunk.features(images, self.adapters)
+            return self.frozen.features(images, self.adapters)
 
 
 class Score(nn.Module):
@@ -136,7 +136,7 @@ def test_canonicaliser_runs_the_view_its_score_prefers(frozen: Backbone, images:
     views = orbit("C4", images)
     described = torch.nn.functional.adaptive_avg_pool2d(views.flatten(0, 1), 8).flatten(1)
     scores = Score(learner.state.fitted)(described).unflatten(0, (4, -1))
-    each = torch.stack([frozen.trunk.features(view) for view in views])
+    each = torch.stack([frozen.frozen.features(view) for view in views])
     expected = each[scores.argmax(0), torch.arange(len(images))]
     assert torch.allclose(learner.extractor.features(images), expected, atol=1e-5)
 
@@ -144,11 +144,11 @@ def test_canonicaliser_runs_the_view_its_score_prefers(frozen: Backbone, images:
 def test_pruned_orbit_weighs_the_best_views_alone(frozen: Backbone, images: Tensor) -> None:
     learner = learned(RidgeLearner(frozen, group="D4", symmetry="pruned_orbit", views=3))
     views = orbit("D4", images)
-    early = frozen.trunk.block_tokens(views.flatten(0, 1), 1, until=2).flatten(1)
+    early = frozen.frozen.block_tokens(views.flatten(0, 1), 1, until=2).flatten(1)
     scores = Score(learner.state.fitted)(early).unflatten(0, (8, -1))
     kept = scores >= scores.topk(3, dim=0).values[-1] - 1e-5
     weights = scores.masked_fill(~kept, -torch.inf).softmax(0)
-    each = torch.stack([frozen.trunk.features(view) for view in views])
+    each = torch.stack([frozen.frozen.features(view) for view in views])
     assert torch.allclose(learner.extractor.features(images), (weights[..., None] * each).sum(0), atol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_a_frame_is_the_mean_over_the_first_views(frozen: Backbone, images: Tens
     learner = RidgeLearner(frozen, group="D4", views=3)
     views = orbit("D4", images).transpose(0, 1)
     first = views[torch.arange(len(views))[:, None], content_order(views)[:, :3]]
-    expected = frozen.trunk.features(first.flatten(0, 1)).unflatten(0, (-1, 3)).mean(1)
+    expected = frozen.frozen.features(first.flatten(0, 1)).unflatten(0, (-1, 3)).mean(1)
     assert torch.allclose(learner.extractor.features(images), expected, atol=1e-6)
 
 
@@ -190,7 +190,7 @@ def features_of(learner: MOSLearner, images: Tensor, cache: FeatureCache | None 
 
 def _under(learner: MOSLearner, images: Tensor, stacks: Tensor) -> Tensor:
     adapters = per_image(learner.settings.adapter_kind, learner.state.stacked_bank(), stacks)
-    return learner.backbone.trunk.features(images, adapters)
+    return learner.backbone.frozen.features(images, adapters)
 
 
 def test_a_retrieved_stack_that_sees_all_views_needs_no_correction(frozen: Backbone, images: Tensor) -> None:

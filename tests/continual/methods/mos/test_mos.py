@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from continual.adapters.bank import shared
 from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.loading import Backbone
-from continual.backbones.vit import Prefix
+from continual.backbones.vit import SharedStem
 from continual.data.inputs import as_experience
 from continual.errors import LearningError
 from continual.merging.base import merged
@@ -246,21 +246,21 @@ def test_only_the_stacks_that_are_asked_for_are_run(
     learner = learned()
     images, _ = blobs(range(6), 3, seed=3)
     begun, ran = 0, 0
-    trunk = type(learner.backbone.trunk)
-    prefix, features = trunk.prefix, trunk.features
+    frozen = type(learner.backbone.frozen)
+    prefix, features = frozen.stem, frozen.features
 
-    def counted_prefix(self: Any, images: Tensor, prompts: Tensor | None = None) -> Prefix:
+    def counted_prefix(self: Any, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
         nonlocal begun
         begun += len(images)
         return prefix(self, images, prompts)
 
-    def counted_features(self: Any, start: Prefix, adapters: Any = None) -> Tensor:
+    def counted_features(self: Any, start: SharedStem, adapters: Any = None) -> Tensor:
         nonlocal ran
         ran += len(start.h)
         return features(self, start, adapters)
 
-    monkeypatch.setattr(trunk, "prefix", counted_prefix)
-    monkeypatch.setattr(trunk, "features", counted_features)
+    monkeypatch.setattr(frozen, "prefix", counted_prefix)
+    monkeypatch.setattr(frozen, "features", counted_features)
     answer = learner.predict(images)
     assert answer.first_stack is not None
     assert answer.refinements is not None

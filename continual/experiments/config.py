@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,14 +82,19 @@ class RunConfig(Strict):
         [1993], min_length=1, description="of class order and training; a cell of every method for each"
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:1 or mps")
-    turned: list[str] = Field(
+    transformed: list[str] = Field(
         [], description="groups (C4, D4, …): test images transformed by random elements of each are answered as well"
     )
-    train_turned: str | None = Field(
+    train_transformed: str | None = Field(
         None, description="a group: each training image is transformed by an element drawn for it"
     )
 
-    @field_validator("turned", "train_turned")
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_before(cls, values: Any) -> Any:
+        return current_keys(values) if isinstance(values, dict) else values
+
+    @field_validator("transformed", "train_transformed")
     @classmethod
     def _groups_are_known(cls, found: list[str] | str | None) -> list[str] | str | None:
         for name in [found] if isinstance(found, str) else found or []:
@@ -101,6 +106,12 @@ class RunConfig(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} name one twice: give each once")
         return self
+
+
+def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's tables and keys under the names that they have today."""
+    renamed = {"turned": "transformed", "train_turned": "train_transformed"}
+    return {renamed.get(key, key): value for key, value in values.items()}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

@@ -110,7 +110,11 @@ class _Run:
             if distributed.first_says(place.read() is not None):
                 return
             how: dict[str, Any] = {"progress": self.progress, "workers": self.workers, "place": place}
-            how |= {"device": config.device, "turned": config.turned, "train_turned": config.train_turned}
+            how |= {
+                "device": config.device,
+                "transformed": config.transformed,
+                "train_transformed": config.train_transformed,
+            }
             learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, **how)
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
@@ -154,13 +158,13 @@ def run_cell(
     progress: Progress | None = None,
     workers: int = 0,
     place: CellFolder | None = None,
-    turned: Sequence[str] = (),
-    train_turned: str | None = None,
+    transformed: Sequence[str] = (),
+    train_transformed: str | None = None,
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
-    Test images are answered as they are, and transformed by random elements of the groups `turned`; training images
-    are transformed by elements of `train_turned`.
+    Test images are answered as they are, and moved by random elements of the groups `transformed`; training images by
+    elements of `train_transformed`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there.
     """
     settings = config.make_settings(seed=seed).model_dump()
@@ -169,11 +173,11 @@ def run_cell(
     place = place if resumable else None
     cache, waited = FeatureCache(), _Waited(progress)
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
-    groups = {group: group_named(group).order for group in turned}
+    groups = {group: group_named(group).order for group in transformed}
     cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, groups) for n in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
-    if train_turned is not None:
-        experiences = [transformed_training(e, k, train_turned, seed) for k, e in enumerate(experiences)]
+    if train_transformed is not None:
+        experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0
     if place is not None:
         found = place.resume(learner, cache)

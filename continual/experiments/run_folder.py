@@ -15,7 +15,7 @@ import torch
 from continual import distributed, files
 from continual.errors import InputError
 from continual.experiments.collected import read_cells
-from continual.experiments.config import RunConfig
+from continual.experiments.config import RunConfig, current_keys
 from continual.learning import checkpoints
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.feature_cache import FeatureCache
@@ -40,7 +40,7 @@ class RunFolder:
         values = {"config": config.model_dump(mode="json"), "data": dict(data), "begun": dict(here)}
         try:
             there = json.loads(file.read_text())
-            before, known, values["begun"] = there["config"], there["data"], there["begun"]
+            before, known, values["begun"] = current_keys(there["config"]), there["data"], there["begun"]
         except FileNotFoundError:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise InputError(f"{self.path} is not empty and not a run folder: choose another --out") from None

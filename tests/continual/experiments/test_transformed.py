@@ -62,7 +62,7 @@ def test_training_images_in_any_position_keep_it(backbone: Backbone, blobs: Any)
 
 def test_a_run_measures_turned_images_and_reports_them(equimos: Equimos, config: Path) -> None:
     text = config.read_text() + '\n[methods.ridge]\n[methods."ridge, D4"]\nmethod = "ridge"\ngroup = "D4"\nviews = 8\n'
-    config.write_text('turned = ["C4", "D4"]\ntrain_turned = "C4"\n' + text)
+    config.write_text('transformed = ["C4", "D4"]\ntrain_transformed = "C4"\n' + text)
     out = config.parent / "out"
     result = equimos("run", config, "--out", out)
     assert result.exit_code == 0, result.stderr
@@ -79,8 +79,8 @@ def test_a_run_measures_turned_images_and_reports_them(equimos: Equimos, config:
 
 @pytest.mark.parametrize("bad", ['["C4", "Q8"]', '"C4"', "[4]"])
 def test_an_unknown_group_is_refused(config: Path, bad: str) -> None:
-    config.write_text(f"turned = {bad}\n" + config.read_text())
-    with pytest.raises(InputError, match="turned"):
+    config.write_text(f"transformed = {bad}\n" + config.read_text())
+    with pytest.raises(InputError, match="transformed"):
         load_config(config)
 
 

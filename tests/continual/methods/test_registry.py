@@ -76,9 +76,10 @@ def test_everything_the_package_names_is_there() -> None:
 
 
 def test_no_name_hides_a_module() -> None:
-    """`continual.x` would be one or the other, depending on what was imported before."""
+    """`continual.x` would be one or the other, depending on what was imported before; `methods` is both."""
     modules = {module.name for module in pkgutil.iter_modules(continual.__path__)}
-    assert not modules & set(continual.__all__)
+    assert modules & set(continual.__all__) == {"methods"}
+    assert continual.methods is registry
 
 
 def test_a_method_and_its_preset_have_a_name_together(backbone: Any, blobs: Any) -> None:

@@ -8,7 +8,6 @@ import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
@@ -17,7 +16,6 @@ import typer
 from continual.cli.options import Json
 from continual.console import check_outputs, console, pairs, show_rows, write_json
 from continual.errors import InputError, nearest
-from continual.registry import Registry
 
 app = typer.Typer()
 
@@ -81,6 +79,8 @@ def kinds() -> dict[str, tuple[str, Callable[[], Mapping[str, Any]]]]:
 
     A folder has a kind if a `Registry` for it is in its front, or a function named as the folder is.
     """
+    from continual.registry import Registry
+
     found: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {}
     for front in (importlib.import_module(name) for package in PACKAGES for name in _folders(package)):
         folder = front.__name__.rpartition(".")[2]
@@ -103,6 +103,8 @@ def _origin(value: Any, front: str) -> str:
     place = str(getattr(value, "__module__", type(value).__module__))
     if place.startswith(front):
         return "built in"
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=f"equimos.{front.rpartition('.')[2]}"):
         if entry.module == place or entry.load() is value:
             return f"entry point{f' of {entry.dist.name}' if entry.dist else ''}: {entry.value}"

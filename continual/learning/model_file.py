@@ -9,7 +9,6 @@ import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +97,8 @@ def _contents(
 
 def versions() -> dict[str, str]:
     """Return the versions that decide results."""
+    from importlib import metadata  # slow to import, and the command's help needs none
+
     packages = ("equimos", "torch", "torchvision", "timm", "numpy")
     found = {}
     for name in packages:

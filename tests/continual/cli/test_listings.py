@@ -70,7 +70,7 @@ def test_entry_points_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         module, value, dist = __name__, f"{__name__}:thing", None
 
-    monkeypatch.setattr(listings, "entry_points", lambda group: [Entry] if group == "equimos.losses" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry] if group == "equimos.losses" else [])
     assert listings._origin(test_entry_points_are_named, "continual.losses") == f"entry point: {__name__}:thing"
     assert listings._origin(test_entry_points_are_named, "continual.merging").startswith("file ")
 

@@ -38,8 +38,7 @@ from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, choose_penalty, solve
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}

@@ -102,11 +102,7 @@ def one(bank: Weights, number: int | Tensor) -> dict[str, Tensor]:
 
 
 def serve(
-    kind: AdapterKind,
-    features: Callable[[P, Adapters], Tensor],
-    stem: P,
-    bank: Weights,
-    chosen: Tensor,
+    kind: AdapterKind, features: Callable[[P, Adapters], Tensor], stem: P, bank: Weights, chosen: Tensor
 ) -> Tensor:
     """Return features (B, D) of images, each under its adapter `chosen` (B,) int64 of a bank.
 

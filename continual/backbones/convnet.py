@@ -62,12 +62,7 @@ class FrozenConvNet(FrozenBackbone):
         raise BackboneError(f"{type(self.convnet).__name__} has no blocks that take adapters or prompts: use a ViT")
 
     def features(
-        self,
-        images: Any,
-        adapters: Any = None,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        **_: Any,
+        self, images: Any, adapters: Any = None, *, weights: Mapping[str, Tensor] | None = None, **_: Any
     ) -> Tensor:
         """Return timm's pooled features (B, D) of images (B, 3, H, W), before any classifier; takes no adapters."""
         if adapters is not None:

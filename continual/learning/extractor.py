@@ -19,8 +19,10 @@ from continual.data.inputs import Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
 from continual.symmetry.base import Symmetry
+
+#: progress(stage, done, total, figures) says how far some work is
+Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,6 @@ def extract(
     batch_size: int,
     device: torch.device,
     progress: Progress | None = None,
-    stage: str = "collecting features",
     workers: int = 0,
 ) -> tuple[list[Tensor], list[Label]]:
     """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
@@ -135,7 +136,7 @@ def extract(
             parts.append((list(compute(images.to(device), labels)), labels))
             done = min(done + distributed.count() * len(labels), len(dataset))
             if progress is not None:
-                progress(stage, done, len(dataset), {})
+                progress("collecting features", done, len(dataset), {})
     columns, names = zip(*distributed.in_turn(parts), strict=True)
     joined = [torch.cat([values.to(device) for values in column]) for column in zip(*columns, strict=True)]
     if not all(torch.isfinite(values).all() for values in joined):

@@ -22,13 +22,11 @@ from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedIm
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
-from continual.learning.documented import documented
 from continual.learning.edits import Edits
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.loop import run
-from continual.learning.progress import Progress
-from continual.learning.settings import Settings, make
+from continual.learning.settings import Settings, documented, make
 from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training

@@ -13,8 +13,7 @@ from continual import distributed
 from continual.data.inputs import Label
 from continual.data.loaders import label_indices, training_loader
 from continual.distributed import Rows
-from continual.learning.progress import Progress
-from continual.learning.training import Checkpoints, GradientTraining, Output, Training
+from continual.learning.training import Checkpoints, GradientTraining, Output, Progress, Training
 
 
 def snapshot(live: Mapping[str, Tensor], *steppers: Any) -> dict[str, Any]:
@@ -33,10 +32,7 @@ def go_back(kept: Mapping[str, Any], live: Mapping[str, Tensor], *steppers: Any)
 
 
 def run(
-    training: Training[Any],
-    progress: Progress | None = None,
-    workers: int = 0,
-    checkpoints: Checkpoints | None = None,
+    training: Training[Any], progress: Progress | None = None, workers: int = 0, checkpoints: Checkpoints | None = None
 ) -> None:
     """The learner's own training loop; Avalanche's makes the same calls in the same order."""
     training.workers = workers

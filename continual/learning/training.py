@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import label_indices
 from continual.errors import LearningError
-from continual.learning.extractor import Extractor, extract
-from continual.learning.progress import Progress
+from continual.learning.extractor import Extractor, Progress, extract
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
 from continual.learning.views import single_views

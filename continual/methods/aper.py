@@ -10,9 +10,8 @@ from torch import Tensor
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
 from continual.methods.bases.first_adapter import (
     FirstAdapterLearner,
@@ -20,7 +19,7 @@ from continual.methods.bases.first_adapter import (
     FirstAdapterTraining,
     adapted_features,
 )
-from continual.statistics.prototypes import Prototypes, cosine_scores, updated
+from continual.statistics.head import Prototypes, cosine_scores, updated
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import State
-from continual.learning.training import Start
+from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
-from continual.statistics.prototypes import Prototypes, cosine_scores
+from continual.statistics.head import Prototypes, cosine_scores
 
 
 class EASESettings(AdapterSettings):

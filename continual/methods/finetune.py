@@ -7,9 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from continual.data.inputs import ExperienceData
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
-from continual.learning.training import Start
+from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import AdapterTraining
 from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
 

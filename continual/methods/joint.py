@@ -12,8 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from continual import selection
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
-from continual.learning.extractor import Extractor, extract
-from continual.learning.progress import Progress
+from continual.learning.extractor import Extractor, Progress, extract
 from continual.learning.settings import AdapterSettings
 from continual.learning.training import Start
 from continual.methods.bases.adapter_training import AdapterTraining

@@ -15,14 +15,12 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import State
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.losses.prompt_pull import PromptPull
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 class L2PSettings(TrainingSettings):

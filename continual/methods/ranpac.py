@@ -14,8 +14,7 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
-from continual.learning.training import Start, Training
+from continual.learning.training import Progress, Start, Training
 from continual.methods.bases.first_adapter import (
     FirstAdapterLearner,
     FirstAdapterSettings,

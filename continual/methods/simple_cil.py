@@ -10,10 +10,9 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.state import State
-from continual.learning.training import Training
-from continual.statistics.prototypes import Prototypes, cosine_scores, updated
+from continual.learning.training import Progress, Training
+from continual.statistics.head import Prototypes, cosine_scores, updated
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
 from continual.uncertainty.gaussians import judge
 

@@ -20,8 +20,7 @@ from continual.merging.towards import merge
 from continual.methods.mos.learner import MOSLearner, MOSState
 from continual.methods.mos.retrieval import ensemble, refine
 from continual.statistics.class_statistics import fit
-from continual.statistics.head import Head
-from continual.statistics.prototypes import Prototypes, cosine_scores
+from continual.statistics.head import Head, Prototypes, cosine_scores
 
 pytestmark = pytest.mark.shared
 SCALE = 0.1

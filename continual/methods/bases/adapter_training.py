@@ -18,8 +18,7 @@ from continual.learning.state import S
 from continual.learning.training import GradientTraining, Output, Start
 from continual.losses.base import LossTerm
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:

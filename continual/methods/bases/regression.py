@@ -13,17 +13,15 @@ from torch import Tensor
 
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.state import Simulation, State
 from continual.learning.training import Start, Training
 from continual.seeding import generator
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.leverage import Certainty, certainty
-from continual.uncertainty.simulation import drawing
+from continual.uncertainty.leverage import Certainty, certainty, drawing
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         )
 
     def simulation(self, after: Self) -> Simulation | None:
-        """Draw values from the sums, as of images that were left out: see `continual.uncertainty.simulation`."""
+        """Draw values from the sums, as of images that were left out: see `drawing`."""
         sums = self.state.sums
         if sums is None or self.symmetry is not None:
             return None

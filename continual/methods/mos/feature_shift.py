@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from continual.adapters.base import Weights
 from continual.statistics.class_statistics import ClassStatistics
-from continual.statistics.cross_validation import best_penalty
+from continual.statistics.ridge import best_penalty
 
 DRAWS = 8192  #: of all classes together
 SAMPLES = 64

@@ -22,10 +22,9 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import Simulation
-from continual.learning.training import Start
+from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import merged
 from continual.merging.towards import effective_alpha, merge_
@@ -39,7 +38,7 @@ from continual.methods.mos.state import MOSState
 from continual.registry import Registry
 from continual.seeding import generator
 from continual.statistics.class_statistics import Kind, fit
-from continual.statistics.prototypes import cosine_scores, updated
+from continual.statistics.head import cosine_scores, updated
 from continual.uncertainty.gaussians import judge
 
 

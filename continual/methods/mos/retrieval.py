@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ class Retrieval:
 
 
 def refine(
-    first_choice: Tensor,
-    logits_of: Callable[[Tensor, Tensor], Tensor],
-    class_experience: Tensor,
-    rounds: int = 4,
+    first_choice: Tensor, logits_of: Callable[[Tensor, Tensor], Tensor], class_experience: Tensor, rounds: int = 4
 ) -> Retrieval:
     """Refine each image's choice of stack at most `rounds` times.
 

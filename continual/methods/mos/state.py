@@ -16,7 +16,7 @@ from continual.methods.bases.alignment import AlignedState
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.statistics.class_statistics import ClassStatistics
-from continual.statistics.prototypes import Prototypes
+from continual.statistics.head import Prototypes
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from continual.merging.base import merged
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.fields import pack
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from continual.uncertainty.gaussians import LEVELS
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]

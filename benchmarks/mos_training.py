@@ -27,7 +27,8 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.losses.cross_entropy import masked_cross_entropy
+from continual.losses.base import Batch
+from continual.losses.cross_entropy import CrossEntropy
 from continual.losses.feature_contrast import feature_contrast
 from continual.methods.bases.alignment import align
 from continual.methods.mos.learner import MOSLearner, MOSTraining
@@ -79,7 +80,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
 
     def step() -> None:
         features = mos.features(images, mos.working, merging=True)
-        loss = masked_cross_entropy(head(features), targets, training.active)
+        loss = CrossEntropy()(Batch(features, head(features), targets, training.active))
         loss = loss + 0.1 * feature_contrast(features, means)
         optimizer.zero_grad()
         loss.backward()

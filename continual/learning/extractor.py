@@ -53,11 +53,8 @@ class Extractor:
     def features(self, images: Tensor | SharedStem, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
         frozen, symmetry = self.backbone.frozen, self.symmetry
-        if symmetry is None:
-            with self._autocast():
-                return frozen.features(images, adapters, **options)
-        if isinstance(images, Tensor) and adapters is None:
-            return self._over_views(symmetry, images, lambda views: frozen.features(views, adapters, **options))
+        if symmetry is None or (isinstance(images, Tensor) and adapters is None):
+            return self._over_views(images, lambda views: frozen.features(views, adapters, **options))
         stem = images if isinstance(images, SharedStem) else self.stem(images)
         with self._autocast():
             found = frozen.features(stem, adapters, **options)
@@ -82,27 +79,22 @@ class Extractor:
 
         Raises InputError for a symmetry that reads from features how a view counts.
         """
-
-        def tokens(views: Tensor) -> Tensor:
-            return self.backbone.frozen.block_tokens(views, blocks, patches=patches)
-
-        symmetry = self.symmetry
-        if symmetry is None:
-            with self._autocast():
-                return tokens(images)
-        if symmetry.reads_features:
+        if self.symmetry is not None and self.symmetry.reads_features:
             raise InputError(
-                f"{symmetry.name} reads from a backbone's last features how a view counts, and this method reads other "
-                "tokens: choose symmetry='frame'"
+                f"{self.symmetry.name} reads from a backbone's last features how a view counts, and this method reads "
+                "other tokens: choose symmetry='frame'"
             )
-        return self._over_views(symmetry, images, tokens)
+        frozen = self.backbone.frozen
+        return self._over_views(images, lambda views: frozen.block_tokens(views, blocks, patches=patches))
 
-    def _over_views(self, symmetry: Symmetry, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _over_views(self, images: Any, compute: Callable[[Any], Tensor]) -> Tensor:
         """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
         with self._autocast():
-            views, weights = symmetry.look(self.backbone.frozen, images)
+            if self.symmetry is None:
+                return compute(images)
+            views, weights = self.symmetry.look(self.backbone.frozen, images)
             found = compute(views)
-        return symmetry.mean(found, views.shape[0] // images.shape[0], weights)
+        return self.symmetry.mean(found, views.shape[0] // images.shape[0], weights)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""

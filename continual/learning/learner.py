@@ -30,8 +30,7 @@ from continual.learning.settings import Settings, documented, make
 from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
-from continual.symmetry.base import Symmetry
-from continual.symmetry.choose import symmetry_of
+from continual.symmetry.base import Symmetry, symmetry_of
 
 
 class IncrementalLearner(Edits[S], Storing[S]):

@@ -59,19 +59,13 @@ class Settings(BaseModel):
     def _known_group(cls, name: str | None) -> str | None:
         from continual.symmetry.views import group_named
 
-        try:
-            return name and group_named(name).name
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        return name and group_named(name).name
 
     @model_validator(mode="after")
     def _known_names(self) -> Settings:
-        try:
-            for field, registry in self.named.items():
-                if (name := getattr(self, field)) is not None:
-                    registry.get(name)
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        for field, registry in self.named.items():
+            if (name := getattr(self, field)) is not None:
+                registry.get(name)
         return self
 
 
@@ -99,7 +93,7 @@ class TrainingSettings(Settings):
         """Return the further terms of the loss, made anew."""
         try:
             return [losses.TERMS.get(name)(**values) for name, values in self.losses.items()]
-        except (InputError, ValidationError) as error:
+        except ValueError as error:
             raise ValueError(f"losses: {error}") from error
 
 

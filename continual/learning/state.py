@@ -38,6 +38,13 @@ class State:
 
 
 S = TypeVar("S", bound=State)
+T = TypeVar("T")
 
 #: of a class's index, a number of draws, and a generator: answers of before and after, class indices (count,)
 Simulation = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def learned(part: T | None) -> T:
+    """Return a part of a state that is there once anything was learned."""
+    assert part is not None
+    return part

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Subset
 
 from continual.data.inputs import ExperienceData, Label
 from continual.learning.extractor import Extractor, extract
 from continual.learning.settings import Settings
 from continual.symmetry.base import Symmetry
-from continual.symmetry.views import transformed
+from continual.symmetry.views import Transformed
 
 
 def single_views(
@@ -33,11 +32,13 @@ def single_views(
         fitted = fit_symmetry(extractor, symmetry, data, settings.eval_batch_size)
     training, evaluation, labels = data.training, data.evaluation, data.labels
     if settings.transformed_training:
-        training = AnyView(training, symmetry.group)
+        training = Transformed(training, symmetry.group)
     if settings.orbit_statistics:
         seeing = extractor.untransformed
-        evaluation = EveryView(evaluation, symmetry.group)
-        labels = [label for label in labels for _ in range(symmetry.group.order)]
+        elements = range(symmetry.group.order)
+        each = [image for image in range(len(labels)) for _ in elements]
+        labels = [labels[image] for image in each]
+        evaluation = Transformed(Subset(evaluation, each), symmetry.group, [*elements] * len(data.labels))
     else:
         seeing = replace(extractor, symmetry=replace(symmetry, fitted=fitted))
     return seeing, ExperienceData(training, evaluation, labels), fitted
@@ -54,33 +55,3 @@ def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData,
     (found,), labels = extract(data.evaluation, described, batch_size=batch_size, device=extractor.device)
     index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=extractor.device))
-
-
-@dataclass(frozen=True)
-class EveryView(Dataset[Any]):
-    """A data set of (image (3, H, W), label, ...) with all views of every image, one after the other."""
-
-    dataset: Any
-    group: Any  #: a finite group, see `equivariant.groups`
-
-    def __len__(self) -> int:
-        return len(self.dataset) * self.group.order
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image, *rest = self.dataset[index // self.group.order]
-        return transformed(self.group, index % self.group.order, image), *rest
-
-
-@dataclass(frozen=True)
-class AnyView(Dataset[Any]):
-    """A data set of (image (3, H, W), label, ...) each image transformed by an element that torch's generator draws."""
-
-    dataset: Any
-    group: Any  #: a finite group, see `equivariant.groups`
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image, *rest = self.dataset[index]
-        return transformed(self.group, int(torch.randint(self.group.order, ())), image), *rest

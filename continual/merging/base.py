@@ -6,26 +6,17 @@ to one (P,). Whatever asks for a merge, the anchor of a training or a consolidat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from continual.merging import RULES
+from continual.registry import named
 
-Rule = Callable[..., Tensor]
-R = TypeVar("R", bound=Rule)
-
-
-def rule(name: str) -> Callable[[R], R]:
-    """Name a function `(stacks (T, P), start (P,), **settings) -> (P,)` as a merge rule."""
-
-    def named(function: R) -> R:
-        function.name = name  # type: ignore[attr-defined]
-        return function
-
-    return named
+#: Names a function `(stacks (T, P), start (P,), **settings) -> (P,)` as a merge rule.
+rule = named
 
 
 def merged(

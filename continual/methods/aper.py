@@ -12,9 +12,11 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
+from continual.learning.state import learned
 from continual.methods.bases.first_adapter import (
-    FirstAdapterLearner,
+    FirstAdapterSettings,
     FirstAdapterState,
     FirstAdapterTraining,
     adapted_features,
@@ -49,7 +51,7 @@ class APERTraining(FirstAdapterTraining[APERState]):
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes)
 
 
-class APERLearner(FirstAdapterLearner[APERState]):
+class APERLearner(IncrementalLearner[APERState]):
     """Cosine to class means of `[phi(x), phi(x; A_1)]`; one adapter, trained on the first experience.
 
     Memory is one adapter, L (2 r D + r + D) numbers, and 2 D + 1 numbers per class.
@@ -58,6 +60,7 @@ class APERLearner(FirstAdapterLearner[APERState]):
     method = "aper"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
     summary = "APER with its adapter: prototypes of frozen and first-experience features, side by side"
+    settings_type = FirstAdapterSettings
     state_type = APERState
     probabilities = False
     fixed_features = True
@@ -67,8 +70,6 @@ class APERLearner(FirstAdapterLearner[APERState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
-        assert self.state.stack is not None
-        assert self.state.prototypes is not None
-        features = both(self.extractor, self.settings, self.state.stack, images, cache)
-        cosines = cosine_scores(features, self.state.prototypes.mean)
+        features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)
+        cosines = cosine_scores(features, learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Weights
+from continual.adapters.base import Adapters, Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import State
+from continual.learning.state import State, learned
 from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
 from continual.statistics.head import Prototypes, cosine_scores
@@ -65,6 +67,12 @@ def reweighted(features: Tensor, prototypes: Tensor, class_experience: Tensor, o
     return (cosines * torch.where(own, 1.0, others)[:, None]).sum(0)
 
 
+def in_subspaces(extractor: Extractor, served: Sequence[Adapters], images: Tensor) -> list[Tensor]:
+    """Return the features (B, D) of prepared images under each adapter."""
+    stem = extractor.stem(images)
+    return [extractor.features(stem, adapters) for adapters in served]
+
+
 class EASETraining(PrototypeAdapterTraining[EASEState]):
     """Trains a new adapter with a temporary head for the new classes, then remembers prototypes."""
 
@@ -77,12 +85,7 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
         before, extractor = self.before, self.extractor
         bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
         served = [shared(self.settings.adapter_kind, stack) for stack in bank]
-
-        def compute(images: Tensor, _: Any) -> list[Tensor]:
-            stem = extractor.stem(images)
-            return [extractor.features(stem, adapters) for adapters in served]
-
-        columns, targets = self.extract(compute, progress)
+        columns, targets = self.extract(lambda images, _: in_subspaces(extractor, served, images), progress)
         return EASEState(**self.progress_counts(), bank=bank, prototypes=self._updated(torch.stack(columns), targets))
 
     def _updated(self, features: Tensor, targets: Tensor) -> Prototypes:
@@ -132,20 +135,15 @@ class EASELearner(IncrementalLearner[EASEState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the reweighted sums of cosines."""
-        state = self.state
-        assert state.prototypes is not None
-        experience = torch.tensor(state.class_experience, device=images.device)
-        sums = reweighted(
-            self.subspace_features(images, cache), state.prototypes.mean, experience, self.settings.other_subspaces
-        )
-        return Scores(sums.softmax(-1))
+        experience = torch.tensor(self.state.class_experience, device=images.device)
+        features, prototypes = self.subspace_features(images, cache), learned(self.state.prototypes).mean
+        return Scores(reweighted(features, prototypes, experience, self.settings.other_subspaces).softmax(-1))
 
     def subspace_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the features (T, B, D) of prepared images under every adapter, from `cache` where it has them."""
         extractor, served = self.extractor, [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
         if cache is None:
-            stem = extractor.stem(images)
-            return torch.stack([extractor.features(stem, adapters) for adapters in served])
+            return torch.stack(in_subspaces(extractor, served, images))
         found = []
         for number, adapters in enumerate(served):
 

@@ -9,8 +9,7 @@ from pydantic import Field
 from continual.data.inputs import ExperienceData
 from continual.learning.settings import AdapterSettings
 from continual.learning.training import Progress, Start
-from continual.methods.bases.adapter_training import AdapterTraining
-from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
+from continual.methods.bases.adapter_training import AdapterTraining, SingleAdapterLearner, SingleAdapterState
 
 
 class FinetuneSettings(AdapterSettings):

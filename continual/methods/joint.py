@@ -15,8 +15,7 @@ from continual.errors import InputError
 from continual.learning.extractor import Extractor, Progress, extract
 from continual.learning.settings import AdapterSettings
 from continual.learning.training import Start
-from continual.methods.bases.adapter_training import AdapterTraining
-from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
+from continual.methods.bases.adapter_training import AdapterTraining, SingleAdapterLearner, SingleAdapterState
 from continual.registry import Registry
 from continual.seeding import generator
 from continual.selection.base import selected

@@ -16,7 +16,7 @@ from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import State
+from continual.learning.state import State, learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.losses.prompt_pull import PromptPull
 from continual.seeding import generator
@@ -137,10 +137,8 @@ class L2PLearner(IncrementalLearner[L2PState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits."""
-        state, extractor = self.state, self.extractor
-        assert state.pool is not None
-        assert state.head is not None
+        extractor, pool = self.extractor, learned(self.state.pool)
         queries = extractor.frozen_features(images, cache)
-        prompts, _ = select(queries, state.pool["keys"], state.pool["prompts"], self.settings.chosen)
+        prompts, _ = select(queries, pool["keys"], pool["prompts"], self.settings.chosen)
         features = extractor.features(extractor.stem(images, prompts))
-        return Scores(state.head(features).softmax(-1))
+        return Scores(learned(self.state.head)(features).softmax(-1))

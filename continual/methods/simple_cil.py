@@ -10,7 +10,7 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import State
+from continual.learning.state import State, learned
 from continual.learning.training import Progress, Training
 from continual.statistics.head import Prototypes, cosine_scores, updated
 
@@ -47,6 +47,5 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the cosines."""
-        assert self.state.prototypes is not None
-        cosines = cosine_scores(self.extractor.frozen_features(images, cache), self.state.prototypes.mean)
+        cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

@@ -16,6 +16,7 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.state import learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
 from continual.uncertainty.gaussians import judge
@@ -141,7 +142,6 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         state = self.state
-        assert state.head is not None
         features = self.extractor.features(images, weights=state.backbone)
         probabilities, p_value = judge(state.known, features)
-        return Scores(state.head(features).softmax(-1), probabilities=probabilities, p_value=p_value)
+        return Scores(learned(state.head)(features).softmax(-1), probabilities=probabilities, p_value=p_value)

@@ -45,8 +45,10 @@ class GramStatistics:
             half.masked_scatter_(lower, self.triangle)
         return whole
 
-    def plus(self, other: GramStatistics) -> GramStatistics:
-        """Return the sums over both sets; the one with fewer classes has none of the others'."""
+    def plus(self, other: GramStatistics | None) -> GramStatistics:
+        """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'."""
+        if other is None:
+            return self
         extra = len(other.counts) - len(self.counts)
         if extra < 0:
             return other.plus(self)
@@ -205,8 +207,7 @@ def choose_penalty(
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    sums = GramStatistics.of(features[kept], labels[kept], classes)
-    sums = sums if before is None else sums.plus(before)
+    sums = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
     x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
     errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in penalties}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from continual.learning.answers import Prediction
-from continual.testing.cases import Learner
+from continual.testing.cases import Learner, reloaded
 
 
 def expect(holds: bool, message: str) -> None:
@@ -46,6 +46,11 @@ def assert_valid(learner: Learner, images: Tensor) -> None:
     expect(bool((answer.scores >= 0).all()), "scores are negative")
     sums = answer.scores.sum(-1)
     expect(torch.allclose(sums, torch.ones_like(sums), atol=1e-4), f"scores sum to {sums.tolist()}, not to 1")
+
+
+def survives_a_file(learner: Learner, images: Tensor) -> None:
+    """The learner answers the same after it was saved and loaded."""
+    assert_same(learner.predict(images), reloaded(learner).predict(images), "the loaded learner answers otherwise")
 
 
 def rows(prediction: Prediction, order: Tensor) -> Prediction:

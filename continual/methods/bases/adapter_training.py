@@ -1,20 +1,24 @@
-"""Training one adapter and a head on a frozen backbone."""
+"""Training one adapter and a head on a frozen backbone, and answering with them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from continual import distributed
-from continual.adapters.bank import TrainableAdapter
+from continual.adapters.bank import TrainableAdapter, shared
 from continual.adapters.base import Shapes, Weights
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData
-from continual.learning.settings import AdapterSettings
-from continual.learning.state import S
+from continual.learning.answers import Scores
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.state import S, State, learned
 from continual.learning.training import GradientTraining, Output, Start
 from continual.losses.base import LossTerm
 from continual.seeding import generator
@@ -101,3 +105,26 @@ class PrototypeAdapterTraining(AdapterTraining[S]):
     def __init__(self, start: Start[S], data: ExperienceData, weights: Weights | None, **options: Any) -> None:
         super().__init__(start, data, weights, None, **options)
         self.head = self.modules["head"] = CosineHead(self.head.weight)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class SingleAdapterState(State):
+    """One adapter and one head."""
+
+    stack: Weights | None = None
+    head: Head | None = None
+
+
+A = TypeVar("A", bound=SingleAdapterState)
+
+
+class SingleAdapterLearner(IncrementalLearner[A]):
+    """Predicts with one adapter and one head."""
+
+    correctable = False
+    settings_type: ClassVar[type[Settings]] = AdapterSettings
+
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        """Return the softmax of the head's logits."""
+        adapters = shared(self.settings.adapter_kind, learned(self.state.stack))
+        return Scores(learned(self.state.head)(self.extractor.features(images, adapters)).softmax(-1))

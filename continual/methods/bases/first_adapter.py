@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 from torch import Tensor
@@ -13,8 +13,7 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.settings import AdapterSettings
 from continual.learning.state import State
 from continual.learning.training import Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
@@ -63,9 +62,3 @@ def adapted_features(
         return extractor.features(images, adapters)
     names = ["first stack"] * len(images)
     return cache.features(images, names, lambda rows: extractor.features(images[rows], adapters))
-
-
-class FirstAdapterLearner(IncrementalLearner[F]):
-    """A learner whose only adapter is the first experience's."""
-
-    settings_type: ClassVar[type[Settings]] = FirstAdapterSettings

@@ -16,7 +16,7 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Simulation, State
+from continual.learning.state import Simulation, State, learned
 from continual.learning.training import Start, Training
 from continual.seeding import generator
 from continual.statistics.head import cosine_scores
@@ -38,9 +38,9 @@ class RegressionState(State):
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (D',) and deviation (D',) of all features, and the classes' means of standardised ones (C, D')."""
-        assert self.sums is not None
-        mean, deviation = self.sums.moments()
-        centres = (self.sums.targets / self.sums.counts - mean[:, None]) / deviation[:, None]
+        sums = learned(self.sums)
+        mean, deviation = sums.moments()
+        centres = (sums.targets / sums.counts - mean[:, None]) / deviation[:, None]
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
 
@@ -63,8 +63,7 @@ class RegressionUpdate(Training[RegressionState]):
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
         (features,), labels = self.extract(lambda images, _: [self.read(self.extractor, images)], progress)
-        sums = GramStatistics.of(features, labels, len(self.classes))
-        sums = sums if before.sums is None else sums.plus(before.sums)
+        sums = GramStatistics.of(features, labels, len(self.classes)).plus(before.sums)
         system = Standardised.of(sums, self.penalty(sums))
         head = system.solve(sums)
         # Images that were answered wrong say nothing of what is usual.
@@ -101,9 +100,8 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        assert self.state.head is not None
         features, certain = self.design_features(self.extractor, images, cache), self.state.certainty
-        values = self.state.head(features)
+        values = learned(self.state.head)(features)
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
         mean, deviation, centres = self.state.prototypes
         return Scores(

@@ -23,7 +23,7 @@ from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import Simulation
+from continual.learning.state import Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import merged
@@ -214,14 +214,14 @@ class MOSLearner(IncrementalLearner[MOSState]):
     def answering(self) -> Answering:
         """Return what decides an answer once features are known."""
         state, settings = self.state, self.settings
-        assert state.head is not None
-        assert state.prototypes is not None
 
         def combine(logits: Tensor, cosines: Tensor) -> Tensor:
             return ensemble(logits, cosines, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
 
         experience = state.experience_of_class
-        return Answering(state.head, state.prototypes.mean, experience, settings.retrieval_rounds, combine)
+        return Answering(
+            learned(state.head), learned(state.prototypes).mean, experience, settings.retrieval_rounds, combine
+        )
 
     def _early_exit(self, answering: Answering) -> tuple[EarlyExit, float]:
         """Return what predicts answers, and how certain is enough."""
@@ -255,6 +255,5 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return answers
 
     def _simulated(self, index: int, count: int, draw: torch.Generator) -> Tensor:
-        assert self.state.head is not None
         sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
-        return self.state.head(sampler.draw(count, draw)).argmax(-1)
+        return learned(self.state.head)(sampler.draw(count, draw)).argmax(-1)

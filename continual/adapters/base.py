@@ -39,7 +39,6 @@ class AdapterKind(BaseModel, ABC):
 
     name: ClassVar[str]
 
-    #: the share of `hidden` numbers that training drops; 0 for kinds without dropout
     @property
     def dropout(self) -> float:
         """The probability with which a hidden number is dropped in training."""

@@ -1,9 +1,8 @@
 """A frozen timm ViT, taken in steps, so that adapters can stand beside each block's MLP.
 
-Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves.
-Because another timm release or an unusual model could order them differently, a `FrozenViT` compares
-itself with the model's own forward on a probe image when it is built, and refuses a model it would
-not reproduce.
+Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves. Because another
+timm release or an unusual model could order them differently, a `FrozenViT` compares itself with the model's own
+forward on a probe image when it is built, and refuses a model it would not reproduce.
 """
 
 from __future__ import annotations

@@ -110,7 +110,6 @@ class Extractor:
 def extract(
     dataset: Any,
     compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
-    *,
     batch_size: int,
     device: torch.device,
     progress: Progress | None = None,

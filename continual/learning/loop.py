@@ -39,13 +39,9 @@ def run(
     if not isinstance(training, GradientTraining) or training.epochs == 0:
         return
     settings, device = training.settings, training.device
+    data, number = training.data.training, training.before.updates
     loader, sampler = training_loader(
-        training.data.training,
-        settings.batch_size,
-        settings.seed,
-        training.before.updates,
-        own_rows=True,
-        num_workers=workers,
+        data, settings.batch_size, settings.seed, number, own_rows=True, num_workers=workers
     )
     optimizer = training.make_optimizer()
     scheduler = training.make_scheduler(optimizer)

@@ -45,9 +45,7 @@ class Settings(BaseModel):
     symmetry: str = Field("frame", description="with a group: what is made of an image's views")
     views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
     transformed_training: bool = Field(True, description="with a group: train on randomly transformed images")
-    orbit_statistics: bool = Field(
-        True, description="with a group: remember single views, all of each image, instead of their mean"
-    )
+    orbit_statistics: bool = Field(True, description="with a group: remember every single view, instead of their mean")
 
     @model_validator(mode="before")
     @classmethod

@@ -90,14 +90,8 @@ class Training(ABC, Generic[S]):
 
         Returns each of its results joined, (n, D), and class indices (n,); see `continual.learning.extractor.extract`.
         """
-        found, labels = extract(
-            self.data.evaluation,
-            compute,
-            batch_size=self.settings.eval_batch_size,
-            device=self.device,
-            progress=progress,
-            workers=self.workers,
-        )
+        size, workers = self.settings.eval_batch_size, self.workers
+        found, labels = extract(self.data.evaluation, compute, size, self.device, progress, workers)
         return found, label_indices(labels, self.index).to(self.device)
 
     def class_experience(self) -> tuple[int, ...]:

@@ -52,6 +52,6 @@ def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData,
     def described(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
         return [extractor.described(symmetry.views(images))]
 
-    (found,), labels = extract(data.evaluation, described, batch_size=batch_size, device=extractor.device)
+    (found,), labels = extract(data.evaluation, described, batch_size, extractor.device)
     index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=extractor.device))

@@ -69,7 +69,6 @@ class APERLearner(IncrementalLearner[APERState]):
         return APERTraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the cosines."""
         features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)
         cosines = cosine_scores(features, learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

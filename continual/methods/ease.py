@@ -31,9 +31,7 @@ class EASESettings(AdapterSettings):
     lr: float = Field(0.025, gt=0, description="peak rate of the adapters")
     head_lr_ratio: float = Field(1.0, gt=0, description="the temporary head's rate as a share of lr")
     bottleneck: int = Field(64, ge=1, description="r, the width of an adapter")
-    other_subspaces: float = Field(
-        0.1, ge=0, description="weight of a subspace in the score of a class of another experience"
-    )
+    other_subspaces: float = Field(0.1, ge=0, description="weight of other experiences' subspaces in a class's score")
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,6 @@ class EASELearner(IncrementalLearner[EASEState]):
         return EASETraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the reweighted sums of cosines."""
         experience = torch.tensor(self.state.class_experience, device=images.device)
         features, prototypes = self.subspace_features(images, cache), learned(self.state.prototypes).mean
         return Scores(reweighted(features, prototypes, experience, self.settings.other_subspaces).softmax(-1))

@@ -15,9 +15,7 @@ from continual.methods.bases.adapter_training import AdapterTraining, SingleAdap
 class FinetuneSettings(AdapterSettings):
     """Numbers of sequential fine-tuning."""
 
-    logits: Literal["new", "seen"] = Field(
-        "seen", description="cross-entropy over the new classes only, or over all classes seen"
-    )
+    logits: Literal["new", "seen"] = Field("seen", description="cross-entropy over the new classes, or over all seen")
 
 
 class FinetuneTraining(AdapterTraining[SingleAdapterState]):

@@ -103,12 +103,9 @@ def _kept(
     """Return what is kept of the experience of that number, chosen by the backbone's own features of its images."""
     if settings.kept is None:
         return data
+    size, device = settings.eval_batch_size, extractor.device
     (features,), labels = extract(
-        data.evaluation,
-        lambda images, _: [extractor.features(images)],
-        batch_size=settings.eval_batch_size,
-        device=extractor.device,
-        progress=progress,
+        data.evaluation, lambda images, _: [extractor.features(images)], size, device, progress
     )
     rows: list[int] = []
     for label in dict.fromkeys(labels):

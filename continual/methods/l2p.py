@@ -136,7 +136,6 @@ class L2PLearner(IncrementalLearner[L2PState]):
         return L2PTraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the head's logits."""
         extractor, pool = self.extractor, learned(self.state.pool)
         queries = extractor.frozen_features(images, cache)
         prompts, _ = select(queries, pool["keys"], pool["prompts"], self.settings.chosen)

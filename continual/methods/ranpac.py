@@ -110,6 +110,5 @@ class RanPACLearner(IncrementalLearner[RanPACState]):
         return torch.relu(features @ self.projection.to(features))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values."""
         features = adapted_features(self.extractor, self.settings, learned(self.state.stack), images, cache)
         return Scores(learned(self.state.head)(self.project(features)).softmax(-1))

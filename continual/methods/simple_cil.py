@@ -46,6 +46,5 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         return PrototypeUpdate(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the cosines."""
         cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

@@ -71,7 +71,6 @@ class SLCATraining(GradientTraining[SLCAState]):
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(self.epochs * self.settings.decay_after)])
 
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
         features = self.single.features(images, weights=self.weights())
         return Output(features, self.head(features))
 
@@ -122,12 +121,11 @@ def learnable(backbone: Backbone, settings: SLCASettings) -> dict[str, Tensor]:
 class SLCALearner(IncrementalLearner[SLCAState]):
     """A slow learner with classifier alignment; the only method here whose features change.
 
-    The backbone given stays as it is: what has learned of it (`part`: all, the last blocks or the norms) is
-    part of the state, and of the file. Statistics of old classes are those of the time they were learned, as
-    published: the more the backbone has changed since, the more the aligned head favours new classes. With the
-    published rates, DINOv2 changes much, nearly all the gradient being the patch embedding's; `part="last_blocks"`
-    leaves that alone, whatever the number of blocks. Memory is that part of the backbone, and by default
-    D^2 + 2 D + 1 numbers per class.
+    The backbone given stays as it is: what has learned of it (`part`: all, the last blocks or the norms) is part of the
+    state, and of the file. Statistics of old classes are those of the time they were learned, as published: the more
+    the backbone has changed since, the more the aligned head favours new classes. With the published rates, DINOv2
+    changes much, nearly all the gradient being the patch embedding's; `part="last_blocks"` leaves that alone, whatever
+    the number of blocks. Memory is that part of the backbone, and by default D^2 + 2 D + 1 numbers per class.
     """
 
     method = "slca"

@@ -21,12 +21,8 @@ class StrataSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {**Settings.renamed, "strength": "penalty"}
 
-    blocks: int = Field(
-        4, ge=1, description="how many of the last blocks, or stages of a CNN, are read; all, if there are fewer"
-    )
-    patches: bool = Field(
-        True, description="read patch tokens, or a CNN's stages: their mean beside the class token or features"
-    )
+    blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
+    patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
     penalty: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
     mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
 

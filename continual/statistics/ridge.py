@@ -7,7 +7,6 @@ triangle is kept alone: half of the memory, and of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -197,7 +196,6 @@ def choose_penalty(
     *,
     standardise: bool,
     generator: torch.Generator,
-    penalties: Iterable[float] = PENALTIES,
 ) -> float:
     """Return the penalty of least squared error on a fifth of the newest images (n, D).
 
@@ -210,6 +208,6 @@ def choose_penalty(
     sums = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
     x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in penalties}
+    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in PENALTIES}
     # A penalty too weak to be solved with has the error nan.
     return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])

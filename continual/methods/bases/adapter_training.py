@@ -65,7 +65,6 @@ class AdapterTraining(GradientTraining[S]):
         self.noise = generator(self.settings.seed, *keys, device=self.device)
 
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
         stem = self.single.stem(images)
         masks = None
         if self.noise is not None:
@@ -74,12 +73,8 @@ class AdapterTraining(GradientTraining[S]):
                 frozen = self.single.backbone.frozen
                 assert isinstance(frozen, FrozenViT)
                 masks[-1] = frozen.read(masks[-1], stem)
-        features = self.single.features(
-            stem,
-            self.adapter.bind(masks),
-            checkpoint=self.settings.checkpoint_activations,
-            compiled=self.settings.compile,
-        )
+        adapters, own = self.adapter.bind(masks), self.settings
+        features = self.single.features(stem, adapters, checkpoint=own.checkpoint_activations, compiled=own.compile)
         return Output(features, self.head(features))
 
 
@@ -125,6 +120,5 @@ class SingleAdapterLearner(IncrementalLearner[A]):
     settings_type: ClassVar[type[Settings]] = AdapterSettings
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the head's logits."""
         adapters = shared(self.settings.adapter_kind, learned(self.state.stack))
         return Scores(learned(self.state.head)(self.extractor.features(images, adapters)).softmax(-1))

@@ -104,12 +104,8 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         values = learned(self.state.head)(features)
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
         mean, deviation, centres = self.state.prototypes
-        return Scores(
-            values.softmax(-1),
-            probabilities=probabilities,
-            p_value=p_value,
-            similarity=cosine_scores((features - mean) / deviation, centres),
-        )
+        similarity = cosine_scores((features - mean) / deviation, centres)
+        return Scores(values.softmax(-1), probabilities=probabilities, p_value=p_value, similarity=similarity)
 
     def simulation(self, after: Self) -> Simulation | None:
         """Draw values from the sums, as of images that were left out: see `drawing`."""

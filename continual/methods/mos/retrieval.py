@@ -31,11 +31,8 @@ class Retrieval:
 
     def with_rows(self, rows: Tensor, other: Retrieval) -> Retrieval:
         """Return the same with some images' (M,) results taken from `other`."""
-        return Retrieval(
-            self.logits.index_copy(0, rows, other.logits),
-            self.stack.index_copy(0, rows, other.stack),
-            self.path.index_copy(0, rows, other.path),
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Retrieval(*[mine.index_copy(0, rows, theirs) for mine, theirs in pairs])
 
 
 def refine(

@@ -4,8 +4,6 @@ One adapter serves a whole batch (`shared`), or every image has its own (`per_im
 the order of their adapters). `serve` chooses what is fastest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

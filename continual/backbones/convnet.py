@@ -4,8 +4,6 @@ What a stage is, and how its map is had, is timm's to say (`feature_info`, `forw
 EfficientNets, MobileNets, ConvNeXts and the rest go one way, and other networks of maps, such as Swin, as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NoReturn
 

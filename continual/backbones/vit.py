@@ -5,8 +5,6 @@ timm release or an unusual model could order them differently, a `FrozenViT` com
 forward on a probe image when it is built, and refuses a model it would not reproduce.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any

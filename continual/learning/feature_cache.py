@@ -1,7 +1,5 @@
 """Features that need not be computed twice: those of an image under weights that are frozen for good."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The incremental learner: learn experience by experience, predict, save and load. Free of Avalanche."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """The learner's own training loop; Avalanche's makes the same calls in the same order."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What is learned from under a symmetry: single views of images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

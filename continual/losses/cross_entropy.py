@@ -1,7 +1,5 @@
 """Cross-entropy over the active classes: the loss of every method that trains a head."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -5,8 +5,6 @@ to one (P,). Whatever asks for a merge, the anchor of a training or a consolidat
 adapter is pulled towards such an anchor (MOS, equation 6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

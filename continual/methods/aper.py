@@ -1,7 +1,5 @@
 """APER: prototypes of the frozen features beside those adapted to the first experience."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

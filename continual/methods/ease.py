@@ -1,7 +1,5 @@
 """EASE: a subspace of its own for every experience, prototypes in all of them, old ones synthesised in new ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Sequential fine-tuning of one adapter and one head: the lower bound, where forgetting shows."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Joint training on images seen so far, anew each experience: the upper bound. It keeps the images, or some of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self

@@ -1,7 +1,5 @@
 """L2P, learning to prompt: each image picks a few learned prompts by its frozen feature, and the ViT reads them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """RanPAC: ridge regression on a random projection of features adapted to the first experience."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """SimpleCIL: cosine to the class means of the frozen features; nothing is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """SLCA: the backbone itself learns, slowly, and the head is aligned on features drawn from class Gaussians."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal

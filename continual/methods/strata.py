@@ -1,7 +1,5 @@
 """Strata: ridge regression on what several blocks say of an image and of its mirror image. Nothing is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

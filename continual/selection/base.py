@@ -1,7 +1,5 @@
 """What a selection rule is: a pure function from features to the indices of those that are chosen."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What scores features per class: a linear head, or the cosine to prototypes, the mean feature of each class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """An image's views: the groups that make them, and an order that only their content decides."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The laws of answers: an image has one, however it is asked for, and with a group its views all have the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

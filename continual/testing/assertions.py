@@ -1,7 +1,5 @@
 """What the laws are made of: comparisons that say what differs."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

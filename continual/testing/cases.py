@@ -1,7 +1,5 @@
 """A method on small data: what the laws are checked on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

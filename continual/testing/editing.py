@@ -1,7 +1,5 @@
 """The laws of edits: a class renamed, forgotten or corrected, and nothing else."""
 
-from __future__ import annotations
-
 import torch
 
 from continual.data.inputs import Label

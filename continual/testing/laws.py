@@ -1,7 +1,5 @@
 """The laws that every incremental learner keeps; each takes a `Case` and raises AssertionError."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training one adapter and a head on a frozen backbone, and answering with them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 

@@ -3,8 +3,6 @@
 `align` is the rule; the rest is what all methods with an aligned head share: settings, state, its end of a training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

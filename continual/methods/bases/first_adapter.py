@@ -1,7 +1,5 @@
 """Methods that train one adapter on the first experience only, and then remember features in closed form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Methods that answer by ridge regression from running sums: their state, and those on features that never change."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

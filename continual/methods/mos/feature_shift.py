@@ -11,8 +11,6 @@ that is gone:
   correlated as these differences are; on real images nearly so (`benchmarks/README.md`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self

@@ -1,7 +1,5 @@
 """What MOS has learned."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

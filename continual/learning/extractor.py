@@ -18,7 +18,7 @@ from continual.backbones.loading import Backbone
 from continual.data.inputs import Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.symmetry.base import Symmetry
 
 #: progress(stage, done, total, figures) says how far some work is
@@ -98,9 +98,7 @@ class Extractor:
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""
-        if cache is None:
-            return self.features(images)
-        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+        return cached(cache, images, "frozen", self.features)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         lower = self.precision == "bfloat16"

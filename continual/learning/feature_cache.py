@@ -52,5 +52,12 @@ class FeatureCache:
         self._old = len(self._known)
 
 
+def cached(cache: FeatureCache | None, images: Tensor, name: Hashable, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `compute(images)`, features (B, D) under the weights of that name, from a cache where it has them."""
+    if cache is None:
+        return compute(images)
+    return cache.features(images, [name] * len(images), lambda rows: compute(images[rows]))
+
+
 def _digest(image: Tensor) -> bytes:
     return hashlib.blake2b(image.cpu().numpy().tobytes(), digest_size=16).digest()

@@ -94,6 +94,11 @@ class Training(ABC, Generic[S]):
         found, labels = extract(self.data.evaluation, compute, size, self.device, progress, workers)
         return found, label_indices(labels, self.index).to(self.device)
 
+    def features(self, read: Callable[[Tensor], Tensor], progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `read` gives, features (n, D), of the experience's images as they are, and class indices (n,)."""
+        (found,), labels = self.extract(lambda images, _: [read(images)], progress)
+        return found, labels
+
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""
         return (*self.before.class_experience, *[self.before.experiences] * len(self.new_classes))

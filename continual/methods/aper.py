@@ -42,9 +42,7 @@ class APERTraining(FirstAdapterTraining[APERState]):
 
     def finish(self, progress: Progress | None = None) -> APERState:
         stack = self.frozen_adapter()
-        (features,), targets = self.extract(
-            lambda images, _: [both(self.extractor, self.settings, stack, images)], progress
-        )
+        features, targets = self.features(lambda images: both(self.extractor, self.settings, stack, images), progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from continual.adapters.base import Adapters, Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import State, learned
@@ -139,11 +139,5 @@ class EASELearner(IncrementalLearner[EASEState]):
         extractor, served = self.extractor, [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
         if cache is None:
             return torch.stack(in_subspaces(extractor, served, images))
-        found = []
-        for number, adapters in enumerate(served):
-
-            def compute(rows: Tensor, adapters: Any = adapters) -> Tensor:
-                return extractor.features(images[rows], adapters)
-
-            found.append(cache.features(images, [("stack", number)] * len(images), compute))
-        return torch.stack(found)
+        computes = [partial(extractor.features, adapters=adapters) for adapters in served]
+        return torch.stack([cached(cache, images, ("stack", number), own) for number, own in enumerate(computes)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from pydantic import Field
@@ -25,8 +25,6 @@ from continual.methods.bases.regression import RegressionState
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, choose_penalty, solve
 
-Project = Callable[[Tensor], Tensor]
-
 
 class RanPACSettings(FirstAdapterSettings):
     """Numbers of RanPAC."""
@@ -42,16 +40,14 @@ class RanPACState(FirstAdapterState, RegressionState):
 class RanPACUpdate(Training[RanPACState]):
     """Adds an experience's images to the sums, and adapts nothing."""
 
-    def __init__(self, start: Start[RanPACState], data: ExperienceData, project: Project) -> None:
+    def __init__(self, start: Start[RanPACState], data: ExperienceData, project: Callable[[Tensor], Tensor]) -> None:
         super().__init__(start, data)
         self.project = project
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
         """Return the state with the experience's images in the sums, and a head solved anew."""
         settings, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
-        (features,), labels = self.extract(
-            lambda images, _: [adapted_features(self.extractor, settings, stack, images)], progress
-        )
+        features, labels = self.features(partial(adapted_features, self.extractor, settings, stack), progress)
         hidden, draw = self.project(features), generator(settings.seed, "ridge", self.before.updates)
         # As published, earlier experiences take no part in the choice.
         penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw)

@@ -24,7 +24,7 @@ class PrototypeUpdate(Training[PrototypeState]):
     """Adds an experience's images to the class means."""
 
     def finish(self, progress: Progress | None = None) -> PrototypeState:
-        (features,), targets = self.extract(lambda images, _: [self.extractor.features(images)], progress)
+        features, targets = self.features(self.extractor.features, progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
         return PrototypeState(**self.progress_counts(), prototypes=prototypes)
 

@@ -75,9 +75,7 @@ class SLCATraining(GradientTraining[SLCAState]):
     def finish(self, progress: Progress | None = None) -> SLCAState:
         """Remember the new classes as the backbone sees them now, and align the head."""
         weights = {name: w.detach().clone() for name, w in self.weights().items()}
-        (features,), targets = self.extract(
-            lambda images, _: [self.extractor.features(images, weights=weights)], progress
-        )
+        features, targets = self.features(partial(self.extractor.features, weights=weights), progress)
         experience = torch.tensor(self.class_experience(), device=self.device)
         rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
         return SLCAState(**self.progress_counts(), **aligned_fields(self, features, targets, rescale), backbone=weights)

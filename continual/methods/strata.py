@@ -1,6 +1,7 @@
 """Strata: ridge regression on what several blocks say of an image and of its mirror image. Nothing is trained."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.settings import Settings
 from continual.methods.bases.regression import RegressionLearner
 from continual.statistics.ridge import GramStatistics
@@ -46,10 +47,8 @@ class StrataLearner(RegressionLearner):
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
-        if cache is None:
-            return self._read(extractor, images)
         name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
-        return cache.features(images, [name] * len(images), lambda rows: self._read(extractor, images[rows]))
+        return cached(cache, images, name, partial(self._read, extractor))
 
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty of the settings, times D'."""

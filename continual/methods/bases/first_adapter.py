@@ -1,6 +1,7 @@
 """Methods that train one adapter on the first experience only, and then remember features in closed form."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from continual.adapters.bank import shared
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import State
 from continual.learning.training import Start
@@ -56,7 +57,4 @@ def adapted_features(
 ) -> Tensor:
     """Return features (B, D) under the first adapter, from `cache` where it has them."""
     adapters = shared(settings.adapter_kind, stack) if stack else None
-    if cache is None:
-        return extractor.features(images, adapters)
-    names = ["first stack"] * len(images)
-    return cache.features(images, names, lambda rows: extractor.features(images[rows], adapters))
+    return cached(cache, images, "first stack", partial(extractor.features, adapters=adapters))

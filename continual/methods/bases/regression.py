@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -60,7 +60,7 @@ class RegressionUpdate(Training[RegressionState]):
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
-        (features,), labels = self.extract(lambda images, _: [self.read(self.extractor, images)], progress)
+        features, labels = self.features(partial(self.read, self.extractor), progress)
         sums = GramStatistics.of(features, labels, len(self.classes)).plus(before.sums)
         system = Standardised.of(sums, self.penalty(sums))
         head = system.solve(sums)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import label_indices
 from continual.errors import LearningError
-from continual.learning.extractor import Extractor, Progress, extract
+from continual.learning.extractor import Extractor, Progress, extract, single_views
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
-from continual.learning.views import single_views
 from continual.losses.base import Batch, LossTerm
 from continual.losses.cross_entropy import CrossEntropy
 from continual.seeding import generator

@@ -15,9 +15,9 @@ from continual.adapters.bank import per_image, shared
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, as_experience
 from continual.errors import InputError
+from continual.learning.extractor import single_views
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.views import single_views
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner

@@ -32,14 +32,13 @@ from continual.experiments.config import DataConfig
 from continual.learning.extractor import extract
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, choose_penalty, solve
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}
@@ -155,7 +154,7 @@ def heads(states: Sequence[MOSState], known: Known, settings: Any, kind: str, fi
             head = carried(found[-1], before, head)
         if number or first:
             draw = generator(settings.seed, "alignment", state.updates - 1)
-            head = align(head, sources, generator=draw, batch_size=settings.batch_size)
+            head = align(head, sources, AlignmentSettings(batch_size=settings.batch_size), generator=draw)
         found.append(head)
     return found
 

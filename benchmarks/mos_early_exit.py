@@ -113,7 +113,7 @@ def main(
     variants |= {f"{t:g}": learner.variant(early_exit=t) for t in TOLERANCES}
     variants["0.005, bfloat16"] = learner.variant(early_exit=0.005, precision="bfloat16")
     mixed = torch.cat(batches)[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:batch]]
-    sides: dict[str, Callable[[], Any]] = {"plain": lambda: backbone.frozen.vit(mixed)}
+    sides: dict[str, Callable[[], Any]] = {"plain": lambda: backbone.frozen.network(mixed)}
     sides |= {name: lambda one=one: one.score_batch(mixed) for name, one in variants.items()}
     with torch.no_grad():
         taken = interleaved(sides, rounds)
@@ -123,7 +123,7 @@ def main(
         for name, one in variants.items()
     }
     exact, _ = found["exact"]
-    first, later = (f / forward_flops(backbone.frozen.vit) for f in pass_flops(backbone.frozen.vit, 16))
+    first, later = (f / forward_flops(backbone.frozen.network) for f in pass_flops(backbone.frozen.network, 16))
     rows = []
     for variant, (answers, passes) in found.items():
         on_batch = Counted()

@@ -74,7 +74,9 @@ def reference_of(learner: MOSLearner) -> Callable[[Tensor], Tensor]:
     """Return the published procedure with the learner's adapters, on a copy of its ViT."""
     state = learner.state
     mos = (
-        ReferenceMOS(copy.deepcopy(learner.backbone.frozen.vit), learner.settings.bottleneck).eval().to(learner.device)
+        ReferenceMOS(copy.deepcopy(learner.backbone.frozen.network), learner.settings.bottleneck)
+        .eval()
+        .to(learner.device)
     )
     for weights in state.bank:
         stack = mos.new_stack()
@@ -94,7 +96,7 @@ def sides_of(learner: MOSLearner) -> Sides:
 
     def plain(images: Tensor) -> Tensor:
         with learner.extractor._autocast():
-            found: Tensor = frozen.vit(images)
+            found: Tensor = frozen.network(images)
         return found
 
     return {
@@ -108,7 +110,7 @@ def sides_of(learner: MOSLearner) -> Sides:
 def visited(learner: MOSLearner, images: Tensor) -> dict[str, Any]:
     """Return the mean number of passes per image, and shares of images by the adapters tried after stage one."""
     rows: list[int] = []
-    hook = learner.backbone.frozen.vit.norm.register_forward_hook(lambda *call: rows.append(len(call[2])))
+    hook = learner.backbone.frozen.network.norm.register_forward_hook(lambda *call: rows.append(len(call[2])))
     tried = 1 + torch.cat([learner.score_batch(part).refinements for part in images.split(32)])
     hook.remove()
     shares = {n: float((tried == n).float().mean()) for n in tried.unique().tolist()}
@@ -127,14 +129,14 @@ def cost(learner: MOSLearner, images: Tensor, few: int, rounds: int) -> dict[str
 
     taken, slow = timed(["plain", "one pass", "ours"], images), timed(["plain", "reference"], images[:few])
     ours, theirs = found["ours"].values[:few], found["reference"].cpu() / 2
-    first, later = pass_flops(learner.backbone.frozen.vit, learner.settings.bottleneck)
+    first, later = pass_flops(learner.backbone.frozen.network, learner.settings.bottleneck)
     passes = visited(learner, images)["mean"]
     return {
         "batch": len(images),
         "batch of the reference": few,
         "rounds": rounds,
         "passes in the batch": passes,
-        "on paper": (first + (passes - 1) * later) / forward_flops(learner.backbone.frozen.vit),
+        "on paper": (first + (passes - 1) * later) / forward_flops(learner.backbone.frozen.network),
         "plain [ms an image]": 1e3 * statistics.median(taken["plain"]) / len(images),
         **{name: ratio(taken, name, "plain") for name in ("one pass", "ours")},
         "reference": ratio(slow, "reference", "plain"),
@@ -149,7 +151,7 @@ def second_evaluation(before: MOSLearner, after: MOSLearner, images: Tensor, rou
     for _ in range(rounds):
         cache = FeatureCache()
         before.score_batch(images, cache)
-        calls = {"plain": lambda: after.backbone.frozen.vit(images)}
+        calls = {"plain": lambda: after.backbone.frozen.network(images)}
         calls["again"] = lambda cache=cache: after.score_batch(images, cache)
         started = [time.process_time()]
         for call in calls.values():
@@ -201,7 +203,7 @@ def main(
     record: dict[str, Any] = {
         "ran on": surroundings(), "ceilings": ceilings(device), "precision": precision, "seed": seed, "costs": [],
     }  # fmt: skip
-    operations = forward_flops(backbone.frozen.vit)
+    operations = forward_flops(backbone.frozen.network)
     record["plain forward [GFLOP]"] = operations / 1e9
     with torch.no_grad():
         for count in experiences or [5, 20, 50, 200]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from continual.data.inputs import PreparedImages
 from continual.learning.extractor import extract
 from continual.learning.feature_cache import FeatureCache
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.statistics.class_statistics import fit
@@ -87,7 +87,7 @@ def with_many_images(backbone: Any, images: Path, learner: MOSLearner, each: int
         for seed in (1993, 1994, 1995):
             draw = torch.Generator().manual_seed(seed)
             head = Head(torch.zeros(len(known), train.shape[1]), torch.zeros(len(known)))
-            made = align(head, remembered, generator=draw, batch_size=16)
+            made = align(head, remembered, AlignmentSettings(batch_size=16), generator=draw)
             right.append(float((made(test).argmax(1) == truth).float().mean()))
         found[name_of(name, components)] = right
     return found

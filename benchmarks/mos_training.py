@@ -27,9 +27,10 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.losses.cross_entropy import masked_cross_entropy
+from continual.losses.base import Batch
+from continual.losses.cross_entropy import CrossEntropy
 from continual.losses.feature_contrast import feature_contrast
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import LowRank, fit
 from continual.statistics.head import Head
@@ -66,7 +67,7 @@ def our_step(training: MOSTraining, images: Tensor) -> Callable[[], None]:
 
 def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], None], ReferenceMOS]:
     """Return the published procedure's step on the same problem, and its network."""
-    mos = ReferenceMOS(copy.deepcopy(training.extractor.backbone.frozen.vit), training.settings.bottleneck).train()
+    mos = ReferenceMOS(copy.deepcopy(training.extractor.backbone.frozen.network), training.settings.bottleneck).train()
     mos.to(images.device)
     mos.vit.eval()
     for _ in training.before.bank:
@@ -79,7 +80,7 @@ def reference_step(training: MOSTraining, images: Tensor) -> tuple[Callable[[], 
 
     def step() -> None:
         features = mos.features(images, mos.working, merging=True)
-        loss = masked_cross_entropy(head(features), targets, training.active)
+        loss = CrossEntropy()(Batch(features, head(features), targets, training.active))
         loss = loss + 0.1 * feature_contrast(features, means)
         optimizer.zero_grad()
         loss.backward()
@@ -118,7 +119,7 @@ def steps(
     merging = {"reference": merges, "ours": lambda: [ours.after_step() for _ in range(20)]}
     merged = interleaved(merging, rounds)
     merge = {"reference": statistics.median(merged["reference"]), "ours": statistics.median(merged["ours"]) / 20}
-    flops = 2 * batch * forward_flops(backbone.frozen.vit, ours.settings.bottleneck)
+    flops = 2 * batch * forward_flops(backbone.frozen.network, ours.settings.bottleneck)
     record = {
         "batch": batch,
         "size": side,
@@ -161,8 +162,12 @@ def alignments(classes: int, width: int, batch_size: int, epochs: int, rounds: i
             "reference, one epoch": lambda: reference_align(
                 head.weight.clone(), head.bias.clone(), [s.mean for s in known], covariances, 1, batch_size
             ),
-            "ours": lambda: align(head, known, generator=draw, epochs=epochs, batch_size=batch_size),
-            "default": lambda: align(head, few, generator=draw, epochs=epochs, batch_size=batch_size),
+            "ours": lambda: align(
+                head, known, AlignmentSettings(alignment_epochs=epochs, batch_size=batch_size), generator=draw
+            ),
+            "default": lambda: align(
+                head, few, AlignmentSettings(alignment_epochs=epochs, batch_size=batch_size), generator=draw
+            ),
         },
         rounds,
     )

@@ -56,7 +56,7 @@ class Cost:
 def network(weights: Path | None, size: int) -> nn.Module:
     """Return a ViT-S/14 that gives features (n, 384)."""
     if weights:
-        return load_backbone(weights=weights, img_size=size).frozen.vit
+        return load_backbone(weights=weights, img_size=size).frozen.network
     return timm.create_model("vit_small_patch14_dinov2", img_size=size, num_classes=0)
 
 

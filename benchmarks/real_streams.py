@@ -26,7 +26,7 @@ from continual.data.images import open_image
 from continual.datasets.find import load_data
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.config import DataConfig
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.class_statistics import ClassStatistics, Diagonal, Full, LowRank, Shrunk
@@ -161,7 +161,12 @@ def aligned(
             head = own
         else:
             settings, draw = learner.settings, generator(seed, "alignment", number - 1)
-            head = align(carried(head, trained, own), statistics, generator=draw, batch_size=settings.batch_size)
+            head = align(
+                carried(head, trained, own),
+                statistics,
+                AlignmentSettings(batch_size=settings.batch_size),
+                generator=draw,
+            )
         trained = own
         learner.state = replace(learner.state, head=head, statistics=statistics)
         yield learner

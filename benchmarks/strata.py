@@ -48,7 +48,7 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def cnn_rows(frozen: FrozenConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return the rows for a CNN's tokens (n, 2 views, D + D_1 + ... + D_L): its features, and its stages."""
-    widths = [stage["num_chs"] for stage in frozen.convnet.feature_info]
+    widths = [stage["num_chs"] for stage in frozen.network.feature_info]
 
     def read(tokens: Tensor, stages: int, features: bool = True) -> Tensor:
         last = tokens[..., tokens.shape[-1] - sum(widths[-stages:]) :]

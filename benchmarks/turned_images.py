@@ -76,7 +76,7 @@ def network(kind: str, weights: Path, size: int) -> tuple[nn.Module, Preprocessi
     """Return a frozen network that gives features, and its preprocessing."""
     if kind == "vit":
         backbone = load_backbone(weights=weights, img_size=size)
-        return backbone.frozen.vit, backbone.preprocessing
+        return backbone.frozen.network, backbone.preprocessing
     model = timm.create_model("tf_efficientnet_lite0")
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
     features, _ = eq.take_off_head(model)

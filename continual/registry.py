@@ -23,12 +23,23 @@ from typing import Any, Generic, TypeVar
 from continual.errors import InputError, nearest
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def own_name(value: Any) -> str | None:
     """Return the `name` that a class defines itself, or that a function was given; None for all else."""
     found = getattr(value, "__dict__", {}).get("name") if callable(value) else None
     return found if isinstance(found, str) and found else None
+
+
+def named(name: str) -> Callable[[F], F]:
+    """Give a function the name that a registry finds it by: a decorator."""
+
+    def give(function: F) -> F:
+        function.name = name  # type: ignore[attr-defined]
+        return function
+
+    return give
 
 
 class Registry(Generic[T]):

@@ -4,8 +4,6 @@ One adapter serves a whole batch (`shared`), or every image has its own (`per_im
 the order of their adapters). `serve` chooses what is fastest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -102,11 +100,7 @@ def one(bank: Weights, number: int | Tensor) -> dict[str, Tensor]:
 
 
 def serve(
-    kind: AdapterKind,
-    features: Callable[[P, Adapters], Tensor],
-    stem: P,
-    bank: Weights,
-    chosen: Tensor,
+    kind: AdapterKind, features: Callable[[P, Adapters], Tensor], stem: P, bank: Weights, chosen: Tensor
 ) -> Tensor:
     """Return features (B, D) of images, each under its adapter `chosen` (B,) int64 of a bank.
 

@@ -4,8 +4,6 @@ A kind is a function of plain tensors, so serving, dropout, stacking, storing an
 (`continual.adapters.bank`). An adapter is a mapping from names to tensors whose leading axis L runs over the blocks.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +37,6 @@ class AdapterKind(BaseModel, ABC):
 
     name: ClassVar[str]
 
-    #: the share of `hidden` numbers that training drops; 0 for kinds without dropout
     @property
     def dropout(self) -> float:
         """The probability with which a hidden number is dropped in training."""

@@ -7,8 +7,6 @@ For the tokens `h` that enter a block's MLP half,
 where `down` maps D to r and `up` maps r to D, both with a bias.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar

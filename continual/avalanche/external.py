@@ -34,9 +34,9 @@ from torch.utils.data import Dataset
 from continual.data.inputs import ExperienceData, as_experience
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import Settings
 from continual.learning.state import State
 from continual.methods import METHODS, is_learner, method

@@ -3,8 +3,6 @@
 The weights and their meaning are timm's; a kind of attention that is not known here is asked itself.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from continual.adapters.base import Adapters
 from continual.errors import BackboneError
@@ -44,6 +46,7 @@ class SharedStem:
 class FrozenBackbone(nn.Module, ABC):
     """A timm network without its classifier, always in evaluation mode and without gradients of its own."""
 
+    network: Any  #: the model, as timm made it
     width: int  #: D, the length of a feature
     depth: int  #: L, how many blocks or stages it has
     image_size: tuple[int, int]  #: of the images it is given, (H, W)
@@ -53,6 +56,15 @@ class FrozenBackbone(nn.Module, ABC):
         """Stop all gradients, and leave training mode for good."""
         self.requires_grad_(False)
         self.eval()
+
+    def probe(self) -> Tensor:
+        """Return an image (1, 3, H, W), to compare with what the network itself makes of it."""
+        height, width = self.image_size
+        return torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width).to(next(self.parameters()))
+
+    def under(self, weights: Mapping[str, Tensor], *given: Any) -> Any:
+        """Return what the module makes of what is given, with other parameters of the network, by its own names."""
+        return functional_call(self, {f"network.{name}": value for name, value in weights.items()}, given)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a frozen backbone has no dropout and moves no statistics."""
@@ -66,11 +78,6 @@ class FrozenBackbone(nn.Module, ABC):
                 "method that reads frozen features alone, e.g. strata, ridge or simple_cil (`equimos methods` lists "
                 "which run on any backbone), or a ViT, e.g. 'vit_base_patch16_224.augreg_in21k'"
             )
-
-    @property
-    @abstractmethod
-    def network(self) -> nn.Module:
-        """The model, as timm made it."""
 
     @property
     @abstractmethod

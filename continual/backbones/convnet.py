@@ -4,14 +4,11 @@ What a stage is, and how its map is had, is timm's to say (`feature_info`, `forw
 EfficientNets, MobileNets, ConvNeXts and the rest go one way, and other networks of maps, such as Swin, as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import layer_norm
 
 from continual.backbones.base import FrozenBackbone
@@ -27,11 +24,10 @@ class FrozenConvNet(FrozenBackbone):
 
     def __init__(self, convnet: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.convnet = convnet
+        self.network = convnet
         self.image_size = image_size
         self.freeze()
-        parameter = next(convnet.parameters())
-        probe = torch.linspace(-1, 1, 3 * image_size[0] * image_size[1]).reshape(1, 3, *image_size).to(parameter)
+        probe = self.probe()
         try:
             with torch.no_grad():
                 theirs = convnet.forward_head(convnet.forward_features(probe), pre_logits=True)
@@ -51,34 +47,23 @@ class FrozenConvNet(FrozenBackbone):
             ) from error
 
     @property
-    def network(self) -> nn.Module:
-        return self.convnet
-
-    @property
     def stages(self) -> list[nn.Module]:
         return self._stages
 
     def stem(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:
-        raise BackboneError(f"{type(self.convnet).__name__} has no blocks that take adapters or prompts: use a ViT")
+        raise BackboneError(f"{type(self.network).__name__} has no blocks that take adapters or prompts: use a ViT")
 
     def features(
-        self,
-        images: Any,
-        adapters: Any = None,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        **_: Any,
+        self, images: Any, adapters: Any = None, *, weights: Mapping[str, Tensor] | None = None, **_: Any
     ) -> Tensor:
         """Return timm's pooled features (B, D) of images (B, 3, H, W), before any classifier; takes no adapters."""
         if adapters is not None:
             self.stem(images)
-        if weights is None:
-            return self.forward(images)
-        return functional_call(self, {f"convnet.{name}": value for name, value in weights.items()}, (images,))
+        return self.forward(images) if weights is None else self.under(weights, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features under the network's own weights."""
-        pooled = self.convnet.forward_head(self.convnet.forward_features(images), pre_logits=True)
+        pooled = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
@@ -91,15 +76,15 @@ class FrozenConvNet(FrozenBackbone):
         if until is None:
             features, maps = self._read(images, blocks)
             return torch.cat([_level(features), *map(_mean, maps if patches else [])], 1)
-        maps = self.convnet.forward_intermediates(
+        maps = self.network.forward_intermediates(
             images, indices=list(range(max(until - blocks, 0), until)), stop_early=True, intermediates_only=True
         )
         return torch.cat([*map(_mean, maps)], 1)
 
     def _read(self, images: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
         """Return the features (B, D), and the maps of the last stages, from one pass."""
-        last, maps = self.convnet.forward_intermediates(images, indices=min(stages, self.depth))
-        return self.convnet.forward_head(last, pre_logits=True), maps
+        last, maps = self.network.forward_intermediates(images, indices=min(stages, self.depth))
+        return self.network.forward_head(last, pre_logits=True), maps
 
 
 def _level(tokens: Tensor) -> Tensor:

@@ -161,22 +161,16 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
 
     Raises BackboneError if the weights now differ from those described; the message has both hashes.
     """
-    name, model_args = description["name"], description["model_args"]
-    if state is not None:
-        vit = create(name, model_args)
-        vit.load_state_dict(dict(state))
-        source = description["weights_file"]
-    elif description["weights_file"] is not None:
-        return _checked(load_backbone(name, weights=description["weights_file"], **model_args), description)
+    name, model_args, file = (description[key] for key in ("name", "model_args", "weights_file"))
+    if state is None and file is not None:
+        backbone = load_backbone(name, weights=file, **model_args)
     else:
-        vit, source = from_hub(name, model_args), None
-    return _checked(assemble(vit, name, model_args, weights_file=source), description)
-
-
-def _checked(backbone: Backbone, description: Mapping[str, Any]) -> Backbone:
+        network = from_hub(name, model_args) if state is None else create(name, model_args)
+        if state is not None:
+            network.load_state_dict(dict(state))
+        backbone = assemble(network, name, model_args, weights_file=file)
     check_same_weights(backbone, description)
-    preprocessing = Preprocessing.from_json(description["preprocessing"])
-    return replace(backbone, preprocessing=preprocessing)
+    return replace(backbone, preprocessing=Preprocessing.from_json(description["preprocessing"]))
 
 
 def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> None:

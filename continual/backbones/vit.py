@@ -1,12 +1,9 @@
 """A frozen timm ViT, taken in steps, so that adapters can stand beside each block's MLP.
 
-Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves.
-Because another timm release or an unusual model could order them differently, a `FrozenViT` compares
-itself with the model's own forward on a probe image when it is built, and refuses a model it would
-not reproduce.
+Nothing of the ViT is copied: its own sub-modules are called, in the order of its own residual halves. Because another
+timm release or an unusual model could order them differently, a `FrozenViT` compares itself with the model's own
+forward on a probe image when it is built, and refuses a model it would not reproduce.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,7 +12,6 @@ from typing import Any
 import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import checkpoint as checkpoints
 
 from continual.adapters.base import Adapters
@@ -76,7 +72,7 @@ class FrozenViT(FrozenBackbone):
                 f"{name} has blocks of kind {', '.join(sorted(unknown))}, which have no point between "
                 f"attention and MLP where an adapter could read: use {_SUPPORTED}"
             )
-        self.vit = vit
+        self.network = vit
         self.depth: int = len(vit.blocks)
         self.width: int = vit.embed_dim
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
@@ -85,23 +81,17 @@ class FrozenViT(FrozenBackbone):
         self._compare_with_own_forward()
 
     @property
-    def network(self) -> nn.Module:
-        return self.vit
-
-    @property
     def stages(self) -> list[nn.Module]:
-        return [block.norm1 for block in self.vit.blocks]
+        return [block.norm1 for block in self.network.blocks]
 
     def _compare_with_own_forward(self) -> None:
-        parameter = next(self.vit.parameters())
-        probe = torch.linspace(-1, 1, 3 * self.image_size[0] * self.image_size[1])
-        probe = probe.reshape(1, 3, *self.image_size).to(parameter)
+        probe = self.probe()
         with torch.no_grad():
-            theirs = self.vit.forward_head(self.vit.forward_features(probe), pre_logits=True)
+            theirs = self.network.forward_head(self.network.forward_features(probe), pre_logits=True)
             ours = self.features(probe)
         if not torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-4):
             raise BackboneError(
-                f"taken block by block, this {type(self.vit).__name__} does not give its own features "
+                f"taken block by block, this {type(self.network).__name__} does not give its own features "
                 f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
             )
 
@@ -112,7 +102,7 @@ class FrozenViT(FrozenBackbone):
         that enter the first block before those of the patches. Raises BackboneError for prompts in a ViT with rotary
         positions, which belong to the places of its tokens.
         """
-        vit = self.vit
+        vit = self.network
         tokens, rope = vit.patch_embed(images), None
         if isinstance(vit, eva.Eva):
             tokens, rope = vit._pos_embed(tokens)
@@ -150,8 +140,7 @@ class FrozenViT(FrozenBackbone):
         needed. `compiled` is a backend of torch.compile, which then runs everything after the stem.
         """
         if weights is not None:
-            own = {f"vit.{name}": value for name, value in weights.items()}
-            return functional_call(self, own, (images, adapters, checkpoint))
+            return self.under(weights, images, adapters, checkpoint)
         if compiled is None:
             return self.forward(images, adapters, checkpoint)
         stem = images if isinstance(images, SharedStem) else self.stem(images)
@@ -161,7 +150,7 @@ class FrozenViT(FrozenBackbone):
         self, images: Tensor | SharedStem, adapters: Adapters | None = None, checkpoint: bool = False
     ) -> Tensor:
         """Return the features under the ViT's own weights."""
-        vit = self.vit
+        vit = self.network
         stem = images if isinstance(images, SharedStem) else self.stem(images)
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
         views, last = stem.views, self.depth - 1
@@ -189,7 +178,7 @@ class FrozenViT(FrozenBackbone):
         if there are fewer. With `until`, the network ends after so many blocks.
         """
         stem = self.stem(images)
-        place, tokens, found = self.vit.num_prefix_tokens, stem.h, []
+        place, tokens, found = self.network.num_prefix_tokens, stem.h, []
         last = until or self.depth
         for index in range(last):
             h = self._attend(index, tokens, stem.rope) if index else stem.h
@@ -208,7 +197,7 @@ class FrozenViT(FrozenBackbone):
         return beside(apart(tokens, stem.views)[:, self._read(stem)], stem.views)
 
     def _read(self, stem: SharedStem) -> slice:
-        vit = self.vit
+        vit = self.network
         if stem.prompts:
             return slice(vit.num_prefix_tokens, vit.num_prefix_tokens + stem.prompts)
         plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
@@ -216,13 +205,13 @@ class FrozenViT(FrozenBackbone):
 
     def _attend(self, index: int, tokens: Tensor, rope: Any, read: slice = ALL) -> Tensor:
         """Run one block's attention half, for the tokens that are read."""
-        block = self.vit.blocks[index]
-        own = rope[index] if getattr(self.vit, "rope_mixed", False) and rope is not None else rope
+        block = self.network.blocks[index]
+        own = rope[index] if getattr(self.network, "rope_mixed", False) and rope is not None else rope
         return _HALVES[type(block)][0](block, tokens, read, own)
 
     def _mlp(self, index: int, h: Tensor) -> Tensor:
         """Run one block's MLP half."""
-        block = self.vit.blocks[index]
+        block = self.network.blocks[index]
         return _HALVES[type(block)][1](block, h)
 
 

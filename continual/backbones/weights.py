@@ -1,7 +1,5 @@
 """Local weights files: read, never run, and fitted to a model."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Mapping

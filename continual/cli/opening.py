@@ -12,8 +12,8 @@ from continual.backbones.loading import Backbone
 from continual.data import images
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
+from continual.learning.extractor import Progress
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import make
 from continual.lifecycle.contents import ModelFile
 from continual.methods import RECOMMENDED, load, method, methods, with_preset

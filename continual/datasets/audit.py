@@ -13,7 +13,7 @@ import numpy as np
 from continual.data.images import EncodedImage, open_image
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
-from continual.learning.progress import Progress
+from continual.learning.extractor import Progress
 
 
 @dataclass(frozen=True)

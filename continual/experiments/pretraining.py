@@ -19,8 +19,7 @@ from continual.datasets.streams import Experience
 from continual.errors import BackboneError
 from continual.experiments.config import BackboneConfig
 from continual.learning.loop import go_back, snapshot
-from continual.learning.progress import Progress
-from continual.learning.training import Checkpoints
+from continual.learning.training import Checkpoints, Progress
 from continual.seeding import seeded
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from continual import distributed
 from continual.data.inputs import open_image
 from continual.datasets.streams import Stream
+from continual.learning.extractor import Progress
 from continual.learning.learner import IncrementalLearner
 from continual.learning.model_file import versions
-from continual.learning.progress import Progress
 
 
 def surroundings(device: str) -> dict[str, Any]:

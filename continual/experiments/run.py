@@ -27,9 +27,9 @@ from continual.experiments.results import empty_cell, inference_cost, measured
 from continual.experiments.run_folder import CellFolder, RunFolder
 from continual.experiments.transformed import answer_transformed, transformed_training
 from continual.learning.checkpoints import CheckpointFolder
+from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.lifecycle import locks
 from continual.metrics.accuracy import seen_accuracy
 from continual.metrics.cell import Cell

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, PreparedImages
 from continual.data.preprocessing import Preprocessing
@@ -16,24 +13,7 @@ from continual.datasets.streams import Experience
 from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
 from continual.seeding import generator
-from continual.symmetry.views import group_named, transformed
-from equivariant.groups import FiniteGroup
-
-
-@dataclass(frozen=True)
-class Transformed(Dataset[Any]):
-    """A data set of (image (3, H, W), label), each image transformed by its element of a group."""
-
-    dataset: Any
-    group: FiniteGroup
-    elements: Tensor  #: (n,) int64
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        image, label = self.dataset[index]
-        return transformed(self.group, int(self.elements[index]), image), label
+from continual.symmetry.views import Transformed, group_named
 
 
 def transformed_training(data: ExperienceData, number: int, group: str, seed: int) -> ExperienceData:

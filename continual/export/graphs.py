@@ -25,7 +25,7 @@ from continual.learning.learner import IncrementalLearner
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from continual.uncertainty.gaussians import judge
 
 #: the columns of `Scores` that are outputs, by their names in the graph

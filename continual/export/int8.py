@@ -82,7 +82,9 @@ def _transpose_weights(graph: Any) -> None:
 def _is_linear(scopes: str) -> bool:
     """Tell, by what the exporter wrote of a node's origin, whether it is a linear layer of the network's ViT."""
     places = [place.strip(" []'") for place in scopes.split(",")]
-    return any(p.startswith("network.vit.blocks.") and p.endswith((".qkv", ".proj", ".fc1", ".fc2")) for p in places)
+    return any(
+        p.startswith("network.network.blocks.") and p.endswith((".qkv", ".proj", ".fc1", ".fc2")) for p in places
+    )
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

@@ -19,8 +19,8 @@ from continual.export.graphs import exact, graph
 from continual.export.int8 import milliseconds, quantised
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
 from continual.learning import model_file
+from continual.learning.extractor import Progress
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 
 TOLERANCE = 1e-3  #: largest difference of a score
 SHARE = 0.999  #: of the images must be within it, and be given the same class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,9 +24,7 @@ class Prediction:
     stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
     first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
-    probabilities: Tensor | None = (
-        None  #: (B, C), calibrated, see `continual.uncertainty.gaussians` and `continual.uncertainty.leverage`
-    )
+    probabilities: Tensor | None = None  #: (B, C), calibrated, see `continual.uncertainty`
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
@@ -52,7 +50,7 @@ class Scores:
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""
-        columns: list[Any] = [value if value is None else value.cpu() for value in self._columns()]
+        columns: list[Any] = [value if value is None else value.cpu() for value in vars(self).values()]
         return Scores(*columns)
 
     @staticmethod
@@ -63,17 +61,12 @@ class Scores:
     @staticmethod
     def joined(parts: Sequence[Scores]) -> Scores:
         """Join batches, one after the other."""
-        columns: list[Any] = [
-            None if column[0] is None else torch.cat(column)
-            for column in zip(*[part._columns() for part in parts], strict=True)
-        ]
-        return Scores(*columns)
-
-    def _columns(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, f.name) for f in fields(self))
+        columns = zip(*[vars(part).values() for part in parts], strict=True)
+        joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+        return Scores(*joined)
 
     def prediction(self, classes: tuple[Label, ...], false_alarm_rate: float | None) -> Prediction:
-        """Return the answers; raises InputError for an false_alarm_rate where there is no p-value to go by."""
+        """Return the answers; raises InputError for a false_alarm_rate where there is no p-value to go by."""
         unknown = None
         if false_alarm_rate is not None:
             if self.p_value is None:
@@ -83,5 +76,5 @@ class Scores:
                 )
             unknown = self.p_value <= false_alarm_rate
         labels = [classes[i] for i in self.values.argmax(-1).tolist()]
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        rest = {name: value for name, value in vars(self).items() if name != "values"}
         return Prediction(labels, self.values, classes, **rest, unknown=unknown)

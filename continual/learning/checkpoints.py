@@ -3,8 +3,6 @@
 A checkpoint is one safetensors file. Its metadata hold the structure as JSON, and the SHA-256 of everything.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What is changed in a learner without learning an experience: a name, a class, an answer."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""What gives features of images: a frozen backbone, at a precision, on a device, under a symmetry."""
+"""What gives features of images: a frozen backbone, at a precision, on a device, of the views a symmetry asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,17 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from continual import distributed
 from continual.adapters.base import Adapters
 from continual.backbones.base import SharedStem
 from continual.backbones.loading import Backbone
-from continual.data.inputs import Label
+from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
-from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
+from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.settings import Settings
 from continual.symmetry.base import Symmetry
+from continual.symmetry.views import Transformed
+
+#: progress(stage, done, total, figures) says how far some work is
+Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,8 @@ class Extractor:
     def features(self, images: Tensor | SharedStem, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
         frozen, symmetry = self.backbone.frozen, self.symmetry
-        if symmetry is None:
-            with self._autocast():
-                return frozen.features(images, adapters, **options)
-        if isinstance(images, Tensor) and adapters is None:
-            return self._over_views(symmetry, images, lambda views: frozen.features(views, adapters, **options))
+        if symmetry is None or (isinstance(images, Tensor) and adapters is None):
+            return self._over_views(images, lambda views: frozen.features(views, adapters, **options))
         stem = images if isinstance(images, SharedStem) else self.stem(images)
         with self._autocast():
             found = frozen.features(stem, adapters, **options)
@@ -80,33 +82,26 @@ class Extractor:
 
         Raises InputError for a symmetry that reads from features how a view counts.
         """
-
-        def tokens(views: Tensor) -> Tensor:
-            return self.backbone.frozen.block_tokens(views, blocks, patches=patches)
-
-        symmetry = self.symmetry
-        if symmetry is None:
-            with self._autocast():
-                return tokens(images)
-        if symmetry.reads_features:
+        if self.symmetry is not None and self.symmetry.reads_features:
             raise InputError(
-                f"{symmetry.name} reads from a backbone's last features how a view counts, and this method reads other "
-                "tokens: choose symmetry='frame'"
+                f"{self.symmetry.name} reads from a backbone's last features how a view counts, and this method reads "
+                "other tokens: choose symmetry='frame'"
             )
-        return self._over_views(symmetry, images, tokens)
+        frozen = self.backbone.frozen
+        return self._over_views(images, lambda views: frozen.block_tokens(views, blocks, patches=patches))
 
-    def _over_views(self, symmetry: Symmetry, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _over_views(self, images: Any, compute: Callable[[Any], Tensor]) -> Tensor:
         """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
         with self._autocast():
-            views, weights = symmetry.look(self.backbone.frozen, images)
+            if self.symmetry is None:
+                return compute(images)
+            views, weights = self.symmetry.look(self.backbone.frozen, images)
             found = compute(views)
-        return symmetry.mean(found, views.shape[0] // images.shape[0], weights)
+        return self.symmetry.mean(found, views.shape[0] // images.shape[0], weights)
 
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""
-        if cache is None:
-            return self.features(images)
-        return cache.features(images, ["frozen"] * len(images), lambda rows: self.features(images[rows]))
+        return cached(cache, images, "frozen", self.features)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         lower = self.precision == "bfloat16"
@@ -116,11 +111,9 @@ class Extractor:
 def extract(
     dataset: Any,
     compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
-    *,
     batch_size: int,
     device: torch.device,
     progress: Progress | None = None,
-    stage: str = "collecting features",
     workers: int = 0,
 ) -> tuple[list[Tensor], list[Label]]:
     """Run `compute(images, labels) -> several (B, D)` over the evaluation view of a data set.
@@ -135,7 +128,7 @@ def extract(
             parts.append((list(compute(images.to(device), labels)), labels))
             done = min(done + distributed.count() * len(labels), len(dataset))
             if progress is not None:
-                progress(stage, done, len(dataset), {})
+                progress("collecting features", done, len(dataset), {})
     columns, names = zip(*distributed.in_turn(parts), strict=True)
     joined = [torch.cat([values.to(device) for values in column]) for column in zip(*columns, strict=True)]
     if not all(torch.isfinite(values).all() for values in joined):
@@ -144,3 +137,44 @@ def extract(
             "images hold such values; the learner is as it was before"
         )
     return joined, [label for labels in names for label in labels]
+
+
+def single_views(
+    extractor: Extractor, settings: Settings, fitted: Mapping[str, Tensor], data: ExperienceData, *, first: bool
+) -> tuple[Extractor, ExperienceData, Mapping[str, Tensor]]:
+    """Return what a training asks for features to remember, its data, and what the symmetry has fitted to images.
+
+    What is trained sees one view of an image at a time, at random if `transformed_training` says so. What is remembered
+    is every view by itself (`orbit_statistics`), or what the symmetry makes of an image. A symmetry that learns is
+    fitted to the images of the `first` experience; `fitted` is what it found then.
+    """
+    symmetry = extractor.symmetry
+    if symmetry is None:
+        return extractor, data, fitted
+    if first:
+        fitted = fit_symmetry(extractor, symmetry, data, settings.eval_batch_size)
+    training, evaluation, labels = data.training, data.evaluation, data.labels
+    if settings.transformed_training:
+        training = Transformed(training, symmetry.group)
+    if settings.orbit_statistics:
+        seeing = extractor.untransformed
+        elements = range(symmetry.group.order)
+        each = [image for image in range(len(labels)) for _ in elements]
+        labels = [labels[image] for image in each]
+        evaluation = Transformed(Subset(evaluation, each), symmetry.group, [*elements] * len(data.labels))
+    else:
+        seeing = replace(extractor, symmetry=replace(symmetry, fitted=fitted))
+    return seeing, ExperienceData(training, evaluation, labels), fitted
+
+
+def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData, batch_size: int) -> dict[str, Tensor]:
+    """Return what a symmetry has to know of images, from those of the first experience."""
+    if not symmetry.learns:
+        return {}
+
+    def described(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
+        return [extractor.described(symmetry.views(images))]
+
+    (found,), labels = extract(data.evaluation, described, batch_size, extractor.device)
+    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=extractor.device))

@@ -1,7 +1,5 @@
 """Features that need not be computed twice: those of an image under weights that are frozen for good."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -52,6 +50,13 @@ class FeatureCache:
             rows = features.to(device)
             self._known.update(((bytes(image.tolist()), name), row) for image, row in zip(images, rows, strict=True))
         self._old = len(self._known)
+
+
+def cached(cache: FeatureCache | None, images: Tensor, name: Hashable, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `compute(images)`, features (B, D) under the weights of that name, from a cache where it has them."""
+    if cache is None:
+        return compute(images)
+    return cache.features(images, [name] * len(images), lambda rows: compute(images[rows]))
 
 
 def _digest(image: Tensor) -> bytes:

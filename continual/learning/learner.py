@@ -1,7 +1,5 @@
 """The incremental learner: learn experience by experience, predict, save and load. Free of Avalanche."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from abc import abstractmethod
@@ -22,18 +20,15 @@ from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedIm
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
-from continual.learning.documented import documented
 from continual.learning.edits import Edits
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.loop import run
-from continual.learning.progress import Progress
-from continual.learning.settings import Settings, make
+from continual.learning.settings import Settings, documented, make
 from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
-from continual.symmetry.base import Symmetry
-from continual.symmetry.choose import symmetry_of
+from continual.symmetry.base import Symmetry, symmetry_of
 
 
 class IncrementalLearner(Edits[S], Storing[S]):

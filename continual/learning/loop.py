@@ -1,7 +1,5 @@
 """The learner's own training loop; Avalanche's makes the same calls in the same order."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,8 +11,7 @@ from continual import distributed
 from continual.data.inputs import Label
 from continual.data.loaders import label_indices, training_loader
 from continual.distributed import Rows
-from continual.learning.progress import Progress
-from continual.learning.training import Checkpoints, GradientTraining, Output, Training
+from continual.learning.training import Checkpoints, GradientTraining, Output, Progress, Training
 
 
 def snapshot(live: Mapping[str, Tensor], *steppers: Any) -> dict[str, Any]:
@@ -33,23 +30,16 @@ def go_back(kept: Mapping[str, Any], live: Mapping[str, Tensor], *steppers: Any)
 
 
 def run(
-    training: Training[Any],
-    progress: Progress | None = None,
-    workers: int = 0,
-    checkpoints: Checkpoints | None = None,
+    training: Training[Any], progress: Progress | None = None, workers: int = 0, checkpoints: Checkpoints | None = None
 ) -> None:
     """The learner's own training loop; Avalanche's makes the same calls in the same order."""
     training.workers = workers
     if not isinstance(training, GradientTraining) or training.epochs == 0:
         return
     settings, device = training.settings, training.device
+    data, number = training.data.training, training.before.updates
     loader, sampler = training_loader(
-        training.data.training,
-        settings.batch_size,
-        settings.seed,
-        training.before.updates,
-        own_rows=True,
-        num_workers=workers,
+        data, settings.batch_size, settings.seed, number, own_rows=True, num_workers=workers
     )
     optimizer = training.make_optimizer()
     scheduler = training.make_scheduler(optimizer)

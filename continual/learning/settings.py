@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from continual import losses, symmetry
 from continual.adapters import KINDS
@@ -43,9 +45,7 @@ class Settings(BaseModel):
     symmetry: str = Field("frame", description="with a group: what is made of an image's views")
     views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
     transformed_training: bool = Field(True, description="with a group: train on randomly transformed images")
-    orbit_statistics: bool = Field(
-        True, description="with a group: remember single views, all of each image, instead of their mean"
-    )
+    orbit_statistics: bool = Field(True, description="with a group: remember every single view, instead of their mean")
 
     @model_validator(mode="before")
     @classmethod
@@ -57,19 +57,13 @@ class Settings(BaseModel):
     def _known_group(cls, name: str | None) -> str | None:
         from continual.symmetry.views import group_named
 
-        try:
-            return name and group_named(name).name
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        return name and group_named(name).name
 
     @model_validator(mode="after")
     def _known_names(self) -> Settings:
-        try:
-            for field, registry in self.named.items():
-                if (name := getattr(self, field)) is not None:
-                    registry.get(name)
-        except InputError as error:
-            raise ValueError(str(error)) from error
+        for field, registry in self.named.items():
+            if (name := getattr(self, field)) is not None:
+                registry.get(name)
         return self
 
 
@@ -97,7 +91,7 @@ class TrainingSettings(Settings):
         """Return the further terms of the loss, made anew."""
         try:
             return [losses.TERMS.get(name)(**values) for name, values in self.losses.items()]
-        except (InputError, ValidationError) as error:
+        except ValueError as error:
             raise ValueError(f"losses: {error}") from error
 
 
@@ -192,3 +186,39 @@ def explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") -> 
         else:
             lines.append(problem["msg"].removeprefix("Value error, "))
     return lines
+
+
+def documented(learner: Any) -> None:
+    """Give a learner's class a signature with its settings by name, and list them in its docstring, own ones first."""
+    settings = learner.settings_type
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    named = [
+        inspect.Parameter(name, keyword, default=default_of(field), annotation=field.annotation)
+        for name, field in ordered(settings).items()
+    ]
+    given = [p for p in inspect.signature(learner.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
+    learner.__signature__ = inspect.Signature([*given, *named])
+    if learner.__doc__ and "Settings:" not in learner.__doc__ and "__doc__" in vars(learner):
+        lines = "".join(f"    {setting_line(name, field)}\n" for name, field in ordered(settings).items())
+        learner.__doc__ = f"{inspect.cleandoc(learner.__doc__)}\n\nSettings:\n{lines}"
+
+
+def own_fields(settings: Any) -> dict[str, FieldInfo]:
+    """Return the settings that a method's class defines itself, or gives another default."""
+    own = vars(settings).get("__annotations__", {})
+    return {name: field for name, field in settings.model_fields.items() if name in own}
+
+
+def default_of(field: FieldInfo) -> Any:
+    """Return a setting's default value."""
+    return field.get_default(call_default_factory=True)
+
+
+def ordered(settings: Any) -> dict[str, FieldInfo]:
+    """Return all settings, a method's own first."""
+    return own_fields(settings) | settings.model_fields
+
+
+def setting_line(name: str, field: FieldInfo) -> str:
+    """Return a setting's name, default and meaning."""
+    return f"{name} = {default_of(field)!r}" + (f": {field.description}" if field.description else "")

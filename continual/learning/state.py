@@ -1,10 +1,8 @@
 """What a learner has learned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,11 +36,13 @@ class State:
 
 
 S = TypeVar("S", bound=State)
+T = TypeVar("T")
 
 #: of a class's index, a number of draws, and a generator: answers of before and after, class indices (count,)
 Simulation = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
 
 
-def replace_state(state: State, kind: type[S], **values: Any) -> S:
-    """Build a method's state from the common fields of `state` and its own `values`."""
-    return kind(**{f.name: getattr(state, f.name) for f in fields(State)}, **values)
+def learned(part: T | None) -> T:
+    """Return a part of a state that is there once anything was learned."""
+    assert part is not None
+    return part

@@ -1,7 +1,5 @@
 """A learner's file: what is written of it, and how it is read back."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import label_indices
 from continual.errors import LearningError
-from continual.learning.extractor import Extractor, extract
-from continual.learning.progress import Progress
+from continual.learning.extractor import Extractor, Progress, extract, single_views
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
-from continual.learning.views import single_views
 from continual.losses.base import Batch, LossTerm
 from continual.losses.cross_entropy import CrossEntropy
 from continual.seeding import generator
@@ -91,15 +89,14 @@ class Training(ABC, Generic[S]):
 
         Returns each of its results joined, (n, D), and class indices (n,); see `continual.learning.extractor.extract`.
         """
-        found, labels = extract(
-            self.data.evaluation,
-            compute,
-            batch_size=self.settings.eval_batch_size,
-            device=self.device,
-            progress=progress,
-            workers=self.workers,
-        )
+        size, workers = self.settings.eval_batch_size, self.workers
+        found, labels = extract(self.data.evaluation, compute, size, self.device, progress, workers)
         return found, label_indices(labels, self.index).to(self.device)
+
+    def features(self, read: Callable[[Tensor], Tensor], progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `read` gives, features (n, D), of the experience's images as they are, and class indices (n,)."""
+        (found,), labels = self.extract(lambda images, _: [read(images)], progress)
+        return found, labels
 
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""

@@ -75,7 +75,8 @@ def _alignment(learner: IncrementalLearner[Any]) -> float:
     def run(epochs: int) -> Head:
         draw = torch.Generator(device=learner.device).manual_seed(0)
         assert state.head is not None
-        return align(state.head, state.statistics, generator=draw, epochs=epochs, batch_size=settings.batch_size)
+        own = settings.model_copy(update={"alignment_epochs": epochs})
+        return align(state.head, state.statistics, own, generator=draw)
 
     start, one = (_timed(partial(run, n), rounds=1)[0] for n in (0, 1))
     return start + epochs * max(one - start, 0.0)

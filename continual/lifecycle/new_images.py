@@ -14,7 +14,7 @@ from continual.console import count
 from continual.data.images import image_files, list_folder, open_image, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
-from continual.learning.progress import Progress
+from continual.learning.extractor import Progress
 from continual.lifecycle.fingerprints import digest, fingerprint
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.lifecycle.split import split

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from continual.data.inputs import Label
+from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.lifecycle.held_out_features import HeldOutFeatures
 from continual.lifecycle.seen_images import SeenImages
 from continual.seeding import generator

@@ -1,7 +1,5 @@
 """What a loss term is: a part of a training's loss, from a batch that is whole however many processes share it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Cross-entropy over the active classes: the loss of every method that trains a head."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
@@ -17,12 +15,4 @@ class CrossEntropy(LossTerm):
     name: ClassVar[str] = "cross_entropy"
 
     def __call__(self, batch: Batch) -> Tensor:
-        return masked_cross_entropy(batch.logits, batch.targets, batch.active)
-
-
-def masked_cross_entropy(logits: Tensor, targets: Tensor, active: Tensor) -> Tensor:
-    """Return the cross-entropy over the `active` classes only; the others get no gradient.
-
-    Shapes: logits (B, C), targets (B,) int64 of active classes, active (C,) bool. Scalar result.
-    """
-    return F.cross_entropy(logits.masked_fill(~active, -torch.inf), targets)
+        return F.cross_entropy(batch.logits.masked_fill(~batch.active, -torch.inf), batch.targets)

@@ -1,7 +1,5 @@
 """Feature contrast: pushes features apart, of the published code of MOS (AAAI 2025, arXiv 2412.09441)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

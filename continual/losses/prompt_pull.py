@@ -1,7 +1,5 @@
 """The pull of L2P (CVPR 2022, arXiv 2112.08654, equation 5): chosen keys move towards the images that chose them."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

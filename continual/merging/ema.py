@@ -1,7 +1,5 @@
 """The exponential moving average of adapters: the newest count most."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from continual.merging.base import rule

@@ -1,7 +1,5 @@
 """The mean of adapters: the anchor of MOS (AAAI 2025, arXiv 2412.09441, section 3.1)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from continual.merging.base import rule

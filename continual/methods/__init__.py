@@ -3,8 +3,6 @@
 The last is named by where it is: `own_file.py:MyLearner`, or `package.module:MyLearner`.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """APER: prototypes of the frozen features beside those adapted to the first experience."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +8,18 @@ from torch import Tensor
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
+from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
+from continual.learning.state import learned
 from continual.methods.bases.first_adapter import (
-    FirstAdapterLearner,
+    FirstAdapterSettings,
     FirstAdapterState,
     FirstAdapterTraining,
     adapted_features,
 )
-from continual.statistics.prototypes import Prototypes, cosine_scores, updated
+from continual.statistics.head import Prototypes, cosine_scores, updated
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,12 @@ class APERTraining(FirstAdapterTraining[APERState]):
 
     def finish(self, progress: Progress | None = None) -> APERState:
         stack = self.frozen_adapter()
-        (features,), targets = self.extract(
-            lambda images, _: [both(self.extractor, self.settings, stack, images)], progress
-        )
+        features, targets = self.features(lambda images: both(self.extractor, self.settings, stack, images), progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes)
 
 
-class APERLearner(FirstAdapterLearner[APERState]):
+class APERLearner(IncrementalLearner[APERState]):
     """Cosine to class means of `[phi(x), phi(x; A_1)]`; one adapter, trained on the first experience.
 
     Memory is one adapter, L (2 r D + r + D) numbers, and 2 D + 1 numbers per class.
@@ -59,6 +56,7 @@ class APERLearner(FirstAdapterLearner[APERState]):
     method = "aper"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
     summary = "APER with its adapter: prototypes of frozen and first-experience features, side by side"
+    settings_type = FirstAdapterSettings
     state_type = APERState
     probabilities = False
     fixed_features = True
@@ -67,9 +65,6 @@ class APERLearner(FirstAdapterLearner[APERState]):
         return APERTraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the cosines."""
-        assert self.state.stack is not None
-        assert self.state.prototypes is not None
-        features = both(self.extractor, self.settings, self.state.stack, images, cache)
-        cosines = cosine_scores(features, self.state.prototypes.mean)
+        features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)
+        cosines = cosine_scores(features, learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

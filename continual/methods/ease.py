@@ -1,9 +1,8 @@
 """EASE: a subspace of its own for every experience, prototypes in all of them, old ones synthesised in new ones."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -11,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Weights
+from continual.adapters.base import Adapters, Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.extractor import Extractor
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import State
-from continual.learning.training import Start
+from continual.learning.state import State, learned
+from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
-from continual.statistics.prototypes import Prototypes, cosine_scores
+from continual.statistics.head import Prototypes, cosine_scores
 
 
 class EASESettings(AdapterSettings):
@@ -30,9 +29,7 @@ class EASESettings(AdapterSettings):
     lr: float = Field(0.025, gt=0, description="peak rate of the adapters")
     head_lr_ratio: float = Field(1.0, gt=0, description="the temporary head's rate as a share of lr")
     bottleneck: int = Field(64, ge=1, description="r, the width of an adapter")
-    other_subspaces: float = Field(
-        0.1, ge=0, description="weight of a subspace in the score of a class of another experience"
-    )
+    other_subspaces: float = Field(0.1, ge=0, description="weight of other experiences' subspaces in a class's score")
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,12 @@ def reweighted(features: Tensor, prototypes: Tensor, class_experience: Tensor, o
     return (cosines * torch.where(own, 1.0, others)[:, None]).sum(0)
 
 
+def in_subspaces(extractor: Extractor, served: Sequence[Adapters], images: Tensor) -> list[Tensor]:
+    """Return the features (B, D) of prepared images under each adapter."""
+    stem = extractor.stem(images)
+    return [extractor.features(stem, adapters) for adapters in served]
+
+
 class EASETraining(PrototypeAdapterTraining[EASEState]):
     """Trains a new adapter with a temporary head for the new classes, then remembers prototypes."""
 
@@ -78,12 +81,7 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
         before, extractor = self.before, self.extractor
         bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
         served = [shared(self.settings.adapter_kind, stack) for stack in bank]
-
-        def compute(images: Tensor, _: Any) -> list[Tensor]:
-            stem = extractor.stem(images)
-            return [extractor.features(stem, adapters) for adapters in served]
-
-        columns, targets = self.extract(compute, progress)
+        columns, targets = self.extract(lambda images, _: in_subspaces(extractor, served, images), progress)
         return EASEState(**self.progress_counts(), bank=bank, prototypes=self._updated(torch.stack(columns), targets))
 
     def _updated(self, features: Tensor, targets: Tensor) -> Prototypes:
@@ -132,26 +130,14 @@ class EASELearner(IncrementalLearner[EASEState]):
         return EASETraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the reweighted sums of cosines."""
-        state = self.state
-        assert state.prototypes is not None
-        experience = torch.tensor(state.class_experience, device=images.device)
-        sums = reweighted(
-            self.subspace_features(images, cache), state.prototypes.mean, experience, self.settings.other_subspaces
-        )
-        return Scores(sums.softmax(-1))
+        experience = torch.tensor(self.state.class_experience, device=images.device)
+        features, prototypes = self.subspace_features(images, cache), learned(self.state.prototypes).mean
+        return Scores(reweighted(features, prototypes, experience, self.settings.other_subspaces).softmax(-1))
 
     def subspace_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the features (T, B, D) of prepared images under every adapter, from `cache` where it has them."""
         extractor, served = self.extractor, [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
         if cache is None:
-            stem = extractor.stem(images)
-            return torch.stack([extractor.features(stem, adapters) for adapters in served])
-        found = []
-        for number, adapters in enumerate(served):
-
-            def compute(rows: Tensor, adapters: Any = adapters) -> Tensor:
-                return extractor.features(images[rows], adapters)
-
-            found.append(cache.features(images, [("stack", number)] * len(images), compute))
-        return torch.stack(found)
+            return torch.stack(in_subspaces(extractor, served, images))
+        computes = [partial(extractor.features, adapters=adapters) for adapters in served]
+        return torch.stack([cached(cache, images, ("stack", number), own) for number, own in enumerate(computes)])

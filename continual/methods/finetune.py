@@ -1,25 +1,19 @@
 """Sequential fine-tuning of one adapter and one head: the lower bound, where forgetting shows."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field
 
 from continual.data.inputs import ExperienceData
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
-from continual.learning.training import Start
-from continual.methods.bases.adapter_training import AdapterTraining
-from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
+from continual.learning.training import Progress, Start
+from continual.methods.bases.adapter_training import AdapterTraining, SingleAdapterLearner, SingleAdapterState
 
 
 class FinetuneSettings(AdapterSettings):
     """Numbers of sequential fine-tuning."""
 
-    logits: Literal["new", "seen"] = Field(
-        "seen", description="cross-entropy over the new classes only, or over all classes seen"
-    )
+    logits: Literal["new", "seen"] = Field("seen", description="cross-entropy over the new classes, or over all seen")
 
 
 class FinetuneTraining(AdapterTraining[SingleAdapterState]):

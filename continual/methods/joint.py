@@ -1,7 +1,5 @@
 """Joint training on images seen so far, anew each experience: the upper bound. It keeps the images, or some of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -12,12 +10,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from continual import selection
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
-from continual.learning.extractor import Extractor, extract
-from continual.learning.progress import Progress
+from continual.learning.extractor import Extractor, Progress, extract
 from continual.learning.settings import AdapterSettings
 from continual.learning.training import Start
-from continual.methods.bases.adapter_training import AdapterTraining
-from continual.methods.bases.single_adapter import SingleAdapterLearner, SingleAdapterState
+from continual.methods.bases.adapter_training import AdapterTraining, SingleAdapterLearner, SingleAdapterState
 from continual.registry import Registry
 from continual.seeding import generator
 from continual.selection.base import selected
@@ -105,12 +101,9 @@ def _kept(
     """Return what is kept of the experience of that number, chosen by the backbone's own features of its images."""
     if settings.kept is None:
         return data
+    size, device = settings.eval_batch_size, extractor.device
     (features,), labels = extract(
-        data.evaluation,
-        lambda images, _: [extractor.features(images)],
-        batch_size=settings.eval_batch_size,
-        device=extractor.device,
-        progress=progress,
+        data.evaluation, lambda images, _: [extractor.features(images)], size, device, progress
     )
     rows: list[int] = []
     for label in dict.fromkeys(labels):

@@ -1,7 +1,5 @@
 """L2P, learning to prompt: each image picks a few learned prompts by its frozen feature, and the ViT reads them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,14 +13,12 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import State
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.state import State, learned
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.losses.prompt_pull import PromptPull
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 class L2PSettings(TrainingSettings):
@@ -138,11 +134,8 @@ class L2PLearner(IncrementalLearner[L2PState]):
         return L2PTraining(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the head's logits."""
-        state, extractor = self.state, self.extractor
-        assert state.pool is not None
-        assert state.head is not None
+        extractor, pool = self.extractor, learned(self.state.pool)
         queries = extractor.frozen_features(images, cache)
-        prompts, _ = select(queries, state.pool["keys"], state.pool["prompts"], self.settings.chosen)
+        prompts, _ = select(queries, pool["keys"], pool["prompts"], self.settings.chosen)
         features = extractor.features(extractor.stem(images, prompts))
-        return Scores(state.head(features).softmax(-1))
+        return Scores(learned(self.state.head)(features).softmax(-1))

@@ -1,10 +1,8 @@
 """RanPAC: ridge regression on a random projection of features adapted to the first experience."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from pydantic import Field
@@ -14,10 +12,10 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.progress import Progress
-from continual.learning.training import Start, Training
+from continual.learning.learner import IncrementalLearner
+from continual.learning.state import learned
+from continual.learning.training import Progress, Start, Training
 from continual.methods.bases.first_adapter import (
-    FirstAdapterLearner,
     FirstAdapterSettings,
     FirstAdapterState,
     FirstAdapterTraining,
@@ -26,8 +24,6 @@ from continual.methods.bases.first_adapter import (
 from continual.methods.bases.regression import RegressionState
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, choose_penalty, solve
-
-Project = Callable[[Tensor], Tensor]
 
 
 class RanPACSettings(FirstAdapterSettings):
@@ -41,47 +37,36 @@ class RanPACState(FirstAdapterState, RegressionState):
     """The adapter, running sums of the projected features, and the head solved from them."""
 
 
-class RanPACTraining(FirstAdapterTraining[RanPACState]):
-    """Adapts in the first experience, and adds an experience's images to the sums."""
-
-    def __init__(self, start: Start[RanPACState], data: ExperienceData, project: Project) -> None:
-        super().__init__(start, data)
-        self.project = project
-
-    def finish(self, progress: Progress | None = None) -> RanPACState:
-        return _solved(self, self.project, self.frozen_adapter(), progress)
-
-
 class RanPACUpdate(Training[RanPACState]):
     """Adds an experience's images to the sums, and adapts nothing."""
 
-    def __init__(self, start: Start[RanPACState], data: ExperienceData, project: Project) -> None:
+    def __init__(self, start: Start[RanPACState], data: ExperienceData, project: Callable[[Tensor], Tensor]) -> None:
         super().__init__(start, data)
         self.project = project
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
-        return _solved(self, self.project, self.before.stack or {}, progress)
+        """Return the state with the experience's images in the sums, and a head solved anew."""
+        settings, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
+        features, labels = self.features(partial(adapted_features, self.extractor, settings, stack), progress)
+        hidden, draw = self.project(features), generator(settings.seed, "ridge", self.before.updates)
+        # As published, earlier experiences take no part in the choice.
+        penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw)
+        sums = GramStatistics.of(hidden, labels, classes).plus(self.before.sums)
+        head = solve(sums, penalty, standardise=False)
+        return RanPACState(**self.progress_counts(), stack=stack, sums=sums, head=head)
+
+    def frozen_adapter(self) -> Weights:
+        """Return the first experience's adapter; without any, none."""
+        return self.before.stack or {}
 
 
-def _solved(
-    training: Training[RanPACState], project: Project, stack: Weights, progress: Progress | None
-) -> RanPACState:
-    """Return the state with the experience's images in the sums, and a head solved anew."""
-    before, settings, classes = training.before, training.settings, len(training.classes)
-    (features,), labels = training.extract(
-        lambda images, _: [adapted_features(training.extractor, settings, stack, images)], progress
-    )
-    hidden = project(features)
-    draw = generator(settings.seed, "ridge", before.updates)
-    # As published, earlier experiences take no part in the choice.
-    penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw)
-    sums = GramStatistics.of(hidden, labels, classes)
-    sums = sums if before.sums is None else sums.plus(before.sums)
-    head = solve(sums, penalty, standardise=False)
-    return RanPACState(**training.progress_counts(), stack=stack, sums=sums, head=head)
+class RanPACTraining(RanPACUpdate, FirstAdapterTraining[RanPACState]):
+    """Adapts in the first experience as well."""
+
+    frozen_adapter = FirstAdapterTraining.frozen_adapter
 
 
-class RanPACLearner(FirstAdapterLearner[RanPACState]):
+class RanPACLearner(IncrementalLearner[RanPACState]):
     """`argmax h W_o` with `h = relu(z W)`, W a fixed random D x M matrix and W_o solved in closed form.
 
     The penalty is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
@@ -119,8 +104,5 @@ class RanPACLearner(FirstAdapterLearner[RanPACState]):
         return torch.relu(features @ self.projection.to(features))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the regression's values."""
-        assert self.state.stack is not None
-        assert self.state.head is not None
-        features = adapted_features(self.extractor, self.settings, self.state.stack, images, cache)
-        return Scores(self.state.head(self.project(features)).softmax(-1))
+        features = adapted_features(self.extractor, self.settings, learned(self.state.stack), images, cache)
+        return Scores(learned(self.state.head)(self.project(features)).softmax(-1))

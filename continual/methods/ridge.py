@@ -1,7 +1,5 @@
 """Ridge regression on the frozen features, in closed form: a second's work, and hard to beat."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from continual.learning.extractor import Extractor

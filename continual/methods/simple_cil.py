@@ -1,7 +1,5 @@
 """SimpleCIL: cosine to the class means of the frozen features; nothing is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,10 +8,9 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
-from continual.learning.state import State
-from continual.learning.training import Training
-from continual.statistics.prototypes import Prototypes, cosine_scores, updated
+from continual.learning.state import State, learned
+from continual.learning.training import Progress, Training
+from continual.statistics.head import Prototypes, cosine_scores, updated
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class PrototypeUpdate(Training[PrototypeState]):
     """Adds an experience's images to the class means."""
 
     def finish(self, progress: Progress | None = None) -> PrototypeState:
-        (features,), targets = self.extract(lambda images, _: [self.extractor.features(images)], progress)
+        features, targets = self.features(self.extractor.features, progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
         return PrototypeState(**self.progress_counts(), prototypes=prototypes)
 
@@ -47,7 +44,5 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         return PrototypeUpdate(self.start, data)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Return the softmax of the cosines."""
-        assert self.state.prototypes is not None
-        cosines = cosine_scores(self.extractor.frozen_features(images, cache), self.state.prototypes.mean)
+        cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)
         return Scores(cosines.softmax(-1), similarity=cosines)

@@ -1,7 +1,5 @@
 """SLCA: the backbone itself learns, slowly, and the head is aligned on features drawn from class Gaussians."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,8 +14,8 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.state import learned
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
 from continual.uncertainty.gaussians import judge
 
@@ -71,16 +69,13 @@ class SLCATraining(GradientTraining[SLCAState]):
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(self.epochs * self.settings.decay_after)])
 
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
         features = self.single.features(images, weights=self.weights())
         return Output(features, self.head(features))
 
     def finish(self, progress: Progress | None = None) -> SLCAState:
         """Remember the new classes as the backbone sees them now, and align the head."""
         weights = {name: w.detach().clone() for name, w in self.weights().items()}
-        (features,), targets = self.extract(
-            lambda images, _: [self.extractor.features(images, weights=weights)], progress
-        )
+        features, targets = self.features(partial(self.extractor.features, weights=weights), progress)
         experience = torch.tensor(self.class_experience(), device=self.device)
         rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
         return SLCAState(**self.progress_counts(), **aligned_fields(self, features, targets, rescale), backbone=weights)
@@ -122,12 +117,11 @@ def learnable(backbone: Backbone, settings: SLCASettings) -> dict[str, Tensor]:
 class SLCALearner(IncrementalLearner[SLCAState]):
     """A slow learner with classifier alignment; the only method here whose features change.
 
-    The backbone given stays as it is: what has learned of it (`part`: all, the last blocks or the norms) is
-    part of the state, and of the file. Statistics of old classes are those of the time they were learned, as
-    published: the more the backbone has changed since, the more the aligned head favours new classes. With the
-    published rates, DINOv2 changes much, nearly all the gradient being the patch embedding's; `part="last_blocks"`
-    leaves that alone, whatever the number of blocks. Memory is that part of the backbone, and by default
-    D^2 + 2 D + 1 numbers per class.
+    The backbone given stays as it is: what has learned of it (`part`: all, the last blocks or the norms) is part of the
+    state, and of the file. Statistics of old classes are those of the time they were learned, as published: the more
+    the backbone has changed since, the more the aligned head favours new classes. With the published rates, DINOv2
+    changes much, nearly all the gradient being the patch embedding's; `part="last_blocks"` leaves that alone, whatever
+    the number of blocks. Memory is that part of the backbone, and by default D^2 + 2 D + 1 numbers per class.
     """
 
     method = "slca"
@@ -142,7 +136,6 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         state = self.state
-        assert state.head is not None
         features = self.extractor.features(images, weights=state.backbone)
         probabilities, p_value = judge(state.known, features)
-        return Scores(state.head(features).softmax(-1), probabilities=probabilities, p_value=p_value)
+        return Scores(learned(state.head)(features).softmax(-1), probabilities=probabilities, p_value=p_value)

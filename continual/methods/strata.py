@@ -1,8 +1,7 @@
 """Strata: ridge regression on what several blocks say of an image and of its mirror image. Nothing is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.settings import Settings
 from continual.methods.bases.regression import RegressionLearner
 from continual.statistics.ridge import GramStatistics
@@ -21,12 +20,8 @@ class StrataSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {**Settings.renamed, "strength": "penalty"}
 
-    blocks: int = Field(
-        4, ge=1, description="how many of the last blocks, or stages of a CNN, are read; all, if there are fewer"
-    )
-    patches: bool = Field(
-        True, description="read patch tokens, or a CNN's stages: their mean beside the class token or features"
-    )
+    blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
+    patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
     penalty: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
     mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
 
@@ -52,10 +47,8 @@ class StrataLearner(RegressionLearner):
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
-        if cache is None:
-            return self._read(extractor, images)
         name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
-        return cache.features(images, [name] * len(images), lambda rows: self._read(extractor, images[rows]))
+        return cached(cache, images, name, partial(self._read, extractor))
 
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty of the settings, times D'."""

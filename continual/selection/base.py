@@ -1,31 +1,14 @@
 """What a selection rule is: a pure function from features to the indices of those that are chosen."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
+from continual.registry import named
 from continual.selection import RULES
 
-Rule = Callable[[Tensor, int, torch.Generator], Tensor]
-R = TypeVar("R", bound=Rule)
-
-
-def rule(name: str) -> Callable[[R], R]:
-    """Name a function `(features (n, D), count, generator) -> indices (count,)` as a selection rule.
-
-    Indices differ from one another, and fewer are the first of more: `rule(x, 3, g) == rule(x, 5, g)[:3]` for
-    generators in the same state.
-    """
-
-    def named(function: R) -> R:
-        function.name = name  # type: ignore[attr-defined]
-        return function
-
-    return named
+#: Names a function `(features (n, D), count, generator) -> indices (count,)` as a selection rule. Indices differ from
+#: one another, and fewer are the first of more: `rule(x, 3, g) == rule(x, 5, g)[:3]` for generators in the same state.
+rule = named
 
 
 def selected(name: str, features: Tensor, count: int, generator: torch.Generator) -> list[int]:

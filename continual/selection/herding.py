@@ -1,7 +1,5 @@
 """Herding: the chosen features' mean follows the mean of all (iCaRL, Rebuffi et al., CVPR 2017, algorithm 4)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -1,7 +1,5 @@
 """Images drawn at random, each as likely as any other."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

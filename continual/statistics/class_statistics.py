@@ -37,7 +37,7 @@ class ClassStatistics(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, features: Tensor, components: int) -> Self:
-        """Fit (n, D) features; of one image the covariance is zero."""
+        """Fit (n, D) features; of one image, the covariance is zero."""
 
     @abstractmethod
     def sampler(self, floor: float) -> Sampler:
@@ -104,7 +104,6 @@ class Full(ClassStatistics):
 
     @classmethod
     def fit(cls, features: Tensor, components: int) -> Self:
-        """Fit (n, D) features; one image gives a covariance of zero."""
         centred = features - features.mean(0)
         return cls(len(features), features.mean(0), centred.mT @ centred / max(len(features) - 1, 1))
 
@@ -156,7 +155,6 @@ class Diagonal(ClassStatistics):
 
     @classmethod
     def fit(cls, features: Tensor, components: int) -> Self:
-        """Fit (n, D) features; one image gives a variance of zero."""
         mean = features.mean(0)
         return cls(len(features), mean, (features - mean).square().sum(0) / max(len(features) - 1, 1))
 

@@ -14,8 +14,6 @@ Means(mean=tensor([[1.],
         [0.]])}, {})
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace  # noqa: F401 - dataclass is for the example

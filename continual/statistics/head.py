@@ -1,22 +1,46 @@
-"""A linear head: one row of weights, and a bias, per class."""
-
-from __future__ import annotations
+"""What scores features per class: a linear head, or the cosine to prototypes, the mean feature of each class."""
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.functional import linear
 
 from continual.statistics.fields import per_class
 
 
 @dataclass(frozen=True)
 class Head:
-    """Logits (B, C) of features (B, D)."""
+    """A linear head: logits (B, C) of features (B, D), by one row of weights, and a bias, per class."""
 
     weight: Tensor = per_class()  #: (C, D)
     bias: Tensor = per_class()  #: (C,)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the logits."""
-        return linear(features, self.weight, self.bias)
+        return F.linear(features, self.weight, self.bias)
+
+
+def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Return the cosine of every feature (B, D) with every prototype (C, D): (B, C)."""
+    return F.normalize(features, dim=-1) @ F.normalize(prototypes, dim=-1).mT
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """The mean feature of each of C classes, and of how many images it is the mean; several sets have leading axes."""
+
+    mean: Tensor = per_class(axis=-2)  #: (..., C, D)
+    count: Tensor = per_class(axis=-1)  #: (..., C) int64
+
+
+def updated(before: Prototypes | None, features: Tensor, targets: Tensor, classes: int) -> Prototypes:
+    """Return the prototypes of all `classes` after adding `features` (n, D) with class indices (n,)."""
+    total = features.new_zeros(classes, features.shape[1])
+    count = torch.zeros(classes, dtype=torch.int64, device=features.device)
+    if before is not None:
+        total[: len(before.mean)] = before.mean * before.count[:, None]
+        count[: len(before.count)] = before.count
+    total.index_add_(0, targets, features)
+    count += torch.bincount(targets, minlength=classes)
+    return Prototypes(total / count[:, None], count)

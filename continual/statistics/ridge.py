@@ -7,15 +7,15 @@ triangle is kept alone: half of the memory, and of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from continual.statistics.cross_validation import best_penalty
 from continual.statistics.fields import per_class, without
 
+#: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
+SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
 #: the penalties tried by `choose_penalty`
 PENALTIES = tuple(10.0**k for k in range(-8, 9))
 
@@ -44,8 +44,10 @@ class GramStatistics:
             half.masked_scatter_(lower, self.triangle)
         return whole
 
-    def plus(self, other: GramStatistics) -> GramStatistics:
-        """Return the sums over both sets; the one with fewer classes has none of the others'."""
+    def plus(self, other: GramStatistics | None) -> GramStatistics:
+        """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'."""
+        if other is None:
+            return self
         extra = len(other.counts) - len(self.counts)
         if extra < 0:
             return other.plus(self)
@@ -144,6 +146,31 @@ def expected_best(sums: GramStatistics) -> float:
     return best_penalty(values, explained, count - float(sums.counts.square().sum()) / count, count - 1)[0]
 
 
+def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) -> tuple[float, float]:
+    """Return the penalty of least expected error, and which share of the targets it should leave unexplained.
+
+    Generalised cross-validation (Golub, Heath and Wahba, Technometrics 1979) estimates the squared error on images that
+    were not learned as RSS / (1 - df / n)^2, n images, RSS what the regression leaves of their targets and df its
+    degrees of freedom. Both follow from the eigenvalues of the features' products, so no image is needed, nor held out.
+
+    Args:
+        values: (D,), the eigenvalues of sum x x^T, of centred features.
+        explained: (D,), for each, the squared length of sum x y^T along its eigenvector.
+        total: the sum of all squared targets, centred.
+        count: how many images were summed, less the means that were taken from them.
+    """
+    values = values.clamp(min=0)
+    unit, best = float(values.mean().clamp(min=1e-12)), (float("inf"), float("inf"))
+    for penalty in SHARES:
+        held = values + penalty * unit
+        left = total - float((explained * (2 / held - values / held.square())).sum())
+        free = count - float((values / held).sum())
+        share = max(left, 0.0) / total * (count / free) ** 2 if total > 0 and free > 0 else 1.0
+        if share < best[1]:
+            best = penalty * unit, share
+    return best
+
+
 def _lower(rows: Tensor) -> Tensor:
     """Return which entries (n, n) of a matrix lie on or below its diagonal, for `rows` of length n."""
     return torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).tril_()
@@ -169,7 +196,6 @@ def choose_penalty(
     *,
     standardise: bool,
     generator: torch.Generator,
-    penalties: Iterable[float] = PENALTIES,
 ) -> float:
     """Return the penalty of least squared error on a fifth of the newest images (n, D).
 
@@ -179,10 +205,9 @@ def choose_penalty(
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    sums = GramStatistics.of(features[kept], labels[kept], classes)
-    sums = sums if before is None else sums.plus(before)
+    sums = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
     x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in penalties}
+    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in PENALTIES}
     # A penalty too weak to be solved with has the error nan.
     return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from continual.symmetry.views import best_first, content_order, refusals, taken
+from continual.symmetry import KINDS
+from continual.symmetry.views import best_first, content_order, group_named, refusals, taken
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 
@@ -84,3 +85,10 @@ class Symmetry:
     def fit(self, described: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return what is fitted to views as described, (n, |G|, K) with the image as given first, and classes (n,)."""
         return {}
+
+
+def symmetry_of(settings: Any, fitted: Mapping[str, Tensor]) -> Symmetry | None:
+    """Return the symmetry of learner settings, None without a group; raises InputError for an unknown one of either."""
+    if settings.group is None:
+        return None
+    return KINDS.get(settings.symmetry)(group_named(settings.group), settings.views, fitted)

@@ -1,13 +1,14 @@
 """An image's views: the groups that make them, and an order that only their content decides."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from continual.errors import InputError
 from continual.seeding import generator
@@ -72,6 +73,23 @@ def transformed(group: FiniteGroup, element: int, image: Tensor) -> Tensor:
     """Return an image (3, H, W) transformed by an element; raises InputError if the group cannot act on it."""
     with refusals():
         return Images()(group, element, image[None])[0]
+
+
+@dataclass(frozen=True)
+class Transformed(Dataset[Any]):
+    """A data set of (image (3, H, W), label, ...), each image transformed by its element of a group."""
+
+    dataset: Any
+    group: FiniteGroup
+    elements: Sequence[int] | Tensor | None = None  #: one per image; None: torch's generator draws, each time anew
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, *rest = self.dataset[index]
+        element = torch.randint(self.group.order, ()) if self.elements is None else self.elements[index]
+        return transformed(self.group, int(element), image), *rest
 
 
 @cache

@@ -11,8 +11,6 @@ three or more experiences, the first three of 2, 1 and 2 new classes. `continual
 and other kinds. Nothing here needs pytest.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

@@ -1,7 +1,6 @@
 """What the laws are made of: comparisons that say what differs."""
 
-from __future__ import annotations
-
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from continual.learning.answers import Prediction
-from continual.testing.cases import Learner
+from continual.testing.cases import Learner, reloaded
 
 
 def expect(holds: bool, message: str) -> None:
@@ -48,6 +47,11 @@ def assert_valid(learner: Learner, images: Tensor) -> None:
     expect(torch.allclose(sums, torch.ones_like(sums), atol=1e-4), f"scores sum to {sums.tolist()}, not to 1")
 
 
+def survives_a_file(learner: Learner, images: Tensor) -> None:
+    """The learner answers the same after it was saved and loaded."""
+    assert_same(learner.predict(images), reloaded(learner).predict(images), "the loaded learner answers otherwise")
+
+
 def rows(prediction: Prediction, order: Tensor) -> Prediction:
     """Return the prediction of some of its images."""
     taken = {f.name: getattr(prediction, f.name) for f in fields(Prediction)}
@@ -55,18 +59,13 @@ def rows(prediction: Prediction, order: Tensor) -> Prediction:
     return replace(prediction, labels=[prediction.labels[i] for i in order.tolist()], **taken)
 
 
-def _memories(learner: Learner) -> tuple[dict[str, Tensor], Any]:
-    tensors, values = learner.export()
-    return {name: tensor.clone() for name, tensor in tensors.items()}, values
-
-
 @contextmanager
 def unchanged(learner: Learner, images: Tensor) -> Iterator[None]:
     """Check that the block changes neither the learner's answers nor its tensors, by a bit."""
-    answers, (tensors, values) = learner.predict(images), _memories(learner)
+    answers, (tensors, values) = learner.predict(images), copy.deepcopy(learner.export())
     yield
     assert_same(answers, learner.predict(images), "the learner changed")
-    now, values_now = _memories(learner)
+    now, values_now = learner.export()
     expect(now.keys() == tensors.keys() and values_now == values, "what the learner remembers changed")
     changed = [name for name in tensors if not torch.equal(tensors[name], now[name])]
     expect(not changed, f"tensors changed: {changed}")

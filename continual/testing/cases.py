@@ -1,10 +1,10 @@
 """A method on small data: what the laws are checked on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ class Case:
         for images, labels in experiences:
             learner.learn(images, labels, workers=workers)
         return learner
+
+
+def reloaded(learner: Learner, *, embed: bool = False) -> Learner:
+    """Return a learner as its file gives it back."""
+    with TemporaryDirectory() as folder:
+        learner.save(Path(folder) / "model", embed_backbone=embed)
+        return type(learner).load(Path(folder) / "model", None if embed else learner.backbone, device=learner.device)
 
 
 def coloured_squares(classes: Sequence[int], per_class: int = 8, seed: int = 0) -> tuple[Tensor, list[int]]:

@@ -1,16 +1,11 @@
 """The laws of edits: a class renamed, forgotten or corrected, and nothing else."""
 
-from __future__ import annotations
-
-import tempfile
-from pathlib import Path
-
 import torch
 
 from continual.data.inputs import Label
 from continual.errors import InputError
-from continual.testing.assertions import assert_same, assert_valid, expect, refused, unchanged
-from continual.testing.cases import Case, Learner
+from continual.testing.assertions import assert_same, assert_valid, expect, refused, survives_a_file, unchanged
+from continual.testing.cases import Case
 
 
 def renaming_changes_a_name_alone(case: Case) -> None:
@@ -29,7 +24,7 @@ def renaming_changes_a_name_alone(case: Case) -> None:
     learner.learn(images, labels)
     plain.learn(images, labels)
     expect(torch.equal(learner.predict(case.images).scores, plain.predict(case.images).scores), "it learned otherwise")
-    _survives_a_file(learner, case)
+    survives_a_file(learner, case.images)
     learner, other = case.learned.variant(), case.learned.classes[0]
     with unchanged(learner, case.images):
         for wrong in (other, old, str(old) if isinstance(old, int) else 7):
@@ -59,7 +54,7 @@ def forgetting_leaves_the_other_classes(case: Case) -> None:
             pairs = zip(before.labels, answers.labels, strict=True)
             moved = [(old, new) for old, new in pairs if old not in (label, new)]
             expect(not moved, f"forgetting {label} changed answers (was, is) {moved} that were not {label}")
-        _survives_a_file(learner, case)
+        survives_a_file(learner, case.images)
         images, labels = case.experiences[2]
         learner.learn(images, labels)
         mine = [
@@ -103,7 +98,7 @@ def correcting_trains_no_adapter(case: Case) -> None:
     expect(bool(moved), "the correction changed nothing")
     expect(not trained, f"the correction trained {trained}")
     assert_valid(learner, case.images)
-    _survives_a_file(learner, case)
+    survives_a_file(learner, case.images)
     again = case.learned.variant()
     again.correct(images[:2], label)
     assert_same(learner.predict(case.images), again.predict(case.images), "the same correction gave another result")
@@ -116,10 +111,3 @@ def correcting_trains_no_adapter(case: Case) -> None:
         ):
             with refused(InputError, f"a correction with {what}"):
                 learner.correct(given, name)
-
-
-def _survives_a_file(learner: Learner, case: Case) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        learner.save(Path(folder) / "model")
-        loaded = type(learner).load(Path(folder) / "model", learner.backbone, device=learner.device)
-    assert_same(learner.predict(case.images), loaded.predict(case.images), "the loaded learner answers otherwise")

@@ -8,8 +8,6 @@
 Each raises AssertionError that says what is broken. Nothing here needs pytest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

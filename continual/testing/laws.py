@@ -1,10 +1,6 @@
 """The laws that every incremental learner keeps; each takes a `Case` and raises AssertionError."""
 
-from __future__ import annotations
-
 import random
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +24,7 @@ from continual.testing.assertions import (
     rows,
     unchanged,
 )
-from continual.testing.cases import Case
+from continual.testing.cases import Case, reloaded
 
 # Purity ------------------------------------------------------------------------------------------------
 
@@ -166,10 +162,7 @@ def loading_restores_everything(case: Case) -> None:
     expected = learner.predict(case.images)
     learner.learn(*more)
     for embed in (False, True):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            case.learned.save(path, embed_backbone=embed)
-            loaded = type(learner).load(path, None if embed else learner.backbone, device=learner.device)
+        loaded = reloaded(case.learned, embed=embed)
         assert_same(expected, loaded.predict(case.images), "the loaded learner answers otherwise")
         expect(loaded.settings == learner.settings, "the loaded learner has other settings")
         try:
@@ -215,10 +208,7 @@ def classes_keep_their_names(case: Case) -> None:
         named = [(images, [kind(label) for label in labels]) for images, labels in case.experiences]
         learner = case.after(named[:2])
         first = {kind(label) for _, labels in case.experiences[:2] for label in labels}
-        with tempfile.TemporaryDirectory() as folder:
-            learner.save(Path(folder) / "model")
-            loaded = type(learner).load(Path(folder) / "model", learner.backbone)
-        for each in (learner, loaded):
+        for each in (learner, reloaded(learner)):
             answers = each.predict(case.images).labels
             expect(set(each.classes) == first, f"learned {first}, but the classes are {each.classes}")
             expect({type(label) for label in answers} == {kind}, f"answers are {answers[:3]}, not of type {kind}")

@@ -1,7 +1,5 @@
 """The laws of failure: what goes wrong gets a clear error and leaves the learner as it was."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

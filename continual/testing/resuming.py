@@ -1,7 +1,5 @@
 """The law of interruption: what is stopped and started again ends with the bits of what was never stopped."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

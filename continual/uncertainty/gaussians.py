@@ -12,8 +12,6 @@ stored mean and covariance, for all classes whenever one was learned. Training f
 that is not corrected, and with three images per class or fewer the false-alarm rate may be twice the one asked for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ so that what was kept stays true while more classes come.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +27,9 @@ from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
+
+#: of a class's index, a number of draws, and a generator: values (count, C) under each map
+Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,28 @@ def certainty(
 def _left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:
     """Return t for images that were learned, as if they had not been: (f - h y) / (1 - h) over sqrt(h / (1 - h))."""
     return (values - leverage * targets) / (leverage * (1 - leverage)).clamp(min=1e-12).sqrt()
+
+
+def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:
+    """Return a sampler of values of simulated images of a class, the same images under several maps.
+
+    A map comes with the mean leverage h of the images in the sums; the first classes of each are those of the sums. The
+    residual of an image not learned is that of a learned one over 1 - h (Allen, Technometrics 1974). Residuals of
+    learned ones are taken for Gaussian: around that of the class's mean, with the covariance W^T S W of all maps W
+    together, where S is the one of images within their classes.
+    """
+    weight, bias = torch.cat([one.weight for one, _ in maps], 1), torch.cat([one.bias for one, _ in maps])
+    means = (sums.targets / sums.counts).mT @ weight  # (C, V), V values of all maps side by side
+    within = weight.mT @ (sums.gram() @ weight) - (means * sums.counts[:, None]).mT @ means
+    spread, directions = torch.linalg.eigh((within / sums.counts.sum()).cpu())
+    root = directions * spread.clamp(min=0).sqrt()
+    means, widths = (means + bias).cpu(), [len(one.bias) for one, _ in maps]
+    kept = torch.cat([(1 - h).clamp(min=1e-6).expand(n).cpu() for (_, h), n in zip(maps, widths, strict=True)])
+
+    def draw(index: int, count: int, generator: torch.Generator) -> list[Tensor]:
+        own = torch.cat([torch.eye(n, dtype=root.dtype)[index] for n in widths])
+        noise = torch.randn(count, len(own), generator=generator, device=generator.device).to(root)
+        values = own + (means[index] - own + noise @ root.mT) / kept
+        return list(values.split(widths, dim=1))
+
+    return draw

@@ -29,11 +29,11 @@ def test_tokens_under_a_stack(backbone: Backbone) -> None:
     def last(adapters: Any) -> Tensor:
         """The class token of the last block: the features before the last norm, which is the identity here."""
         frozen: Any = backbone.frozen
-        norm, frozen.vit.norm = frozen.vit.norm, torch.nn.Identity()
+        norm, frozen.network.norm = frozen.network.norm, torch.nn.Identity()
         try:
             return layer_norm(frozen.features(images, adapters), (width,))
         finally:
-            frozen.vit.norm = norm
+            frozen.network.norm = norm
 
     with torch.no_grad():
         frozen, adapted = learner.design_features(learner.extractor, images).chunk(2, 1)

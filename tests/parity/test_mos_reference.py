@@ -15,13 +15,12 @@ from continual.adapters.bank import shared as shared_stack
 from continual.adapters.bottleneck import Bottleneck
 from continual.backbones.loading import assemble
 from continual.losses.feature_contrast import feature_contrast
+from continual.merging.base import merge
 from continual.merging.base import merged as merged_by
-from continual.merging.towards import merge
 from continual.methods.mos.learner import MOSLearner, MOSState
 from continual.methods.mos.retrieval import ensemble, refine
 from continual.statistics.class_statistics import fit
-from continual.statistics.head import Head
-from continual.statistics.prototypes import Prototypes, cosine_scores
+from continual.statistics.head import Head, Prototypes, cosine_scores
 
 pytestmark = pytest.mark.shared
 SCALE = 0.1

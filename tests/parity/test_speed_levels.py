@@ -24,7 +24,7 @@ from continual.datasets.streams import split_classes
 from continual.experiments.config import DataConfig
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from tests.parity.test_mos_reference import golden, learner  # noqa: F401
 
 pytestmark = pytest.mark.shared

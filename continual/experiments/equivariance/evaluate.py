@@ -14,7 +14,7 @@ from continual.experiments.equivariance.files import Opened
 from continual.experiments.equivariance.report import Results, Row
 from continual.experiments.equivariance.study import with_fitted_head
 from continual.experiments.equivariance.symmetry import Measuring, wrapped
-from continual.learning.progress import Progress
+from continual.learning.extractor import Progress
 from continual.seeding import seeded
 from continual.symmetry.views import group_named
 from equivariant.groups import FiniteGroup

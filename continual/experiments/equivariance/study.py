@@ -26,8 +26,8 @@ from continual.experiments.equivariance.models import Classifier, load_classifie
 from continual.experiments.equivariance.report import Results, Row
 from continual.experiments.equivariance.symmetry import Measures, Measuring
 from continual.experiments.pretraining import pretrained_on
+from continual.learning.extractor import Progress
 from continual.learning.model_file import versions
-from continual.learning.progress import Progress
 from continual.seeding import seeded
 from continual.symmetry.views import group_named, refusals
 from equivariant.groups import FiniteGroup

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from continual.experiments.equivariance.config import PLAIN, WrapperConfig
-from continual.learning.progress import Progress
+from continual.learning.extractor import Progress
 from continual.symmetry.views import refusals
 from equivariant.actions import Action, Images
 from equivariant.checks.equivariance import orbit_answers, orbit_consistency, orbit_flip_rate

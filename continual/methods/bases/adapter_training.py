@@ -1,25 +1,26 @@
-"""Training one adapter and a head on a frozen backbone."""
+"""Training one adapter and a head on a frozen backbone, and answering with them."""
 
-from __future__ import annotations
-
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from continual import distributed
-from continual.adapters.bank import TrainableAdapter
+from continual.adapters.bank import TrainableAdapter, shared
 from continual.adapters.base import Shapes, Weights
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData
-from continual.learning.settings import AdapterSettings
-from continual.learning.state import S
+from continual.learning.answers import Scores
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.state import S, State, learned
 from continual.learning.training import GradientTraining, Output, Start
 from continual.losses.base import LossTerm
 from continual.seeding import generator
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
@@ -62,7 +63,6 @@ class AdapterTraining(GradientTraining[S]):
         self.noise = generator(self.settings.seed, *keys, device=self.device)
 
     def forward(self, images: Tensor) -> Output:
-        """Return features and logits of prepared images (B, 3, H, W)."""
         stem = self.single.stem(images)
         masks = None
         if self.noise is not None:
@@ -71,12 +71,8 @@ class AdapterTraining(GradientTraining[S]):
                 frozen = self.single.backbone.frozen
                 assert isinstance(frozen, FrozenViT)
                 masks[-1] = frozen.read(masks[-1], stem)
-        features = self.single.features(
-            stem,
-            self.adapter.bind(masks),
-            checkpoint=self.settings.checkpoint_activations,
-            compiled=self.settings.compile,
-        )
+        adapters, own = self.adapter.bind(masks), self.settings
+        features = self.single.features(stem, adapters, checkpoint=own.checkpoint_activations, compiled=own.compile)
         return Output(features, self.head(features))
 
 
@@ -102,3 +98,25 @@ class PrototypeAdapterTraining(AdapterTraining[S]):
     def __init__(self, start: Start[S], data: ExperienceData, weights: Weights | None, **options: Any) -> None:
         super().__init__(start, data, weights, None, **options)
         self.head = self.modules["head"] = CosineHead(self.head.weight)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class SingleAdapterState(State):
+    """One adapter and one head."""
+
+    stack: Weights | None = None
+    head: Head | None = None
+
+
+A = TypeVar("A", bound=SingleAdapterState)
+
+
+class SingleAdapterLearner(IncrementalLearner[A]):
+    """Predicts with one adapter and one head."""
+
+    correctable = False
+    settings_type: ClassVar[type[Settings]] = AdapterSettings
+
+    def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
+        adapters = shared(self.settings.adapter_kind, learned(self.state.stack))
+        return Scores(learned(self.state.head)(self.extractor.features(images, adapters)).softmax(-1))

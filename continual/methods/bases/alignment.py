@@ -3,8 +3,6 @@
 `align` is the rule; the rest is what all methods with an aligned head share: settings, state, its end of a training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,9 +31,7 @@ class AlignmentSettings(TrainingSettings):
     statistics: Kind = Field("full", description="what is remembered of a class")
     statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
     covariance_floor: float = Field(1e-4, gt=0, description="added to every covariance's diagonal")
-    align_first: bool | None = Field(
-        None, description="align the head after the first experience as well; None: where there is a group"
-    )
+    align_first: bool | None = Field(None, description="also align after the first experience; None: with a group")
     alignment_epochs: int = Field(30, ge=0)
     alignment_lr: float = Field(0.005, gt=0)
 
@@ -86,19 +82,9 @@ def aligned_fields(
     # A head that was trained on single views is to be asked about means of them.
     first = settings.group is not None if settings.align_first is None else settings.align_first
     if (before.updates or first) and settings.alignment_epochs:
-        head = align(
-            head,
-            statistics,
-            generator=seeded(settings.seed, "alignment", before.updates, device=training.device),
-            epochs=settings.alignment_epochs,
-            batch_size=settings.batch_size,
-            lr=settings.alignment_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            floor=settings.covariance_floor,
-            rescale=rescale,
-            examples=(features, targets) if training.correcting else None,
-        )
+        draw = seeded(settings.seed, "alignment", before.updates, device=training.device)
+        examples = (features, targets) if training.correcting else None
+        head = align(head, statistics, settings, generator=draw, rescale=rescale, examples=examples)
     calibration = calibrate(statistics, seeded(settings.seed, "calibration", before.updates))
     return {"head": head, "statistics": tuple(statistics), "calibration": calibration}
 
@@ -106,14 +92,9 @@ def aligned_fields(
 def align(
     head: Head,
     statistics: Sequence[ClassStatistics],
+    settings: AlignmentSettings | None = None,
     *,
     generator: torch.Generator,
-    epochs: int = 30,
-    batch_size: int = 48,
-    lr: float = 0.005,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    floor: float = 1e-4,
     rescale: Rescale = unchanged,
     examples: tuple[Tensor, Tensor] | None = None,
 ) -> Head:
@@ -125,18 +106,20 @@ def align(
     are repeated to a quarter of one class's draws at least and added to those of every epoch. `generator` decides
     every random number. Each covariance is factored once.
     """
-    weight = head.weight
+    weight, settings = head.weight, settings or AlignmentSettings()
     if len(statistics) != len(weight):
         raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
-    share = 5 * batch_size
-    samplers = [s.sampler(floor) for s in statistics]
+    share, epochs = 5 * settings.batch_size, settings.alignment_epochs
+    samplers = [s.sampler(settings.covariance_floor) for s in statistics]
     labels = torch.arange(len(weight), device=weight.device).repeat_interleave(share)
     known = weight.new_empty(0, weight.shape[1])
     if examples is not None:
         every = torch.arange(max(share // 4, len(examples[0])), device=weight.device) % len(examples[0])
         known, labels = examples[0][every], torch.cat([labels, examples[1][every]])
     parts = [weight.clone().requires_grad_(), head.bias.clone().requires_grad_()]
-    optimizer = torch.optim.SGD(parts, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(
+        parts, lr=settings.alignment_lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
     with torch.enable_grad():
         for _ in range(epochs):

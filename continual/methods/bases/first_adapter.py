@@ -1,9 +1,8 @@
 """Methods that train one adapter on the first experience only, and then remember features in closed form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from pydantic import Field
 from torch import Tensor
@@ -12,9 +11,8 @@ from continual.adapters.bank import shared
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache
-from continual.learning.learner import IncrementalLearner
-from continual.learning.settings import AdapterSettings, Settings
+from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.settings import AdapterSettings
 from continual.learning.state import State
 from continual.learning.training import Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
@@ -59,13 +57,4 @@ def adapted_features(
 ) -> Tensor:
     """Return features (B, D) under the first adapter, from `cache` where it has them."""
     adapters = shared(settings.adapter_kind, stack) if stack else None
-    if cache is None:
-        return extractor.features(images, adapters)
-    names = ["first stack"] * len(images)
-    return cache.features(images, names, lambda rows: extractor.features(images[rows], adapters))
-
-
-class FirstAdapterLearner(IncrementalLearner[F]):
-    """A learner whose only adapter is the first experience's."""
-
-    settings_type: ClassVar[type[Settings]] = FirstAdapterSettings
+    return cached(cache, images, "first stack", partial(extractor.features, adapters=adapters))

@@ -1,11 +1,9 @@
 """Methods that answer by ridge regression from running sums: their state, and those on features that never change."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -13,17 +11,15 @@ from torch import Tensor
 
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
-from continual.learning.extractor import Extractor
+from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
-from continual.learning.state import Simulation, State
+from continual.learning.state import Simulation, State, learned
 from continual.learning.training import Start, Training
 from continual.seeding import generator
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.leverage import Certainty, certainty
-from continual.uncertainty.simulation import drawing
+from continual.uncertainty.leverage import Certainty, certainty, drawing
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,9 @@ class RegressionState(State):
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (D',) and deviation (D',) of all features, and the classes' means of standardised ones (C, D')."""
-        assert self.sums is not None
-        mean, deviation = self.sums.moments()
-        centres = (self.sums.targets / self.sums.counts - mean[:, None]) / deviation[:, None]
+        sums = learned(self.sums)
+        mean, deviation = sums.moments()
+        centres = (sums.targets / sums.counts - mean[:, None]) / deviation[:, None]
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
 
@@ -64,9 +60,8 @@ class RegressionUpdate(Training[RegressionState]):
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
-        (features,), labels = self.extract(lambda images, _: [self.read(self.extractor, images)], progress)
-        sums = GramStatistics.of(features, labels, len(self.classes))
-        sums = sums if before.sums is None else sums.plus(before.sums)
+        features, labels = self.features(partial(self.read, self.extractor), progress)
+        sums = GramStatistics.of(features, labels, len(self.classes)).plus(before.sums)
         system = Standardised.of(sums, self.penalty(sums))
         head = system.solve(sums)
         # Images that were answered wrong say nothing of what is usual.
@@ -103,20 +98,15 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        assert self.state.head is not None
         features, certain = self.design_features(self.extractor, images, cache), self.state.certainty
-        values = self.state.head(features)
+        values = learned(self.state.head)(features)
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
         mean, deviation, centres = self.state.prototypes
-        return Scores(
-            values.softmax(-1),
-            probabilities=probabilities,
-            p_value=p_value,
-            similarity=cosine_scores((features - mean) / deviation, centres),
-        )
+        similarity = cosine_scores((features - mean) / deviation, centres)
+        return Scores(values.softmax(-1), probabilities=probabilities, p_value=p_value, similarity=similarity)
 
     def simulation(self, after: Self) -> Simulation | None:
-        """Draw values from the sums, as of images that were left out: see `continual.uncertainty.simulation`."""
+        """Draw values from the sums, as of images that were left out: see `drawing`."""
         sums = self.state.sums
         if sums is None or self.symmetry is not None:
             return None

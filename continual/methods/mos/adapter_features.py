@@ -1,7 +1,5 @@
 """What the adapters of MOS make of a batch of images, each computed when it is asked for."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

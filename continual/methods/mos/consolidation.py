@@ -6,8 +6,6 @@ under A_1 answers, with the head as it is. Aligning it anew on these statistics 
 an estimate from the same statistics far too kind.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

@@ -9,8 +9,6 @@ How certain is enough is decided by what is remembered of the classes, without i
 class statistics, with a sample each; both ways answer for them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

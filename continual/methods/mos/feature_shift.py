@@ -11,8 +11,6 @@ that is gone:
   correlated as these differences are; on real images nearly so (`benchmarks/README.md`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -23,7 +21,7 @@ from torch.nn.functional import linear
 
 from continual.adapters.base import Weights
 from continual.statistics.class_statistics import ClassStatistics
-from continual.statistics.cross_validation import best_penalty
+from continual.statistics.ridge import best_penalty
 
 DRAWS = 8192  #: of all classes together
 SAMPLES = 64

@@ -1,8 +1,7 @@
 """MOS: model surgery for pretrained-model-based class-incremental learning (AAAI 2025, arXiv 2412.09441).
 
-A working adapter is trained on each experience while it is merged towards the finished ones; a copy is
-kept. The head is then aligned on features drawn from class statistics. At inference the
-stack is found by self-refined retrieval.
+A working adapter is trained on each experience while it is merged towards the finished ones; a copy is kept. The head
+is then aligned on features drawn from class statistics. At inference the stack is found by self-refined retrieval.
 """
 
 from __future__ import annotations
@@ -22,13 +21,11 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.progress import Progress
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import Simulation
-from continual.learning.training import Start
+from continual.learning.state import Simulation, learned
+from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
-from continual.merging.base import merged
-from continual.merging.towards import effective_alpha, merge_
+from continual.merging.base import effective_alpha, merge_, merged
 from continual.methods.bases.adapter_training import AdapterTraining, new_adapter
 from continual.methods.bases.alignment import AlignmentSettings, aligned_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
@@ -39,7 +36,7 @@ from continual.methods.mos.state import MOSState
 from continual.registry import Registry
 from continual.seeding import generator
 from continual.statistics.class_statistics import Kind, fit
-from continual.statistics.prototypes import cosine_scores, updated
+from continual.statistics.head import cosine_scores, updated
 from continual.uncertainty.gaussians import judge
 
 
@@ -62,24 +59,18 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     statistics: Kind = Field("low_rank", description="what is remembered of a class")
     statistics_components: int = Field(32, ge=1, description="directions of low_rank, centres of centroids")
 
-    merge: Literal["step", "per_forward"] = Field(
-        "step", description="once a step (the paper), or as strongly as the published code does"
-    )
+    merge: Literal["step", "per_forward"] = Field("step", description="once a step (the paper), or as its code does")
     alpha: float = Field(0.1, ge=0, le=1, description="merging strength; 0 switches it off")
     anchor: str = Field("mean", description="rule by which finished adapters become what is merged towards")
     anchor_args: dict[str, Any] = Field(default_factory=dict, description="settings of that rule")
     consolidate: str | None = Field(
         None, description="at inference, replace adapter k >= 2 by a merge of those before it, by this rule: mean"
     )
-    feature_contrast: float = Field(
-        0.0, ge=0, description="weight of the term that pushes features apart; the published code has 0.1"
-    )
+    feature_contrast: float = Field(0.0, ge=0, description="weight of pushing features apart; the published code: 0.1")
     contrast_temperature: float = Field(0.8, gt=0)
     retrieval_rounds: int = Field(4, ge=1, description="most adapters tried for one image")
     ensemble: bool = Field(True, description="add stage one's scores to the head's")
-    retrieved_views: int = Field(
-        1, ge=1, description="with a group: how many of an image's views a retrieved adapter is run on"
-    )
+    retrieved_views: int = Field(1, ge=1, description="with a group: on how many views a retrieved adapter is run")
     early_exit: float | None = Field(
         None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
         "that may be answered otherwise decides what is sure (0.005, say)"
@@ -182,15 +173,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve an adapter for each image and return the ensemble's scores (MOS section 3.3)."""
         settings, answering = self.settings, self.answering()
-        under = AdapterFeatures(
-            self.extractor,
-            settings.adapter_kind,
-            self.state.stacked_bank(settings.consolidate),
-            images,
-            views=settings.retrieved_views,
-            bank_name=settings.consolidate,
-            cache=cache,
-        )
+        kind, rule, views = settings.adapter_kind, settings.consolidate, settings.retrieved_views
+        bank = self.state.stacked_bank(rule)
+        under = AdapterFeatures(self.extractor, kind, bank, images, views=views, bank_name=rule, cache=cache)
         first = under.first
         last = first.clone()  # under the adapter that was run last
 
@@ -215,14 +200,14 @@ class MOSLearner(IncrementalLearner[MOSState]):
     def answering(self) -> Answering:
         """Return what decides an answer once features are known."""
         state, settings = self.state, self.settings
-        assert state.head is not None
-        assert state.prototypes is not None
 
         def combine(logits: Tensor, cosines: Tensor) -> Tensor:
             return ensemble(logits, cosines, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
 
         experience = state.experience_of_class
-        return Answering(state.head, state.prototypes.mean, experience, settings.retrieval_rounds, combine)
+        return Answering(
+            learned(state.head), learned(state.prototypes).mean, experience, settings.retrieval_rounds, combine
+        )
 
     def _early_exit(self, answering: Answering) -> tuple[EarlyExit, float]:
         """Return what predicts answers, and how certain is enough."""
@@ -256,6 +241,5 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return answers
 
     def _simulated(self, index: int, count: int, draw: torch.Generator) -> Tensor:
-        assert self.state.head is not None
         sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
-        return self.state.head(sampler.draw(count, draw)).argmax(-1)
+        return learned(self.state.head)(sampler.draw(count, draw)).argmax(-1)

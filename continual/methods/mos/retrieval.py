@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from continual.statistics.head import Head
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import Head, cosine_scores
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,12 @@ class Retrieval:
 
     def with_rows(self, rows: Tensor, other: Retrieval) -> Retrieval:
         """Return the same with some images' (M,) results taken from `other`."""
-        return Retrieval(
-            self.logits.index_copy(0, rows, other.logits),
-            self.stack.index_copy(0, rows, other.stack),
-            self.path.index_copy(0, rows, other.path),
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Retrieval(*[mine.index_copy(0, rows, theirs) for mine, theirs in pairs])
 
 
 def refine(
-    first_choice: Tensor,
-    logits_of: Callable[[Tensor, Tensor], Tensor],
-    class_experience: Tensor,
-    rounds: int = 4,
+    first_choice: Tensor, logits_of: Callable[[Tensor, Tensor], Tensor], class_experience: Tensor, rounds: int = 4
 ) -> Retrieval:
     """Refine each image's choice of stack at most `rounds` times.
 

@@ -1,7 +1,5 @@
 """What MOS has learned."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +14,7 @@ from continual.methods.bases.alignment import AlignedState
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.statistics.class_statistics import ClassStatistics
-from continual.statistics.prototypes import Prototypes
+from continual.statistics.head import Prototypes
 
 
 @dataclass(frozen=True)

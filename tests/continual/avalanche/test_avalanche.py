@@ -290,7 +290,7 @@ def test_a_timm_model_is_assembled() -> None:
     vit = timm.create_model("vit_tiny_patch16_224.augreg_in21k", **options)
     ours = MOS(model=vit, evaluator=evaluator())
     assert ours.learner.backbone.name == "vit_tiny_patch16_224.augreg_in21k"
-    assert ours.learner.backbone.frozen.vit is vit
+    assert ours.learner.backbone.frozen.network is vit
     # the fingerprint is that of the model without its classifier, as load_backbone makes it
     assert not any(key.startswith("head.") for key in vit.state_dict())
     bare = timm.models.VisionTransformer(**options)

@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(backbone: 
 
 def test_memory_is_all_that_is_kept(backbone: Any, blobs: Any) -> None:
     head = 4 * (4 * backbone.width + 4) + 4  # weight and bias, and a byte a class that says it was seen
-    backbone_size = 4 * sum(p.numel() for p in backbone.frozen.vit.parameters())
+    backbone_size = 4 * sum(p.numel() for p in backbone.frozen.network.parameters())
     frozen, _ = run(backbone, blobs, "Naive", train_backbone=False)
     assert frozen.memory() == {"model": head}
     trained, _ = run(backbone, blobs, "Naive")

@@ -135,7 +135,7 @@ def test_a_part_of_a_prefix_goes_on_as_its_images_would(vit: Any, images: Tensor
 def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weights: dict[str, Tensor]) -> None:
     """Without gradients; with them it belongs to `features`, and what comes out has the same bits."""
     frozen, ran = FrozenViT(vit), []
-    frozen.vit.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
+    frozen.network.blocks[0].mlp.register_forward_hook(lambda *call: ran.append(len(call[2])))
     stacks = [shared(WHOLE, {name: k * tensor for name, tensor in weights.items()}) for k in (1.0, 2.0)]
     apart = frozen.stem(images)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_the_first_mlp_is_run_once_for_all_stacks(vit: Any, images: Tensor, weig
 @pytest.mark.parametrize("prompts", [0, 2])
 def test_after_the_last_attention_only_tokens_that_are_read_go_on(prompts: int, images: Tensor) -> None:
     frozen, seen = FrozenViT(tiny("vit_base_patch16_224")), []
-    vit: Any = frozen.vit
+    vit: Any = frozen.network
     added = torch.randn(3, prompts, 24, generator=generator(1))
     tokens = vit._pos_embed(vit.patch_embed(images))
     whole = vit.norm(vit.blocks(torch.cat([tokens[:, :1], added, tokens[:, 1:]], 1)))

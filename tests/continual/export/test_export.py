@@ -266,7 +266,7 @@ def test_weights_that_two_views_share_are_written_in_8_bits() -> None:
     layers = [onnx.helper.make_node("MatMul", [x, "turned"], [f"{x}_out"], name=f"layer_{x}") for x in "ab"]
     for layer in layers:
         entry = layer.metadata_props.add()
-        entry.key, entry.value = "scopes", "['', 'network.vit.blocks.0.attn.qkv', 'linear']"
+        entry.key, entry.value = "scopes", "['', 'network.network.blocks.0.attn.qkv', 'linear']"
     values = {
         name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", side])
         for name, side in (("a", 64), ("b", 64), ("a_out", 48), ("b_out", 48))

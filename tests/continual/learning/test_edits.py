@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from continual.methods import methods
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.joint import JointLearner
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
@@ -103,9 +103,9 @@ def test_examples_pull_the_head_and_only_where_they_are_given() -> None:
     statistics = [fit(torch.randn(9, 3, generator=draw) + 4 * torch.eye(3)[c]) for c in range(2)]
     head = Head(torch.zeros(2, 3), torch.zeros(2))
     example = torch.tensor([[5.0, 0.0, 5.0]])
-    options: dict[str, Any] = {"epochs": 5, "batch_size": 8, "lr": 0.05}
-    plain = align(head, statistics, generator=generator(1), **options)
-    pulled = align(head, statistics, generator=generator(1), examples=(example, torch.tensor([1])), **options)
+    settings = AlignmentSettings(alignment_epochs=5, batch_size=8, alignment_lr=0.05)
+    plain = align(head, statistics, settings, generator=generator(1))
+    pulled = align(head, statistics, settings, generator=generator(1), examples=(example, torch.tensor([1])))
     answer = [int(each(example).argmax()) for each in (plain, pulled)]
     assert answer == [0, 1]
 

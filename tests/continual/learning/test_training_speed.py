@@ -53,7 +53,7 @@ def test_nothing_before_the_first_adapter_keeps_a_graph(backbone: Backbone) -> N
     prefix = learner.extractor.stem(images)
     assert not prefix.h.requires_grad
     tokens: list[Tensor] = []
-    block = backbone.frozen.vit.blocks[0]
+    block = backbone.frozen.network.blocks[0]
     block.mlp.register_forward_hook(lambda *call: tokens.append(call[-1]))
     features = learner.extractor.features(prefix, stack.bind())
     assert features.requires_grad
@@ -64,7 +64,7 @@ def test_of_the_last_block_only_the_token_that_is_read_is_trained_on(backbone: B
     learner = MOSLearner(backbone, adapter_dropout=0.3, **QUICK)
     training, tokens = learner.begin(as_experience(*blobs([0, 1], 3), backbone.preprocessing)), []
     training.start_epoch(0)
-    hook = backbone.frozen.vit.norm.register_forward_hook(lambda *call: tokens.append(call[-1].shape[1]))
+    hook = backbone.frozen.network.norm.register_forward_hook(lambda *call: tokens.append(call[-1].shape[1]))
     training.forward(torch.rand(2, 3, 16, 16))
     hook.remove()
     assert tokens == [1]

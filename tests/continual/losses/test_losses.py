@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from continual.losses.cross_entropy import masked_cross_entropy
+from continual.losses.base import Batch
+from continual.losses.cross_entropy import CrossEntropy
 from continual.losses.feature_contrast import feature_contrast
 from continual.seeding import generator
 
@@ -15,10 +16,10 @@ def normal(*shape: int, key: str = "") -> torch.Tensor:
     return torch.randn(*shape, generator=generator(0, key))
 
 
-def test_masked_cross_entropy_is_cross_entropy_over_the_active_classes() -> None:
+def test_cross_entropy_is_cross_entropy_over_the_active_classes() -> None:
     logits, active = normal(4, 5).requires_grad_(), torch.tensor([False, True, False, True, True])
     targets = torch.tensor([1, 3, 4, 4])
-    loss = masked_cross_entropy(logits, targets, active)
+    loss = CrossEntropy()(Batch(normal(4, 6), logits, targets, active))
     torch.testing.assert_close(loss, F.cross_entropy(logits[:, active], torch.tensor([0, 1, 2, 2])))
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[:, ~active].any()

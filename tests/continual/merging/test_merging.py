@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from continual.merging.base import merged, merged_before
-from continual.merging.towards import effective_alpha, merge, merge_
+from continual.merging.base import effective_alpha, merge, merge_, merged, merged_before
 from continual.seeding import generator
 
 Stack = dict[str, Tensor]

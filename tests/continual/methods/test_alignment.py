@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from continual.methods.bases.alignment import align
+from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.seeding import generator
 from continual.statistics.class_statistics import ClassStatistics, fit
 from continual.statistics.fields import pack
@@ -38,7 +38,9 @@ def statistics() -> list[ClassStatistics]:
 def test_it_improves_the_head(head: Head, statistics: list[ClassStatistics]) -> None:
     features, labels = class_features(50, 2).flatten(0, 1), torch.arange(CLASSES).repeat_interleave(50)
     before = cross_entropy(head(features), labels)
-    aligned = align(head, statistics, generator=generator(0), epochs=5, batch_size=8, lr=0.05)
+    aligned = align(
+        head, statistics, AlignmentSettings(alignment_epochs=5, batch_size=8, alignment_lr=0.05), generator=generator(0)
+    )
     after = cross_entropy(aligned(features), labels)
     assert after < 0.5 * before
     assert (aligned(features).argmax(1) == labels).float().mean() > 0.95
@@ -48,7 +50,7 @@ def test_it_changes_nothing_it_was_given(head: Head, statistics: list[ClassStati
     copies = [t.clone() for t in pack(head)[0].values()]
     tensors = [t.clone() for s in statistics for t in pack(s)[0].values()]
     with torch.no_grad():  # it asks for the gradients it needs
-        aligned = align(head, statistics, generator=generator(0), epochs=2, batch_size=4)
+        aligned = align(head, statistics, AlignmentSettings(alignment_epochs=2, batch_size=4), generator=generator(0))
     assert all(torch.equal(a, b) for a, b in zip(copies, pack(head)[0].values(), strict=True))
     now = [t for s in statistics for t in pack(s)[0].values()]
     assert all(torch.equal(a, b) for a, b in zip(tensors, now, strict=True))
@@ -58,14 +60,16 @@ def test_it_changes_nothing_it_was_given(head: Head, statistics: list[ClassStati
 
 def test_the_generator_decides_everything(head: Head, statistics: list[ClassStatistics]) -> None:
     def aligned(seed: int) -> Tensor:
-        return align(head, statistics, generator=generator(seed), epochs=2, batch_size=4).weight
+        return align(
+            head, statistics, AlignmentSettings(alignment_epochs=2, batch_size=4), generator=generator(seed)
+        ).weight
 
     assert torch.equal(aligned(0), aligned(0))
     assert not torch.equal(aligned(0), aligned(1))
 
 
 def test_no_epochs_leave_the_head(head: Head, statistics: list[ClassStatistics]) -> None:
-    aligned = align(head, statistics, generator=generator(0), epochs=0)
+    aligned = align(head, statistics, AlignmentSettings(alignment_epochs=0), generator=generator(0))
     assert all(torch.equal(a, b) for a, b in pairs(aligned, head))
 
 

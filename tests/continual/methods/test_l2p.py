@@ -57,7 +57,7 @@ def test_the_loss_is_cross_entropy_over_the_new_classes_plus_the_pull(backbone: 
 def test_features_are_the_mean_of_the_prompts_after_the_vit(backbone: Any) -> None:
     """The ViT's own blocks on its own tokens with prompts after the class token."""
     images, prompts = torch.randn(2, 3, 16, 16), torch.randn(2, 6, backbone.width)
-    vit = backbone.frozen.vit
+    vit = backbone.frozen.network
     with torch.no_grad():
         tokens = vit._pos_embed(vit.patch_embed(images))
         tokens = vit.norm(vit.blocks(torch.cat([tokens[:, :1], prompts, tokens[:, 1:]], 1)))

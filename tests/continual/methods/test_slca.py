@@ -46,7 +46,7 @@ def test_alignment_takes_the_normalised_logits(backbone: Any, blobs: Any, monkey
 
 
 def test_the_backbone_learns_in_the_state_and_stays_as_it_was(backbone: Any, blobs: Any, tmp_path: Any) -> None:
-    vit = backbone.frozen.vit
+    vit = backbone.frozen.network
     before = fingerprint(vit)
     learner = SLCALearner(backbone, **SETTINGS)
     learner.learn(*blobs([0, 1], 4))
@@ -77,7 +77,7 @@ def test_a_part_of_the_backbone_may_learn(part: str, learns: Any, stays: Any, ba
     assert weights is not None
     assert set(learns) <= weights.keys()
     assert not set(stays) & weights.keys()
-    assert weights.keys() <= dict(backbone.frozen.vit.named_parameters()).keys()
+    assert weights.keys() <= dict(backbone.frozen.network.named_parameters()).keys()
 
 
 def test_the_backbone_is_slow_and_both_slow_down_near_the_end(backbone: Any, blobs: Any) -> None:

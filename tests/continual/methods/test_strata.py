@@ -16,9 +16,9 @@ from continual.methods.strata import StrataLearner
 def block_outputs(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
     """The tokens (B, N, D) after each block, as the model's own forward passes them on."""
     found: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda *a: found.append(a[2])) for block in backbone.frozen.vit.blocks]
+    hooks = [block.register_forward_hook(lambda *a: found.append(a[2])) for block in backbone.frozen.network.blocks]
     with torch.no_grad():
-        backbone.frozen.vit(images)
+        backbone.frozen.network(images)
     for hook in hooks:
         hook.remove()
     return found

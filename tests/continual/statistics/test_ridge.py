@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 from torch.nn.functional import one_hot
 
 from continual.methods.ridge import RidgeLearner
-from continual.statistics.cross_validation import PENALTIES
 from continual.statistics.fields import pack, unpack
 from continual.statistics.ridge import (
+    SHARES,
     GramStatistics,
     Standardised,
     choose_penalty,
@@ -65,7 +65,7 @@ def test_the_strength_is_that_of_least_cross_validated_error(seed: int, count: i
     x, y = rows(count, 6, 4, seed)
     chosen = expected_best(GramStatistics.of(x[:5], y[:5], 4).plus(GramStatistics.of(x[5:], y[5:], 4)))
     # The eigenvalues' mean is the number of images.
-    tried = {count * strength: judged(x, y, count * strength) for strength in PENALTIES}
+    tried = {count * strength: judged(x, y, count * strength) for strength in SHARES}
     assert judged(x, y, chosen) == pytest.approx(min(tried.values()), rel=1e-6)
     assert any(chosen == pytest.approx(strength) for strength in tried)
 

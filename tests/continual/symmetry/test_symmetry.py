@@ -15,9 +15,9 @@ from continual.adapters.bank import per_image, shared
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, as_experience
 from continual.errors import InputError
+from continual.learning.extractor import single_views
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.views import AnyView, EveryView, single_views
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
@@ -26,7 +26,7 @@ from continual.symmetry import KINDS
 from continual.symmetry.canonicaliser import Canonicaliser
 from continual.symmetry.equitune import Equitune
 from continual.symmetry.equizero import Equizero
-from continual.symmetry.views import content_order, group_named
+from continual.symmetry.views import Transformed, content_order, group_named
 from continual.testing import Case, coloured_squares, synthetic_case, tiny_backbone
 from continual.testing.resuming import stopping_after_any_epoch_changes_nothing
 from equivariant.orbits import orbit
@@ -228,8 +228,9 @@ def test_training_and_statistics_see_single_views(frozen: Backbone) -> None:
     seeing, single, fitted = views_of(MOSLearner(frozen, group="C4"), data)
     assert seeing.symmetry is None
     assert fitted == {}
-    assert isinstance(single.training, AnyView)
-    assert isinstance(single.evaluation, EveryView)
+    assert isinstance(single.training, Transformed)
+    assert single.training.elements is None
+    assert isinstance(single.evaluation, Transformed)
     assert len(single.labels) == len(single.evaluation) == 4 * len(labels)
     image = data.evaluation[1][0]
     got = torch.stack([single.evaluation[i][0] for i in range(4, 8)])

@@ -13,8 +13,7 @@ from continual.errors import InputError
 from continual.methods.simple_cil import SimpleCILLearner
 from continual.methods.strata import StrataLearner
 from continual.symmetry import KINDS
-from continual.symmetry.base import Symmetry
-from continual.symmetry.choose import symmetry_of
+from continual.symmetry.base import Symmetry, symmetry_of
 from continual.testing import Case, synthetic_case
 from equivariant.orbits import orbit
 

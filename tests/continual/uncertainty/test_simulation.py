@@ -12,8 +12,7 @@ from continual.backbones.loading import Backbone
 from continual.methods import method
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.leverage import certainty
-from continual.uncertainty.simulation import drawing
+from continual.uncertainty.leverage import certainty, drawing
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 

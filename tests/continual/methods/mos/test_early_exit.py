@@ -44,7 +44,7 @@ def images() -> Tensor:
 def passes(learner: MOSLearner, images: Tensor) -> tuple[Any, int]:
     """Return the scores, and how many times an image was run through the blocks."""
     rows: list[int] = []
-    hook = learner.backbone.frozen.vit.norm.register_forward_hook(lambda *call: rows.append(len(call[-1])))
+    hook = learner.backbone.frozen.network.norm.register_forward_hook(lambda *call: rows.append(len(call[-1])))
     try:
         return learner.score_batch(images), sum(rows)
     finally:

@@ -20,7 +20,7 @@ from continual.merging.base import merged
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.fields import pack
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 from continual.uncertainty.gaussians import LEVELS
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -247,19 +247,19 @@ def test_only_the_stacks_that_are_asked_for_are_run(
     images, _ = blobs(range(6), 3, seed=3)
     begun, ran = 0, 0
     frozen = type(learner.backbone.frozen)
-    prefix, features = frozen.stem, frozen.features
+    stem, features = frozen.stem, frozen.features
 
-    def counted_prefix(self: Any, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+    def counted_stem(self: Any, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
         nonlocal begun
         begun += len(images)
-        return prefix(self, images, prompts)
+        return stem(self, images, prompts)
 
     def counted_features(self: Any, start: SharedStem, adapters: Any = None) -> Tensor:
         nonlocal ran
         ran += len(start.h)
         return features(self, start, adapters)
 
-    monkeypatch.setattr(frozen, "prefix", counted_prefix)
+    monkeypatch.setattr(frozen, "stem", counted_stem)
     monkeypatch.setattr(frozen, "features", counted_features)
     answer = learner.predict(images)
     assert answer.first_stack is not None

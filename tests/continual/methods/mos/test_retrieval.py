@@ -10,7 +10,7 @@ from torch import Tensor
 
 from continual.methods.mos.retrieval import ensemble, refine
 from continual.seeding import generator
-from continual.statistics.prototypes import cosine_scores
+from continual.statistics.head import cosine_scores
 
 
 def one_image(first: int, table: Tensor, class_experience: list[int], rounds: int) -> tuple[list[int], Tensor]:

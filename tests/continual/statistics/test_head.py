@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from continual.seeding import generator
-from continual.statistics.prototypes import Prototypes, updated
+from continual.statistics.head import Prototypes, updated
 
 
 @given(parts=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=4))

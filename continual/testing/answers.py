@@ -1,13 +1,12 @@
-"""The law of one door: an image has one answer, however it is asked for."""
-
-from __future__ import annotations
+"""The laws of answers: an image has one, however it is asked for, and with a group its views all have the same."""
 
 from typing import Any
 
 import torch
 
-from continual.testing.assertions import assert_close, assert_same, rows
-from continual.testing.cases import Case
+from continual.symmetry.views import group_named, transformed
+from continual.testing.assertions import assert_close, assert_same, expect, rows
+from continual.testing.cases import Case, reloaded
 
 #: The symmetries that are tried: none, one that averages features, one that averages scores.
 SYMMETRIES: tuple[dict[str, Any], ...] = (
@@ -38,3 +37,18 @@ def one_door_to_every_answer(case: Case) -> None:
         for row, image in enumerate(prepared[:4]):
             alone = learner.score_batch(image[None]).prediction(learner.classes, None)
             assert_close(rows(expected, torch.tensor([row])), alone)
+
+
+def transformed_images_get_the_same_answers(case: Case) -> None:
+    """With `group="D4"`, every view of an image has the same scores to the bit: in any batch, and after loading."""
+    learner, group = case.after(case.experiences[:2], group="D4"), group_named("D4")
+    view = learner.backbone.preprocessing.evaluation()
+    images = torch.stack([view(image) for image in case.images[:6]])
+    expected = learner.predict(images).scores
+    loaded = reloaded(learner)
+    for element, name in enumerate(group.names):
+        views = torch.stack([transformed(group, element, image) for image in images])
+        for who, asked in (("the learner", learner), ("the loaded learner", loaded)):
+            expect(torch.equal(asked.predict(views).scores, expected), f"{who} answers otherwise after {name}")
+        alone = torch.cat([learner.predict(view[None]).scores for view in views])
+        expect(torch.allclose(alone, expected, atol=1e-5), f"an image alone is answered otherwise after {name}")

@@ -36,8 +36,8 @@ class Sharper(SimpleCILLearner):
     class settings_type(Settings):
         sharpness: float = 2.0
 
-    def scores(self, images, cache=None):
-        found = super().scores(images, cache)
+    def _scores(self, images, cache=None):
+        found = super()._scores(images, cache)
         return type(found)((self.settings.sharpness * found.values.log()).softmax(-1))
 '''
 STRATEGY = "from avalanche.training import Naive\n\n\nclass Mine(Naive):\n    pass\n"

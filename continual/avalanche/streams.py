@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from continual.data.images import open_image
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.config import DataConfig, StreamConfig, StreamDocument
-from continual.datasets.find import load_data
+from continual.datasets.config import DataConfig, StreamConfig, StreamDocument, load_data
 from continual.datasets.streams import Stream, make_stream
 
 if TYPE_CHECKING:

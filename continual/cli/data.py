@@ -60,7 +60,7 @@ def check(
     json: Json = None,
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
-    from continual.datasets.find import find
+    from continual.datasets.config import find
 
     config = _config(name, root, domains, test_share, split_seed)
     check_outputs(json)
@@ -78,7 +78,7 @@ def prepare(
 ) -> None:  # fmt: skip
     """Check a data set and record its split as a manifest, which from then on decides it."""
     from continual.datasets.catalogue import catalogue
-    from continual.datasets.find import find
+    from continual.datasets.config import find
     from continual.datasets.readers.hub import HUB
     from continual.datasets.readers.manifest import manifest_text
     from continual.datasets.readers.record import RECORD
@@ -153,7 +153,7 @@ def _show(report: Report, json_file: Path | None) -> None:
 def _download(config: DataConfig) -> None:
     """Fetch and unpack a published archive, if the data set is not there."""
     from continual.datasets.catalogue import published
-    from continual.datasets.find import find
+    from continual.datasets.config import find
     from continual.datasets.readers.published import root_of
 
     about, root = published(config.source), root_of(config)

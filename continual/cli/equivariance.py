@@ -125,8 +125,7 @@ def tune(
     from continual.cli.progress import ProgressBars
     from continual.experiments.equivariance import report
     from continual.experiments.equivariance.config import load_study
-    from continual.experiments.equivariance.dry_run import tried
-    from continual.experiments.equivariance.study import run_study
+    from continual.experiments.equivariance.study import run_study, tried
 
     study, remarks = load_study(config, changes or ()), console(stderr=True)
     study = study.model_copy(update={"device": str(options.device(study.device))})

@@ -120,8 +120,8 @@ def make_report(
     Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
     """
     from continual.experiments import report, tables
-    from continual.experiments.collected import collect
     from continual.experiments.comparison import boards
+    from continual.experiments.run_folder import collect
 
     collected = [collect(folder) for folder in runs]
     found = boards(collected)

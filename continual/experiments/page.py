@@ -11,10 +11,10 @@ import numpy as np
 
 from continual.console import count
 from continual.experiments import pictures
-from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
 from continual.experiments.results import by_label
+from continual.experiments.run_folder import Run
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
 from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy

@@ -12,9 +12,9 @@ from rich.table import Table
 from continual.console import write_text
 from continual.errors import InputError
 from continual.experiments import pictures, tables
-from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
+from continual.experiments.run_folder import Run
 from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell

@@ -16,7 +16,7 @@ from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.errors import InputError, nearest
 from continual.experiments import report

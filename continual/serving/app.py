@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from continual import __version__
 from continual.serving.batching import Batcher, OverloadedError
-from continual.serving.metrics import Metrics
 from continual.serving.model import ModelInUse, Served, answer, described
 from continual.serving.outer import Outer
 from continual.serving.uploads import Limits, RefusedError, images_of, picture
@@ -104,6 +104,26 @@ def _page() -> tuple[str, str]:
     )
 
 
+class _Metrics:
+    """What one server counts, for Prometheus; `waiting` and `classes` are asked when they are read."""
+
+    def __init__(self, waiting: Callable[[], int], classes: Callable[[], int]) -> None:
+        here = self._registry = CollectorRegistry()
+        self.requests = Counter("equimos_requests", "Requests by path and status.", ["path", "status"], registry=here)
+        self.seconds = Histogram("equimos_request_seconds", "Time of a request to /predict.", registry=here)
+        self.images = Counter("equimos_images", "Images answered.", registry=here)
+        self.unknown = Counter("equimos_unknown_images", "Images answered as unknown.", registry=here)
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+        self.batches = Histogram("equimos_batch_images", "Images of a batch.", buckets=sizes, registry=here)
+        self.reloads = Counter("equimos_reloads", "Changes of the model file by outcome.", ["outcome"], registry=here)
+        Gauge("equimos_waiting_images", "Images in the queue.", registry=here).set_function(waiting)
+        Gauge("equimos_classes", "Classes of the model in use.", registry=here).set_function(classes)
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' format."""
+        return generate_latest(self._registry)
+
+
 class _Server:
     """What the routes share."""
 
@@ -112,7 +132,7 @@ class _Server:
         self.batcher = Batcher(
             options.batch, options.wait, options.queue, lambda size: self.metrics.batches.observe(size)
         )
-        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
+        self.metrics = _Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
         self.decoders = asyncio.Semaphore(options.decoders)
         self.uploads = asyncio.Semaphore(options.uploads)
 

@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import many_problems
-from continual.datasets.readers.base import DataTable, Reader, collected
+from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
 
 COLUMNS = ("path", "label", "split", "domain")

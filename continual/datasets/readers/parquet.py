@@ -9,8 +9,7 @@ from typing import Any
 
 from continual.data.images import EncodedImage
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import many_problems
-from continual.datasets.readers.base import DataTable, Reader, collected
+from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
 
 TEST_NAMES = ("test", "validation", "val", "valid")

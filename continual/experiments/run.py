@@ -109,23 +109,15 @@ class _Run:
                 return
             if distributed.first_says(place.read() is not None):
                 return
-            how: dict[str, Any] = {"progress": self.progress, "workers": self.workers, "place": place}
-            how |= {
-                "device": config.device,
-                "transformed": config.transformed,
-                "train_transformed": config.train_transformed,
-            }
-            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, **how)
+            how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
+            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, *how)
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
 
     def _check_backbone(self) -> None:
         """Let a backbone that cannot be made, or a method that cannot use it, fail before anything is written."""
         wanted = self.config.backbone
-        if wanted.pretrain is None:
-            check_methods(self.config, self._backbone(self.config.seeds[0]))
-        elif wanted.name is not None:
-            check_methods(self.config, untrained(wanted))
+        check_methods(self.config, untrained(wanted) if wanted.pretrain else self._backbone(self.config.seeds[0]))
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone
@@ -180,9 +172,9 @@ def run_cell(
         experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0
     if place is not None:
-        found = place.resume(learner, cache)
-        learned, evaluated, seconds = found.learned, len(found.evaluations), found.seconds
-        cells = [replace(cell, evaluations=tuple(e[n] for e in found.evaluations)) for n, cell in enumerate(cells)]
+        learned, seconds, found = place.resume(learner, cache)
+        evaluated = len(found)
+        cells = [replace(cell, evaluations=tuple(e[n] for e in found)) for n, cell in enumerate(cells)]
         learner.recall(experiences[:learned])
     distributed.agree((learned, evaluated), "checkpoints")
     asked: dict[str, Any] = {"cache": cache, "workers": workers, "progress": waited}

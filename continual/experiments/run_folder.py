@@ -137,8 +137,12 @@ class CellFolder:
     def _evaluated(self, number: int) -> Path:
         return self.work / f"evaluated-{number}.safetensors"
 
-    def resume(self, learner: IncrementalLearner[Any], cache: FeatureCache) -> Progressed:
-        """Put the learner and the cache back to the last point that is whole, and say where that is."""
+    def resume(self, learner: IncrementalLearner[Any], cache: FeatureCache) -> tuple[int, float, list[Any]]:
+        """Put the learner and the cache back to the last point that is whole, and say where that is.
+
+        Returns how many experiences are learned, the seconds that the last one took, and the `Evaluation`s after
+        each: the cell's, and its variants'.
+        """
         evaluated: list[Any] = []
         while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
             if "confidence" not in found[0][0]:
@@ -152,17 +156,8 @@ class CellFolder:
             learner.restore(*state)
             for _, features in evaluated[:number]:
                 cache.remember(features, learner.device)
-            return Progressed(number, seconds, [[Evaluation(**e) for e in found] for found, _ in evaluated[:number]])
-        return Progressed(0, 0.0, [])
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """How far a cell has come."""
-
-    learned: int  #: experiences
-    seconds: float  #: that learning the last one took
-    evaluations: list[list[Evaluation]]  #: of each experience that was evaluated: the cell's, and its variants'
+            return number, seconds, [[Evaluation(**e) for e in found] for found, _ in evaluated[:number]]
+        return 0, 0.0, []
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -15,6 +15,8 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from continual.errors import InputError
+
+CHATTY = ("torch", "torch.__trace", "onnxscript", "onnx_ir")  #: loggers
 
 
 class _Call(nn.Module):
@@ -42,7 +44,7 @@ def traced(
     """
     batch = torch.export.Dim("batch", min=1)
     unspoken = io.StringIO()  # the exporter prints what it does, also when asked not to
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(unspoken), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(unspoken), quiet(*CHATTY):
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
@@ -81,8 +83,9 @@ def _searchsorted(levels: Any, values: Any, **_: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "onnxscript", "onnx_ir")]
+def quiet(*names: str | None) -> Iterator[None]:
+    """Let loggers of these names, None for the one of all, say errors alone in the block."""
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

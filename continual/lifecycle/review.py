@@ -64,11 +64,6 @@ class Review:
             "positive_flips": self.positive,
         }
 
-    @property
-    def imagined(self) -> dict[Label, float]:
-        """The old name of `simulated`."""
-        return self.simulated
-
 
 def review(
     before: Learner,

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,15 +21,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from continual import __version__
 from continual.serving.batching import Batcher, OverloadedError
 from continual.serving.model import ModelInUse, Served, answer, described
-from continual.serving.outer import Outer
 from continual.serving.uploads import Limits, RefusedError, images_of, picture
 
 LOG = logging.getLogger(__name__)
+HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -54,7 +56,7 @@ def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
     served = _Server(model, options)
     app = FastAPI(title="equimos", version=__version__, lifespan=served.running, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts))
-    app.add_middleware(Outer, count=served.counted, most=4 * options.limits.request_bytes)
+    app.add_middleware(_Outer, count=served.counted, most=4 * options.limits.request_bytes)
     page, policy = _page()
 
     @app.exception_handler(RefusedError)
@@ -102,6 +104,49 @@ def _page() -> tuple[str, str]:
         f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
         "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+class _Outer:
+    """Counts answers, says that they are not to be kept, and hears a refused request out before it is answered.
+
+    A client that is still sending when the connection closes would see no reason, but a reset. Of what it sends, at
+    most `most` bytes are received and forgotten, for at most `patience` seconds. `count(path, status, seconds)`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, count: Callable[[str, int, float], None], most: int, patience: float = 5.0
+    ) -> None:
+        self.app, self.count, self.most, self.patience = app, count, most, patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, arriving = time.perf_counter(), True
+
+        async def heard() -> Message:
+            nonlocal arriving
+            message = await receive()
+            arriving = message.get("more_body", False)
+            return message
+
+        async def rest() -> None:
+            received = 0
+            while arriving and received < self.most:
+                received += len((await heard()).get("body", b""))
+
+        async def said(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] >= 400 and message["status"] != 408:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(rest(), self.patience)
+                message = {**message, "headers": [*message["headers"], *HEADERS]}
+                path = scope["path"] if "endpoint" in scope else "other"
+                self.count(path, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self.app(scope, heard, said)
 
 
 class _Metrics:

@@ -10,6 +10,7 @@ from pathlib import Path
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
+from continual.files import csv_text
 
 COLUMNS = ("path", "label", "split", "domain")
 SPLITS = ("train", "test")
@@ -105,13 +106,10 @@ def _entry(folder: Path, row: dict[str, str]) -> tuple[Entry, list[str]]:
 
 def manifest_text(found: Collection, folder: Path) -> str:
     """Write a collection of files as a manifest whose relative paths begin at `folder`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     named = found.train.domains is not None
-    writer.writerow(COLUMNS if named else COLUMNS[:3])
+    lines: list[list[object]] = [[*COLUMNS] if named else [*COLUMNS[:3]]]
     for split, part in (("train", found.train), ("test", found.test)):
         for i, (path, label) in enumerate(zip(part.images, part.labels, strict=True)):
             short = path.relative_to(folder) if path.is_relative_to(folder) else path
-            row = [short.as_posix(), label, split]
-            writer.writerow([*row, part.domains[i]] if named and part.domains else row)
-    return text.getvalue()
+            lines.append([short.as_posix(), label, split, *([part.domains[i]] if named and part.domains else [])])
+    return csv_text(lines)

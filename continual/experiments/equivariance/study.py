@@ -19,7 +19,6 @@ from continual.data.inputs import as_images
 from continual.datasets.catalogue import catalogue
 from continual.datasets.streams import Experience
 from continual.errors import InputError
-from continual.experiments.config import BackboneConfig
 from continual.experiments.equivariance import report
 from continual.experiments.equivariance.config import ModelConfig, RowConfig, StudyConfig
 from continual.experiments.equivariance.data import Part, Split, noise, score_indices, split_of
@@ -203,8 +202,7 @@ def make_recipe(config: StudyConfig, row: RowConfig, seed: int) -> Recipe:
 def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress: Progress) -> Classifier:
     classes = [split.classes[c] for c in split.train.classes]
     experience = Experience(as_images(split.train.images), list(classes), [], [], split.classes)
-    wanted = BackboneConfig(**config.model_dump(include={"name", "args", "preprocessing", "pretrain"}))
-    made = pretrained_on(experience, wanted, seed, progress)
+    made = pretrained_on(experience, config, seed, progress)
     assert config.name is not None
     return Classifier(config.name, made.frozen.network, None, made.preprocessing, None, config.args)
 

@@ -113,29 +113,23 @@ def measure(
     )
 
 
+@dataclass
 class Measuring:
     """Measures models around one network on the same images; the features of their views are computed once."""
 
-    def __init__(
-        self, features: nn.Module, group: FiniteGroup, data: Data, batch_size: int, progress: Progress
-    ) -> None:
-        self.features, self.group, self.data, self.batch_size, self.progress = (
-            features,
-            group,
-            data,
-            batch_size,
-            progress,
-        )
-        self.views: Data | None = None
+    features: nn.Module
+    group: FiniteGroup
+    data: Data
+    batch_size: int
+    progress: Progress
+    views: Data | None = None
 
     def __call__(self, model: nn.Module, stage: str, *, frozen: bool = True) -> Measures:
         """Measure a model of `wrapped`; `frozen` says whether the network in it is still the one that was given."""
         data = self.data
         if frozen and remembers(model, self.group):
-            if self.views is None:
-                tick = self._counting("features of test images")
-                self.views = remembered(self.features, self.group, data, self.batch_size, tick)
-            data = self.views
+            tick = self._counting("features of test images")
+            data = self.views = self.views or remembered(self.features, self.group, data, self.batch_size, tick)
         return measure(model, self.group, data, self.batch_size, self._counting(stage))
 
     def _counting(self, stage: str) -> Tick:

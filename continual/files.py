@@ -152,9 +152,8 @@ def read_header(path: str | Path, integers: Collection[str] = ()) -> Header:
             if tensor.dtype not in _INTEGERS:
                 raise ValueError(f"{name!r} holds {tensor.dtype}, not whole numbers")
             file.seek(8 + length + tensor.start)
-            values[name] = list(
-                struct.unpack(f"<{math.prod(tensor.shape)}{_INTEGERS[tensor.dtype]}", file.read(tensor.nbytes))
-            )
+            form = f"<{math.prod(tensor.shape)}{_INTEGERS[tensor.dtype]}"
+            values[name] = list(struct.unpack(form, file.read(tensor.nbytes)))
     return Header(metadata, tensors, 8 + length, values)
 
 

@@ -46,9 +46,7 @@ def list_(json: Json = None) -> None:
         return
     rows = []
     for name, about in catalogue().items():
-        counts = [
-            " or ".join(dict.fromkeys(f"{getattr(x, part):,}" for x in about.layouts)) for part in ("train", "test")
-        ]
+        counts = [" or ".join(dict.fromkeys(f"{getattr(x, n):,}" for x in about.layouts)) for n in ("train", "test")]
         place = str(roots[name]) if roots[name].is_dir() else f"{roots[name]} (not there)"
         rows.append((name, about.classes, *counts, ", ".join(about.streams), about.licence, place))
     show_rows(rows, "name", "classes", "training", "test", "streams", "licence", "folder")
@@ -173,6 +171,5 @@ def _download(config: DataConfig) -> None:
         download_and_extract_archive(about.archive.url, str(root), md5=about.archive.md5)
     except Exception as error:  # torchvision passes on whatever the network and the archive raise
         reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"cannot fetch {about.archive.url} ({type(error).__name__}: {reason}): see {about.get}"
-        ) from error
+        url = about.archive.url
+        raise InputError(f"cannot fetch {url} ({type(error).__name__}: {reason}): see {about.get}") from error

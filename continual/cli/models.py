@@ -48,9 +48,8 @@ def predict(
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars)
         learner = opening.load_learner(found, weights, device, method, set_)
-        records = _records(
-            paths, learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
-        )
+        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
+        records = _records(paths, asked)
     console.write_json(json, records)
     if csv is not None:
         console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))

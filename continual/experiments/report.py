@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from continual import files
 from continual.errors import InputError
@@ -21,8 +20,10 @@ PAGE = "report.html"
 
 
 def write(title: str, cells: Sequence[Cell], out: Path) -> None:
-    """Write results.json, results.csv, results.md and accuracy.png into a run folder."""
-    files.write_text(out / "results.json", json.dumps([_measured(cell) for cell in cells]) + "\n")
+    """Write results.json (`cells/` has the answers), results.csv, results.md and accuracy.png into a run folder."""
+    about = ("label", "method", "seed", "settings", "backbone", "test_counts", "class_counts")
+    measured = [{**{n: getattr(c, n) for n in about}, "accuracy": accuracy(c), **series(c)} for c in cells]
+    files.write_text(out / "results.json", json.dumps(measured) + "\n")
     files.write_text(out / "results.csv", files.csv_text(tables.experience_lines(cells)))
     files.write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
     pictures.save(pictures.accuracy(cells, title), out / "accuracy.png")
@@ -72,9 +73,3 @@ def _joined(boards: Sequence[Board], found: Sequence[list[list[object]]]) -> str
     """Join lines of several boards below one heading, with the board's title in front."""
     lines = [[board.title, *line] for board, (_, *rest) in zip(boards, found, strict=True) for line in rest]
     return files.csv_text([["benchmark", *found[0][0]], *lines])
-
-
-def _measured(cell: Cell) -> dict[str, Any]:
-    """Return what a cell is of, its accuracies by experience, and every series; `cells/` has the answers."""
-    about = ("label", "method", "seed", "settings", "backbone", "test_counts", "class_counts")
-    return {**{name: getattr(cell, name) for name in about}, "accuracy": accuracy(cell), **series(cell)}

@@ -24,11 +24,8 @@ def quantised(model: Any) -> Any:
     value of the whole batch: an image's scores depend, a little, on the others. Raises InputError where there is
     no such layer.
     """
-    names = [
-        node.name
-        for node in _nodes(model.graph)
-        if node.op_type == "MatMul" and any(_is_linear(entry.value) for entry in node.metadata_props)
-    ]
+    linear = (node for node in _nodes(model.graph) if any(_is_linear(entry.value) for entry in node.metadata_props))
+    names = [node.name for node in linear if node.op_type == "MatMul"]
     if not names:
         raise InputError("has no linear layer of a frozen ViT to be written in 8 bits")
     with tempfile.TemporaryDirectory() as folder:
@@ -45,10 +42,8 @@ def quantised(model: Any) -> Any:
             quantize_dynamic(plain, small, op_types_to_quantize=["MatMul"], **options)
         made = onnx.load(small)
     done = sum(node.op_type == "MatMulInteger" for node in _nodes(made.graph))
-    if done < len(names):
-        raise InputError(
-            f"has {len(names)} linear layers of a frozen backbone, of which {done} could be written in 8 bits"
-        )
+    if done < (all_ := len(names)):
+        raise InputError(f"has {all_} linear layers of a frozen backbone, of which {done} could be written in 8 bits")
     return made
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -31,11 +31,7 @@ class _Call(nn.Module):
 
 
 def traced(
-    function: Callable[..., Any],
-    inputs: Sequence[Tensor],
-    names: Sequence[str],
-    outputs: Sequence[str],
-    network: nn.Module,
+    function: Callable[..., Any], inputs: list[Tensor], names: list[str], outputs: list[str], network: nn.Module
 ) -> Any:
     """Return an ONNX model of a function whose inputs and outputs all have a batch axis first, of any length.
 
@@ -50,15 +46,12 @@ def traced(
             program = torch.onnx.export(
                 _Call(function, network),
                 tuple(inputs),
-                input_names=list(names),
-                output_names=list(outputs),
+                input_names=names,
+                output_names=outputs,
                 dynamic_shapes=(tuple({0: batch} for _ in inputs),),
                 dynamo=True,
                 verbose=False,
-                custom_translation_table={
-                    torch.ops.aten._cdist_forward.default: _cdist,
-                    torch.ops.aten.searchsorted.Tensor: _searchsorted,
-                },
+                custom_translation_table=TRANSLATED,
             )
         except Exception as error:  # the exporter has many of its own
             said = str(error).strip().splitlines() or [type(error).__name__]
@@ -80,6 +73,11 @@ def _searchsorted(levels: Any, values: Any, **_: Any) -> Any:
     """How many of the levels (L,), ascending, are below each value (B,)."""
     below = op.Less(levels, op.Unsqueeze(values, op.Constant(value_ints=[-1])))
     return op.ReduceSum(op.Cast(below, to=onnx.TensorProto.INT64), op.Constant(value_ints=[-1]), keepdims=0)
+
+
+_aten = torch.ops.aten
+#: what the exporter writes otherwise, or not at all
+TRANSLATED: dict[Any, Any] = {_aten._cdist_forward.default: _cdist, _aten.searchsorted.Tensor: _searchsorted}
 
 
 @contextlib.contextmanager

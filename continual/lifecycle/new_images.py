@@ -221,9 +221,8 @@ def _check_folders(
                 "of that class"
             )
         elif n and coming[label_of[name]] + (label_of[name] in known):
-            made.notes.append(
-                f"{count(n, 'image')} of {name} left out, learned as {label}: if they moved, use `equimos correct`"
-            )
+            said = f"{count(n, 'image')} of {name} left out, learned as {label}"
+            made.notes.append(f"{said}: if they moved, use `equimos correct`")
 
 
 def _check_names(names: Sequence[str], known: Sequence[Label], made: Plan) -> None:

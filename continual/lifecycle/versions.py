@@ -147,11 +147,11 @@ def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
     """
     found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
     images = {image.digest for _, file in found for image in file.seen.images if str(image.label) == label}
-    return [
-        version
-        for version, file in found
-        if label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
-    ], images
+
+    def knows(file: contents.ModelFile) -> bool:
+        return label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
+
+    return [version for version, file in found if knows(file)], images
 
 
 def purge(model: Path, label: str) -> int:

@@ -174,9 +174,7 @@ class _Server:
 
     def __init__(self, model: ModelInUse, options: ServingOptions) -> None:
         self.model, self.options = model, options
-        self.batcher = Batcher(
-            options.batch, options.wait, options.queue, lambda size: self.metrics.batches.observe(size)
-        )
+        self.batcher = Batcher(options.batch, options.wait, options.queue, lambda n: self.metrics.batches.observe(n))
         self.metrics = _Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
         self.decoders = asyncio.Semaphore(options.decoders)
         self.uploads = asyncio.Semaphore(options.uploads)

@@ -65,8 +65,7 @@ class Reader(ABC):
     def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
         """Return the images with their split, none of them opened; None if, at a closer look, it is another's source.
 
-        Only with `download` may anything be fetched. Raises InputError for images that are not there or cannot be
-        used.
+        Only with `download` may anything be fetched. Raises InputError for images that are not there or cannot be used.
         """
 
     def check(self, found: Collection, config: DataTable) -> None:

@@ -82,11 +82,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _header(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
     header = [cell.strip() for cell in rows[0][1]] if rows else []
-    if missing := [name for name in ("path", "label") if name not in header]:
-        hint = nearest(missing[0], header) if any(header) else "it is empty"
-        raise InputError(
-            f"{path}, line 1: no column {missing[0]!r} (a manifest has path,label[,split][,domain]): {hint}"
-        )
+    if missing := next((name for name in ("path", "label") if name not in header), None):
+        hint = nearest(missing, header) if any(header) else "it is empty"
+        raise InputError(f"{path}, line 1: no column {missing!r} (a manifest has path,label[,split][,domain]): {hint}")
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
     return header

@@ -19,8 +19,6 @@ class TinyImageNet(Layout):
             return None
         train = list(below(place / "train", place, "train"))
         labels = table(notes, 6)
-        test = [
-            Entry(place / "val" / "images" / name, f"val/images/{name}", label, "test")
-            for name, (label, *_) in labels.items()
-        ]
+        folder = place / "val" / "images"
+        test = [Entry(folder / name, f"val/images/{name}", label, "test") for name, (label, *_) in labels.items()]
         return [*train, *present(notes, test)]

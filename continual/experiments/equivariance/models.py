@@ -52,9 +52,7 @@ class LearnerScores(nn.Module):
 
 
 @seeded(0, "random weights, soon replaced")
-def load_classifier(
-    config: ModelConfig, classes: Sequence[str] | None = None, *, pretrained: bool = True
-) -> Classifier:
+def load_classifier(config: ModelConfig, classes: Sequence[str] | None = None, pretrained: bool = True) -> Classifier:
     """Make the network of a config; `classes` are those of the data, of which CLIP makes its head.
 
     `pretrained=False` downloads nothing and leaves random weights: to try a config. Raises BackboneError with the cure.

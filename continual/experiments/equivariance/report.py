@@ -64,9 +64,8 @@ def show(found: Results, title: str) -> None:
 def as_csv(found: Results) -> str:
     """Return one line per row and seed, with the accuracy by element."""
     elements = list(found.rows[0].measures.by_element)
-    body: list[list[object]] = [
-        ["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]]
-    ]
+    headings = ["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]]
+    body: list[list[object]] = [[*headings]]
     for row in found.rows:
         shares = [getattr(row.measures, key) for key in COLUMNS] + [row.measures.by_element[name] for name in elements]
         body.append([row.label, row.wrapper, row.recipe, row.seed, *shares])

@@ -103,14 +103,11 @@ def measure(
     found, truth = torch.cat(answers, 1), torch.cat(labels)
     right = (found == truth).double().mean(1)
     shares = weights / len(truth) if weighing is not None else torch.empty(0)
-    return Measures(
-        float(right[group.identity]),
-        float(right.mean()),
-        orbit_consistency(found),
-        orbit_flip_rate(found, truth, group.identity),
-        dict(zip(group.names, right.tolist(), strict=True)),
-        dict(zip(group.names, shares.tolist(), strict=False)),
-    )
+    upright, turned = float(right[group.identity]), float(right.mean())
+    consistency, flips = orbit_consistency(found), orbit_flip_rate(found, truth, group.identity)
+    by_element = dict(zip(group.names, right.tolist(), strict=True))
+    by_weight = dict(zip(group.names, shares.tolist(), strict=False))
+    return Measures(upright, turned, consistency, flips, by_element, by_weight)
 
 
 @dataclass

@@ -52,10 +52,8 @@ class ProgressBars:
                 # A stage is first heard of when a part of it is done: it began where the last one ended.
                 self._bars.tasks[-1].start_time = self._free_since
         self._bars.update(self._tasks[stage], completed=done, total=total, figures=text)
-        if done >= total:
-            self._finish(stage, total, text)
-
-    def _finish(self, stage: str, total: int, text: str) -> None:
+        if done < total:
+            return
         bar = self._tasks.pop(stage)
         if INNER in stage:
             self._bars.remove_task(bar)

@@ -89,7 +89,9 @@ class _Run:
         self.config, self.folder, self.progress, self.workers = config, folder, progress, workers
         self.streams = streams(config)
         self._backbones: dict[int, Backbone] = {}
-        self._check_backbone()
+        # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
+        first = untrained(config.backbone) if config.backbone.pretrain else self._backbone(config.seeds[0])
+        check_methods(config, first)
         data: dict[str, str] = {}
         if distributed.first():
             data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
@@ -113,11 +115,6 @@ class _Run:
             learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, *how)
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
-
-    def _check_backbone(self) -> None:
-        """Let a backbone that cannot be made, or a method that cannot use it, fail before anything is written."""
-        wanted = self.config.backbone
-        check_methods(self.config, untrained(wanted) if wanted.pretrain else self._backbone(self.config.seeds[0]))
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone

@@ -92,7 +92,8 @@ def save(
     seen = seen or SeenImages()
     tensors, about = seen.pack()
     if held_out is not None:
-        tensors |= held_out.within(seen).pack()
+        # Of images that are still held out: not of classes that were forgotten, say.
+        tensors |= held_out.only({image.digest for image in seen.images if image.held_out}).pack()
     notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
 

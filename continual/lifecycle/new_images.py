@@ -46,9 +46,9 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
+    def lines(self, known: Sequence[Label]) -> list[str]:
         """Say what will be learned and held out, and what is odd, for people."""
-        known, counts = self.known, Counter(picture.entry.label for picture in self.learn)
+        counts = Counter(picture.entry.label for picture in self.learn)
         said = []
         for noun, rest, wanted in (("new class", "", False), ("known class", " with new images", True)):
             found = [f"{name} ({n})" for name, n in sorted(counts.items(), key=str) if (name in known) == wanted]

@@ -32,6 +32,11 @@ class Picture:
     path: Path
     entry: SeenImage
 
+    @property
+    def met(self) -> SeenImage:
+        """The old name of `entry`."""
+        return self.entry
+
 
 @dataclass
 class Plan:

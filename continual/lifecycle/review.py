@@ -64,6 +64,11 @@ class Review:
             "positive_flips": self.positive,
         }
 
+    @property
+    def imagined(self) -> dict[Label, float]:
+        """The old name of `simulated`."""
+        return self.simulated
+
 
 def review(
     before: Learner,

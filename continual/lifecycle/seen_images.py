@@ -6,6 +6,7 @@ out. They say whether a given picture was there; they hold no picture. Importing
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,3 +92,10 @@ class SeenImages:
             tuple(SeenImage(digest, print_, values["classes"][own], bool(out)) for digest, print_, own, out in rows),
             tuple(values["forgotten"]),
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Ledger":
+        warnings.warn("Ledger is now called SeenImages", DeprecationWarning, stacklevel=2)
+        return SeenImages
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,6 +31,14 @@ def unpacked(seen: SeenImages) -> SeenImages:
     return SeenImages.unpack({name: tensor.tolist() for name, tensor in tensors.items()}, values)
 
 
+def test_old_names_still_lead_there(pictures: Pictures) -> None:
+    with pytest.warns(DeprecationWarning, match="SeenImages"):
+        from continual.lifecycle.seen_images import Ledger
+    assert Ledger is SeenImages
+    (picture, *_) = plan(pictures("all", ["rose"]), SeenImages(), []).learn
+    assert picture.met is picture.entry
+
+
 def names(plan_: Plan) -> dict[str, list[str]]:
     """What is learned: file names by class."""
     found: dict[str, list[str]] = {}

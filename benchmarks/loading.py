@@ -19,8 +19,7 @@ from measuring import interleaved, surroundings, table, write
 from PIL import Image
 from real_streams import backbone_of
 
-from continual.data.image_cache import LIMIT
-from continual.data.images import list_folder
+from continual.data.images import LIMIT, list_folder
 from continual.data.inputs import as_experience
 from continual.data.loaders import training_loader
 from continual.methods.mos.learner import MOSLearner

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from continual.adapters.bank import shared
 from continual.data.inputs import PreparedImages
-from continual.datasets.config import StreamConfig
-from continual.datasets.find import load_data
+from continual.datasets.config import StreamConfig, load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.experiments.config import DataConfig
 from continual.learning.extractor import extract

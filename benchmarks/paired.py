@@ -18,7 +18,7 @@ import numpy as np
 from measuring import table
 from scipy import stats
 
-from continual.experiments.collected import collect
+from continual.experiments.run_folder import collect
 from continual.metrics import METRICS
 from continual.metrics.cell import Cell
 

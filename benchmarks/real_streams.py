@@ -23,7 +23,7 @@ from torch import Tensor
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.images import open_image
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.config import DataConfig
 from continual.methods.bases.alignment import AlignmentSettings, align

@@ -37,7 +37,7 @@ import equivariant as eq
 from continual.backbones.loading import load_backbone
 from continual.data.inputs import open_image
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import split_classes
 from continual.experiments.config import DataConfig
 from continual.experiments.equivariance.study import linear_head

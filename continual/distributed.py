@@ -1,8 +1,7 @@
 """Several processes at one run, started by torchrun: the only place that knows `torch.distributed`.
 
-Outside the block of `processes` there is one process, whatever else has started a process group, and every
-function here is the identity. Inside it all processes run the same program with the same random numbers on
-the same numbers:
+Outside the block of `processes` there is one process, whatever else has started a process group, and every function
+here is the identity. Inside it all processes run the same program with the same random numbers on the same numbers:
 
 - In training each loads and forwards its own `Rows` of every minibatch. `joined` makes features and logits
   whole again, so that every process computes the loss of the whole batch, and gradients are averaged.
@@ -97,13 +96,12 @@ def use(device: str) -> None:
     """
     if count() == 1 or device == "cpu":
         return
-    there, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if device != "cuda":
         raise InputError(f"{count()} processes cannot share device {device!r}: give device=cuda or device=cpu")
-    if local >= there:
-        raise InputError(
-            f"there are more processes than the {there} CUDA devices of this machine: lower --nproc-per-node"
-        )
+    if local >= gpus:
+        said = f"there are more processes than the {gpus} CUDA devices of this machine"
+        raise InputError(f"{said}: lower --nproc-per-node")
     torch.cuda.set_device(local)
     try:
         dist.all_reduce(torch.zeros(1, device=device))
@@ -191,10 +189,8 @@ def _on_cpu(value: Any) -> Any:
 def _lost_if_it_fails() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        raise InputError(
-            f"lost another process ({' '.join(str(error).split())}): the same command resumes it"
-        ) from error
+    except RuntimeError as lost:
+        raise InputError(f"lost another process ({' '.join(str(lost).split())}): the same command resumes it") from lost
 
 
 # Training ------------------------------------------------------------------------------------------------
@@ -240,10 +236,9 @@ class _Joined(torch.autograd.Function):
 def joined(mine: Tensor, rows: Rows | None) -> Tensor:
     """Return the whole batch (B, ...) from each process's rows of it.
 
-    Every process computes the same loss from it, of which only its own rows reach its weights: through them
-    the gradient of the whole is the sum over the processes, and of what a loss takes from the weights directly
-    it is any one's. So rows get their gradient times the number of processes, and `average_gradients` is right
-    for both.
+    Every process computes the same loss from it, of which only its own rows reach its weights: through them the
+    gradient of the whole is the sum over the processes, and of what a loss takes from the weights directly it is any
+    one's. So rows get their gradient times the number of processes, and `average_gradients` is right for both.
     """
     return mine if rows is None else _Joined.apply(mine, rows)
 

@@ -33,9 +33,8 @@ def is_out_of_memory(error: Exception) -> bool:
     (True, False)
     """
     words = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
-    return (
-        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in str(error) for w in words)
-    )
+    named = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return named or any(word in str(error) for word in words)
 
 
 def nearest(name: str, allowed: Iterable[str], count: int = 3) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -9,7 +11,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -71,6 +73,13 @@ def json_text(value: Any) -> str:
     '[\n 1,\n "\\u00e9"\n]\n'
     """
     return json.dumps(value, indent=1) + "\n"
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """Return lines as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 # Safetensors files -----------------------------------------------------------------------------------------
@@ -143,9 +152,8 @@ def read_header(path: str | Path, integers: Collection[str] = ()) -> Header:
             if tensor.dtype not in _INTEGERS:
                 raise ValueError(f"{name!r} holds {tensor.dtype}, not whole numbers")
             file.seek(8 + length + tensor.start)
-            values[name] = list(
-                struct.unpack(f"<{math.prod(tensor.shape)}{_INTEGERS[tensor.dtype]}", file.read(tensor.nbytes))
-            )
+            form = f"<{math.prod(tensor.shape)}{_INTEGERS[tensor.dtype]}"
+            values[name] = list(struct.unpack(form, file.read(tensor.nbytes)))
     return Header(metadata, tensors, 8 + length, values)
 
 

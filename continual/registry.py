@@ -61,9 +61,8 @@ class Registry(Generic[T]):
         """Return all of them by name, sorted: the folder's own, those of entry points, and those that were added."""
         if self._found is None:
             front = importlib.import_module(self.package)
-            modules = [
-                importlib.import_module(f"{self.package}.{m.name}") for m in pkgutil.iter_modules(front.__path__)
-            ]
+            files = pkgutil.iter_modules(front.__path__)
+            modules = [importlib.import_module(f"{self.package}.{file.name}") for file in files]
             values = [value for module in modules for value in vars(module).values()]
             found = {name: value for value in values if (name := self.name_of(value)) is not None}
             self._found = {**found, **{entry.name: entry.load() for entry in entry_points(group=self.group)}}

@@ -1,9 +1,8 @@
 """Randomness as a function of its purpose.
 
-Every random draw comes from a generator derived from the learner's seed and a list of keys (what it is
-for, which experience, which epoch, which image). No global random state is read or changed, so results
-do not depend on the number of loader workers, on what was evaluated in between, or on other libraries,
-and training can be resumed from any epoch.
+Every random draw comes from a generator derived from the learner's seed and a list of keys (what it is for, which
+experience, which epoch, which image). No global random state is read or changed, so results do not depend on the number
+of loader workers, on what was evaluated in between, or on other libraries, and training can be resumed from any epoch.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import continual
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import split_classes
 from continual.experiments.config import DataConfig
 

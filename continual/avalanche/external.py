@@ -5,10 +5,9 @@
     alpha = 1.0
     temperature = 2.0
 
-The strategy trains a copy of the backbone (or, with `train_backbone = false`, only what stands on it) and a
-linear head that grows with the classes. Its settings are its constructor's keyword arguments, and those of
-`StrategySettings`, whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`,
-`train_mb_size` and `eval_mb_size`.
+The strategy trains a copy of the backbone (or, with `train_backbone = false`, only what stands on it) and a linear head
+that grows with the classes. Its settings are its constructor's keyword arguments, and those of `StrategySettings`,
+whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`, `train_mb_size` and `eval_mb_size`.
 
 Limits: predictions are those of the strategy's model in evaluation mode. Rows that were stopped start anew; nothing can
 be saved. Memory is what the model has beside a frozen backbone, all tensors of the plugins, and stored exemplars as
@@ -81,11 +80,8 @@ def strategy_learner(path: str, kind: Any) -> type[IncrementalLearner[Any]]:
     place, _, name = path.rpartition(":")
     if not (inspect.isclass(kind) and issubclass(kind, SupervisedTemplate)):
         raise InputError(f"method {path!r}: no strategy {name!r} in {place}, nor a learner")
-    arguments = {
-        name: p
-        for name, p in inspect.signature(kind).parameters.items()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
+    every = inspect.signature(kind).parameters.items()
+    arguments = {name: p for name, p in every if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     if "model" not in arguments or "optimizer" not in arguments:
         raise InputError(f"method {path!r} makes its own model or optimizer: only strategies that take both can be run")
     own = {key: _field(p) for key, p in arguments.items() if key not in _GIVEN | _OURS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 
+Learner = IncrementalLearner[Any]
 #: The least score of a class, and that of one not learned yet; its logarithm is finite.
 FLOOR = 1e-12
 
@@ -32,7 +33,7 @@ class LearnerModule(nn.Module):
     `learner` predicts; it may be exchanged for another with the same backbone.
     """
 
-    def __init__(self, learner: IncrementalLearner[Any]) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.learner = learner
         self.frozen = learner.backbone.frozen
@@ -51,12 +52,8 @@ class LearnerModule(nn.Module):
 
 
 def as_learner(
-    kind: type[IncrementalLearner[Any]],
-    model: Any,
-    device: str | torch.device | None,
-    settings: Mapping[str, Any],
-    **named: Any,
-) -> IncrementalLearner[Any]:
+    kind: type[Learner], model: Any, device: str | torch.device | None, settings: dict[str, Any], **named: Any
+) -> Learner:
     """Return a learner of a kind: `model` itself (with settings, a variant of it), or one on that backbone or timm ViT.
 
     `named` are settings that Avalanche has names for: None if not given, ignored if the method has no such setting.

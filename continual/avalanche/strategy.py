@@ -94,16 +94,9 @@ class LearnerStrategy(SupervisedTemplate):
             raise InputError(
                 "LRSchedulerPlugin would have no effect: the learner makes its optimizer and schedule anew"
             )
-        self.learner = as_learner(
-            self.learner_type,
-            model,
-            device,
-            settings or {},
-            lr=None if optimizer is None else optimizer.defaults.get("lr"),
-            batch_size=train_mb_size,
-            epochs=train_epochs,
-            eval_batch_size=eval_mb_size,
-        )
+        named = {"batch_size": train_mb_size, "epochs": train_epochs, "eval_batch_size": eval_mb_size}
+        lr = None if optimizer is None else optimizer.defaults.get("lr")
+        self.learner = as_learner(self.learner_type, model, device, dict(settings or {}), lr=lr, **named)
         used = self.learner.settings.model_dump()
         super().__init__(
             model=LearnerModule(self.learner),
@@ -148,9 +141,8 @@ class LearnerStrategy(SupervisedTemplate):
         loader = self._obtain_common_dataloader_parameters(**{k: v for k, v in kwargs.items() if k in known})
         collate_from_data_or_kwargs(self.adapted_dataset, loader)
         seed, update = self.learner.settings.seed, self.learner.state.updates
-        self.dataloader, self.sampler = training_loader(
-            self.training.data.training, self.train_mb_size, seed, update, **loader
-        )
+        images, size = self.training.data.training, self.train_mb_size
+        self.dataloader, self.sampler = training_loader(images, size, seed, update, **loader)
         if isinstance(self.training, GradientTraining):
             self.train_epochs = self.training.epochs
             self.model.trained.update(self.training.modules)

@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from continual.data.images import open_image
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.config import DataConfig, StreamConfig, StreamDocument
-from continual.datasets.find import load_data
+from continual.datasets.config import DataConfig, StreamConfig, StreamDocument, load_data
 from continual.datasets.streams import Stream, make_stream
 
 if TYPE_CHECKING:
@@ -87,9 +86,8 @@ def _by_classes(stream: Stream, position: dict[Label, int], preprocessing: Prepr
 
     def joined(part: str) -> _OpenedImages:
         images = [image for e in stream.experiences for image in getattr(e, f"{part}_images")]
-        return _OpenedImages(
-            images, [position[label] for e in stream.experiences for label in getattr(e, f"{part}_labels")]
-        )
+        labels = [label for e in stream.experiences for label in getattr(e, f"{part}_labels")]
+        return _OpenedImages(images, [position[label] for label in labels])
 
     return nc_benchmark(
         joined("train"),

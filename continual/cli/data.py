@@ -46,9 +46,7 @@ def list_(json: Json = None) -> None:
         return
     rows = []
     for name, about in catalogue().items():
-        counts = [
-            " or ".join(dict.fromkeys(f"{getattr(x, part):,}" for x in about.layouts)) for part in ("train", "test")
-        ]
+        counts = [" or ".join(dict.fromkeys(f"{getattr(x, n):,}" for x in about.layouts)) for n in ("train", "test")]
         place = str(roots[name]) if roots[name].is_dir() else f"{roots[name]} (not there)"
         rows.append((name, about.classes, *counts, ", ".join(about.streams), about.licence, place))
     show_rows(rows, "name", "classes", "training", "test", "streams", "licence", "folder")
@@ -60,7 +58,7 @@ def check(
     json: Json = None,
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
-    from continual.datasets.find import find
+    from continual.datasets.config import find
 
     config = _config(name, root, domains, test_share, split_seed)
     check_outputs(json)
@@ -78,7 +76,7 @@ def prepare(
 ) -> None:  # fmt: skip
     """Check a data set and record its split as a manifest, which from then on decides it."""
     from continual.datasets.catalogue import catalogue
-    from continual.datasets.find import find
+    from continual.datasets.config import find
     from continual.datasets.readers.hub import HUB
     from continual.datasets.readers.manifest import manifest_text
     from continual.datasets.readers.record import RECORD
@@ -153,7 +151,7 @@ def _show(report: Report, json_file: Path | None) -> None:
 def _download(config: DataConfig) -> None:
     """Fetch and unpack a published archive, if the data set is not there."""
     from continual.datasets.catalogue import published
-    from continual.datasets.find import find
+    from continual.datasets.config import find
     from continual.datasets.readers.published import root_of
 
     about, root = published(config.source), root_of(config)
@@ -173,6 +171,5 @@ def _download(config: DataConfig) -> None:
         download_and_extract_archive(about.archive.url, str(root), md5=about.archive.md5)
     except Exception as error:  # torchvision passes on whatever the network and the archive raise
         reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"cannot fetch {about.archive.url} ({type(error).__name__}: {reason}): see {about.get}"
-        ) from error
+        url = about.archive.url
+        raise InputError(f"cannot fetch {url} ({type(error).__name__}: {reason}): see {about.get}") from error

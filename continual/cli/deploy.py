@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from continual.learning.learner import IncrementalLearner
     from continual.methods.mos.learner import MOSLearner
 
+    Learner = IncrementalLearner[Any]
+
 app = typer.Typer()
 
 
@@ -33,8 +35,7 @@ def export(
         typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not on made-up ones."),
     ] = None,
     false_alarm_rate: Annotated[
-        float,
-        typer.Option(*FALSE_ALARMS, help="Share of known images that the runner may call unknown by default."),
+        float, typer.Option(*FALSE_ALARMS, help="Share of known images that the runner may call unknown by default.")
     ] = 0.05,
     int8: Annotated[
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
@@ -122,7 +123,7 @@ def serve(
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
 
-    def load(before: IncrementalLearner[Any] | None) -> IncrementalLearner[Any]:
+    def load(before: Learner | None) -> Learner:
         found = contents.read(model)
         if not found.classes:
             raise InputError(f"{model} has learned nothing yet")
@@ -202,9 +203,7 @@ def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
         say(f"of the known, called unknown at a rate of 5 %: {shares[0]:.1%} -> {shares[1]:.1%}")
 
 
-def _say_right(
-    given: Sequence[Path], learner: IncrementalLearner[Any], before: Sequence[Label], after: Sequence[Label]
-) -> list[int]:
+def _say_right(given: Sequence[Path], learner: Learner, before: Sequence[Label], after: Sequence[Label]) -> list[int]:
     """Print how many images are answered right by both, and return their rows: those in the folder of a class."""
     from continual.cli.opening import images_in
 

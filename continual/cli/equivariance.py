@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from continual.cli.options import Csv, Device, Images, Json, ModelArg
-from continual.console import STDOUT, check_outputs, console, show, show_rows, write_json, write_text
+from continual.console import STDOUT, check_outputs, console, show_rows, write_json, write_text
 
 if TYPE_CHECKING:
     from continual.experiments.equivariance.check import Checked
@@ -81,12 +81,13 @@ def check(
     """
     from continual.experiments.equivariance import check as checks
     from continual.experiments.equivariance.config import parse_wrapper
-    from continual.experiments.equivariance.files import Source, group_of, open_model
+    from continual.experiments.equivariance.files import Source, open_model
+    from continual.symmetry.views import group_named
 
     check_outputs(json)
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
-    config, chosen = parse_wrapper(wrapper) if wrapper else None, group_of(group)
+    config, chosen = parse_wrapper(wrapper) if wrapper else None, group_named(group) if group else None
     opened = open_model(Source(model, weights, model_arg or (), size, device))
     found = checks.check(opened, chosen, config, images, number, float64=float64, with_report=report is not None)
     if write_json(json, found.record):
@@ -125,8 +126,7 @@ def tune(
     from continual.cli.progress import ProgressBars
     from continual.experiments.equivariance import report
     from continual.experiments.equivariance.config import load_study
-    from continual.experiments.equivariance.dry_run import tried
-    from continual.experiments.equivariance.study import run_study
+    from continual.experiments.equivariance.study import run_study, tried
 
     study, remarks = load_study(config, changes or ()), console(stderr=True)
     study = study.model_copy(update={"device": str(options.device(study.device))})
@@ -142,7 +142,7 @@ def tune(
             found = run_study(study, out, bars)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command resumes it") from None
-    show(report.terminal(replace(found, title=f"{study.title}, {study.group}")))
+    report.show(found, f"{study.title}, {study.group}")
     remarks.print(f"table, figures and pictures: {', '.join(sorted(str(p) for p in out.iterdir() if p.is_file()))}")
 
 
@@ -182,16 +182,19 @@ def evaluate(
     from continual.experiments.equivariance import evaluate as evaluation
     from continual.experiments.equivariance import report
     from continual.experiments.equivariance.config import parse_wrapper
-    from continual.experiments.equivariance.files import Source, group_of, open_model
+    from continual.experiments.equivariance.data import of_folder
+    from continual.experiments.equivariance.files import Source, open_model
+    from continual.symmetry.views import group_named
 
     check_outputs(json, csv)
-    wrappers, chosen = {text: parse_wrapper(text) for text in wrapper or ()}, group_of(group)
-    photos = evaluation.Photos.of(images, per_class)
-    opened = open_model(Source(model, weights, model_arg or (), size, device), photos.classes, template or ())
+    wrappers, chosen = {text: parse_wrapper(text) for text in wrapper or ()}, group_named(group) if group else None
+    classes, part = of_folder(images, per_class)
+    opened = open_model(Source(model, weights, model_arg or (), size, device), classes, template or ())
     with ProgressBars(console(stderr=True)) as bars:
-        found = evaluation.evaluate(opened, photos, chosen, wrappers, fit=fit, batch_size=batch_size, progress=bars)
-    if json is not None:
-        write_text(json, report.as_json(found))
+        found = evaluation.evaluate(
+            opened, images, classes, part, chosen, wrappers, fit=fit, batch_size=batch_size, progress=bars
+        )
+    write_json(json, asdict(found))
     if csv is not None:
         write_text(csv, report.as_csv(found))
     if out is not None:
@@ -199,7 +202,7 @@ def evaluate(
         report.write(found, out)
         console(stderr=True).print(f"results: {', '.join(sorted(str(p) for p in out.glob('results.*')))}")
     if STDOUT not in (json, csv):
-        show(report.terminal(found))
+        report.show(found, found.title)
 
 
 @app.command()

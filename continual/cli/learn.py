@@ -142,7 +142,9 @@ def learn(
         data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
-            said.print(_heading(model, learner, labels))
+            so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
+            images_ = f"{count(len(labels), 'image')} to learn"
+            said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
             said.print("\n".join(plan.lines(known)))
             answers = 2 * len(plan.held_out) + len(plan.hold_out)
             said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
@@ -160,13 +162,14 @@ def learn(
                     _stop(f"not kept; {left}")
             seen = seen.with_images(picture.entry for picture in [*plan.learn, *plan.hold_out])
             if keep_held_out:
-                more = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
-                held_out = held_out.plus(HeldOutFeatures.of(learner, more, workers=workers))
+                added = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
+                held_out = held_out.plus(HeldOutFeatures.of(learner, added, workers=workers))
             embed = embed_backbone or (found is not None and found.embedded)
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
-            versions.save(
-                learner, model, _event(labels), embed_backbone=embed, seen=seen, held_out=kept, figures=figures
-            )
+            names = sorted(set(labels))
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            event = f"learned {', '.join(map(str, names[:5]))}{more}"
+            versions.save(learner, model, event, embed_backbone=embed, seen=seen, held_out=kept, figures=figures)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
     console().print(
@@ -240,15 +243,3 @@ def _too_much(outcome: Review, max_flips: float | None) -> str | None:
     if not (lost := outcome.shares_lost()):
         return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
     return f"for {max(lost):.1%} of the answers broke (--max-flips {max_flips})" if max(lost) > max_flips else None
-
-
-def _heading(model: Path, learner: Learner, labels: Sequence[Label]) -> str:
-    """Say which model learns how much."""
-    so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
-    return f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {count(len(labels), 'image')} to learn"
-
-
-def _event(labels: Sequence[Label]) -> str:
-    """Say what was learned, in few words."""
-    names = sorted(set(labels))
-    return f"learned {', '.join(map(str, names[:5]))}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv as csv_format
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual import console
+from continual import console, files
 from continual.cli.options import FALSE_ALARMS, Csv, Device, Json, Method, Model, Set, Weights, Workers
 from continual.lifecycle import contents
 
@@ -50,14 +48,13 @@ def predict(
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars)
         learner = opening.load_learner(found, weights, device, method, set_)
-        records = _records(
-            paths, learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
-        )
+        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
+        records = _records(paths, asked)
     console.write_json(json, records)
     if csv is not None:
-        console.write_text(csv, _csv(records))
+        console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))
     if console.STDOUT not in (json, csv):
-        console.show(_prediction_table(records))
+        _show_predictions(records)
 
 
 @app.command()
@@ -89,22 +86,12 @@ def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, An
     return records
 
 
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv_format.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
-def _prediction_table(records: Sequence[dict[str, Any]]) -> Table:
+def _show_predictions(records: Sequence[dict[str, Any]]) -> None:
     more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
-    table = console.new_table("file", "answer", "score", "runner-up", "score", *more)
-    for r in records:
-        first = [r[name] for name in ("file", "answer", "score", "runner_up", "runner_up_score")]
-        extra = {**r, "unknown": "unknown" if r["unknown"] else ""}
-        console.add_row(table, *map(_short, [*first, *[extra[name] for name in more]]))
-    return table
+    names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)
+    shown = [{**r, "unknown": "unknown" if r["unknown"] else ""} for r in records]
+    rows = [[_short(r[name]) for name in names] for r in shown]
+    console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *more)
 
 
 def _short(value: Any) -> Any:

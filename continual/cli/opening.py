@@ -46,9 +46,8 @@ def settings_now(found: ModelFile, pairs: Sequence[str] | None, own: str | None)
         raise InputError(f"--method {own} is {name}, but {found.path} is a model of {found.method}")
     asked, kind = options.assignments("--set", pairs or ()), method(found.method).settings_type
     if refused := sorted(asked.keys() - kind.at_inference):
-        raise InputError(
-            f"--set {refused[0]}: of a model that exists, {', '.join(sorted(kind.at_inference))} can be set for answers"
-        )
+        able = ", ".join(sorted(kind.at_inference))
+        raise InputError(f"--set {refused[0]}: of a model that exists, {able} can be set for answers")
     make(kind, **{**found.header["settings"], **asked})
     return asked
 

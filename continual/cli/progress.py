@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -41,9 +40,7 @@ class ProgressBars:
         self._free_since = self._bars.get_time()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
@@ -55,10 +52,8 @@ class ProgressBars:
                 # A stage is first heard of when a part of it is done: it began where the last one ended.
                 self._bars.tasks[-1].start_time = self._free_since
         self._bars.update(self._tasks[stage], completed=done, total=total, figures=text)
-        if done >= total:
-            self._finish(stage, total, text)
-
-    def _finish(self, stage: str, total: int, text: str) -> None:
+        if done < total:
+            return
         bar = self._tasks.pop(stage)
         if INNER in stage:
             self._bars.remove_task(bar)

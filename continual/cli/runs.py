@@ -55,7 +55,7 @@ def run(
     """
     from continual import distributed, options
     from continual.cli.progress import ProgressBars
-    from continual.experiments import report
+    from continual.experiments import tables
     from continual.experiments.config import load_runs
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
@@ -94,7 +94,7 @@ def run(
             with ProgressBars(remarks) as bars:
                 cells = run_config(each, folder, bars, only or (), workers)
             if cells:
-                console().print(report.terminal(each.title, cells))
+                console().print(tables.terminal(each.title, tables.results_table(cells)))
             files = sorted(str(p) for p in folder.iterdir() if p.is_file())
             remarks.print(f"table, curves and figures: {', '.join(files)}")
 
@@ -120,8 +120,8 @@ def make_report(
     Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
     """
     from continual.experiments import report, tables
-    from continual.experiments.collected import collect
     from continual.experiments.comparison import boards
+    from continual.experiments.run_folder import collect
 
     collected = [collect(folder) for folder in runs]
     found = boards(collected)

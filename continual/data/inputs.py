@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual.data.image_cache import DecodedOnce
-from continual.data.images import check_readable, list_folder, open_image
+from continual.data.images import DecodedOnce, check_readable, list_folder, open_image
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 

@@ -72,21 +72,9 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     if single := sorted(str(label) for label, n in counts.items() if n == 1):
         remarks.append(f"{len(single)} classes have a single training image, such as {single[0]!r}")
     domains = sorted({*(found.train.domains or []), *(found.test.domains or [])})
-    return Report(
-        found.name,
-        found.origin,
-        found.split,
-        len(found.classes),
-        len(found.train.labels),
-        len(found.test.labels),
-        domains,
-        min(counts.values()),
-        max(counts.values()),
-        found.fingerprint(),
-        content.hexdigest(),
-        errors,
-        remarks,
-    )
+    numbers = len(found.classes), len(found.train.labels), len(found.test.labels)
+    spread, hashes = (min(counts.values()), max(counts.values())), (found.fingerprint(), content.hexdigest())
+    return Report(found.name, found.origin, found.split, *numbers, domains, *spread, *hashes, errors, remarks)
 
 
 def _such(where: str, groups: list[list[tuple[str, Any, str]]]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from continual.errors import InputError
 from continual.experiments import published
-from continual.experiments.collected import Run
 from continual.experiments.published import Protocol
+from continual.experiments.run_folder import Run
 from continual.methods import methods
 from continual.metrics.cell import Cell
 

@@ -30,7 +30,7 @@ class PretrainConfig(Strict):
 
 
 class BackboneConfig(Strict):
-    """Which frozen ViT."""
+    """Which network: a frozen ViT."""
 
     name: str | None = Field(None, description="timm's name with the weights' tag; may be in the weights file")
     weights: Path | None = Field(None, description="a local weights file instead of the hub")

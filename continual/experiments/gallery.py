@@ -36,10 +36,8 @@ def gallery(cells: Sequence[Cell]) -> Iterator[Picture]:
         caption = f"Accuracy on test images as they are, and transformed by random elements of a group.{spread}"
         yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]"))
         same = {consistency.under(group): f"transformed by {group}" for group in groups}
-        caption = (
-            f"Is the symmetry forgotten? Images answered alike as they are and transformed by a random element.{spread}"
-        )
-        yield Picture("consistency", caption, pictures.panels(cells, same, "same answer [%]", limits=(0, 102)))
+        caption = "Is the symmetry forgotten? Images answered alike as they are and transformed by a random element."
+        yield Picture("consistency", caption + spread, pictures.panels(cells, same, "same answer [%]", limits=(0, 102)))
     if len(cells[0].evaluations) > 1:
         caption = "Forgetting: the best accuracy an experience had, less that at the end."
         yield Picture("forgetting", caption, pictures.forgetting(cells))

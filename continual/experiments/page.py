@@ -11,10 +11,10 @@ import numpy as np
 
 from continual.console import count
 from continual.experiments import pictures
-from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
 from continual.experiments.results import by_label
+from continual.experiments.run_folder import Run
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
 from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy
@@ -39,13 +39,11 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
         ]
         shown.append(
             {
-                "title": board.title,
+                "of": board,
                 "summary": _summary(board),
                 "results": results_table(board.cells, board.protocol),
-                "notes": board.notes(),
                 "pictures": drawn,
                 "further": further_table(board.cells),
-                "protocol": board.protocol and board.protocol.title,
                 "published": _published(board),
                 "experiences": _experiences(board.cells),
                 "reliability": _reliability(board.cells),
@@ -84,10 +82,8 @@ def _summary(board: Board) -> str:
 def _published(board: Board) -> Table | None:
     if board.protocol is None:
         return None
-    lines = [
-        [figure.name, f"{100 * figure.average:.2f}", f"{100 * figure.final:.2f}", figure.source.text]
-        for figure in board.protocol.figures
-    ]
+    found = board.protocol.figures
+    lines = [[f.name, f"{100 * f.average:.2f}", f"{100 * f.final:.2f}", f.source.text] for f in found]
     return Table(["method", "published Ā [%]", "published final [%]", "source"], lines)
 
 

@@ -16,7 +16,6 @@ from continual.backbones.loading import Backbone, assemble, create
 from continual.data.inputs import as_experience
 from continual.data.loaders import training_loader
 from continual.datasets.streams import Experience
-from continual.errors import BackboneError
 from continual.experiments.config import BackboneConfig
 from continual.learning.loop import go_back, snapshot
 from continual.learning.training import Checkpoints, Progress
@@ -43,8 +42,7 @@ def pretrained_on(
     """
     pretrain = config.pretrain
     assert pretrain is not None
-    if config.name is None:
-        raise BackboneError("backbone.pretrain needs backbone.name, e.g. 'vit_tiny_patch16_224'")
+    assert config.name is not None
     with seeded(seed, "pretraining"):
         frame = untrained(config)
     vit: Any = frame.frozen.network

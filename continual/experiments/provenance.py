@@ -21,6 +21,7 @@ from torch import Tensor
 from continual import distributed
 from continual.data.inputs import open_image
 from continual.datasets.streams import Stream
+from continual.learning.checkpoints import digest
 from continual.learning.extractor import Progress
 from continual.learning.learner import IncrementalLearner
 from continual.learning.model_file import versions
@@ -64,17 +65,17 @@ def peak_memory(device: str) -> dict[str, int]:
 
 def stream_digest(stream: Stream, progress: Progress | None = None) -> str:
     """Return the SHA-256 of a stream's images and labels, in its order."""
-    digest, done = hashlib.sha256(), 0
+    found, done = hashlib.sha256(), 0
     parts = [((e.train_images, e.train_labels), (e.test_images, e.test_labels)) for e in stream.experiences]
     total = sum(len(images) for pair in parts for images, _ in pair)
     for images, labels in chain.from_iterable(parts):
-        digest.update(repr(labels).encode())
+        found.update(repr(labels).encode())
         for image in images:
-            digest.update(_image_digest(image))
+            found.update(_image_digest(image))
             done += 1
             if progress is not None:
                 progress("reading the images", done, total, {})
-    return digest.hexdigest()
+    return found.hexdigest()
 
 
 def _image_digest(image: Any) -> bytes:
@@ -97,11 +98,7 @@ def _file_digest(path: Path, modified: int, size: int) -> bytes:
 def model_digest(learner: IncrementalLearner[Any]) -> str:
     """Return the SHA-256 of everything a learner has learned."""
     tensors, values = learner.export()
-    digest = hashlib.sha256(repr(values).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(repr(values), tensors)
 
 
 def code_of(kind: type) -> dict[str, Any]:
@@ -114,8 +111,8 @@ def code_of(kind: type) -> dict[str, Any]:
     if kind.__module__.partition(".")[0] in ("continual", "avalanche"):
         return {}
     file = Path(inspect.getfile(kind)).resolve()
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"code": {"file": str(file), "class": kind.__qualname__, "sha256": digest}}
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"code": {"file": str(file), "class": kind.__qualname__, "sha256": sha256}}
 
 
 def cell_record(learner: IncrementalLearner[Any], stream: Stream, data: str, device: str) -> dict[str, Any]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
-
-from continual.console import write_text
+from continual import files
 from continual.errors import InputError
 from continual.experiments import pictures, tables
-from continual.experiments.collected import Run
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
+from continual.experiments.run_folder import Run
 from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell
@@ -22,16 +19,13 @@ from continual.metrics.cell import Cell
 PAGE = "report.html"
 
 
-def terminal(title: str, cells: Sequence[Cell]) -> Table:
-    """Return the results table for a terminal."""
-    return tables.terminal(title, tables.results_table(cells))
-
-
 def write(title: str, cells: Sequence[Cell], out: Path) -> None:
-    """Write results.json, results.csv, results.md and accuracy.png into a run folder."""
-    write_text(out / "results.json", json.dumps([_measured(cell) for cell in cells]) + "\n")
-    write_text(out / "results.csv", tables.csv_text(tables.experience_lines(cells)))
-    write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
+    """Write results.json (`cells/` has the answers), results.csv, results.md and accuracy.png into a run folder."""
+    about = ("label", "method", "seed", "settings", "backbone", "test_counts", "class_counts")
+    measured = [{**{n: getattr(c, n) for n in about}, "accuracy": accuracy(c), **series(c)} for c in cells]
+    files.write_text(out / "results.json", json.dumps(measured) + "\n")
+    files.write_text(out / "results.csv", files.csv_text(tables.experience_lines(cells)))
+    files.write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
     pictures.save(pictures.accuracy(cells, title), out / "accuracy.png")
 
 
@@ -65,23 +59,17 @@ def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> lis
     }
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_text(out / name, text)
-    files = [out / name for name in texts]
+        files.write_text(out / name, text)
+    made = [out / name for name in texts]
     for number, board in enumerate(boards, start=1):
         for picture in gallery(board.cells):
             prefix = f"{number}-" if len(boards) > 1 else ""
-            files.append(out / "pictures" / f"{prefix}{picture.name}.png")
-            pictures.save(picture.figure, files[-1])
-    return files
+            made.append(out / "pictures" / f"{prefix}{picture.name}.png")
+            pictures.save(picture.figure, made[-1])
+    return made
 
 
 def _joined(boards: Sequence[Board], found: Sequence[list[list[object]]]) -> str:
     """Join lines of several boards below one heading, with the board's title in front."""
     lines = [[board.title, *line] for board, (_, *rest) in zip(boards, found, strict=True) for line in rest]
-    return tables.csv_text([["benchmark", *found[0][0]], *lines])
-
-
-def _measured(cell: Cell) -> dict[str, Any]:
-    """Return what a cell is of, its accuracies by experience, and every series; `cells/` has the answers."""
-    about = ("label", "method", "seed", "settings", "backbone", "test_counts", "class_counts")
-    return {**{name: getattr(cell, name) for name in about}, "accuracy": accuracy(cell), **series(cell)}
+    return files.csv_text([["benchmark", *found[0][0]], *lines])

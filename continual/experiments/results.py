@@ -25,13 +25,7 @@ IMAGES = 32
 
 
 def empty_cell(
-    label: str,
-    method: str,
-    seed: int,
-    settings: dict[str, Any],
-    backbone: Backbone,
-    stream: Stream,
-    groups: Mapping[str, int] | None = None,
+    label: str, method: str, seed: int, settings: dict[str, Any], backbone: Backbone, stream: Stream, **groups: int
 ) -> Cell:
     """Return a cell with nothing measured yet; `groups` are those of transformed images, with their orders."""
     tested = [e.test_labels for e in stream.experiences]
@@ -39,7 +33,7 @@ def empty_cell(
     new = [len(after) - len(before) for before, after in pairwise(seen)]
     truth = _positions(tested, stream)
     counts = [len(labels) for labels in tested]
-    return Cell(label, method, seed, settings, backbone.sha256, counts, new, truth, dict(groups or {}))
+    return Cell(label, method, seed, settings, backbone.sha256, counts, new, truth, dict(groups))
 
 
 def measured(

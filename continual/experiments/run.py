@@ -16,7 +16,7 @@ from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.errors import InputError, nearest
 from continual.experiments import report
@@ -89,7 +89,9 @@ class _Run:
         self.config, self.folder, self.progress, self.workers = config, folder, progress, workers
         self.streams = streams(config)
         self._backbones: dict[int, Backbone] = {}
-        self._check_backbone()
+        # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
+        first = untrained(config.backbone) if config.backbone.pretrain else self._backbone(config.seeds[0])
+        check_methods(config, first)
         data: dict[str, str] = {}
         if distributed.first():
             data = {str(seed): stream_digest(stream, progress) for seed, stream in self.streams.items()}
@@ -109,23 +111,10 @@ class _Run:
                 return
             if distributed.first_says(place.read() is not None):
                 return
-            how: dict[str, Any] = {"progress": self.progress, "workers": self.workers, "place": place}
-            how |= {
-                "device": config.device,
-                "transformed": config.transformed,
-                "train_transformed": config.train_transformed,
-            }
-            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, **how)
+            how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
+            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, *how)
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
-
-    def _check_backbone(self) -> None:
-        """Let a backbone that cannot be made, or a method that cannot use it, fail before anything is written."""
-        wanted = self.config.backbone
-        if wanted.pretrain is None:
-            check_methods(self.config, self._backbone(self.config.seeds[0]))
-        elif wanted.name is not None:
-            check_methods(self.config, untrained(wanted))
 
     def _backbone(self, seed: int) -> Backbone:
         wanted = self.config.backbone
@@ -174,15 +163,15 @@ def run_cell(
     cache, waited = FeatureCache(), _Waited(progress)
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     groups = {group: group_named(group).order for group in transformed}
-    cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, groups) for n in rows]
+    cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, **groups) for n in rows]
     experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
     if train_transformed is not None:
         experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0
     if place is not None:
-        found = place.resume(learner, cache)
-        learned, evaluated, seconds = found.learned, len(found.evaluations), found.seconds
-        cells = [replace(cell, evaluations=tuple(e[n] for e in found.evaluations)) for n, cell in enumerate(cells)]
+        learned, seconds, found = place.resume(learner, cache)
+        evaluated = len(found)
+        cells = [replace(cell, evaluations=tuple(e[n] for e in found)) for n, cell in enumerate(cells)]
         learner.recall(experiences[:learned])
     distributed.agree((learned, evaluated), "checkpoints")
     asked: dict[str, Any] = {"cache": cache, "workers": workers, "progress": waited}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,10 +133,3 @@ def experience_lines(cells: Sequence[Cell]) -> list[list[object]]:
         columns = enumerate(zip(*[metric(cell) for metric in metrics.values()], strict=True), start=1)
         lines += [[cell.label, cell.method, cell.seed, number, *values] for number, values in columns]
     return [["label", "method", "seed", "experience", *metrics], *lines]
-
-
-def csv_text(lines: Sequence[Sequence[object]]) -> str:
-    """Return lines as CSV; None is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from continual.errors import InputError
 from continual.export.onnx_runner import Runner
+from continual.export.tracing import quiet
 
 
 def quantised(model: Any) -> Any:
@@ -24,11 +24,8 @@ def quantised(model: Any) -> Any:
     value of the whole batch: an image's scores depend, a little, on the others. Raises InputError where there is
     no such layer.
     """
-    names = [
-        node.name
-        for node in _nodes(model.graph)
-        if node.op_type == "MatMul" and any(_is_linear(entry.value) for entry in node.metadata_props)
-    ]
+    linear = (node for node in _nodes(model.graph) if any(_is_linear(entry.value) for entry in node.metadata_props))
+    names = [node.name for node in linear if node.op_type == "MatMul"]
     if not names:
         raise InputError("has no linear layer of a frozen ViT to be written in 8 bits")
     with tempfile.TemporaryDirectory() as folder:
@@ -39,27 +36,14 @@ def quantised(model: Any) -> Any:
         del bare.graph.value_info[:]
         _transpose_weights(bare.graph)
         onnx.save(bare, plain)
-        chatty = logging.getLogger()
-        before = chatty.level
-        chatty.setLevel(logging.ERROR)
-        try:
-            quantize_dynamic(
-                plain,
-                small,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                op_types_to_quantize=["MatMul"],
-                nodes_to_quantize=names,
-                extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
-            )
-        finally:
-            chatty.setLevel(before)
+        options: dict[str, Any] = {"weight_type": QuantType.QInt8, "per_channel": True, "nodes_to_quantize": names}
+        options["extra_options"] = {"EnableSubgraph": True, "MatMulConstBOnly": True}
+        with quiet(None):
+            quantize_dynamic(plain, small, op_types_to_quantize=["MatMul"], **options)
         made = onnx.load(small)
     done = sum(node.op_type == "MatMulInteger" for node in _nodes(made.graph))
-    if done < len(names):
-        raise InputError(
-            f"has {len(names)} linear layers of a frozen backbone, of which {done} could be written in 8 bits"
-        )
+    if done < (all_ := len(names)):
+        raise InputError(f"has {all_} linear layers of a frozen backbone, of which {done} could be written in 8 bits")
     return made
 
 

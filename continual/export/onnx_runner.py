@@ -148,13 +148,11 @@ FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     """Resize uint8 (H, W, C) with the weights, order and rounding of Pillow: columns first, 22 bits of fraction."""
     if pixels.shape[1] != width:
-        pixels = _round(
-            np.einsum("ow,hwc->hoc", _weights(pixels.shape[1], width, interpolation), pixels, optimize=True)
-        )
+        across = _weights(pixels.shape[1], width, interpolation)
+        pixels = _round(np.einsum("ow,hwc->hoc", across, pixels, optimize=True))
     if pixels.shape[0] != height:
-        pixels = _round(
-            np.einsum("oh,hwc->owc", _weights(pixels.shape[0], height, interpolation), pixels, optimize=True)
-        )
+        down = _weights(pixels.shape[0], height, interpolation)
+        pixels = _round(np.einsum("oh,hwc->owc", down, pixels, optimize=True))
     return pixels
 
 

@@ -106,13 +106,8 @@ def looped(
         apart = main.add("Reshape", ["scores of views", main.constant([-1, averaged, sizes["C"]])], "scores apart")
         main.add("ReduceMean", [apart, main.constant([1])], "scores", keepdims=0)
         results = []
-    graph = helper.make_graph(
-        main.made,
-        "self-refined retrieval",
-        [start.graph.input[0]],
-        [*finish.graph.output, *results],
-        list(main.tensors.values()),
-    )
+    ends, tensors = [*finish.graph.output, *results], list(main.tensors.values())
+    graph = helper.make_graph(main.made, "self-refined retrieval", [start.graph.input[0]], ends, tensors)
     return helper.make_model(graph, opset_imports=start.opset_import, ir_version=start.ir_version)
 
 
@@ -141,22 +136,18 @@ def _body(tensors: dict[str, Any], rows_of: Sequence[str], step: Any, stage_one:
     remaining = turn.add("Size", ["moving next"], "remaining")
     turn.add("Greater", [remaining, turn.constant(0)], "any left")
 
+    info = helper.make_tensor_value_info
+
     def value(name: str, suffix: str) -> Any:
         columns = CARRIED.get(name)
         kind = TensorProto.FLOAT if columns else TensorProto.INT64
-        return helper.make_tensor_value_info(f"{name} {suffix}", kind, [None, None] if columns else [None])
+        return info(f"{name} {suffix}", kind, [None, None] if columns else [None])
 
     carried = ("moving", "wanted", *CARRIED)
-    counters = [
-        helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-        helper.make_tensor_value_info("any", TensorProto.BOOL, []),
-    ]
-    return helper.make_graph(
-        turn.made,
-        "turn",
-        [*counters, *(value(name, "now") for name in carried)],
-        [helper.make_tensor_value_info("any left", TensorProto.BOOL, []), *(value(name, "next") for name in carried)],
-    )
+    counters = [info("turn", TensorProto.INT64, []), info("any", TensorProto.BOOL, [])]
+    given = [*counters, *(value(name, "now") for name in carried)]
+    left_over = [info("any left", TensorProto.BOOL, []), *(value(name, "next") for name in carried)]
+    return helper.make_graph(turn.made, "turn", given, left_over)
 
 
 def _first(tensors: dict[str, Any], stage_one: Any) -> Any:

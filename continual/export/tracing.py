@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -15,6 +15,8 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from continual.errors import InputError
+
+CHATTY = ("torch", "torch.__trace", "onnxscript", "onnx_ir")  #: loggers
 
 
 class _Call(nn.Module):
@@ -29,11 +31,7 @@ class _Call(nn.Module):
 
 
 def traced(
-    function: Callable[..., Any],
-    inputs: Sequence[Tensor],
-    names: Sequence[str],
-    outputs: Sequence[str],
-    network: nn.Module,
+    function: Callable[..., Any], inputs: list[Tensor], names: list[str], outputs: list[str], network: nn.Module
 ) -> Any:
     """Return an ONNX model of a function whose inputs and outputs all have a batch axis first, of any length.
 
@@ -42,21 +40,18 @@ def traced(
     """
     batch = torch.export.Dim("batch", min=1)
     unspoken = io.StringIO()  # the exporter prints what it does, also when asked not to
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(unspoken), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(unspoken), quiet(*CHATTY):
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 _Call(function, network),
                 tuple(inputs),
-                input_names=list(names),
-                output_names=list(outputs),
+                input_names=names,
+                output_names=outputs,
                 dynamic_shapes=(tuple({0: batch} for _ in inputs),),
                 dynamo=True,
                 verbose=False,
-                custom_translation_table={
-                    torch.ops.aten._cdist_forward.default: _cdist,
-                    torch.ops.aten.searchsorted.Tensor: _searchsorted,
-                },
+                custom_translation_table=TRANSLATED,
             )
         except Exception as error:  # the exporter has many of its own
             said = str(error).strip().splitlines() or [type(error).__name__]
@@ -80,9 +75,15 @@ def _searchsorted(levels: Any, values: Any, **_: Any) -> Any:
     return op.ReduceSum(op.Cast(below, to=onnx.TensorProto.INT64), op.Constant(value_ints=[-1]), keepdims=0)
 
 
+_aten = torch.ops.aten
+#: what the exporter writes otherwise, or not at all
+TRANSLATED: dict[Any, Any] = {_aten._cdist_forward.default: _cdist, _aten.searchsorted.Tensor: _searchsorted}
+
+
 @contextlib.contextmanager
-def _quiet() -> Any:
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "onnxscript", "onnx_ir")]
+def quiet(*names: str | None) -> Iterator[None]:
+    """Let loggers of these names, None for the one of all, say errors alone in the block."""
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -132,29 +132,20 @@ def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: P
     """Ask both for the same images (paths, PIL images)."""
     ours = learner.predict(images, progress=progress)
     theirs = runner.outputs(images)
-    differences = np.abs(ours.scores.numpy() - theirs["scores"]).max(1)
-    return Agreement(
-        images=len(images),
-        same_answers=int((ours.scores.argmax(1).numpy() == theirs["scores"].argmax(1)).sum()),
-        same_stacks=None
-        if ours.stack is None or "stack" not in theirs
-        else int((ours.stack.numpy() == theirs["stack"]).sum()),
-        within=int((differences <= TOLERANCE).sum()),
-        largest=float(differences.max()),
-        answers=tuple(learner.classes[best] for best in theirs["scores"].argmax(1)),
-    )
+    best, differences = theirs["scores"].argmax(1), np.abs(ours.scores.numpy() - theirs["scores"]).max(1)
+    same, within = (ours.scores.argmax(1).numpy() == best).sum(), (differences <= TOLERANCE).sum()
+    asked = None if ours.stack is None else theirs.get("stack")
+    stacks = None if asked is None or ours.stack is None else int((ours.stack.numpy() == asked).sum())
+    answers = tuple(learner.classes[place] for place in best)
+    return Agreement(len(images), int(same), stacks, int(within), float(differences.max()), answers)
 
 
 def made_up(side: int, count: int = 8) -> list[Image.Image]:
     """Return images of soft random colours, wide, tall and square, always the same."""
     draw = np.random.default_rng(0)
     shapes = [(side, side), (2 * side, side), (side, side + 7), (side // 2 + 1, side)]
-    return [
-        Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
-            shapes[n % len(shapes)], Image.Resampling.BICUBIC
-        )
-        for n in range(count)
-    ]
+    noise = [Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in range(count)]
+    return [image.resize(shapes[n % len(shapes)], Image.Resampling.BICUBIC) for n, image in enumerate(noise)]
 
 
 def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:

@@ -28,14 +28,14 @@ def write(path: Path, value: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flattened(value, tensors))
-    model_file.store(path, tensors, {"format": FORMAT, "structure": structure, "sha256": _digest(structure, tensors)})
+    model_file.store(path, tensors, {"format": FORMAT, "structure": structure, "sha256": digest(structure, tensors)})
 
 
 def read(path: Path) -> Any | None:
     """Return what was written, or None if there is no such file or it is damaged."""
     try:
         tensors, header = model_file.fetch(path)
-        if header["format"] != FORMAT or header["sha256"] != _digest(header["structure"], tensors):
+        if header["format"] != FORMAT or header["sha256"] != digest(header["structure"], tensors):
             return None
         return _restored(json.loads(header["structure"]), tensors)
     except (OSError, SafetensorError, KeyError, ValueError):
@@ -66,12 +66,13 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def _digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(structure.encode())
+def digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a text and of tensors with their names."""
+    found = hashlib.sha256(structure.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 class CheckpointFolder:

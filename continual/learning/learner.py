@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 from continual import distributed
 from continual.backbones.loading import Backbone
-from continual.data import image_cache
-from continual.data.images import list_folder
+from continual.data.images import LIMIT, list_folder
 from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
@@ -133,7 +132,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         progress: Progress | None = None,
         workers: int = 0,
         checkpoints: Checkpoints | None = None,
-        decoded: int = image_cache.LIMIT,
+        decoded: int = LIMIT,
     ) -> None:
         """Learn one experience: any number of classes, also one, with any number of images, also one.
 

@@ -44,11 +44,6 @@ class ModelFile:
         return list(self.header["state"]["classes"])
 
     @property
-    def experiences(self) -> int:
-        """How many experiences brought new classes."""
-        return int(self.header["state"]["experiences"])
-
-    @property
     def embedded(self) -> bool:
         """Whether the backbone's weights are in the file."""
         return bool(self.header["backbone_embedded"])
@@ -68,7 +63,7 @@ class ModelFile:
             "file": str(self.path),
             "file_bytes": self.path.stat().st_size,
             "method": self.method,
-            "experiences": self.experiences,
+            "experiences": int(state["experiences"]),  # that brought new classes
             "updates": state["updates"],
             "classes": [
                 {"name": name, "experience": experience, "images": images}

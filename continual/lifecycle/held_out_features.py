@@ -54,10 +54,6 @@ class HeldOutFeatures:
         """Return those of all images but some."""
         return self.only(set(self.digests).difference(digests))
 
-    def within(self, seen: SeenImages) -> HeldOutFeatures:
-        """Return those of images that are still held out: not of classes that were forgotten, say."""
-        return self.only({image.digest for image in seen.images if image.held_out})
-
     def plus(self, other: HeldOutFeatures) -> HeldOutFeatures:
         """Return both together."""
         if not (self.digests and other.digests):

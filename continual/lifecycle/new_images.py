@@ -42,6 +42,8 @@ class Picture:
 class Plan:
     """What is new, what was there before, and what is odd. `notes` do no harm, `problems` have to be cured first."""
 
+    seen: SeenImages  #: the images that the model has seen,
+    known: Sequence[Label]  #: and its classes
     learn: list[Picture] = field(default_factory=list)
     hold_out: list[Picture] = field(default_factory=list)  #: new, and kept for evaluation
     held_out: list[Picture] = field(default_factory=list)  #: in earlier months, and still here
@@ -107,13 +109,13 @@ def plan(
     if unknown := set(only) - set(names):
         name = min(unknown)
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
-    made = Plan()
-    label_of = {name: _label(name, known, made) for name in dict.fromkeys(names)}
-    wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, seen, known, only, made)
-    pictures, elsewhere = _look(paths, names, label_of, wanted, seen, made, progress)
-    _check_folders(folder, pictures, elsewhere, label_of, known, made)
-    _check_names([name for name in label_of if name in wanted], known, made)
-    _divide(pictures, seen, hold_out, made)
+    made = Plan(seen, known)
+    label_of = {name: _label(name, made) for name in dict.fromkeys(names)}
+    wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
+    pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress)
+    _check_folders(folder, pictures, elsewhere, label_of, made)
+    _check_names([name for name in label_of if name in wanted], made)
+    _divide(pictures, hold_out, made)
     made.notes += _strays(folder, set(names))
     return made
 
@@ -127,9 +129,9 @@ def same_name(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def _label(name: str, known: Sequence[Label], made: Plan) -> Label:
+def _label(name: str, made: Plan) -> Label:
     """Return the class that a folder stands for: where classes are numbers, its name is one."""
-    if not known or isinstance(known[0], str):
+    if not made.known or isinstance(made.known[0], str):
         return name
     if not name.isdecimal():
         made.problems.append(f"the classes of the model are numbers, but there is a folder {name!r}: rename it")
@@ -138,28 +140,22 @@ def _label(name: str, known: Sequence[Label], made: Plan) -> Label:
 
 
 def _look(
-    paths: Sequence[Path],
-    names: Sequence[str],
-    label_of: dict[str, Label],
-    wanted: set[str],
-    seen: SeenImages,
-    made: Plan,
-    progress: Progress | None,
+    files: list[tuple[Path, str]], label_of: dict[str, Label], wanted: set[str], made: Plan, progress: Progress | None
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
     copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
-    for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
+    for done, (path, name) in enumerate(files, 1):
         if progress is not None:
-            progress("looking at images", done, len(paths), {})
+            progress("looking at images", done, len(files), {})
         try:
-            found = entry(path, label_of[name], seen) if name in wanted else lookup(path, seen)
+            found = entry(path, label_of[name], made.seen) if name in wanted else lookup(path, made.seen)
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue
         if isinstance(found, int):
             continue
-        if found.digest in seen.by_digest:
+        if found.digest in made.seen.by_digest:
             if found.held_out:
                 made.held_out.append(Picture(path, found))
             elif name in wanted:
@@ -178,9 +174,9 @@ def _look(
     return list(new.values()), elsewhere
 
 
-def _divide(pictures: Sequence[Picture], seen: SeenImages, hold_out: float, made: Plan) -> None:
+def _divide(pictures: Sequence[Picture], hold_out: float, made: Plan) -> None:
     """Deal new images out to learning and holding out, and remark on near-duplicates."""
-    held, alike = split([picture.entry for picture in pictures], seen.images, hold_out)
+    held, alike = split([picture.entry for picture in pictures], made.seen.images, hold_out)
     for picture, out in zip(pictures, held, strict=True):
         if out:
             made.hold_out.append(replace(picture, entry=replace(picture.entry, held_out=True)))
@@ -192,11 +188,9 @@ def _divide(pictures: Sequence[Picture], seen: SeenImages, hold_out: float, made
         made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{more}")
 
 
-def _left_out(
-    label_of: dict[str, Label], seen: SeenImages, known: Sequence[Label], only: Sequence[str], made: Plan
-) -> set[str]:
+def _left_out(label_of: dict[str, Label], only: Sequence[str], made: Plan) -> set[str]:
     """Return the folders that are not to be looked at unless they are named."""
-    recorded = {image.label for image in seen.images}
+    seen, known, recorded = made.seen, made.known, {image.label for image in made.seen.images}
     forgotten = [name for name, label in label_of.items() if label in seen.forgotten and name not in only]
     silent = [n for n, label in label_of.items() if label in known and label not in recorded and n not in only]
     if forgotten:
@@ -214,11 +208,10 @@ def _check_folders(
     new: Sequence[Picture],
     elsewhere: dict[tuple[str, Label], int],
     label_of: dict[str, Label],
-    known: Sequence[Label],
     made: Plan,
 ) -> None:
     """Look at images that lie in another folder than they were learned from, or whose class was renamed."""
-    coming = Counter(picture.entry.label for picture in new)
+    known, coming = made.known, Counter(picture.entry.label for picture in new)
     for (name, label), n in elsewhere.items():
         if n and label_of[name] not in known and n > coming[label_of[name]] > 0:
             made.problems.append(
@@ -226,15 +219,14 @@ def _check_folders(
                 "of that class"
             )
         elif n and coming[label_of[name]] + (label_of[name] in known):
-            made.notes.append(
-                f"{count(n, 'image')} of {name} left out, learned as {label}: if they moved, use `equimos correct`"
-            )
+            said = f"{count(n, 'image')} of {name} left out, learned as {label}"
+            made.notes.append(f"{said}: if they moved, use `equimos correct`")
 
 
-def _check_names(names: Sequence[str], known: Sequence[Label], made: Plan) -> None:
+def _check_names(names: Sequence[str], made: Plan) -> None:
     """Find names that differ in case, spaces or the way letters are encoded alone."""
     groups = defaultdict[str, list[str]](list)
-    for name in dict.fromkeys([*map(str, known), *names]):
+    for name in dict.fromkeys([*map(str, made.known), *names]):
         groups[same_name(name)].append(name)
     for group in groups.values():
         if len(group) > 1:

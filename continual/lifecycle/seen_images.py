@@ -75,9 +75,8 @@ class SeenImages:
         rows = [(image.digest, image.fingerprint, index[image.label], image.held_out) for image in self.images]
         kinds = (torch.int64, torch.int64, torch.int32, torch.bool)
         columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
-        tensors = {
-            name: torch.tensor(column, dtype=kind) for name, column, kind in zip(COLUMNS, columns, kinds, strict=True)
-        }
+        every = zip(COLUMNS, columns, kinds, strict=True)
+        tensors = {name: torch.tensor(column, dtype=kind) for name, column, kind in every}
         return tensors, {"classes": classes, "forgotten": list(self.forgotten)}
 
     @staticmethod

@@ -94,7 +94,8 @@ def save(
     seen = seen or ledger or SeenImages()
     tensors, about = seen.pack()
     if held_out is not None:
-        tensors |= held_out.within(seen).pack()
+        # Of images that are still held out: not of classes that were forgotten, say.
+        tensors |= held_out.only({image.digest for image in seen.images if image.held_out}).pack()
     notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
 
@@ -149,11 +150,11 @@ def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
     """
     found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
     images = {image.digest for _, file in found for image in file.seen.images if str(image.label) == label}
-    return [
-        version
-        for version, file in found
-        if label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
-    ], images
+
+    def knows(file: contents.ModelFile) -> bool:
+        return label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
+
+    return [version for version, file in found if knows(file)], images
 
 
 def purge(model: Path, label: str) -> int:

@@ -26,8 +26,3 @@ def measures(cells: Iterable[Cell]) -> list[Metric]:
 def series(cell: Cell) -> dict[str, Series]:
     """Return what was measured after each experience, lists of T; None where there is no such figure."""
     return {m.column: m(cell) for m in measures([cell])}
-
-
-def figures(cell: Cell) -> dict[str, float | None]:
-    """Return the cell's figures for the table: shares, seconds, bytes; None where there is no such figure."""
-    return {m.name: m.figure(cell) for m in measures([cell])}

@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +17,20 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from continual import __version__
 from continual.serving.batching import Batcher, OverloadedError
-from continual.serving.metrics import Metrics
 from continual.serving.model import ModelInUse, Served, answer, described
-from continual.serving.outer import Outer
 from continual.serving.uploads import Limits, RefusedError, images_of, picture
 
 LOG = logging.getLogger(__name__)
+HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -54,7 +56,7 @@ def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
     served = _Server(model, options)
     app = FastAPI(title="equimos", version=__version__, lifespan=served.running, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts))
-    app.add_middleware(Outer, count=served.counted, most=4 * options.limits.request_bytes)
+    app.add_middleware(_Outer, count=served.counted, most=4 * options.limits.request_bytes)
     page, policy = _page()
 
     @app.exception_handler(RefusedError)
@@ -104,15 +106,76 @@ def _page() -> tuple[str, str]:
     )
 
 
+class _Outer:
+    """Counts answers, says that they are not to be kept, and hears a refused request out before it is answered.
+
+    A client that is still sending when the connection closes would see no reason, but a reset. Of what it sends, at
+    most `most` bytes are received and forgotten, for at most `patience` seconds. `count(path, status, seconds)`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, count: Callable[[str, int, float], None], most: int, patience: float = 5.0
+    ) -> None:
+        self.app, self.count, self.most, self.patience = app, count, most, patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, arriving = time.perf_counter(), True
+
+        async def heard() -> Message:
+            nonlocal arriving
+            message = await receive()
+            arriving = message.get("more_body", False)
+            return message
+
+        async def rest() -> None:
+            received = 0
+            while arriving and received < self.most:
+                received += len((await heard()).get("body", b""))
+
+        async def said(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] >= 400 and message["status"] != 408:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(rest(), self.patience)
+                message = {**message, "headers": [*message["headers"], *HEADERS]}
+                path = scope["path"] if "endpoint" in scope else "other"
+                self.count(path, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self.app(scope, heard, said)
+
+
+class _Metrics:
+    """What one server counts, for Prometheus; `waiting` and `classes` are asked when they are read."""
+
+    def __init__(self, waiting: Callable[[], int], classes: Callable[[], int]) -> None:
+        here = self._registry = CollectorRegistry()
+        self.requests = Counter("equimos_requests", "Requests by path and status.", ["path", "status"], registry=here)
+        self.seconds = Histogram("equimos_request_seconds", "Time of a request to /predict.", registry=here)
+        self.images = Counter("equimos_images", "Images answered.", registry=here)
+        self.unknown = Counter("equimos_unknown_images", "Images answered as unknown.", registry=here)
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+        self.batches = Histogram("equimos_batch_images", "Images of a batch.", buckets=sizes, registry=here)
+        self.reloads = Counter("equimos_reloads", "Changes of the model file by outcome.", ["outcome"], registry=here)
+        Gauge("equimos_waiting_images", "Images in the queue.", registry=here).set_function(waiting)
+        Gauge("equimos_classes", "Classes of the model in use.", registry=here).set_function(classes)
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' format."""
+        return generate_latest(self._registry)
+
+
 class _Server:
     """What the routes share."""
 
     def __init__(self, model: ModelInUse, options: ServingOptions) -> None:
         self.model, self.options = model, options
-        self.batcher = Batcher(
-            options.batch, options.wait, options.queue, lambda size: self.metrics.batches.observe(size)
-        )
-        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
+        self.batcher = Batcher(options.batch, options.wait, options.queue, lambda n: self.metrics.batches.observe(n))
+        self.metrics = _Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
         self.decoders = asyncio.Semaphore(options.decoders)
         self.uploads = asyncio.Semaphore(options.uploads)
 

@@ -19,7 +19,7 @@ import continual
 from continual.adapters.bank import one, serve
 from continual.adapters.bank import shared as shared_stack
 from continual.data.inputs import PreparedImages
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.datasets.streams import split_classes
 from continual.experiments.config import DataConfig
 from continual.methods.mos.learner import MOSLearner

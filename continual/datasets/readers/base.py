@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from continual.data.images import check_readable
+from continual.data.images import check_readable, image_files, subfolders
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
+from continual.errors import InputError
+
+SHOWN = 10  #: how many problems an error names
 
 
 class DataTable(Strict):
@@ -62,8 +65,7 @@ class Reader(ABC):
     def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
         """Return the images with their split, none of them opened; None if, at a closer look, it is another's source.
 
-        Only with `download` may anything be fetched. Raises InputError for images that are not there or cannot be
-        used.
+        Only with `download` may anything be fetched. Raises InputError for images that are not there or cannot be used.
         """
 
     def check(self, found: Collection, config: DataTable) -> None:
@@ -121,3 +123,56 @@ def collected(config: DataTable, entries: list[Entry], origin: str, split: str, 
     found = Collection(config.source, parts[0], parts[1], origin, split, **more)
     check_classes(found)
     return found
+
+
+def many_problems(what: str, problems: list[str]) -> InputError:
+    """Return one error that names the first ten problems, each on a line of its own."""
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return InputError(f"{what}:\n" + "\n".join([*problems[:SHOWN], *more]))
+
+
+def below(folder: Path, root: Path, split: str | None, *, domains: bool = False) -> Iterator[Entry]:
+    """Yield the images of every class folder, in the order of names.
+
+    Raises InputError for a folder without class folders, and one that names the empty ones.
+    """
+    places: list[tuple[str | None, Path]] = [(d.name, d) for d in subfolders(folder)] if domains else [(None, folder)]
+    kinds = [(domain, kind) for domain, place in places for kind in subfolders(place)]
+    if not kinds:
+        wanted = "domain folders with class folders in them" if domains else "one sub-folder of images per class"
+        raise InputError(f"{folder} holds no images: it needs {wanted}")
+    found = [(domain, kind, image_files(kind)) for domain, kind in kinds]
+    if empty := [kind for _, kind, paths in found if not paths]:
+        raise many_problems(f"{len(empty)} class folders hold no images: fill or remove them", [*map(str, empty)])
+    for domain, kind, paths in found:
+        yield from (Entry(path, path.relative_to(root).as_posix(), kind.name, split, domain) for path in paths)
+
+
+def table(path: Path, columns: int) -> dict[str, list[str]]:
+    """Read lines of so many words, by their first word; raises InputError that names every line that is not one."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    rows: dict[str, list[str]] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != columns:
+            problems.append(f"line {number}: {len(words)} words instead of {columns}")
+        elif words[0] in rows:
+            problems.append(f"line {number}: {words[0]} is listed twice")
+        else:
+            rows[words[0]] = words[1:]
+    if problems or not rows:
+        raise many_problems(f"{path} is not a list of images", problems or ["it is empty"])
+    return rows
+
+
+def present(source: Path, entries: list[Entry]) -> list[Entry]:
+    """Return the entries; raises InputError if any of their files is not there."""
+    if gone := [entry.name for entry in entries if not entry.image.is_file()]:
+        raise many_problems(f"{source} lists {len(gone)} images that are not there", gone)
+    return entries

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from continual.data.images import IMAGE_SUFFIXES
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import below
-from continual.datasets.readers.base import DataTable, Layout, Reader, collected
+from continual.datasets.readers.base import DataTable, Layout, Reader, below, collected
 from continual.errors import InputError
 
 

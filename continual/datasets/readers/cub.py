@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from continual.datasets.collection import Entry
-from continual.datasets.layouts import present, table
-from continual.datasets.readers.base import Layout
+from continual.datasets.readers.base import Layout, present, table
 from continual.errors import InputError
 
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import many_problems
-from continual.datasets.readers.base import DataTable, Reader, collected
+from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
+from continual.files import csv_text
 
 COLUMNS = ("path", "label", "split", "domain")
 SPLITS = ("train", "test")
@@ -82,11 +82,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _header(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
     header = [cell.strip() for cell in rows[0][1]] if rows else []
-    if missing := [name for name in ("path", "label") if name not in header]:
-        hint = nearest(missing[0], header) if any(header) else "it is empty"
-        raise InputError(
-            f"{path}, line 1: no column {missing[0]!r} (a manifest has path,label[,split][,domain]): {hint}"
-        )
+    if missing := next((name for name in ("path", "label") if name not in header), None):
+        hint = nearest(missing, header) if any(header) else "it is empty"
+        raise InputError(f"{path}, line 1: no column {missing!r} (a manifest has path,label[,split][,domain]): {hint}")
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
     return header
@@ -106,13 +104,10 @@ def _entry(folder: Path, row: dict[str, str]) -> tuple[Entry, list[str]]:
 
 def manifest_text(found: Collection, folder: Path) -> str:
     """Write a collection of files as a manifest whose relative paths begin at `folder`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     named = found.train.domains is not None
-    writer.writerow(COLUMNS if named else COLUMNS[:3])
+    lines: list[list[object]] = [[*COLUMNS] if named else [*COLUMNS[:3]]]
     for split, part in (("train", found.train), ("test", found.test)):
         for i, (path, label) in enumerate(zip(part.images, part.labels, strict=True)):
             short = path.relative_to(folder) if path.is_relative_to(folder) else path
-            row = [short.as_posix(), label, split]
-            writer.writerow([*row, part.domains[i]] if named and part.domains else row)
-    return text.getvalue()
+            lines.append([short.as_posix(), label, split, *([part.domains[i]] if named and part.domains else [])])
+    return csv_text(lines)

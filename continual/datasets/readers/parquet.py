@@ -9,8 +9,7 @@ from typing import Any
 
 from continual.data.images import EncodedImage
 from continual.datasets.collection import Collection, Entry
-from continual.datasets.layouts import many_problems
-from continual.datasets.readers.base import DataTable, Reader, collected
+from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
 
 TEST_NAMES = ("test", "validation", "val", "valid")
@@ -61,17 +60,19 @@ def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Ite
     """Yield the rows; images stay encoded until they are asked for."""
     datasets = library()
     features = table.features
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)] or [
-        name for name in ("image", "img") if name in features
-    ]
+    of_kind = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = of_kind or [name for name in ("image", "img") if name in features]
     image = config.image_column or next(iter(images), "image")
     for key, name in (("image", image), ("label", config.label_column), ("domain", config.domain_column)):
         if name is not None and name not in features:
             raise InputError(f"{place} has no column {name!r}: {nearest(name, features)} (data.{key}_column)")
-    if isinstance(features[image], datasets.Image):
+    own = features[image]
+    # A struct {bytes, path}, as images are stored without a note of it, or plain bytes.
+    holds_bytes = (isinstance(own, dict) and "bytes" in own) or "binary" in str(getattr(own, "dtype", ""))
+    if isinstance(own, datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
-    elif not _holds_bytes(features[image]):
-        raise InputError(f"{place}: column {image!r} holds {features[image]}, not images: set data.image_column")
+    elif not holds_bytes:
+        raise InputError(f"{place}: column {image!r} holds {own}, not images: set data.image_column")
     kind = features[config.label_column]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
     labels = table[config.label_column][:]
@@ -85,11 +86,6 @@ def rows_of(table: Any, split: str | None, place: str, config: DataTable) -> Ite
         name, known = f"{split or 'all'}/{i}", names[label] if names else str(label)
         encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i))
         yield Entry(encoded, name, known, split, None if domain is None else str(domain))
-
-
-def _holds_bytes(feature: Any) -> bool:
-    """Tell whether a column is a struct {bytes, path}, as images are stored without a note of it, or plain bytes."""
-    return (isinstance(feature, dict) and "bytes" in feature) or "binary" in str(getattr(feature, "dtype", ""))
 
 
 def _read(rows: Any, column: str, index: int) -> bytes:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from continual.datasets.catalogue import Layout as Counts
 from continual.datasets.catalogue import Published
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers import readers_for
@@ -43,8 +42,11 @@ def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: 
         "that file to take them in"
         for entry in later[:1]
     ]
-    more = {"published": _counts(about, entries) if about else None, "folder": folder, "remarks": tuple(remarks)}
-    return collected(config, entries, str(folder), f"recorded in {RECORD}", **more)
+    train, forms = sum(entry.split == "train" for entry in entries), about.layouts if about else ()
+    # The layout whose counts it has, or the first.
+    counts = next((form for form in forms if form.train == train), forms[0] if forms else None)
+    origin = f"recorded in {RECORD}"
+    return collected(config, entries, str(folder), origin, published=counts, folder=folder, remarks=tuple(remarks))
 
 
 def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry]:
@@ -55,9 +57,3 @@ def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry
             if found and isinstance(found, list):
                 return found
     return []
-
-
-def _counts(about: Published, entries: list[Entry]) -> Counts:
-    """Return the layout whose counts a recorded split has, or the first."""
-    train = sum(entry.split == "train" for entry in entries)
-    return next((layout for layout in about.layouts if layout.train == train), about.layouts[0])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from continual.datasets.collection import Entry
-from continual.datasets.layouts import below, present, table
-from continual.datasets.readers.base import Layout
+from continual.datasets.readers.base import Layout, below, present, table
 
 
 class TinyImageNet(Layout):
@@ -20,8 +19,6 @@ class TinyImageNet(Layout):
             return None
         train = list(below(place / "train", place, "train"))
         labels = table(notes, 6)
-        test = [
-            Entry(place / "val" / "images" / name, f"val/images/{name}", label, "test")
-            for name, (label, *_) in labels.items()
-        ]
+        folder = place / "val" / "images"
+        test = [Entry(folder / name, f"val/images/{name}", label, "test") for name, (label, *_) in labels.items()]
         return [*train, *present(notes, test)]

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model, model_val
 from continual.datasets.config import DataConfig, data_places
 from continual.documents import Strict, read, refusal
 from continual.errors import nearest
-from continual.experiments.config import PretrainConfig
+from continual.experiments.config import BackboneConfig
 from continual.options import assignments
 from equivariant.tuning.recipes import RECIPES
 from equivariant.wrappers import wrapper_named, wrappers
@@ -30,23 +30,19 @@ class ImagesConfig(DataConfig):
     validation: float = Field(0.1, gt=0, lt=1, description="share of those that is held out")
 
 
-class ModelConfig(Strict):
+class ModelConfig(BackboneConfig):
     """Which network, and what its last layer is."""
 
     name: str | None = Field(None, description="timm's full tag, torchvision/NAME.WEIGHTS or clip/NAME.WEIGHTS")
-    weights: Path | None = Field(None, description="a local weights file instead of a download")
-    args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model: img_size, depth, ...")
-    preprocessing: dict[str, Any] = Field(default_factory=dict, description="fields of Preprocessing to change")
     size: int | None = Field(None, ge=1, description="side of the input, for networks that take any")
     head: Literal["own", "fit"] = Field(
         "own", description="its own last layer (CLIP: the prompts), or one that is fitted"
     )
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="CLIP: prompts; {} is the class")
     class_names: dict[str, str] = Field(default_factory=dict, description="CLIP: class -> its words in prompts")
-    pretrain: PretrainConfig | None = Field(None, description="train a timm ViT in full on the training images first")
 
     @model_validator(mode="after")
-    def _fits(self) -> ModelConfig:
+    def _weights_and_preprocessing_are_known(self) -> ModelConfig:
         if self.name is None and self.weights is None:
             raise ValueError("name a network (name), or give a weights file that names it (weights)")
         if self.pretrain is not None and (self.weights is not None or self.head == "own"):

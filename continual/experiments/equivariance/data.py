@@ -15,7 +15,7 @@ from continual.console import count
 from continual.data.images import image_files, open_image
 from continual.data.inputs import Label, PreparedImages, as_images, check_readable, list_folder
 from continual.data.preprocessing import Preprocessing
-from continual.datasets.find import load_data
+from continual.datasets.config import load_data
 from continual.errors import InputError
 from continual.experiments.equivariance.config import ImagesConfig
 from continual.experiments.equivariance.models import Classifier

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from continual.console import count
@@ -24,23 +23,11 @@ from equivariant.parts.surgery import device_of
 ROWS = ("plain", "equitune", "equizero", "max")
 
 
-@dataclass(frozen=True)
-class Photos:
-    """A folder of images, one folder per class."""
-
-    folder: Path
-    classes: tuple[str, ...]
-    part: Part
-
-    @staticmethod
-    def of(folder: Path, per_class: int | None = None) -> Photos:
-        """Read the folder, or so many images of each class; raises InputError if it is none."""
-        return Photos(folder, *of_folder(folder, per_class))
-
-
 def evaluate(
     opened: Opened,
-    photos: Photos,
+    folder: Path,
+    classes: Sequence[str],
+    part: Part,
     group: FiniteGroup | None,
     wrappers: Mapping[str, WrapperConfig],
     *,
@@ -48,7 +35,7 @@ def evaluate(
     batch_size: int = 64,
     progress: Progress,
 ) -> Results:
-    """Measure a classifier on images in some wrappers by label, or in its own.
+    """Measure a classifier on the images of a folder, see `of_folder`, in some wrappers by label, or in its own.
 
     Its group is by default its own, or C4. `fit` is a folder of images to fit a linear head to first.
     """
@@ -58,7 +45,7 @@ def evaluate(
     if fit is not None:
         known, train = of_folder(fit)
         found = with_fitted_head(found, train, known, opened.device, progress)
-    data = photos.part.prepared(found.preprocessing, score_indices(found, photos.classes))
+    data = part.prepared(found.preprocessing, score_indices(found, classes))
     measure, rows = Measuring(found.features, group, data, batch_size, progress), []
     if opened.whole is not None:
         measures = measure(opened.whole, "test images", frozen=False)
@@ -69,5 +56,5 @@ def evaluate(
                 model = wrapped(config, found.features, found.head, group)
             measures = measure(model.to(device_of(found.features)).eval(), f"{label}: test images")
             rows.append(Row(label, config.wrapper, None, 0, measures))
-    title = f"{found.name} on {count(len(photos.part.classes), 'image')} of {photos.folder}, {group.name}"
+    title = f"{found.name} on {count(len(part.classes), 'image')} of {folder}, {group.name}"
     return Results(title, group.name, rows)

@@ -47,11 +47,6 @@ class Opened:
     whole: nn.Module | None = None
 
 
-def group_of(name: str | None) -> FiniteGroup | None:
-    """Return the group of that name, if there is one; raises InputError for an unknown one."""
-    return group_named(name) if name else None
-
-
 def open_model(source: Source, classes: Sequence[str] | None = None, templates: Sequence[str] = ()) -> Opened:
     """Return a classifier by name or file; `classes` and `templates` make the prompts of CLIP."""
     device, path, weights = options.device(source.device), Path(source.model), source.weights

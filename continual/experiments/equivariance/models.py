@@ -52,9 +52,7 @@ class LearnerScores(nn.Module):
 
 
 @seeded(0, "random weights, soon replaced")
-def load_classifier(
-    config: ModelConfig, classes: Sequence[str] | None = None, *, pretrained: bool = True
-) -> Classifier:
+def load_classifier(config: ModelConfig, classes: Sequence[str] | None = None, pretrained: bool = True) -> Classifier:
     """Make the network of a config; `classes` are those of the data, of which CLIP makes its head.
 
     `pretrained=False` downloads nothing and leaves random weights: to try a config. Raises BackboneError with the cure.
@@ -92,11 +90,8 @@ def _timm(config: ModelConfig, pretrained: bool) -> Classifier:
         name = name or metadata.get("timm")
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
-        args = {
-            "num_classes": None,
-            **{k: v for k, v in metadata.items() if k not in ("timm", "format")},
-            **config.args,
-        }
+        noted = {k: v for k, v in metadata.items() if k not in ("timm", "format")}
+        args = {"num_classes": None, **noted, **config.args}
         model = create(name, args)
         if state is not None and args["num_classes"] is None:
             key = _head_key(model)

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from continual import files
-from continual.console import add_row, new_table
+from continual.console import show_rows
 from continual.experiments import tables
 from continual.experiments.equivariance.symmetry import Measures
 
@@ -57,36 +56,26 @@ def _text(shares: Sequence[float]) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def terminal(found: Results) -> Table:
-    """Return the table for a terminal."""
-    table = new_table("", *COLUMNS.values())
-    table.title, table.title_justify = found.title, "left"
-    for line in lines(found.rows):
-        add_row(table, *line)
-    return table
+def show(found: Results, title: str) -> None:
+    """Print the table."""
+    show_rows(lines(found.rows), "", *COLUMNS.values(), title=title)
 
 
 def as_csv(found: Results) -> str:
     """Return one line per row and seed, with the accuracy by element."""
     elements = list(found.rows[0].measures.by_element)
-    body: list[list[object]] = [
-        ["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]]
-    ]
+    headings = ["row", "wrapper", "recipe", "seed", *COLUMNS, *[f"accuracy {name}" for name in elements]]
+    body: list[list[object]] = [[*headings]]
     for row in found.rows:
         shares = [getattr(row.measures, key) for key in COLUMNS] + [row.measures.by_element[name] for name in elements]
         body.append([row.label, row.wrapper, row.recipe, row.seed, *shares])
-    return tables.csv_text(body)
-
-
-def as_json(found: Results) -> str:
-    """Return everything that was measured."""
-    return files.json_text(asdict(found))
+    return files.csv_text(body)
 
 
 def write(found: Results, folder: Path) -> None:
     """Write results.json, results.csv, results.md and results.png into a folder."""
     table = tables.markdown(tables.Table(["", *COLUMNS.values()], lines(found.rows)))
-    files.write_text(folder / "results.json", as_json(found))
+    files.write_json(folder / "results.json", asdict(found))
     files.write_text(folder / "results.csv", as_csv(found))
     files.write_text(folder / "results.md", f"# {found.title}\n\n{table}")
     picture(found, folder / "results.png")

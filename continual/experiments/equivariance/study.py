@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,16 @@ from torch.utils.data import DataLoader
 
 from continual import files
 from continual.data.inputs import as_images
+from continual.datasets.catalogue import catalogue
 from continual.datasets.streams import Experience
 from continual.errors import InputError
-from continual.experiments.config import BackboneConfig
-from continual.experiments.equivariance import report, symmetry
+from continual.experiments.equivariance import report
 from continual.experiments.equivariance.config import ModelConfig, RowConfig, StudyConfig
-from continual.experiments.equivariance.data import Part, Split, score_indices, split_of
+from continual.experiments.equivariance.data import Part, Split, noise, score_indices, split_of
 from continual.experiments.equivariance.files import save_tuned
 from continual.experiments.equivariance.models import Classifier, load_classifier
 from continual.experiments.equivariance.report import Results, Row
-from continual.experiments.equivariance.symmetry import Measures, Measuring
+from continual.experiments.equivariance.symmetry import Measures, Measuring, tuned_parts, wrapped
 from continual.experiments.pretraining import pretrained_on
 from continual.learning.extractor import Progress
 from continual.learning.model_file import versions
@@ -32,7 +33,7 @@ from continual.seeding import seeded
 from continual.symmetry.views import group_named, refusals
 from equivariant.groups import FiniteGroup
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
-from equivariant.tuning.tune import tune
+from equivariant.tuning.tune import trained_by, tune
 
 
 def run_study(config: StudyConfig, out: Path, progress: Progress) -> Results:
@@ -62,6 +63,36 @@ def run_study(config: StudyConfig, out: Path, progress: Progress) -> Results:
     return results
 
 
+def tried(config: StudyConfig) -> Iterator[tuple[str, str, str, str | None]]:
+    """Try a study on random weights: make every row and give it an image; nothing is downloaded, trained or written.
+
+    Yields its label, wrapper, recipe, and what would be trained.
+    """
+    group = group_named(config.group)
+    if config.data.source in catalogue():
+        count = catalogue()[config.data.source].classes
+        split = noise(min(count, config.data.classes or count))
+    else:
+        split = split_of(config.data, config.seeds[0])
+    found = load_classifier(config.model, split.classes, pretrained=False)
+    image = split.test.prepared(found.preprocessing)[0][0][None]
+    if config.model.head == "fit":
+        with torch.no_grad():
+            width = found.features(image).shape[1]
+        head = nn.Linear(width, len(split.classes))
+        found = replace(found, head=head, classes=split.classes)
+    score_indices(found, split.classes)
+    assert found.head is not None
+    for label, row in config.rows.items():
+        model = wrapped(row, found.features, found.head, group).eval()
+        stages = make_recipe(config, row, 0).stages if row.recipe else ()
+        with torch.no_grad(), refusals():
+            model(image)
+            chosen = [trained_by(stage, tuned_parts(model, found.head), model) for stage in stages]
+        sizes = [f"{stage.train} {sum(p.numel() for p in c):,}" for stage, c in zip(stages, chosen, strict=True)]
+        yield label, row.wrapper, row.recipe or "none: zero-shot", ", then ".join(sizes) or None
+
+
 class _Study:
     """What the rows of one seed share: the images, the network, and its features of the test images."""
 
@@ -89,7 +120,7 @@ class _Study:
 
     def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
         with seeded(self.seed, "wrapper"):
-            return symmetry.wrapped(row, found.features, found.head, self.group).to(self.device).eval()
+            return wrapped(row, found.features, found.head, self.group).to(self.device).eval()
 
     def _tuned(self, place: str, row: RowConfig, recipe: Recipe, folder: Path) -> nn.Module:
         found, split = copy.deepcopy(self.base), self.split
@@ -102,7 +133,7 @@ class _Study:
                 split.validation.prepared(found.preprocessing, self.indices),
                 recipe,
                 group=self.group,
-                parts=symmetry.tuned_parts(model, found.head),
+                parts=tuned_parts(model, found.head),
                 folder=folder,
                 progress=lambda what, *rest: self.progress(f"{place}: {what}", *rest),
             )
@@ -171,8 +202,7 @@ def make_recipe(config: StudyConfig, row: RowConfig, seed: int) -> Recipe:
 def _trained_from_scratch(config: ModelConfig, split: Split, seed: int, progress: Progress) -> Classifier:
     classes = [split.classes[c] for c in split.train.classes]
     experience = Experience(as_images(split.train.images), list(classes), [], [], split.classes)
-    wanted = BackboneConfig(**config.model_dump(include={"name", "args", "preprocessing", "pretrain"}))
-    made = pretrained_on(experience, wanted, seed, progress)
+    made = pretrained_on(experience, config, seed, progress)
     assert config.name is not None
     return Classifier(config.name, made.frozen.network, None, made.preprocessing, None, config.args)
 

@@ -103,39 +103,30 @@ def measure(
     found, truth = torch.cat(answers, 1), torch.cat(labels)
     right = (found == truth).double().mean(1)
     shares = weights / len(truth) if weighing is not None else torch.empty(0)
-    return Measures(
-        float(right[group.identity]),
-        float(right.mean()),
-        orbit_consistency(found),
-        orbit_flip_rate(found, truth, group.identity),
-        dict(zip(group.names, right.tolist(), strict=True)),
-        dict(zip(group.names, shares.tolist(), strict=False)),
-    )
+    upright, turned = float(right[group.identity]), float(right.mean())
+    consistency, flips = orbit_consistency(found), orbit_flip_rate(found, truth, group.identity)
+    by_element = dict(zip(group.names, right.tolist(), strict=True))
+    by_weight = dict(zip(group.names, shares.tolist(), strict=False))
+    return Measures(upright, turned, consistency, flips, by_element, by_weight)
 
 
+@dataclass
 class Measuring:
     """Measures models around one network on the same images; the features of their views are computed once."""
 
-    def __init__(
-        self, features: nn.Module, group: FiniteGroup, data: Data, batch_size: int, progress: Progress
-    ) -> None:
-        self.features, self.group, self.data, self.batch_size, self.progress = (
-            features,
-            group,
-            data,
-            batch_size,
-            progress,
-        )
-        self.views: Data | None = None
+    features: nn.Module
+    group: FiniteGroup
+    data: Data
+    batch_size: int
+    progress: Progress
+    views: Data | None = None
 
     def __call__(self, model: nn.Module, stage: str, *, frozen: bool = True) -> Measures:
         """Measure a model of `wrapped`; `frozen` says whether the network in it is still the one that was given."""
         data = self.data
         if frozen and remembers(model, self.group):
-            if self.views is None:
-                tick = self._counting("features of test images")
-                self.views = remembered(self.features, self.group, data, self.batch_size, tick)
-            data = self.views
+            tick = self._counting("features of test images")
+            data = self.views = self.views or remembered(self.features, self.group, data, self.batch_size, tick)
         return measure(model, self.group, data, self.batch_size, self._counting(stage))
 
     def _counting(self, stage: str) -> Tick:

@@ -14,7 +14,7 @@ import continual
 from continual.backbones.loading import create
 from continual.experiments.config import RunConfig
 from continual.experiments.run import run_config
-from continual.metrics import figures
+from continual.metrics.accuracy import final
 from continual.seeding import seeded
 from tests.support.refusals import refused
 
@@ -57,4 +57,4 @@ def test_it_can_be_trained_on_the_first_experience(blob_run: Callable[..., RunCo
     backbone = config.backbone.model_copy(update={"name": "resnet18", "args": {**ARGUMENTS, "img_size": 16}})
     cells = run_config(config.model_copy(update={"backbone": backbone}))
     assert {cell.label: cell.each("passes") for cell in cells} == {"ridge": [1.0, 1.0], "strata": [2.0, 2.0]}
-    assert all(figures(cell)["final"] > 0.5 for cell in cells)
+    assert all(final.figure(cell) > 0.5 for cell in cells)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from continual.datasets.catalogue import catalogue
-from continual.datasets.config import DataConfig
-from continual.datasets.find import load_collection
+from continual.datasets.config import DataConfig, load_collection
 from tests.support import dataset_fakes as fakes
 from tests.support.refusals import refused
 

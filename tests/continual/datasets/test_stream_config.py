@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from continual.avalanche.streams import benchmark, to_avalanche
 from continual.backbones.loading import Backbone
 from continual.datasets.collection import Images
-from continual.datasets.config import DataConfig, StreamConfig
-from continual.datasets.find import load_data
+from continual.datasets.config import DataConfig, StreamConfig, load_data
 from continual.datasets.streams import Stream, make_stream
 from continual.errors import InputError
 from continual.methods import methods

@@ -17,9 +17,9 @@ import pytest
 
 from continual.errors import InputError
 from continual.experiments import gallery, page, report, tables
-from continual.experiments.collected import collect
 from continual.experiments.comparison import boards
 from continual.experiments.published import find
+from continual.experiments.run_folder import collect
 from continual.metrics.accuracy import average, final
 from tests.support.simulated_runs import made_up, run_folder
 

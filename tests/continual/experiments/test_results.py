@@ -13,7 +13,7 @@ import torch
 from continual.datasets.streams import Stream, split_classes
 from continual.experiments.results import empty_cell, measured, rows
 from continual.learning.answers import Prediction
-from continual.metrics import figures, series
+from continual.metrics import measures, series
 from continual.metrics.accuracy import accuracy, seen_accuracy
 from continual.metrics.calibration import calibration_error
 from continual.metrics.cell import Cell
@@ -29,6 +29,11 @@ def stream() -> Stream:
     """Classes "c" | "a", with two test images of each."""
     images, labels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), ["a", "a", "c", "c"]
     return split_classes("two", (images, labels), (images, labels), sizes=1, class_order=["c", "a"])
+
+
+def figures(cell: Any) -> dict[str, float | None]:
+    """Every figure of a cell by its name."""
+    return {metric.name: metric.figure(cell) for metric in measures([cell])}
 
 
 def answer(text: str, confidence: float = 0.75, stacks: tuple[list[int], list[int]] | None = None) -> Prediction:

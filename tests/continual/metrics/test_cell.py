@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from continual.experiments.collected import collect
+from continual.experiments.run_folder import collect
 from continual.metrics import series
 from continual.metrics.accuracy import accuracy
 from continual.metrics.cell import Cell, NotRecorded, derived

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from continual.datasets.config import DataConfig
-from continual.datasets.find import find, load_collection, load_data
+from continual.datasets.config import DataConfig, find, load_collection, load_data
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes
 

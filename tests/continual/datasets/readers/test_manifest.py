@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from continual.datasets.config import DataConfig
-from continual.datasets.find import find
+from continual.datasets.config import DataConfig, find
 from continual.datasets.readers.manifest import manifest_text, read_manifest
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes

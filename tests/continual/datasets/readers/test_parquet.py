@@ -12,8 +12,7 @@ from PIL import Image
 
 from continual.data.images import EncodedImage, open_image
 from continual.datasets.audit import audit
-from continual.datasets.config import DataConfig
-from continual.datasets.find import find, load_collection
+from continual.datasets.config import DataConfig, find, load_collection
 from continual.errors import InputError
 from tests.support import dataset_fakes as fakes
 

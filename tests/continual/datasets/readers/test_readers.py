@@ -14,8 +14,7 @@ from pydantic import Field, ValidationError
 from continual.avalanche.streams import benchmark
 from continual.datasets.catalogue import catalogue
 from continual.datasets.collection import Collection, Images, check_classes
-from continual.datasets.config import DataConfig, data_places
-from continual.datasets.find import _read, find, load_collection
+from continual.datasets.config import DataConfig, _read, data_places, find, load_collection
 from continual.datasets.readers import READERS
 from continual.datasets.readers.base import DataTable, Layout, Reader
 from continual.documents import Strict

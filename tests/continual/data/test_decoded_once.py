@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data import image_cache
-from continual.data.image_cache import DecodedOnce
+from continual.data import images as image_files
+from continual.data.images import DecodedOnce
 from continual.learning import loop
 from continual.learning.loop import DataTime
 from continual.methods.mos.learner import MOSLearner
@@ -36,13 +36,13 @@ def paths(blobs: Blobs, tmp_path: Path) -> tuple[list[Path], list[int]]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files opened, one after another."""
     names: list[str] = []
-    real = image_cache.open_image
+    real = image_files.open_image
 
     def counted(raw: Any, index: int = 0) -> Any:
         names.append(Path(raw).name)
         return real(raw, index)
 
-    monkeypatch.setattr(image_cache, "open_image", counted)
+    monkeypatch.setattr(image_files, "open_image", counted)
     return names
 
 

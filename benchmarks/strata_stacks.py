@@ -45,11 +45,11 @@ class StackedStrata(StrataLearner):
     def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
         frozen: Any = extractor.backbone.frozen
         adapters, own = shared(self.kind, self.stack), frozen._mlp
-        frozen = [super()._read(extractor, images)] if self.beside else []
-        # The first block's prefix is without gradients computed by the same half: it gets its adapter here, too.
+        own_tokens = [super()._read(extractor, images)] if self.beside else []
+        # The first block's stem is without gradients computed by the same half: it gets its adapter here, too.
         frozen._mlp = lambda index, h: own(index, h) + adapters(index, h)
         try:
-            return torch.cat([*frozen, super()._read(extractor, images)], 1)
+            return torch.cat([*own_tokens, super()._read(extractor, images)], 1)
         finally:
             del frozen._mlp
 

@@ -24,7 +24,7 @@ Adapters = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a kind is told of a ViT."""
+    """What a kind needs to know of a ViT."""
 
     depth: int  #: L, blocks
     width: int  #: D, numbers per token

@@ -17,7 +17,7 @@ def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None) -> Tenso
     """Return what a block's attention says of the tokens `read` (B, n, D), which look at all of `x` (B, N, D)."""
     slow = _slow(x)
     known = type(module) is Attention and getattr(module, "gate", None) is None
-    # What is exported keeps its layers whole, by which it is told what can be written in 8 bits.
+    # What is exported keeps its layers whole, which shows what can be written in 8 bits.
     if not known or torch.onnx.is_in_onnx_export() or (read == ALL and not slow):
         return (module(x) if rope is None else module(x, rope=rope))[:, read]
     width = module.num_heads * module.head_dim

@@ -70,7 +70,7 @@ class GramStatistics:
     def without(self, index: int) -> GramStatistics:
         """Return the statistics without one class: exactly so, but for its scatter around its mean.
 
-        That scatter lies in the sum of products, added to the others', and cannot be told from them any more.
+        That scatter lies in the sum of products, added to the others', and can no longer be separated from them.
         """
         own, count = self.targets[:, index], self.counts[index]
         products = self.triangle - lower_triangle(torch.outer(own, own)) / count

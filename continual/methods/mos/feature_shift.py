@@ -102,7 +102,7 @@ class FeatureShiftModel:
             slope, unexplained = sums.solve(sum(shift.count for shift in shifts[1:]))
             origins = sums.origins
         spreads = torch.stack([shift.covariance_matrix().trace().clamp(min=0).sqrt() for shift in shifts])
-        # One image has no spread, of which nothing can be told.
+        # One image has no spread, which says nothing.
         per = torch.where(spreads > 1e-3 * spreads.max(), 1 / spreads, 0)
         correlation = alike(bank)
         # The first stack shifts nothing, and tells nothing of the others.

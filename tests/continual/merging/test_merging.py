@@ -89,3 +89,12 @@ def test_consolidation_gives_each_stack_the_mean_of_those_before_it() -> None:
     for k in range(4):
         same(stacks[k], stack(k))
     assert merged_before("mean", []) == []
+
+
+@given(decay=st.floats(0, 1))
+def test_a_moving_average_counts_each_adapter_as_its_formula_says(decay: float) -> None:
+    bank = [stack(k) for k in range(3)]
+    weights = torch.tensor([decay**2, decay * (1 - decay), 1 - decay])
+    joined = {name: torch.stack([adapter[name] for adapter in bank]) for name in bank[0]}
+    formula = {name: torch.einsum("t,tij->ij", weights, adapters) for name, adapters in joined.items()}
+    close(merged("ema", bank, decay=decay), formula)

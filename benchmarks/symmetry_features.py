@@ -65,8 +65,8 @@ def frame(places: Tensor, keep: int) -> Pool:
 def weighed(described: Views) -> Pool:
     """Return the mean weighed by a score that is fitted to these views."""
     group = group_named("C4" if described.shape[1] == 4 else "D4")
-    told = LambdaEquitune(group).fit(described, torch.zeros(len(described), dtype=torch.int64))
-    symmetry = LambdaEquitune(group, fitted=told)
+    learned = LambdaEquitune(group).fit(described, torch.zeros(len(described), dtype=torch.int64))
+    symmetry = LambdaEquitune(group, fitted=learned)
     return lambda views: symmetry.mean(views.flatten(0, 1), views.shape[1], None)
 
 

@@ -115,7 +115,7 @@ def _resized(image: Any, sides: list[int], preprocessing: dict[str, Any]) -> np.
 
 
 def _upright(image: Any) -> Any:
-    """Return a PIL image as the model was taught: turned as its EXIF says, in RGB, and of 16 bits the upper 8."""
+    """Return a PIL image as the model was taught: rotated as its EXIF says, in RGB, and of 16 bits the upper 8."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)

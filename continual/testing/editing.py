@@ -9,7 +9,7 @@ from continual.testing.cases import Case
 
 
 def renaming_changes_a_name_alone(case: Case) -> None:
-    """Answers are the same but for the name, and learning goes on with the same bits, also from a file."""
+    """Answers are the same but for the name, and learning continues with the same bits, also from a file."""
     learner, plain = case.learned.variant(), case.learned.variant()
     old = learner.classes[1]
     new: Label = "another name" if isinstance(old, str) else 1_000_003

@@ -107,7 +107,7 @@ def gradients_reach_only_what_is_trained(case: Case) -> None:
 
 
 def finishing_early_changes_nothing(case: Case) -> None:
-    """`Training.finish` may be called in the middle: training goes on as if it had not been.
+    """`Training.finish` may be called in the middle: training continues as if it had not been.
 
     What it returned stays as it was; Avalanche evaluates between epochs in this way.
     """
@@ -154,7 +154,7 @@ def bfloat16_works(case: Case) -> None:
 
 
 def loading_restores_everything(case: Case) -> None:
-    """A file gives the same answers and goes on learning with the same bits, backbone inside or not.
+    """A file gives the same answers and learns on with the same bits, backbone inside or not.
 
     A method that keeps images (`exemplar_free = False`) may refuse to learn on from a file.
     """

@@ -30,7 +30,7 @@ class _StopsAfter(CheckpointFolder):
 
 
 def stopping_after_any_epoch_changes_nothing(case: Case) -> None:
-    """A training stopped after any epoch goes on from its checkpoint, in a new learner, to the same bits.
+    """A training stopped after any epoch resumes from its checkpoint, in a new learner, to the same bits.
 
     Twice: as the first experience, and as a later one of a learner that is restored from a file, which gets
     its images back if it keeps them.

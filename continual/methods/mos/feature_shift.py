@@ -63,12 +63,12 @@ class ShiftStatistics:
     def solve(self, count: int) -> tuple[Tensor, float]:
         """Return the slope (D, D), and the share of the shifts of `count` images that it leaves unexplained."""
         values, directions = torch.linalg.eigh(self.gram.cpu().double())  # MPS lacks float64
-        turned = directions.mT @ self.cross.cpu().double()
+        rotated = directions.mT @ self.cross.cpu().double()
         free = count - (len(self.origins) - 1)
-        strength, left = best_penalty(values, turned.square().sum(1), count, free)
+        strength, left = best_penalty(values, rotated.square().sum(1), count, free)
         if left >= 1:
             return torch.zeros_like(self.gram), 1.0
-        return (directions @ (turned / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
+        return (directions @ (rotated / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
 
 
 @dataclass(frozen=True)

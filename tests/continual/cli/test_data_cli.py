@@ -233,7 +233,7 @@ def spoil_manifest(draw: random.Random, root: Path) -> Path:
         "header": lambda: "\n".join([header[draw.randrange(1, 12) :], *lines]).encode(),
         "not text": lambda: "\n".join([header, *lines]).encode() + b"\n\xff\xfe,a,train",
         "cut": lambda: "\n".join([header, *lines]).encode() + b'\n"' + noise[:3].replace(b'"', b"x"),
-        "split": lambda: changed(f"{path},{label},{draw.choice(['valid', 'TRAIN', '1', '', 'tset'])}"),
+        "split": lambda: changed(f"{path},{label},{draw.choice(['vaild', 'TRIAN', '1', '', 'tset'])}"),
         "label": lambda: changed(f"{path},{draw.choice(['', ' '])},{split}"),
         "path": lambda: changed(
             f"{draw.choice(['', 'gone.png', '/', '..', 'x' * 400, path + '.bak'])},{label},{split}"

@@ -68,7 +68,9 @@ def parts_in(folder: Path) -> dict[str, Path]:
         return {}
     for part, place in found:
         if place != parts[part]:
-            raise InputError(f"{folder} has {place.name}/ and {parts[part].name}/, both for {part}: merge or rename one")
+            raise InputError(
+                f"{folder} has {place.name}/ and {parts[part].name}/, both for {part}: merge or rename one"
+            )
     return parts
 
 

@@ -71,7 +71,7 @@ class Plan:
             said.append(f"held out to evaluate on: {count(len(self.hold_out), 'new image')}")
         if self.held_out:
             said.append(f"held out before, and still here: {count(len(self.held_out), 'image')}")
-        said += self._not_judged()
+        said += self.not_judged()
         if self.learned:
             said.append(f"learned before, left out: {count(self.learned, 'image')}")
         tiny = [f"{name} ({n})" for name, n in counts.items() if n < TINY and name not in known]
@@ -79,22 +79,23 @@ class Plan:
             said.append(f"note: few images to learn from: {', '.join(tiny)}")
         return said + [f"note: {note}" for note in self.notes]
 
-
-    def _not_judged(self) -> list[str]:
+    def not_judged(self) -> list[str]:
         """Say of which new classes nothing is held out, and of which images that are as good as learned."""
         bursts, undivided = (self.dealt.bursts, self.dealt.undivided) if self.dealt else ({}, [])
         judged = {picture.entry.label for picture in self.hold_out}
         judged |= {image.label for image in self.seen.images if image.held_out}
         few = sorted({str(p.entry.label) for p in self.learn if p.entry.label not in {*judged, *undivided}})
         said = [
-            f"note: the pictures of {label} are nearly the same, as of one burst: those that {how} says are the last are "
-            "held out, and judge too kindly"
+            f"note: the pictures of {label} are nearly the same, as of one burst: the last ones by {how} are held out, "
+            "and judge too kindly"
             for label, how in bursts.items()
         ]
         if undivided:
             names = _some([*map(str, undivided)])
             said.append(f"note: nothing is held out of {names}: the pictures are nearly the same, as of one burst")
-        return said + ([f"note: nothing is held out of {_some(few)}: how well it is learned is not known"] if few else [])
+        if few:
+            said.append(f"note: nothing is held out of {_some(few)}: how well that is learned is not known")
+        return said
 
 
 def unchanged(path: Path, mark: int) -> EncodedImage:
@@ -105,7 +106,7 @@ def unchanged(path: Path, mark: int) -> EncodedImage:
 def _read(path: Path, mark: int) -> bytes:
     content = path.read_bytes()
     if digest(content) != mark:
-        raise InputError(f"{path} has changed since the plan was made: run the command again, for a plan of what is there")
+        raise InputError(f"{path} has changed since the plan was made: run the command again")
     return content
 
 

@@ -11,7 +11,7 @@ from continual.learning.extractor import Progress
 from continual.lifecycle.groups import NearDuplicates, search
 from continual.lifecycle.seen_images import SeenImage
 
-#: returns the places of images of one class in the order in which they were taken, and how that is known; None: it is not
+#: puts the places of a class's images in the order in which they were taken, and says how it is known, if it is
 Order = Callable[[Sequence[int]], tuple[list[int], str] | None]
 
 

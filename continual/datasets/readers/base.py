@@ -33,7 +33,7 @@ class DataTable(Strict):
     domains: bool = Field(False, description="class folders lie in folders of domains: DOMAIN/CLASS")
     test_share: float = Field(0.2, gt=0, lt=1, description="of each class, where the source has no split")
     split_seed: int = Field(1993, description="which images those are")
-    validation: Literal["train", "test"] | None = Field(
+    validation_as: Literal["train", "test"] | None = Field(
         None, description="where a validation part goes that stands beside a test part; else it is left out"
     )
     outside: bool = Field(False, description="manifest, parquet: images may lie outside their folder, or be links")
@@ -117,7 +117,7 @@ def collected(
 ) -> Collection:
     """Make a collection of entries, with `more` of its fields; those without a split get one drawn from the seed.
 
-    A validation part is for testing, unless there is a test part as well: see `DataTable.validation`. Raises
+    A validation part is for testing, unless there is a test part as well: see `DataTable.validation_as`. Raises
     InputError for a class that is in one part only, and for classes whose names people take for one; those of a
     published data set are as they are.
     """
@@ -126,11 +126,11 @@ def collected(
         drawn = draw_test(entries, config.test_share, config.split_seed)
         entries = [replace(entry, split="test" if i in drawn else "train") for i, entry in enumerate(entries)]
         split = f"{split} (seed {config.split_seed}, {config.test_share:.0%} of each class for testing)"
-    place = config.validation if any(e.split == "test" for e in entries) else "test"
+    place = config.validation_as if any(e.split == "test" for e in entries) else "test"
     if place is None and (n := sum(e.split == "val" for e in entries)):
         said.append(
-            f"{n} validation images stand beside the test images and are left out: data.validation='train' (or 'test') "
-            "takes them in"
+            f"{n} validation images stand beside the test images and are left out: data.validation_as='train', or "
+            "'test', takes them in"
         )
     entries = [replace(e, split=place) if e.split == "val" else e for e in entries]
     if "published" not in more and (wrong := alike(sorted({e.label for e in entries}))):

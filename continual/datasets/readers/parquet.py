@@ -15,6 +15,7 @@ from continual.datasets.listed_files import read_regular, refused
 from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
 
+
 class Parquet(Reader):
     """A path to a parquet file, or to a folder with any below it."""
 
@@ -28,7 +29,7 @@ class Parquet(Reader):
             return None
         if not path.exists():
             raise InputError(f"no parquet file at {path}")
-        files = _files_by_split(path) if path.is_dir() else {None: [path]}
+        files: dict[str | None, list[Path]] = _files_by_split(path) if path.is_dir() else {None: [path]}
         entries = _entries(path, files, config)
         split = "the files'" if entries and entries[0].split else "drawn"
         used = {file for part in files.values() for file in part}
@@ -104,29 +105,28 @@ def rows_of(table: Any, split: str | None, place: str, config: DataTable, within
         raise many_problems(f"{place} has {len(problems)} problems", problems)
     for i, (label, domain) in enumerate(zip(labels, domains, strict=True)):
         name, known = f"{split or 'all'}/{i}", names[label] if names else str(label)
-        encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i, () if config.outside else within))
+        encoded = EncodedImage(f"{place}, {name}", partial(_read, rows, image, i, within, config.outside))
         yield Entry(encoded, name, known, split, None if domain is None else str(domain))
 
 
-def _read(rows: Any, column: str, index: int, within: Sequence[Path]) -> bytes:
+def _read(rows: Any, column: str, index: int, within: Sequence[Path], outside: bool) -> bytes:
     value = rows[index][column]
     if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else _named(value.get("path"), within)
+        value = value["bytes"] if value.get("bytes") is not None else _named(value.get("path"), within, outside)
     if not isinstance(value, bytes):
         raise ValueError("no image")
     return value
 
 
-def _named(name: Any, within: Sequence[Path]) -> bytes:
+def _named(name: Any, within: Sequence[Path], outside: bool) -> bytes:
     """Read a file that a row names, relative to one of the folders; raises ValueError if it is not to be read."""
-    if not isinstance(name, str) or not name:
-        raise ValueError("no image")
-    roots: Sequence[Path | None] = within or (None,)
-    for root in roots:
-        path = (root or Path()) / name
-        if (problem := refused(path, root)) is None:
-            return read_regular(path)
-    raise ValueError(f"{name} {problem}")
+    problem: str | None = "no image"
+    for root in within if name and isinstance(name, str) else ():
+        problem = refused(root / name, None if outside else root)
+        if problem is None:
+            return read_regular(root / name)
+        problem = f"{name} {problem}"
+    raise ValueError(problem)
 
 
 def library() -> Any:

@@ -287,9 +287,9 @@ def test_a_model_saved_in_python_has_no_seen_images(equimos: Equimos, model: Pat
     ("words", "said"),
     [
         (("-i", "nothere"), "no folder at nothere"),
-        (("--hold-out", "nan"), "nan"),
+        (("--hold-out", "nan"), "--hold-out"),
         (("--hold-out", "7"), "--hold-out"),
-        (("--max-flips", "nan"), "nan"),
+        (("--max-flips", "nan"), "--max-flips"),
         (("--class", "ros"), "no class folder 'ros': did you mean 'rose'"),
         (("--set", "nonsense=1"), "unknown setting 'nonsense'"),
         (("--method", "moss"), "unknown method 'moss'"),

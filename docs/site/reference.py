@@ -1,4 +1,4 @@
-"""A hook of the site: the pages of reference that follow from the code: commands, settings, config keys, names of Python."""
+"""A hook of the site: the pages of reference that are written from the code."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _table(model: type[BaseModel]) -> Iterator[str]:
     yield "| key | type | default | what it is |\n| --- | --- | --- | --- |"
     for name, field in model.model_fields.items():
-        yield f"| `{name}` | `{_cell(_type(field.annotation))}` | {_default(field)} | {_cell(field.description or '')} |"
+        kind, text = _cell(_type(field.annotation)), _cell(field.description or "")
+        yield f"| `{name}` | `{kind}` | {_default(field)} | {text} |"
     yield ""
 
 

@@ -92,12 +92,9 @@ def parts(device: str, images: Path | None, weights: Path | None, folder: Path, 
     text = METHODS.replace("DATA", own if images and weights else DIGITS).replace("EPOCHS", "1" if smoke else "4")
     config.write_text(text, encoding="utf-8")
     run = ["-m", "continual", "run", str(config), "--out", str(folder / "run"), f"device={device}"]
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
     return [
-        Part(
-            "tests",
-            1200 if smoke else 120,
-            [python, *["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"], *tests],
-        ),
+        Part("tests", 1200 if smoke else 120, [python, *pytest, *tests]),
         script("mos_inference_random", 100, *inference),
         script("mos_training", 100, *training, "--no-alignment"),
         script("orbit", 60, *wrappers),

@@ -82,6 +82,7 @@ def prepare(
     """Check a data set and record its split as a manifest, which from then on decides it."""
     from continual.datasets.catalogue import catalogue
     from continual.datasets.config import find
+    from continual.datasets.listed_files import refused
     from continual.datasets.readers.hub import HUB
     from continual.datasets.readers.manifest import manifest_text
     from continual.datasets.readers.record import RECORD
@@ -107,6 +108,8 @@ def prepare(
     if files and target is not None:
         write_text(target, manifest_text(found, target.parent.absolute()))
         console(stderr=True).print(f"split recorded in {target}: SHA-256 {report.list_sha256}")
+        if any(refused(path, target.parent) for path in [*found.train.images, *found.test.images]):
+            console(stderr=True).print(f"note: some images lie outside {target.parent}: read it with --outside")
 
 
 def _config(

@@ -40,12 +40,11 @@ class _Unions:
         self.parent = np.arange(count)
 
     def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
-        """Let the sets of a[i] and b[i] be one."""
-        a, b = self.roots(a), self.roots(b)
-        apart = np.unique(np.stack([a, b])[:, a != b], axis=1)
-        for pair in apart.T:
-            one, other = (int(root) for root in self.roots(pair))
-            self.parent[max(one, other)] = min(one, other)
+        """Let the sets of a[i] and b[i] be one: of two roots the larger hangs on the smaller, until all are joined."""
+        while len(a):
+            a, b = self.roots(a), self.roots(b)
+            a, b = a[a != b], b[a != b]
+            np.minimum.at(self.parent, np.maximum(a, b), np.minimum(a, b))
 
     def roots(self, of: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each one's set: its smallest member."""

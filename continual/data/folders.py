@@ -108,7 +108,7 @@ def alike(names: Iterable[str]) -> list[str]:
 
 
 def irregular(path: Path) -> bool:
-    """Tell whether something is there that is no file: a pipe or a device, which could be read for ever."""
+    """Tell whether something is there that is no file: a pipe or a device, whose reading may never end."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):

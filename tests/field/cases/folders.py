@@ -349,7 +349,7 @@ CASES = [
         "Folders",
         "a pipe or a device that is called `live.png`",
         "one error that names it; it is not opened",
-        "loaders that hang for ever on a named pipe",
+        "loaders that hang on a named pipe",
         _pipe,
     ),
     Case(

@@ -139,7 +139,7 @@ def learn(
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         opening.check_keeping(learner, keep_held_out)
         labels = [picture.entry.label for picture in plan.learn]
-        data = as_experience([picture.path for picture in plan.learn], labels, learner.backbone.preprocessing)
+        data = as_experience([picture.path for picture in plan.learn], labels, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"

@@ -9,6 +9,7 @@ Needs numpy, and Pillow to read files: it is part of the stand-alone runner, see
 from __future__ import annotations
 
 import io
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,9 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int) -> Decoded:
     file = file if strip is None else io.BytesIO(stripped.data)
     try:
         with opener(file) if opener else Image.open(file, formats=[kind]) as image:
-            inside = _inside_icon(file) if kind == "ICO" else 0
-            if (pixels := max(image.width * image.height, inside)) > most_pixels:
-                raise UnreadableError("large", f"it has {pixels} pixels: at most {most_pixels} are read")
+            width, height = max([image.size, *(_inside_icon(file) if kind == "ICO" else [])], key=math.prod)
+            if width * height > most_pixels:
+                raise UnreadableError("large", f"it has {width} x {height} pixels: at most {most_pixels} are read")
             if kind == "TIFF" and _DNG_VERSION in getattr(image, "tag_v2", ()):
                 raise UnreadableError("unknown", f"it is camera raw, not one of {', '.join(FORMATS)}")
             image.info.update(stripped.info)
@@ -107,19 +108,18 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int) -> Decoded:
         raise UnreadableError("damaged", str(error) or type(error).__name__) from error
 
 
-def _inside_icon(file: BinaryIO) -> int:
-    """Return the most pixels of the pictures inside an icon, whose own list may say less."""
-    place, most = file.tell(), 0
+def _inside_icon(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return the width and height of the pictures inside an icon, of which its own list may say less."""
+    place, found = file.tell(), []
     file.seek(4)
-    entries = file.read(2 + 16 * 256)
+    entries = file.read(2 + 16 * 255)
     for start in range(2, min(2 + 16 * entries[0], len(entries) - 15), 16):
         file.seek(struct.unpack_from("<I", entries, start + 12)[0])
         head = file.read(24).ljust(24, b"\0")
-        png = head.startswith(b"\x89PNG")
-        width, height = struct.unpack_from(">II", head, 16) if png else struct.unpack_from("<ii", head, 4)
-        most = max(most, abs(width * height) // (1 if png else 2))
+        width, height = struct.unpack_from(*((">II", head, 16) if head.startswith(b"\x89PNG") else ("<ii", head, 4)))
+        found.append((abs(width), abs(height)))
     file.seek(place)
-    return most
+    return found
 
 
 # From a picture to RGB ---------------------------------------------------------------------------------

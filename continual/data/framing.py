@@ -30,7 +30,7 @@ class Pose:
     def turn(self, pixels: Any) -> Any:
         """Return an array or tensor (H, W, ...) in this pose."""
         pixels = pixels.swapaxes(0, 1) if self.swapped else pixels
-        reversed_ = [axis for axis, wanted in enumerate((self.rows, self.columns)) if wanted]
+        reversed_ = tuple(axis for axis, wanted in enumerate((self.rows, self.columns)) if wanted)
         return np.flip(pixels, reversed_) if isinstance(pixels, np.ndarray) else pixels.flip(reversed_)
 
     def back(self) -> Pose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,15 +125,15 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
-def unread(folder: Path) -> str:
-    """Say what lies below a folder and is not used: pictures of kinds that are not read, and what is no picture."""
-    found, others = Counter[str](), []
+def unread(folder: Path, *, others: bool = True) -> str:
+    """Say what lies below a folder and is left out: pictures of kinds that are not read, and `others`, no pictures."""
+    found, strange = Counter[str](), []
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
             continue
         kind = kind_at(path)
         if kind is None:
-            others.append(path.name)
+            strange.append(path.name)
         elif not is_read(kind):
             found[kind] += 1
     said = []
@@ -140,10 +141,16 @@ def unread(folder: Path) -> str:
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(found.items()))
         cure = "convert them, to JPEG or PNG say" + (", or pip install 'equimos[heif]'" if "HEIF" in found else "")
         said.append(f"pictures of kinds that are not read ({counts}): {cure}")
-    if others:
-        shown = ", ".join([*others[:3], *(["…"] if len(others) > 3 else [])])
-        said.append(f"{count(len(others), 'file')} that hold{'s' * (len(others) == 1)} no picture ({shown})")
+    if strange and others:
+        shown = ", ".join([*strange[:3], *(["…"] if len(strange) > 3 else [])])
+        said.append(f"{count(len(strange), 'file')} that hold{'s' * (len(strange) == 1)} no picture ({shown})")
     return "; ".join(said)
+
+
+def warn_of_unread(folder: str | Path) -> None:
+    """Warn of pictures below a folder that are left out: where nobody prints a plan."""
+    if said := unread(Path(folder), others=False):
+        warnings.warn(f"left out of {folder}: {said}", UserWarning, stacklevel=3)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -103,11 +103,12 @@ def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.nda
 def check_several(images: Any) -> None:
     """Raise InputError for what is no sequence of images: one image, or what has no order."""
     single = isinstance(images, str | Path) or hasattr(images, "getbands")
-    if isinstance(images, np.ndarray):
-        single = images.ndim not in (3, 4) or (images.ndim == 3 and images.shape[-1] in (3, 4))
+    shape = images.shape if isinstance(images, np.ndarray) else None
+    if shape is not None:
+        single = len(shape) not in (3, 4) or (len(shape) == 3 and shape[-1] in (3, 4))
     if single or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        shape = f" of shape {images.shape}" if isinstance(images, np.ndarray) else ""
-        raise InputError(f"give a list of images, [image] for a single one; got {type(images).__name__}{shape}")
+        about = "" if shape is None else f" of shape {shape}"
+        raise InputError(f"give a list of images, [image] for a single one; got {type(images).__name__}{about}")
 
 
 def _pixels(image: Any, index: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data.images import image_files
+from continual.data.images import image_files, warn_of_unread
 from continual.data.inputs import ExperienceData, Label, as_experience, as_images
 from continual.data.loaders import label_indices
 from continual.data.preprocessing import Preprocessing
@@ -80,6 +80,7 @@ class Edits(ABC, Generic[S]):
                 "would pull away from all others; call learn with images of all classes concerned"
             )
         if isinstance(images, str | Path) and Path(images).is_dir():
+            warn_of_unread(images)
             images = image_files(Path(images))
         images = as_images(images)
         training = self.begin(as_experience(images, [label] * len(images), self.preprocessing))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from continual.data.images import check_readable, image_files, subfolders
+from continual.data.images import check_readable, image_files, subfolders, unread
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
 from continual.errors import InputError
@@ -120,6 +120,12 @@ def collected(config: DataTable, entries: list[Entry], origin: str, split: str, 
         own = [e for e in entries if e.split == part]
         domains = [e.domain for e in own if e.domain is not None]
         parts.append(Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own]))
+    if (
+        "published" not in more
+        and (place := more.get("folder")) is not None
+        and (others := unread(place, others=False))
+    ):
+        more["remarks"] = (*more.get("remarks", ()), f"left out: {others}")
     found = Collection(config.source, parts[0], parts[1], origin, split, **more)
     check_classes(found)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from continual.data.images import IMAGE_SUFFIXES
+from continual.data.file_kinds import is_read, kind_at
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers.base import DataTable, Layout, Reader, below, collected
 from continual.errors import InputError
@@ -69,7 +69,7 @@ class Flat(Layout):
     def may_be(self, place: Path) -> bool:
         # Images two levels down: in class folders, not in folders of data sets.
         kinds = [kind for kind in place.iterdir() if kind.is_dir()] if place.is_dir() else []
-        return any(file.suffix.lower() in IMAGE_SUFFIXES for kind in kinds for file in kind.iterdir())
+        return any(is_read(kind_at(file)) for kind in kinds for file in kind.iterdir())
 
     def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
         return list(below(place, place, None, domains=domains)) if place.is_dir() else None

@@ -92,10 +92,10 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int) -> Decoded:
         raise UnreadableError("large", f"it has {stripped.scans} scans: at most {MOST_SCANS} are read")
     file = file if strip is None else io.BytesIO(stripped.data)
     try:
+        for inside in _inside_icon(file) if kind == "ICO" else []:
+            _check_size(inside, most_pixels)
         with opener(file) if opener else Image.open(file, formats=[kind]) as image:
-            width, height = max([image.size, *(_inside_icon(file) if kind == "ICO" else [])], key=math.prod)
-            if width * height > most_pixels:
-                raise UnreadableError("large", f"it has {width} x {height} pixels: at most {most_pixels} are read")
+            _check_size(image.size, most_pixels)
             if kind == "TIFF" and _DNG_VERSION in getattr(image, "tag_v2", ()):
                 raise UnreadableError("unknown", f"it is camera raw, not one of {', '.join(FORMATS)}")
             image.info.update(stripped.info)
@@ -106,6 +106,11 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int) -> Decoded:
         raise UnreadableError("large", f"it has too many pixels: at most {most_pixels} are read") from None
     except Exception as error:  # every decoder has its own for data that is cut off or damaged
         raise UnreadableError("damaged", str(error) or type(error).__name__) from error
+
+
+def _check_size(size: tuple[int, int], most_pixels: int) -> None:
+    if math.prod(size) > most_pixels:
+        raise UnreadableError("large", f"it has {size[0]} x {size[1]} pixels: at most {most_pixels} are read")
 
 
 def _inside_icon(file: BinaryIO) -> list[tuple[int, int]]:

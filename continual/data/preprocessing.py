@@ -95,7 +95,7 @@ class _Posed(Preprocessing):
         """Return an image as uint8 (3, size), resized and cut out in its pose."""
         whole = image.permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
         pose = framing.pose_of(whole, square=self.size[0] == self.size[1])
-        turned = np.ascontiguousarray(pose.turn(whole))
+        turned = pose.turn(whole).copy()  # its strides may be negative, even of a side of one pixel
         here = torch.from_numpy(turned).permute(2, 0, 1) if isinstance(image, Tensor) else Image.fromarray(turned)
         resized = framing.sides(turned.shape[:2], self.size, self.crop_pct, even=True)
         here = v2.functional.resize(here, [*resized], v2.InterpolationMode(self.interpolation))

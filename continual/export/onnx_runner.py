@@ -103,7 +103,7 @@ def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.nda
 def check_several(images: Any) -> None:
     """Raise InputError for what is no sequence of images: one image, or what has no order."""
     single = isinstance(images, str | Path) or hasattr(images, "getbands")
-    shape = images.shape if isinstance(images, np.ndarray) else None
+    shape: tuple[int, ...] | None = images.shape if isinstance(images, np.ndarray) else None
     if shape is not None:
         single = len(shape) not in (3, 4) or (len(shape) == 3 and shape[-1] in (3, 4))
     if single or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):

@@ -174,37 +174,18 @@ TURNED = "the orientation alone is read and the pixels are rotated; all other me
 METADATA = "photo archives that went through several programs; tracebacks of Pillow's EXIF in trackers of photo tools"
 BY_SUFFIX = "reports of data set loaders with a fixed list of suffixes that skip files without a word"
 
+HIDDEN = "logos and icons whose shapes vanish after `convert('RGB')`"
+MODES = "`channels` and `mode` errors in threads on image loaders"
+BOMBS = "decompression bombs"
+
 CASES = [
-    *(
-        Case("Files", f"mode {mode}", "read as RGB", "`channels` and `mode` errors in threads on image loaders", check)
-        for mode, check in (
-            ("1", _mode("1")),
-            ("L", _mode("L")),
-            ("P without transparency", _mode("P")),
-            ("CMYK", _mode("CMYK", "JPEG")),
-        )
-    ),
-    Case(
-        "Files",
-        "16 bits per channel",
-        "the upper 8 bits are used",
-        "microscope and depth images that turn white",
-        _deep,
-    ),
-    Case(
-        "Files",
-        "floats or 32-bit numbers in a TIFF",
-        "one error: save it with 8 or 16 bits per channel",
-        "scientific TIFFs that `convert('RGB')` turns white",
-        _floats,
-    ),
-    Case(
-        "Files",
-        "`.jfif`, `.jpe`, `.pjpeg`",
-        "read: content decides",
-        BY_SUFFIX,
-        _suffix("JPEG", "a.jfif", "b.jpe", "c.pjpeg"),
-    ),
+    Case("Files", "mode 1", "read as RGB", MODES, _mode("1")),
+    Case("Files", "mode L", "read as RGB", MODES, _mode("L")),
+    Case("Files", "mode P", "read as RGB", MODES, _mode("P")),
+    Case("Files", "mode CMYK", "read as RGB", MODES, _mode("CMYK", "JPEG")),
+    Case("Files", "16 bits per channel", "the upper 8 bits are used", "microscope images that turn white", _deep),
+    Case("Files", "floats or 32-bit numbers in a TIFF", "one error: save it with 8 or 16 bits", MODES, _floats),
+    Case("Files", "`.jfif`, `.jpe`, `.pjpeg`", "read", BY_SUFFIX, _suffix("JPEG", "a.jfif", "b.jpe", "c.pjpeg")),
     Case("Files", "`.apng`", "read: the first frame", BY_SUFFIX, _suffix("PNG", "a.apng")),
     Case("Files", "`.pnm`, `.pbm`, `.ppm`", "read", BY_SUFFIX, _suffix("PPM", "a.pnm", "b.pbm", "c.ppm")),
     Case("Files", "`.tga`", "read", BY_SUFFIX, _suffix("TGA", "a.tga")),
@@ -220,77 +201,42 @@ CASES = [
     Case(
         "Files",
         "HEIC",
-        "read with the extra `heif`; without it an error names the extra, and folders name what is left out",
+        "read with the extra `heif`; without it an error names the extra, and for folders it is named as left out",
         "telephones' photos that vanish from training sets",
         _heic,
     ),
     Case(
         "Files",
-        "JPEG XL, JPEG 2000, SVG, camera raw, files that hold no picture",
-        "left out; `learn`, `predict`, `data check` and `run` name them",
+        "JPEG XL, JPEG 2000, SVG, camera raw",
+        "left out; `learn`, `predict`, `data check` and `run` name them, and `learn` also files that hold no picture",
         BY_SUFFIX,
         _unread,
     ),
     Case(
         "Files",
         "a `.jpg` that holds something else",
-        "an error that names it, or a note in the plan",
+        "an error that names it, or a note in the plan of `learn`",
         "web pages saved by crawlers under an image's name",
         _liar,
     ),
+    Case("Files", "PNG with transparency (RGBA)", WHITE, HIDDEN, _transparent("PNG")),
+    Case("Files", "PNG with transparency (LA)", WHITE, HIDDEN, _transparent("PNG", "LA")),
+    Case("Files", "PNG with transparency (palette)", WHITE, HIDDEN, _transparent("PNG", "P")),
+    Case("Files", "GIF with transparency", WHITE, HIDDEN, _transparent("GIF", "P")),
+    Case("Files", "WebP with transparency", WHITE, HIDDEN, _transparent("WEBP")),
+    Case("Files", "TIFF with transparency", WHITE, HIDDEN, _transparent("TIFF")),
+    Case("Files", "a class with transparent images", "the plan of `learn` counts them", HIDDEN, _counted),
     *(
         Case(
-            "Files",
-            f"{form} with transparency",
-            WHITE,
-            "logos and icons whose shapes vanish after `convert('RGB')`",
-            check,
-        )
-        for form, check in (
-            ("PNG (RGBA)", _transparent("PNG")),
-            ("PNG (LA)", _transparent("PNG", "LA")),
-            ("PNG (palette)", _transparent("PNG", "P")),
-            ("GIF", _transparent("GIF", "P")),
-            ("WebP", _transparent("WEBP")),
-            ("TIFF", _transparent("TIFF")),
-        )
-    ),
-    Case("Files", "a class with transparent images", "the plan of `learn` counts them", "as above", _counted),
-    *(
-        Case(
-            "Files",
-            f"EXIF: {name}",
-            TURNED if turn == 6 else "nothing is rotated, nothing fails",
-            METADATA,
-            _metadata(name),
+            "Files", f"EXIF: {name}", TURNED if turn == 6 else "nothing is rotated or fails", METADATA, _metadata(name)
         )
         for name, (_, turn) in ODD_EXIF.items()
     ),
-    Case(
-        "Files",
-        "a PNG with a text of megabytes",
-        "the text is ignored",
-        "images of generators that hold their prompt",
-        _long_text,
-    ),
+    Case("Files", "a PNG with megabytes of text", "the text is ignored", "generators that write prompts", _long_text),
     Case("Files", "a JPEG with a film behind it", "the film is ignored", "motion photos of telephones", _film),
-    Case(
-        "Files",
-        "a JPEG of more than 50 scans",
-        "one error: each scan costs as much as a picture",
-        "decoder fuzzing",
-        _scans,
-    ),
-    Case(
-        "Files",
-        "a picture more than 32 times as long as wide",
-        "its middle is used, so that memory stays bounded",
-        "line scans and decompression bombs",
-        _thread,
-    ),
-    Case(
-        "Files", "more than 178,956,970 pixels", "one error, before anything is decoded", "decompression bombs", _bomb
-    ),
+    Case("Files", "a JPEG of more than 50 scans", "one error: each costs as much as a picture", BOMBS, _scans),
+    Case("Files", "a picture more than 32 times as long as wide", "its middle is used", BOMBS, _thread),
+    Case("Files", "more than 178,956,970 pixels", "one error, before anything is decoded", BOMBS, _bomb),
     Case(
         "Files",
         "a file and its quarter turn, for a model with a group",

@@ -120,7 +120,7 @@ def _pixels(image: Any, index: int) -> np.ndarray:
             return np.asarray(as_rgb(image).image)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
-    shape = getattr(image, "shape", ())
+    shape: Any = getattr(image, "shape", ())
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3):
         raise InputError(_refusal(image, index))
     channels = 1 if len(shape) == 2 else shape[2]

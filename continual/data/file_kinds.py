@@ -105,7 +105,7 @@ def is_read(kind: str | None) -> bool:
 def heif() -> Any:
     """Return what opens HEIF (HEIC) files, None without the extra."""
     try:
-        from pillow_heif import HeifImagePlugin
+        from pillow_heif import HeifImageFile
     except ImportError:
         return None
-    return HeifImagePlugin.HeifImageFile
+    return HeifImageFile

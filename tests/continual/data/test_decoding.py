@@ -216,7 +216,7 @@ def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     picture = Image.fromarray(np.repeat(np.repeat(LEFT_RED, 8, 0), 8, 1))
     heif.from_pillow(picture).save(tmp_path / "IMG_1.jpg", quality=-1, exif=b"Exif\0\0" + exif([turned()]))
-    assert kind_of((tmp_path / "IMG_1.jpg").open("rb")) == "HEIF"
+    assert kind_of(io.BytesIO((tmp_path / "IMG_1.jpg").read_bytes())) == "HEIF"
     assert open_image(tmp_path / "IMG_1.jpg").size == (64, 128)
 
 

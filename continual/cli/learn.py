@@ -145,7 +145,7 @@ def learn(
             console().print(f"{model}: nothing new in {images}")
             return
         labels = [picture.entry.label for picture in plan.learn]
-        data = as_experience([picture.image for picture in plan.learn], labels, learner.backbone.preprocessing)
+        data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"

@@ -20,20 +20,21 @@ from continual.lifecycle.contents import ModelFile
 from continual.methods import RECOMMENDED, load, method, methods, with_preset
 
 
-def images_in(given: Path) -> list[Path]:
-    """Return the images below a folder, or the one image given."""
+def images_in(given: Path, *, say: bool = False) -> list[Path]:
+    """Return the images below a folder, or the one image given; `say` on the terminal what is left out."""
     if not given.is_dir():
         return [given]
-    found = images.image_files(given)
+    found, others = images.image_files(given), images.unread(given)
+    if found and others and say:
+        console(stderr=True).print(f"left out of {given}: {others}", markup=False)
     if not found:
-        others = images.unread(given)
         raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
     return found
 
 
 def readable(given: Iterable[Path], progress: Progress) -> list[Path]:
     """Return the images below some folders, or given themselves; raises InputError that names those that are broken."""
-    paths = [path for place in given for path in images_in(place)]
+    paths = [path for place in given for path in images_in(place, say=True)]
     images.check_readable(paths, progress)
     return paths
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from continual.console import count
 from continual.data.folders import alike, parts_in, subfolders
-from continual.data.images import EncodedImage, image_files, list_folder, open_image, unread
+from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
@@ -119,14 +117,18 @@ def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
     return seen.by_digest.get(mark, mark)
 
 
-def entry(path: Path, label: Label, seen: SeenImages) -> SeenImage:
-    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image."""
+def entry(path: Path, label: Label, seen: SeenImages, transparent: list[Path] | None = None) -> SeenImage:
+    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image.
+
+    A new image that is transparent in part is added to `transparent`.
+    """
     found = lookup(path, seen)
     if isinstance(found, SeenImage):
         return found
-    image = open_image(unchanged(path, found))
-    assert not isinstance(image, Tensor)
-    return SeenImage(found, fingerprint(image), label)
+    picture = decoded(unchanged(path, found))
+    if picture.transparent and transparent is not None:
+        transparent.append(path)
+    return SeenImage(found, fingerprint(picture.image), label)
 
 
 def plan(
@@ -180,12 +182,13 @@ def _look(
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
-    copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
+    copies, corrupt, transparent, elsewhere = 0, [], list[Path](), defaultdict[tuple[str, Label], int](int)
     for done, (path, name) in enumerate(files, 1):
         if progress is not None:
             progress("looking at images", done, len(files), {})
         try:
-            found = entry(path, label_of[name], made.seen) if name in wanted else lookup(path, made.seen)
+            asked = name in wanted
+            found = entry(path, label_of[name], made.seen, transparent) if asked else lookup(path, made.seen)
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue
@@ -205,6 +208,8 @@ def _look(
             made.problems.append(f"{path} and {new[found.digest].path} are the same image in two classes: remove one")
     if corrupt:
         made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
+    if transparent:
+        made.notes.append(f"{count(len(transparent), 'new image')} transparent in part, which is seen as white")
     if copies:
         made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
     return list(new.values()), elsewhere

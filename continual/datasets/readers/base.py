@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from continual.data.folders import alike, subfolders
-from continual.data.images import check_readable, image_files
+from continual.data.images import check_readable, image_files, unread
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
 from continual.errors import InputError
@@ -140,6 +140,9 @@ def collected(
         own = [e for e in entries if e.split == part]
         domains = [e.domain for e in own if e.domain is not None]
         parts.append(Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own]))
+    folder = more.get("folder")
+    if folder is not None and "published" not in more and (others := unread(folder, others=False)):
+        said.append(f"left out: {others}")
     found = Collection(config.source, parts[0], parts[1], origin, split, remarks=tuple(said), **more)
     check_classes(found)
     return found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from continual.data.file_kinds import is_read, kind_at
 from continual.data.folders import ignored, parts_in, subfolders
-from continual.data.images import IMAGE_SUFFIXES
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers.base import DataTable, Layout, Reader, below, collected
 from continual.errors import InputError
@@ -83,7 +83,7 @@ class Flat(Layout):
         # Images two levels down: in class folders, not in folders of data sets.
         kinds = subfolders(place) if place.is_dir() else []
         files = (file for kind in kinds for file in kind.iterdir())
-        return any(file.suffix.lower() in IMAGE_SUFFIXES and not ignored(file.name) for file in files)
+        return any(not ignored(file.name) and is_read(kind_at(file)) for file in files)
 
     def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
         if parts := parts_in(place):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from continual.data.arrays import picture
 from continual.errors import InputError
 
 #: what is read: Pillow's names and file suffixes; every further one is a decoder that strangers may try
@@ -60,20 +60,13 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
             raise InputError(f"{raw} is not a readable image ({', '.join(FORMATS)}): remove or convert it") from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
-    if isinstance(raw, Image.Image):
-        try:
-            return upright(raw)
-        except ValueError as error:
-            raise InputError(f"image {index} cannot be used: {error}") from None
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or raw.shape[2:] in ((1,), (3,), (4,))):
-        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw).convert("RGB")
-    if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
-        return raw.expand(3, -1, -1)
-    shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
-    raise InputError(
-        f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
-        "arrays (H, W, 3), or finished float inputs (3, H, W)"
-    )
+    raw = raw if isinstance(raw, Image.Image) else picture(raw, index)
+    if isinstance(raw, Tensor):
+        return raw
+    try:
+        return upright(raw)
+    except ValueError as error:
+        raise InputError(f"image {index} cannot be used: {error}") from None
 
 
 class DecodedOnce(Sequence[Any]):

@@ -61,7 +61,7 @@ def finished(array: Array) -> Tensor:
     return values.movedim(-1, -3) if channels_last and values.shape[-3] not in (1, 3) else values
 
 
-def picture(raw: Any, index: int, value_range: str | None = None, channels: int = 3) -> Image.Image | Tensor:
+def picture(raw: Any, index: int | str, value_range: str | None = None, channels: int = 3) -> Image.Image | Tensor:
     """Return an image as one in PIL, a uint8 tensor (C, H, W), or a float32 one from 0 to 1, of `channels` channels.
 
     Layouts are (H, W), (H, W, C) and (C, H, W). Grey becomes RGB and the other way round; a fourth channel beside RGB
@@ -108,7 +108,7 @@ def _planes(values: Tensor, layout: str) -> Tensor:
     return values if layout == "CHW" else values.permute(2, 0, 1)
 
 
-def _scaled(array: Array, index: int, name: str) -> Array:
+def _scaled(array: Array, index: int | str, name: str) -> Array:
     """Return numbers of a range as uint8, or as float32 from 0 to 1 where the range is none of 8 bits."""
     if (found := spread(array)) and not fits(name, *found):
         raise InputError(
@@ -133,7 +133,7 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=wide.get(native, native), order="C"))
 
 
-def _refusal(raw: Any, index: int, channels: int) -> str:
+def _refusal(raw: Any, index: int | str, channels: int) -> str:
     shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
     other = "" if channels == 3 else f" of the {channels} channels that the backbone takes"
     return (

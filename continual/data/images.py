@@ -47,7 +47,7 @@ class EncodedImage:
         return self.name
 
 
-def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
+def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
     """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
     if isinstance(raw, str | Path | EncodedImage):
         try:

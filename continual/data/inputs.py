@@ -65,7 +65,9 @@ class PreparedImages(Dataset[tuple[Tensor, Label]]):
         return prepared(raw, index, self.preprocessing, self._transform, self.value_range), self.labels[index]
 
 
-def prepared(raw: Any, index: int, preprocessing: Preprocessing, transform: Any, value_range: str | None) -> Tensor:
+def prepared(
+    raw: Any, index: int | str, preprocessing: Preprocessing, transform: Any, value_range: str | None
+) -> Tensor:
     """Return one raw image as the backbone's input: `transform` applied, unless it is normalised already."""
     array = as_array(raw)
     if array is not None and is_float(array) and value_range == NORMALISED:

@@ -41,7 +41,13 @@ def test_answers_are_the_learners_in_sorted_columns(backbone: Backbone, blobs: B
 def test_parameters_and_clones(backbone: Backbone, blobs: Blobs) -> None:
     model = ContinualClassifier(backbone, method="simple_cil").fit(*blobs([0, 1], 4))
     other = clone(model)
-    assert other.get_params() == {"backbone": backbone, "method": "simple_cil", "settings": None, "device": None}
+    assert other.get_params() == {
+        "backbone": backbone,
+        "method": "simple_cil",
+        "settings": None,
+        "device": None,
+        "value_range": None,
+    }
     assert other.backbone is backbone
     with pytest.raises(NotFittedError):
         other.predict(blobs([0], 1)[0])

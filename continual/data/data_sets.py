@@ -104,7 +104,11 @@ class LoadedItems(Dataset[Any]):
         batch = self.collate([item])
         if isinstance(batch, Mapping):
             return {name: values[0] for name, values in batch.items()}
-        return tuple(values[0] for values in batch) if isinstance(batch, tuple | list) else (batch[0],)
+        if not isinstance(batch, tuple | list):
+            return (batch[0],)
+        if len(batch) == 1 and isinstance(batch[0], Mapping | tuple | list):  # a list of the items, as they were
+            return batch[0]
+        return tuple(values[0] for values in batch)
 
 
 def dataset_labels(dataset: Any) -> list[Label]:

@@ -46,7 +46,8 @@ class Preprocessing:
         return cls(**plain)
 
     def _to_input(self) -> list[v2.Transform]:
-        return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        to_floats = [v2.ToImage(), v2.Lambda(_clamped), v2.ToDtype(torch.float32, scale=True)]
+        return [*to_floats, v2.Normalize(self.mean, self.std)]
 
     def evaluation(self) -> v2.Compose:
         """PIL image, uint8 tensor (C, H, W) or float tensor from 0 to 1 -> float tensor (C, size)."""
@@ -73,3 +74,8 @@ class Preprocessing:
             )
         if not torch.isfinite(images).all():
             raise ValueError("the images hold NaN or infinite values: remove or repair them first")
+
+
+def _clamped(image: Tensor) -> Tensor:
+    """Return floats within 0 and 1, which bicubic resizing exceeds at edges; bytes are cut off as they are resized."""
+    return image.clamp(0, 1) if image.is_floating_point() else image

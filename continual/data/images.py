@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from continual.console import count
+from continual.data.arrays import picture
 from continual.data.decoding import Decoded, as_rgb, opened
 from continual.data.file_kinds import is_read, kind_at
 from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
@@ -37,24 +36,17 @@ class EncodedImage:
         return self.name
 
 
-def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
+def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
     """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
     if isinstance(raw, str | Path | EncodedImage):
         return decoded(raw).image
-    if isinstance(raw, Image.Image):
-        try:
-            return upright(raw)
-        except ValueError as error:
-            raise InputError(f"image {index} cannot be used: {error}") from None
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or raw.shape[2:] in ((1,), (3,), (4,))):
-        return upright(Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw))
-    if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
-        return raw.expand(3, -1, -1)
-    shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
-    raise InputError(
-        f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
-        "arrays (H, W, 3), or finished float inputs (3, H, W)"
-    )
+    raw = raw if isinstance(raw, Image.Image) else picture(raw, index)
+    if isinstance(raw, Tensor):
+        return raw
+    try:
+        return upright(raw)
+    except ValueError as error:
+        raise InputError(f"image {index} cannot be used: {error}") from None
 
 
 def decoded(raw: str | Path | EncodedImage) -> Decoded:

@@ -33,6 +33,11 @@ class Preprocessing:
     mirror: bool = True
     augment: bool = True
 
+    @property
+    def channels(self) -> int:
+        """C, how many channels the backbone takes: a mean for each."""
+        return len(self.mean)
+
     @classmethod
     def changeable(cls) -> set[str]:
         """Names of the fields that do not follow from the model."""
@@ -45,10 +50,11 @@ class Preprocessing:
         return cls(**plain)
 
     def _to_input(self) -> list[v2.Transform]:
-        return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        to_floats = [v2.ToImage(), v2.Lambda(_clamped), v2.ToDtype(torch.float32, scale=True)]
+        return [*to_floats, v2.Normalize(self.mean, self.std)]
 
     def evaluation(self) -> v2.Compose:
-        """PIL image or uint8 tensor (3, H, W) -> float tensor (3, size)."""
+        """PIL image, uint8 tensor (C, H, W) or float tensor from 0 to 1 -> float tensor (C, size)."""
         mode = v2.InterpolationMode(self.interpolation)
         height, width = (int(side / self.crop_pct) for side in self.size)  # rounded down, like timm
         size = height if height == width else [height, width]
@@ -74,10 +80,11 @@ class Preprocessing:
 
     def check(self, images: Tensor) -> None:
         """Raise ValueError unless `images` is a finite float batch of the model's size."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.size):
+        if images.ndim != 4 or tuple(images.shape[1:]) != (self.channels, *self.size):
             raise ValueError(
-                f"the backbone takes (B, 3, {self.size[0]}, {self.size[1]}), got {tuple(images.shape)}: pass "
-                "uint8 tensors, PIL images or paths to have them resized and normalised"
+                f"the backbone takes (B, {self.channels}, {self.size[0]}, {self.size[1]}), got {tuple(images.shape)}: "
+                "pass uint8 tensors, PIL images or paths to have them resized and normalised, or say with value_range "
+                "what the numbers mean"
             )
         if not torch.isfinite(images).all():
             raise ValueError("the images hold NaN or infinite values: remove or repair them first")
@@ -110,3 +117,8 @@ def _middle(image: Image.Image | Tensor) -> Image.Image | Tensor:
         return image
     found: Image.Image | Tensor = v2.functional.crop(image, *framing.middle(have))
     return found
+
+
+def _clamped(image: Tensor) -> Tensor:
+    """Return floats within 0 and 1, which bicubic resizing exceeds at edges; bytes are cut off as they are resized."""
+    return image.clamp(0, 1) if image.is_floating_point() else image

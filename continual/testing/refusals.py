@@ -48,7 +48,7 @@ def bad_input_is_refused(case: Case) -> None:
     learner = case.learned.variant()
     images, labels = case.experiences[2]
     size = learner.preprocessing.size
-    good = torch.zeros(len(labels), 3, *size)
+    good = torch.linspace(-1, 1, len(labels) * 3 * size[0] * size[1]).view(len(labels), 3, *size)
     with refused(InputError, "predicting before learning"):
         case.make().predict(images)
     bad_images: dict[str, Any] = {
@@ -56,7 +56,7 @@ def bad_input_is_refused(case: Case) -> None:
         "one image": images[0],
         "NaN": good.clone().index_fill_(0, torch.tensor([len(good) - 1]), torch.nan),
         "infinite values": good + torch.inf,
-        "a wrong size": torch.zeros(len(labels), 3, size[0] + 1, size[1]),
+        "a wrong size": torch.cat([good, good[:, :, :1]], 2),
         "one channel of floats": good[:, :1],
         "integers that are not bytes": images.long(),
         "no sequence": 3,

@@ -48,7 +48,7 @@ class LearnerScores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the learner's scores; nothing in it is trained."""
-        return self.learner.predict(x).scores.to(x)
+        return self.learner.predict(x, value_range="normalised").scores.to(x)
 
 
 @seeded(0, "random weights, soon replaced")

@@ -178,6 +178,7 @@ def replace(model: Path, write: Callable[[Path], None]) -> None:
     staged = model.with_name(f".{model.name}.new")
     with locks.claimed(model) as claim:
         try:
+            claim.check()
             # What processes that were killed have left behind.
             for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
                 litter.unlink(missing_ok=True)

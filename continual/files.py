@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from continual.errors import EquimosError, InputError, ModelFileError
+from continual.escaping import csv_cell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,10 +120,10 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def csv_text(lines: Iterable[Iterable[object]]) -> str:
-    """Return lines as CSV; None is an empty cell."""
+def csv_text(lines: Iterable[Iterable[object]], *, exact: bool = False) -> str:
+    """Return lines as CSV; None is an empty cell. Text is harmless in a spreadsheet, or `exact`, to be read back."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(lines if exact else [map(csv_cell, line) for line in lines])
     return text.getvalue()
 
 
@@ -185,8 +186,7 @@ def standing_still(path: str | Path, parse: Callable[[BinaryIO, int], T]) -> T:
     one. Raises what `parse` raises, and ValueError for a path that is no file, or a file that does not stand still.
     """
     for attempt in range(TRIES):
-        # A named pipe would be waited for.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise ValueError("it is a folder or a device, and not a file")
@@ -204,6 +204,11 @@ def standing_still(path: str | Path, parse: Callable[[BinaryIO, int], T]) -> T:
             return found
         time.sleep(0.05 * (attempt + 1))
     raise ValueError("it is being written: try again once that has ended")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, without waiting for the other end if it is a named pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _header(file: BinaryIO, size: int, integers: Collection[str] = ()) -> Header:

@@ -126,7 +126,8 @@ def learn(
             plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
-            said.print("\n".join(plan.lines(known)))
+            for line in plan.lines(known):
+                said.print(line)
             if plan.problems:
                 raise InputError("; ".join(plan.problems))
             console().print(f"{model}: nothing new in {images}")
@@ -145,7 +146,8 @@ def learn(
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
-            said.print("\n".join(plan.lines(known)))
+            for line in plan.lines(known):
+                said.print(line)
             answers = 2 * len(plan.held_out) + len(plan.hold_out)
             said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
             if dry_run:

@@ -76,7 +76,7 @@ class PowerCuts:
         names, contents = {}, {}
         for place, folders, found in os.walk(self.folder):
             paths = {name: Path(place) / name for name in (*folders, *found)}
-            names[os.stat(place).st_ino] = {name: path.lstat().st_ino for name, path in paths.items()}
+            names[Path(place).stat().st_ino] = {name: path.lstat().st_ino for name, path in paths.items()}
             contents |= {paths[name].lstat().st_ino: paths[name].read_bytes() for name in found}
             self._open += [os.open(path, os.O_RDONLY) for path in (Path(place), *paths.values())]
         return names, contents
@@ -110,8 +110,9 @@ class PowerCuts:
         changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         found = []
         for taken in product((False, True), repeat=len(changed)):
-            source = {name: new if take else old for name, take in zip(changed, taken, strict=True)}
-            names = {name: source.get(name, old)[name] for name in old.keys() | new.keys() if name in source.get(name, old)}
+            from_new = {name for name, take in zip(changed, taken, strict=True) if take}
+            both = [(name, new if name in from_new else old) for name in old.keys() | new.keys()]
+            names = {name: source[name] for name, source in both if name in source}
             found.append((number, names))
         return found
 
@@ -120,7 +121,6 @@ class PowerCuts:
         for name, inner in names.get(number, {}).items():
             if inner in names:
                 self._lay_out(place / name, inner, names, moment, kept)
-            elif inner in moment.safe:
-                (place / name).write_bytes(moment.contents[inner] if kept and inner in moment.contents else moment.safe[inner])
-            else:  # the name reached the disk before the content
-                (place / name).write_bytes(moment.contents.get(inner, b"") if kept else b"")
+            else:  # without a sync, the name may have reached the disk before the content
+                sure = moment.safe.get(inner, b"")
+                (place / name).write_bytes(moment.contents.get(inner, sure) if kept else sure)

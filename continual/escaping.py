@@ -90,4 +90,4 @@ def page(value: object) -> object:
     >>> page("a" + chr(0x202E) + "b"), page(1)
     ('a\\u202eb', 1)
     """
-    return terminal(value) if type(value) is str else value
+    return "\n".join(map(terminal, value.split("\n"))) if type(value) is str else value

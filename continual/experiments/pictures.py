@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from continual.escaping import plot
+from continual.escaping import plot, terminal
 from continual.experiments.results import by_label
 from continual.metrics import transfer
 from continual.metrics.accuracy import final, matrix
@@ -246,5 +246,5 @@ def _piece(svg: str, name: str, description: str, classes: dict[str, str]) -> st
         tag = re.sub(r' style="([^"]*)"', styled, tag)
         return re.sub(r'(href="|url\()#([^")]*)', lambda m: f"{m[1]}#{short[m[2]]}", tag)
 
-    said = f'role="img" aria-label="{escape(description, quote=True)}"'
+    said = f'role="img" aria-label="{escape(terminal(description), quote=True)}"'
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: said, TAG.sub(smaller, svg), count=1)

@@ -7,11 +7,13 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from continual.data.images import FORMATS, upright
+from continual.serving.scans import scans, scans_within
 
 
 class RefusedError(Exception):
@@ -29,6 +31,7 @@ class Limits:
     image_bytes: int = 10 * 2**20
     pixels: int = 25_000_000  #: per image, once decoded
     images: int = 32  #: of one request
+    scans: int = 32  #: of one JPEG: a decoder goes through all pixels once for each
 
     @property
     def request_bytes(self) -> int:
@@ -43,7 +46,10 @@ def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
     if len(data) > limits.image_bytes:
         raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
     try:
+        if data[:2] == b"\xff\xd8":
+            _check_scans(scans(data), name, limits)
         with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            _check_scans(scans_within(image, data), name, limits)
             if image.width * image.height > limits.pixels:
                 size = f"{image.width} x {image.height} pixels"
                 raise RefusedError(413, f"{name} has {size}: at most {limits.pixels} are taken")
@@ -58,6 +64,11 @@ def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
         raise RefusedError(422, f"{name} cannot be read: {error}") from None
     except Exception as error:  # every decoder has its own for data that is cut off or damaged
         raise RefusedError(422, f"{name} is damaged or cut off ({type(error).__name__})") from None
+
+
+def _check_scans(found: int, name: str, limits: Limits) -> None:
+    if found > limits.scans:
+        raise RefusedError(413, f"{name} has {found} scans or parts: at most {limits.scans} scans are taken")
 
 
 async def images_of(request: Request, limits: Limits, timeout: float) -> list[tuple[str, UploadFile]]:
@@ -79,6 +90,8 @@ async def images_of(request: Request, limits: Limits, timeout: float) -> list[tu
     except RefusedError:
         raise
     except HTTPException as error:
+        if error.detail.startswith("Too many files"):
+            raise RefusedError(413, f"at most {limits.images} images are taken at a time") from None
         raise RefusedError(error.status_code, f"malformed multipart/form-data: {error.detail}") from None
     except Exception as error:  # what the parser raises for what it did not foresee
         raise RefusedError(400, f"malformed multipart/form-data ({type(error).__name__})") from None

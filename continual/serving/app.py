@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException  # what the framework itself raises, too
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +29,7 @@ from continual.errors import InputError
 from continual.escaping import terminal
 from continual.serving.batching import Batcher, OverloadedError
 from continual.serving.connections import network
+from continual.serving.metrics import Metrics
 from continual.serving.model import ModelInUse, Served, answer, described
 from continual.serving.origins import foreign
 from continual.serving.uploads import Limits, RefusedError, images_of, picture
@@ -181,33 +181,13 @@ class _Outer:
         await app(scope, heard, said)
 
 
-class _Metrics:
-    """What one server counts, for Prometheus; `waiting` and `classes` are asked when they are read."""
-
-    def __init__(self, waiting: Callable[[], int], classes: Callable[[], int]) -> None:
-        here = self._registry = CollectorRegistry()
-        self.requests = Counter("equimos_requests", "Requests by path and status.", ["path", "status"], registry=here)
-        self.seconds = Histogram("equimos_request_seconds", "Time of a request to /predict.", registry=here)
-        self.images = Counter("equimos_images", "Images answered.", registry=here)
-        self.unknown = Counter("equimos_unknown_images", "Images answered as unknown.", registry=here)
-        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
-        self.batches = Histogram("equimos_batch_images", "Images of a batch.", buckets=sizes, registry=here)
-        self.reloads = Counter("equimos_reloads", "Changes of the model file by outcome.", ["outcome"], registry=here)
-        Gauge("equimos_waiting_images", "Images in the queue.", registry=here).set_function(waiting)
-        Gauge("equimos_classes", "Classes of the model in use.", registry=here).set_function(classes)
-
-    def text(self) -> bytes:
-        """Return all of them in Prometheus' format."""
-        return generate_latest(self._registry)
-
-
 class _Server:
     """What the routes share."""
 
     def __init__(self, model: ModelInUse, options: ServingOptions) -> None:
         self.model, self.options = model, options
         self.batcher = Batcher(options.batch, options.wait, options.queue, lambda n: self.metrics.batches.observe(n))
-        self.metrics = _Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
+        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
         # An image that nobody waits for any more has its thread until it is done: there are never more than these.
         self.decoders = ThreadPoolExecutor(options.decoders, "decoder")
         self.uploads = asyncio.Semaphore(options.uploads)

@@ -106,6 +106,9 @@ def serve(
     per_address: Annotated[
         int, typer.Option(min=0, help="Connections from one address at most; 0 for any number, behind a proxy.")
     ] = 32,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A name to answer to, such as that of a proxy in front; may be repeated.")
+    ] = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
@@ -134,12 +137,12 @@ def serve(
         return opening.load_learner(found, weights, device, method, set_, backbone)
 
     contents.read(model)
-    limits, hosts = Limits(max_bytes, max_pixels), server.names(host)
+    limits, hosts = Limits(max_bytes, max_pixels), server.names(host, *(name or ()))
     asked = ServingOptions(
         api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts, per_address=per_address
     )
     in_use = ModelInUse(model, load)
-    if "*" in hosts and api_key is None:
+    if api_key is None and not server.is_loopback(host):
         console(stderr=True).print(f"warning: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
     with server.listening(host, port) as sockets:

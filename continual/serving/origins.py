@@ -18,7 +18,7 @@ def is_loopback(host: str) -> bool:
     [True, True, True, True, False, False]
     """
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 

@@ -18,13 +18,13 @@ from continual.serving.origins import is_loopback
 OTHERS = 200
 
 
-def names(host: str) -> tuple[str, ...]:
-    """Return the names by which a server that listens at `host` may be called: only loopback's, if that is loopback.
+def names(host: str, *more: str) -> tuple[str, ...]:
+    """Return by what names beside loopback's a server at `host` may be called: `more`, or else any but for loopback.
 
-    >>> names("127.0.0.1"), names("::1"), names("0.0.0.0")
-    ((), (), ('*',))
+    >>> names("127.0.0.1"), names("::1"), names("0.0.0.0"), names("127.0.0.1", "Parts.example.com")
+    ((), (), ('*',), ('parts.example.com',))
     """
-    return () if is_loopback(host) else ("*",)
+    return tuple(name.lower() for name in more) or (() if is_loopback(host) else ("*",))
 
 
 @contextmanager

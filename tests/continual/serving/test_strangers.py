@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +23,9 @@ from continual.serving import uploads
 from continual.serving.model import ModelInUse
 from continual.serving.origins import foreign
 from continual.serving.scans import PARTS, scans
+from continual.serving.server import names
 from continual.serving.uploads import Limits, RefusedError, picture
+from tests.conftest import ROOT
 from tests.support.malformed_requests import TYPE, many_scans, photo
 from tests.support.served import BACKBONE, learner_of, serving
 
@@ -337,3 +341,35 @@ def test_a_decoder_keeps_its_slot_until_it_is_done(trained: Path, monkeypatch: p
         monkeypatch.undo()
         time.sleep(1.5)
         assert at_work[0] == 0
+
+
+# Behind a proxy --------------------------------------------------------------------------------------------
+
+
+def test_a_server_answers_to_the_name_of_its_proxy(trained: Path) -> None:
+    with serving(trained, hosts=names("127.0.0.1", "Parts.example.com")) as (client, _):
+        own = {"Host": "parts.example.com", "Origin": "https://parts.example.com"}
+        assert ask(client, photo(), **own).status_code == 200
+        assert client.get("/health", headers={"Host": "other.example.com"}).status_code == 400
+        assert client.get("/health").status_code == 200
+
+
+def test_nginx_takes_the_config_of_the_page(tmp_path: Path) -> None:
+    """`EQUIMOS_NGINX` may name the program."""
+    nginx, openssl = os.environ.get("EQUIMOS_NGINX") or shutil.which("nginx"), shutil.which("openssl")
+    if nginx is None or openssl is None:
+        pytest.skip("needs nginx and openssl")
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    server = page.split("```nginx\n")[1].split("```")[0].replace("/etc/ssl/", f"{tmp_path}/")
+    words = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=parts.example.com"]
+    words += ["-keyout", str(tmp_path / "parts.example.com.key"), "-out", str(tmp_path / "parts.example.com.pem")]
+    subprocess.run(words, check=True, capture_output=True)
+    places = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/pid; events {{}} http {{ access_log off; {places} {server} }}"
+    )
+    command = [nginx, "-t", "-e", str(tmp_path / "log"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -141,7 +141,7 @@ def test_a_report_of_hostile_labels_is_harmless(tmp_path: Path) -> None:
     for name in ("table.md", "table.tex", "table.csv", "experiences.csv", "report.html"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert not active(text.replace("\n", "")), name
-        assert "\n\\input" not in text, name
+        assert name == "report.html" or "\n\\input" not in text, name
     for name in ("table.md", "report.html"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "<script>alert" not in text.replace("\\<", ""), name

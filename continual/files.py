@@ -93,11 +93,11 @@ def _mode(path: Path) -> int | None:
         found = path.lstat().st_mode
     except FileNotFoundError:
         return None
-    if stat.S_ISLNK(found):  # the link is replaced, and not what it leads to
-        return None
+    if link := stat.S_ISLNK(found):  # it is replaced, and not what it leads to
+        found = path.stat().st_mode if path.exists() else stat.S_IFREG
     if not stat.S_ISREG(found):
         raise OSError("it is a folder or a device, and not a file")
-    return stat.S_IMODE(found) & 0o777
+    return None if link else stat.S_IMODE(found) & 0o777
 
 
 def write_text(path: str | Path, text: str) -> None:

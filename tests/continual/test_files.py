@@ -169,6 +169,10 @@ def test_a_device_is_neither_replaced_nor_waited_for(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with pytest.raises(InputError, match="a folder or a device"):
         files.write_text(pipe, "text")
+    (tmp_path / "stdout").symlink_to(pipe)
+    with pytest.raises(InputError, match="a folder or a device"):
+        files.write_text(tmp_path / "stdout", "text")
+    assert (tmp_path / "stdout").is_symlink()
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     for path in (pipe, tmp_path):
         for read in (files.fetch, files.read_header):

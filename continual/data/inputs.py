@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual.data.images import DecodedOnce, check_readable, list_folder, open_image
+from continual.data.images import DecodedOnce, check_readable, list_folder, open_image, warn_of_unread
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 
@@ -79,6 +79,7 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, dec
     if isinstance(images, str | Path):
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
+        warn_of_unread(images)
         images, labels = list_folder(images)
         check_readable(images)
     elif labels is None:

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Generic
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data.images import image_files
+from continual.data.images import image_files, warn_of_unread
 from continual.data.inputs import ExperienceData, Label, as_experience, as_images
 from continual.data.loaders import label_indices
+from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
 from continual.learning.state import S
 from continual.learning.training import Progress, Training
@@ -23,6 +24,10 @@ class Edits(ABC, Generic[S]):
     correctable: ClassVar[bool] = True  #: False if old classes leave nothing behind that keeps them while others change
     backbone: Backbone
     state: S
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing: ...
 
     @abstractmethod
     def begin(self, data: ExperienceData) -> Training[S]: ...
@@ -75,9 +80,10 @@ class Edits(ABC, Generic[S]):
                 "would pull away from all others; call learn with images of all classes concerned"
             )
         if isinstance(images, str | Path) and Path(images).is_dir():
+            warn_of_unread(images)
             images = image_files(Path(images))
         images = as_images(images)
-        training = self.begin(as_experience(images, [label] * len(images), self.backbone.preprocessing))
+        training = self.begin(as_experience(images, [label] * len(images), self.preprocessing))
         training.workers, training.correcting = workers, True
         self.complete(training, progress)
 

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 
 from continual import distributed
 from continual.backbones.loading import Backbone
-from continual.data.images import LIMIT, list_folder
+from continual.data.images import LIMIT, image_files, warn_of_unread
 from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
 from continual.data.loaders import evaluation_loader
+from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
 from continual.learning.edits import Edits
@@ -111,6 +112,12 @@ class IncrementalLearner(Edits[S], Storing[S]):
         return symmetry_of(self.settings, self.state.fitted)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes this learner's input: as for the backbone, with a group in one pose."""
+        plain = self.backbone.preprocessing
+        return plain if self.symmetry is None else plain.for_a_group()
+
+    @property
     def extractor(self) -> Extractor:
         """What gives this learner features of images."""
         return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry)
@@ -147,7 +154,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
         in either case, and when interrupted, the learner stays as it was.
         """
-        data = as_experience(images, labels, self.backbone.preprocessing, decoded=decoded)
+        data = as_experience(images, labels, self.preprocessing, decoded=decoded)
         if self.state.classes and type(self.state.classes[0]) is not type(data.labels[0]):
             raise InputError(
                 f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "
@@ -198,13 +205,14 @@ class IncrementalLearner(Edits[S], Storing[S]):
         if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
         if isinstance(images, str | Path) and Path(images).is_dir():
-            images, _ = list_folder(images)
+            warn_of_unread(images)
+            images = image_files(Path(images))
         images = as_images(images)
         if len(images) == 0:
             raise InputError("there are no images to predict: give at least one")
         if isinstance(images, Dataset):
             images = ImageColumn(images)
-        images = PreparedImages(images, [0] * len(images), self.backbone.preprocessing, augment=False)
+        images = PreparedImages(images, [0] * len(images), self.preprocessing, augment=False)
         parts, done = [], 0
         for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
             parts.append(self.score_batch(batch, cache))
@@ -235,7 +243,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
 
     def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""
-        data = as_experience(images, labels, self.backbone.preprocessing)
+        data = as_experience(images, labels, self.preprocessing)
         truth = self.indices(data.labels)
         answers = self.predict(data.evaluation, workers=workers).labels
         return float((self.indices(answers) == truth).float().mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import suppress
 
 from PIL import Image
 
@@ -15,6 +17,16 @@ PARTS = 5_000
 GAPS = 2**16
 #: tags of a TIFF: where its strips or tiles begin, and how long they are
 _PLACES = ((273, 279), (324, 325))
+
+
+def most_scans(data: bytes) -> int:
+    """Count the scans of an image file, see `scans` and `scans_within`; 0 for one of another kind."""
+    if data[:2] == b"\xff\xd8":
+        return scans(data)
+    if data[:2] in (b"II", b"MM"):
+        with suppress(Exception), Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+            return scans_within(image, data)
+    return 0
 
 
 def scans(data: bytes) -> int:

@@ -80,7 +80,7 @@ def of_learner(path: Path, weights: Path | None, device: torch.device) -> Classi
     """Read a model file of `equimos learn`."""
     learner = methods.load(path, weights=weights, device=str(device))
     classes = tuple(map(str, learner.classes))
-    return Classifier(str(path), LearnerScores(learner), None, learner.backbone.preprocessing, classes)
+    return Classifier(str(path), LearnerScores(learner), None, learner.preprocessing, classes)
 
 
 def _timm(config: ModelConfig, pretrained: bool) -> Classifier:

@@ -319,3 +319,10 @@ def test_augmentation_belongs_to_the_image_and_the_epoch() -> None:
 def test_the_evaluation_loader_keeps_the_order() -> None:
     data = as_experience([BYTES] * 5, list("badce"), PLAIN)
     assert [label for _, labels in evaluation_loader(data.evaluation, 2) for label in labels] == list("badce")
+
+
+def test_pictures_that_are_left_out_are_warned_of(folder: Path) -> None:
+    (folder / "cat" / "x.jxl").write_bytes(b"\xff\x0a")
+    with pytest.warns(UserWarning, match=r"left out of .*1 JPEG XL"):
+        data = as_experience(folder, None, PLAIN)
+    assert len(data.labels) == 6

@@ -87,6 +87,10 @@ class Storing(ABC, Generic[S]):
             learner.restore(model_file.part(tensors, "state"), header["state"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
+        try:
+            learner.trial()  # type: ignore[attr-defined]
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}: restore a copy") from error
         return learner
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

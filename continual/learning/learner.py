@@ -17,7 +17,7 @@ from continual.backbones.loading import Backbone
 from continual.data.images import LIMIT, list_folder
 from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
 from continual.data.loaders import evaluation_loader
-from continual.errors import InputError, LearningError, ModelFileError, is_out_of_memory
+from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
@@ -28,10 +28,6 @@ from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
 from continual.symmetry.base import Symmetry, symmetry_of
-
-
-#: what comes of tensors that do not fit together
-UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
 class IncrementalLearner(Edits[S], Storing[S]):
@@ -224,30 +220,6 @@ class IncrementalLearner(Edits[S], Storing[S]):
         """
         with torch.no_grad():
             return self.answer(images.to(self.device), cache).cpu()
-
-    def trial(self) -> None:
-        """Answer for one image made of a gradient: to be called before a model takes the place of another.
-
-        `load` calls it for every file. Raises ModelFileError if there is no answer, or one that is not finite, of
-        other classes, or otherwise no answer.
-        """
-        if not self.state.classes:
-            return
-        try:
-            given = self.score_batch(self.backbone.frozen.probe())
-            count, problem = len(self.classes), None
-            for name in ("values", "probabilities", "similarity", "p_value"):
-                found, shape = getattr(given, name), (1,) if name == "p_value" else (1, count)
-                if found is not None and (found.shape != shape or not torch.isfinite(found).all()):
-                    problem = f"its {name} are of shape {tuple(found.shape)}, not {shape}, or not finite"
-            if given.probabilities is not None and not ((given.probabilities >= 0) & (given.probabilities <= 1)).all():
-                problem = "its probabilities are not within 0 and 1"
-        except UNFIT as error:
-            if is_out_of_memory(error):
-                raise
-            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
-        if problem:
-            raise ModelFileError(f"the model cannot answer, its parts do not fit together ({problem[:300]})")
 
     def answer(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch on the learner's device, all views of it where a symmetry averages scores."""

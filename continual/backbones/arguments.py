@@ -130,8 +130,10 @@ def checked(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
     for key, value in arguments.items():
         if key not in StructuralArguments.model_fields:
             close = get_close_matches(str(key), StructuralArguments.model_fields, 2, 0.75)
-            cure = f"did you mean {' or '.join(close)}?" if close else "only what describes the network is, e.g. img_size"
-            problems.append(f"{str(key)[:80]!r} is not allowed: {cure}")
+            cure = (
+                f"did you mean {' or '.join(close)}?" if close else "only what describes the network is, e.g. img_size"
+            )
+            problems.append(f"{str(key)[:80]!r} is not allowed, {cure}")
             continue
         try:
             _CHECK.validate_assignment(StructuralArguments.model_construct(), key, _plain(value))
@@ -168,7 +170,7 @@ def check_size(skeleton: nn.Module, name: str, state: Mapping[str, torch.Tensor]
         )
     total = sum(sizes.values())
     if total > LARGEST_NETWORK:
-        raise BackboneError(f"{name!r} with these arguments has {total:,} parameters: at most {LARGEST_NETWORK:,} are allowed")
+        raise BackboneError(f"{name!r} with these arguments has {total:,} parameters, more than {LARGEST_NETWORK:,}")
     if state is not None:
         # Embeddings of positions, which grow with the image, are resized; nothing else is made larger than it is.
         fixed = sum(size for key, size in sizes.items() if "pos_embed" not in key and "rel_pos" not in key)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ def assemble(
 ) -> Backbone:
     """Freeze a network you already have, and drop its classifier; `name` is timm's name for its architecture.
 
-    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed. A CNN is given
+    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed; for a number of
+    channels other than three, mean and std are those of RGB, averaged, for each. A CNN is given
     images of the size `img_size` of its `model_args`, or of the one timm knows for it.
     """
     config = resolve_model_data_config(network)
@@ -156,12 +157,23 @@ def assemble(
         frozen = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
     prepared = Preprocessing(
         size=frozen.image_size,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=_per_channel(config["mean"], frozen.channels),
+        std=_per_channel(config["std"], frozen.channels),
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
     )
-    return Backbone(frozen, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
+    prepared = replace(prepared, **preprocessing)
+    if {len(prepared.mean), len(prepared.std)} != {frozen.channels}:
+        raise BackboneError(
+            f"{name!r} takes {frozen.channels} channels: give as many numbers for mean and std, got {prepared.mean} "
+            f"and {prepared.std}"
+        )
+    return Backbone(frozen, name, dict(model_args or {}), prepared, weights_file)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return one value for each channel: those for RGB, or for any other number of channels their mean."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 @seeded(0, "random weights, soon replaced")
@@ -177,7 +189,13 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
         network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state)
         backbone = assemble(network, name, model_args, weights_file=file)
     check_same_weights(backbone, description)
-    return replace(backbone, preprocessing=Preprocessing.from_json(description["preprocessing"]))
+    prepared = Preprocessing.from_json(description["preprocessing"])
+    if prepared.size != backbone.frozen.image_size or len(prepared.mean) != backbone.frozen.channels:
+        raise BackboneError(
+            f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {name!r} takes "
+            f"{backbone.frozen.image_size} with {backbone.frozen.channels}"
+        )
+    return replace(backbone, preprocessing=prepared)
 
 
 def _embedded(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:

@@ -16,12 +16,11 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from continual.errors import BackboneError
+from continual.files import fetch
 
 #: under what training programs keep a network's tensors in a checkpoint, averaged weights before those in training
 WRAPPERS = (
@@ -42,9 +41,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
     try:
         kind = _kind(path)
         if kind == "safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = {k: _plain(v) for k, v in (file.metadata() or {}).items()}
-            return safetensors.torch.load_file(path), metadata
+            tensors, metadata = fetch(path)
+            return tensors, {k: _plain(v) for k, v in metadata.items()}
         if kind == "npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if any("Transformer/" in key for key in arrays.files):
@@ -53,7 +51,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
         return _state_in(_unpickled(path), path), {}
     except BackboneError:
         raise
-    except (SafetensorError, BadZipFile, ValueError, TypeError, OSError, RuntimeError, KeyError, EOFError) as error:
+    except (BadZipFile, ValueError, TypeError, OSError, RuntimeError, KeyError, EOFError) as error:
         raise BackboneError(f"{path} is not a readable weights file: {error}") from error
 
 
@@ -122,7 +120,9 @@ def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
         found = inside[key]
     tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
     if not tensors:
-        what = f"its parts are {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else type(found).__name__
+        what = (
+            f"its parts are {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else type(found).__name__
+        )
         raise BackboneError(f"{path} holds no weights ({what}): save the model's state_dict()")
     return {name: tensor.detach() for name, tensor in tensors.items()}
 

@@ -40,7 +40,7 @@ def _name(value: str) -> str:
     if not value or len(value) > LONGEST_NAME:
         raise ValueError(f"a name has 1 to {LONGEST_NAME} characters, this one {len(value)}")
     if bad := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs")), None):
-        raise ValueError(f"the name {ascii(value)[:80]} holds the control character {ascii(bad)}")
+        raise ValueError(f"the name {ascii(value)[:80]} holds the control character {bad!a}")
     return value
 
 
@@ -50,7 +50,9 @@ def _texts(value: Any) -> Any:
         raise ValueError(problems[0])
     if isinstance(value, str):
         value.encode()  # UnicodeEncodeError is a ValueError: half a surrogate pair is no text
-    for inner in [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         _texts(inner)
     return value
 
@@ -113,7 +115,9 @@ class StateHeader(_Part):
         if repeated := _first_repeated(self.classes):
             raise ValueError(f"the class {repeated[0]!r} is there twice")
         if len(self.class_experience) != len(self.classes):
-            raise ValueError(f"there are {len(self.classes)} classes, and {len(self.class_experience)} experiences of them")
+            raise ValueError(
+                f"there are {len(self.classes)} classes, and {len(self.class_experience)} experiences of them"
+            )
         if self.class_experience and max(self.class_experience) >= self.experiences:
             raise ValueError(f"a class is of experience {max(self.class_experience)}, of {self.experiences}")
         if self.experiences > self.updates:
@@ -188,7 +192,7 @@ def check_labels(labels: Iterable[str | int]) -> None:
 def _of_tensors(header: ModelHeader, tensors: Mapping[str, StoredTensor]) -> Iterable[str]:
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
-            yield f"the tensor {ascii(name)[:80]} is of type {tensor.dtype[:20]!r}: {', '.join(sorted(DTYPES))} are read"
+            yield f"the tensor {ascii(name)[:80]} is of type {tensor.dtype[:20]!r}, not of {', '.join(sorted(DTYPES))}"
         if tensor.shape and not all(size < 2**40 for size in tensor.shape):
             yield f"the tensor {ascii(name)[:80]} is of shape {tensor.shape}"
         if name.partition("/")[0] not in ("state", "seen", "backbone"):

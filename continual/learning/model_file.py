@@ -88,15 +88,13 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
 
 
-def _contents(
-    path: str | Path, tensors: dict[str, Tensor], header: Header
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _contents(path: str | Path, tensors: dict[str, Tensor], header: Header) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and JSON values of a file that was written by `write`, as the newest format version has them."""
     about = header.metadata
     if about.get("format") != FORMAT:
         raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
     version = about.get("version", "")
-    if not (version.isascii() and version.isdecimal() and 1 <= int(version[:9])):
+    if not (version.isascii() and version.isdecimal() and int(version[:9]) >= 1):
         raise ModelFileError(f"{path} has no format version, but {ascii(version)[:40]}: restore a copy")
     if int(version[:9]) > VERSION:
         raise ModelFileError(f"{path} has format version {version[:9]}: upgrade equimos")

@@ -16,7 +16,6 @@ from continual.learning.settings import Settings, current_names, restored
 from continual.learning.state import S, State
 from continual.statistics.fields import check, pack, size, unpack
 
-
 #: what comes of tensors that do not fit together
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 

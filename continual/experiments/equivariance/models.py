@@ -12,8 +12,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from continual import methods
-from continual.backbones.loading import create, from_hub
 from continual.backbones.fitting import fill
+from continual.backbones.loading import create, from_hub
 from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest

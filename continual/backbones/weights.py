@@ -88,9 +88,10 @@ def _unpickled(path: Path) -> Any:
     """Return what a checkpoint holds, without running code of it; raises BackboneError for one that needs it."""
     try:
         # What the options of most training programs are kept in: it only takes values.
-        with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]), warnings.catch_warnings():
+        allowed = torch.serialization.safe_globals([argparse.Namespace, *_numbers()])
+        with path.open("rb") as file, allowed, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         holds = f"it holds a {named[1]}" if named else "it is damaged, or holds more than numbers and text"

@@ -95,7 +95,7 @@ def _contents(path: str | Path, tensors: dict[str, Tensor], header: Header) -> t
         raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
     version = about.get("version", "")
     if not (version.isascii() and version.isdecimal() and int(version[:9]) >= 1):
-        raise ModelFileError(f"{path} has no format version, but {ascii(version)[:40]}: restore a copy")
+        raise ValueError(f"its format version is {ascii(version)[:40]}")
     if int(version[:9]) > VERSION:
         raise ModelFileError(f"{path} has format version {version[:9]}: upgrade equimos")
     said = json.loads(about["equimos"], parse_constant=_no_number)

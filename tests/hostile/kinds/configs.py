@@ -33,7 +33,11 @@ def cases(draw: random.Random, materials: Materials) -> Iterator[Hostile]:
         key, value = draw.choice(LEVERS)
         yield _case(f"args.{key}", {**sound, "backbone": {**sound["backbone"], "args": {key: value}}}, refused=True)
         code = draw.choice(["evil:Learner", "evil.py:Learner", "./evil.py:Learner", "evil.Learner:x"])
-        rows = [{"method": code}, {"method": "mos", "adapter": code}, {"method": "mos", "losses": {code: {"weight": 1}}}]
+        rows = [
+            {"method": code},
+            {"method": "mos", "adapter": code},
+            {"method": "mos", "losses": {code: {"weight": 1}}},
+        ]
         row = draw.choice(rows)
         yield _case(f"code {row}", {**sound, "methods": {"row": row}}, refused=True)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -92,7 +91,9 @@ def _unpickled(path: Path) -> Any:
         with path.open("rb") as file, allowed, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # torch's weights-only unpickler raises pickle's UnpicklingError
+        if type(error).__name__ != "UnpicklingError":
+            raise
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         holds = f"it holds a {named[1]}" if named else "it is damaged, or holds more than numbers and text"
         raise BackboneError(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from continual.errors import ModelFileError
 from continual.files import Header, fetch, store, with_header
 from continual.files import read_header as read_any_header
-from continual.learning.header import ModelHeader, checked
 from continual.learning.older_formats import upgraded
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
 VERSION = 3
 #: what the metadata of every model file holds
-KEYS = frozenset(name for name, field in ModelHeader.model_fields.items() if field.is_required())
+KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -34,6 +33,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
 
     Raises ModelFileError if it cannot be written (folder missing or read-only, disk full), or not read again.
     """
+    from continual.learning.header import checked
+
     checked(json.loads(json.dumps(values)))
     store(path, tensors, {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)})
 
@@ -90,6 +91,8 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 def _contents(path: str | Path, tensors: dict[str, Tensor], header: Header) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and JSON values of a file that was written by `write`, as the newest format version has them."""
+    from continual.learning.header import checked  # the command's help needs no pydantic
+
     about = header.metadata
     if about.get("format") != FORMAT:
         raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from continual.errors import InputError, ModelFileError
 from continual.learning import model_file
-from continual.learning.header import check_labels
 from continual.lifecycle import contents
 from continual.lifecycle.seen_images import SeenImages
 
@@ -107,6 +106,8 @@ def rename(model: Path, event: str, old: Label, new: Label) -> None:
 
     Raises InputError for a name that is taken, or one of another type (str, int); ModelFileError as `save` does.
     """
+    from continual.learning.header import check_labels
+
     known = contents.read(model).classes
     check_labels([new])
     if new in known:

@@ -75,7 +75,7 @@ CASES = [
     ),
     Case(
         SECTION,
-        "`module.`, `model.`, `backbone.`, `encoder.` or anything else before the names; `.ckpt`, `.tar`, `.PTH`, `.bin`",
+        "`module.`, `model.`, `backbone.`, `encoder.` or anything before the names; `.ckpt`, `.tar`, `.PTH`, `.bin`",
         "the network is found under whatever stands before it, and heads are left out; `fit` of the backbone says so",
         "checkpoints of parallel training that load only after the keys are renamed by hand",
         _parallel,
@@ -97,7 +97,7 @@ CASES = [
     Case(
         SECTION,
         "a network for RGB, and images of C channels (`in_chans=C`)",
-        "the first layer's weights are adapted as timm does; mean and deviation are those of RGB, averaged, or as given",
+        "the first layer's weights are adapted as timm does; mean and deviation are averages of RGB's, or as given",
         "multispectral and grey images on pretrained networks, asked in timm's tracker",
         _channels,
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights
+from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights, check_false_alarms, check_there
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.errors import InputError
 from continual.lifecycle import contents
@@ -44,6 +44,8 @@ def export(
     weights: Weights = None,
 ) -> None:
     """Write a model as one ONNX file, compared with PyTorch before it is done."""
+    check_false_alarms(false_alarm_rate)
+    check_there(images or ())
     try:
         from continual.export import onnx_runner, writing
     except ImportError as error:
@@ -118,8 +120,7 @@ def serve(
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
 
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"--false-alarm-rate is a share of images above 0 and below 1, got {false_alarm_rate}")
+    check_false_alarms(false_alarm_rate)
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
 

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
 from continual.errors import InputError
 
 #: what is read: Pillow's names and file suffixes; every further one is a decoder that strangers may try
@@ -54,6 +55,8 @@ def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
             file = io.BytesIO(raw.read()) if isinstance(raw, EncodedImage) else raw
             with Image.open(file, formats=list(FORMATS)) as image:
                 return upright(image)
+        except InputError:
+            raise
         except FileNotFoundError:
             raise InputError(f"no image at {raw}") from None
         except UnidentifiedImageError:
@@ -127,10 +130,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files at any depth below a folder, sorted; hidden files and folders are left out.
+    """Return the image files at any depth below a folder, sorted; what is `ignored` is left out.
 
-    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, and names that
-    are not UTF-8, which could not be written to any result.
+    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, names that
+    are not UTF-8, which could not be written to any result, and pipes and devices that are called images.
     """
 
     def refuse(error: OSError) -> None:
@@ -139,13 +142,15 @@ def image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not ignored(name)]
         for link in [here / name for name in folders if (here / name).is_symlink()] + [here] * here.is_symlink():
             if link.parent.resolve().is_relative_to(link.resolve()):
                 raise InputError(f"{link} links to a folder that it is in: remove the link")
-        names = [name for name in names if not name.startswith(".")]
+        names = [name for name in names if not ignored(name)]
         found += [here / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     found.sort()
+    if odd := [path for path in found if irregular(path)]:
+        raise InputError(f"{odd[0]} is a pipe or a device, no file: remove it")
     if odd := [path for path in found if any("\ud800" <= c <= "\udfff" for c in str(path))]:
         shown = ", ".join(ascii(os.fsencode(path)) for path in odd[:5])
         raise InputError(f"{len(odd)} file names are not UTF-8: rename {shown}{', …' if len(odd) > 5 else ''}")
@@ -154,26 +159,21 @@ def image_files(folder: Path) -> list[Path]:
 
 def unread(folder: Path) -> str:
     """Say how many pictures below a folder are of kinds that are not read; nothing if there are none."""
-    found = Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in UNREAD_SUFFIXES)
+    every = (path for path in folder.rglob("*") if path.suffix.lower() in UNREAD_SUFFIXES)
+    found = Counter(path.suffix.lower() for path in every if not ignored_path(path.relative_to(folder)))
     if not found:
         return ""
     counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.items()))
     return f"pictures of kinds that are not read ({counts}): convert them, to JPEG or PNG say"
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in one, sorted, without hidden ones; raises InputError if there is no such folder."""
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images per class")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
-    Raises InputError if there is no such folder or no image in it.
+    Raises InputError if there is no such folder, no image in it, or if its folders are the parts of a split.
     """
     folder = Path(folder)
+    refuse_split(folder)
     found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind)]
     if not found:
         others = unread(folder)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from continual import distributed
 from continual.backbones.loading import Backbone
-from continual.data.images import LIMIT, list_folder
+from continual.data.images import LIMIT, image_files
 from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
@@ -200,7 +200,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
         if isinstance(images, str | Path) and Path(images).is_dir():
-            images, _ = list_folder(images)
+            images = image_files(Path(images))
         images = as_images(images)
         if len(images) == 0:
             raise InputError("there are no images to predict: give at least one")

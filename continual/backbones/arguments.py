@@ -136,7 +136,7 @@ def checked(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
             problems.append(f"{str(key)[:80]!r} is not allowed, {cure}")
             continue
         try:
-            _CHECK.validate_assignment(StructuralArguments.model_construct(), key, _plain(value))
+            _CHECK.validate_assignment(_EMPTY, key, _plain(value))
         except ValidationError as error:
             problems.append(f"{key}={_short(value)} is not allowed: {error.errors()[0]['msg'].lower()}")
     if problems:
@@ -145,6 +145,7 @@ def checked(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 _CHECK = StructuralArguments.__pydantic_validator__
+_EMPTY = StructuralArguments.model_construct()  # type: ignore[call-arg]
 
 
 def _plain(value: Any) -> Any:

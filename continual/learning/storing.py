@@ -108,7 +108,7 @@ class Storing(ABC, Generic[S]):
             return
         try:
             given = self.score_batch(self.backbone.frozen.probe())
-            count, problem = len(self.classes), None
+            count, problem = len(self.state.classes), None
             for name in ("values", "probabilities", "similarity", "p_value"):
                 found, shape = getattr(given, name), (1,) if name == "p_value" else (1, count)
                 if found is not None and (found.shape != shape or not torch.isfinite(found).all()):

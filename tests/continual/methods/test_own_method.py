@@ -174,6 +174,7 @@ def test_checking_a_config_runs_nothing_that_it_names(
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()\n")
     config.write_text(config.read_text().partition("[methods")[0] + f"[methods.x]\n{row}\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
     monkeypatch.syspath_prepend(tmp_path)  # as `python -m` would have it
     result = equimos(words[0], config, *words[1:])
     assert result.exit_code == 2, result.output

@@ -23,7 +23,7 @@ def test_a_sound_header_passes_as_it_is() -> None:
         ({"state": {"classes": ["a", "\ud800"]}}, "control character"),
         ({"state": {"classes": ["a", "b\nc"]}}, "control character"),
         ({"state": {"experiences": 10**9}}, "state.experiences"),
-        ({"state": {"class_experience": [0]}}, "class_experience has 1 entries, of 2 classes"),
+        ({"state": {"class_experience": [0]}}, "there are 2 classes, and 1 experiences of them"),
         ({"state": {"class_experience": [0, 5]}}, "of experience 5, of 1"),
         ({"settings": {"lr": float("nan")}}, "settings"),
         ({"backbone": {"name": "hf-hub:evil/model"}}, "backbone.name"),

@@ -12,6 +12,7 @@ from continual.data.loaders import label_indices
 from continual.data.preprocessing import Preprocessing
 from continual.data.ranges import ValueRange
 from continual.errors import InputError
+from continual.learning.header import check_labels
 from continual.learning.state import S
 from continual.learning.training import Progress, Training
 
@@ -40,6 +41,7 @@ class Edits(ABC, Generic[S]):
         Raises InputError for a class never learned, a name that is taken, or one of another type (str, int).
         """
         self.indices([old])
+        check_labels([new])
         if new in self.state.classes:
             raise InputError(f"there is a class {new!r} already: choose another name, or forget one of the two")
         if type(new) is not type(old):

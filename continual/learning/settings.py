@@ -130,7 +130,7 @@ class AdapterSettings(TrainingSettings):
         return adapter_kind(self.adapter, self.adapter_args, shared)
 
 
-def make(kind: type[T], preset: str | None = None, **values: Any) -> T:
+def make(kind: type[T], preset: str | None = None, /, **values: Any) -> T:
     """Build settings from a preset and single values, which come before it.
 
     Where a setting names a thing of a registry, `file.py:Name` and `package.module:Name` import the user's own. Raises

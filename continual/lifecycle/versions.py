@@ -98,6 +98,7 @@ def save(
     if held_out is not None:
         # Of images that are still held out: not of classes that were forgotten, say.
         tensors |= held_out.only({image.digest for image in seen.images if image.held_out}).pack()
+    learner.trial()
     notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
 
@@ -107,7 +108,10 @@ def rename(model: Path, event: str, old: Label, new: Label) -> None:
 
     Raises InputError for a name that is taken, or one of another type (str, int); ModelFileError as `save` does.
     """
+    from continual.learning.header import check_labels
+
     known = contents.read(model).classes
+    check_labels([new])
     if new in known:
         raise InputError(f"there is a class {new!r} already: choose another name, or forget one of the two")
     if type(new) is not type(old):

@@ -22,12 +22,13 @@ from continual.methods.bases.first_adapter import (
 )
 from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
 from continual.seeding import generator
-from continual.statistics.ridge import GramStatistics, choose_penalty, penalty_of, solve
+from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, solve
 
 
 class RanPACSettings(FirstAdapterSettings, RegressionSettings):
     """Numbers of RanPAC."""
 
+    balance: float = Field(0.0, ge=0, le=1, description="as published 0, classes weigh as often as learned; 1: alike")
     projection: int = Field(10_000, ge=1, description="M, the width of the random projection")
 
 
@@ -40,7 +41,11 @@ def solved(state: RanPACState, balance: float) -> RanPACState:
     """Return the state with the head of its sums and penalty."""
     sums = learned(state.sums)
     penalty = penalty_of(sums, learned(state.head)) if state.penalty is None else state.penalty
-    head = solve(sums.balanced(balance), penalty, standardise=False)
+    weighted = sums.balanced(balance)
+    for strength in (penalty, *(p for p in PENALTIES if p > penalty)):
+        head = solve(weighted, strength, standardise=False)
+        if head.weight.isfinite().all():  # a penalty chosen for other sums may be too weak for these
+            break
     return replace(state, head=head, balance=balance, penalty=penalty)
 
 
@@ -78,7 +83,7 @@ class RanPACLearner(SolvingLearner[RanPACState]):
     The penalty is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
     on its other four fifths, as in the published code. W is drawn from the seed, not stored. Memory is one
     adapter, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 per class, with
-    `exact_forget` = k another k M in single. With `epochs = 0` z are the frozen features, of any backbone, and there is
+    `exact_forget` = k another k M. With `epochs = 0` z are the frozen features, of any backbone, and there is
     no adapter.
     """
 

@@ -30,7 +30,7 @@ class GramStatistics:
     triangle: Tensor  #: (D (D + 1) / 2,), the lower triangle of sum x x^T, row by row
     targets: Tensor = per_class(axis=1)  #: (D, C), sum x y^T
     counts: Tensor = per_class()  #: (C,), images of each class
-    #: (C, r, D) float32, F_c with F_c^T F_c the leading part of a class's scatter around its mean; None: not kept
+    #: (C, r, D), F_c with F_c^T F_c the leading part of a class's scatter around its mean; None: not kept
     scatter: Tensor | None = per_class(default=None)
 
     @classmethod
@@ -38,7 +38,7 @@ class GramStatistics:
         """Sum over features (n, D) with class indices (n,), and keep `directions` of each class's scatter."""
         x = features if features.device.type == "mps" else features.double()
         y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
-        scatter = x.new_zeros(classes, directions, x.shape[1], dtype=torch.float32) if directions else None
+        scatter = x.new_zeros(classes, directions, x.shape[1]) if directions else None
         if scatter is not None:
             for label in labels.unique().tolist():
                 own = x[labels == label]
@@ -77,7 +77,7 @@ class GramStatistics:
         for c, (m, n) in enumerate(zip(self.counts.tolist(), other.counts.tolist(), strict=False)):
             if m and n:
                 gap = (self.targets[:, c] / m - other.targets[:, c] / n) * (m * n / (m + n)) ** 0.5
-                rows = torch.cat([self.scatter[c].to(gap), joint[c].to(gap), gap[None]])
+                rows = torch.cat([self.scatter[c], joint[c], gap[None]])
                 joint[c] = leading(rows, joint.shape[1])[0].mT
             elif m:
                 joint[c] = self.scatter[c]
@@ -102,12 +102,12 @@ class GramStatistics:
         between = (self.targets / self.counts) @ self.targets.mT
         if self.scatter is not None:
             rank = self.scatter.shape[1]
-            between += torch.einsum("crd,cre->de", *[self.scatter.to(own)] * 2)
+            between += torch.einsum("crd,cre->de", self.scatter, self.scatter)
         free = (self.counts - 1 - rank).clamp(min=0)
         share = free[index] / free.sum().clamp(min=1)
         taken = torch.outer(own, own) / count - share * between
         if self.scatter is not None:
-            taken += self.scatter[index].mT.to(own) @ self.scatter[index].to(own)
+            taken += self.scatter[index].mT @ self.scatter[index]
         products = (1 - share) * self.triangle - lower_triangle(taken)
         return replace(without(self, index), total=self.total - own, triangle=products)
 

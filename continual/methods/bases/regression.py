@@ -134,7 +134,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
     images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,189. With `exact_forget` = r, r D' more per
-    class in single precision.
+    class, in double.
     """
 
     state_type = RegressionState

@@ -102,7 +102,8 @@ class GramStatistics:
         between = (self.targets / self.counts) @ self.targets.mT
         if self.scatter is not None:
             rank = self.scatter.shape[1]
-            between += torch.einsum("crd,cre->de", self.scatter, self.scatter)
+            rows = self.scatter.flatten(0, 1)
+            between += rows.mT @ rows
         free = (self.counts - 1 - rank).clamp(min=0)
         share = free[index] / free.sum().clamp(min=1)
         taken = torch.outer(own, own) / count - share * between

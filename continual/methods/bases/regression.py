@@ -49,7 +49,7 @@ class RegressionState(State):
     sums: GramStatistics | None = None
     head: LinearHead | None = None
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
-    balance: float = 0.0  #: what the head was solved with
+    balance: float | None = None  #: what the head was solved with; None in files of before, for 0
     penalty: float | None = None  #: too; None in files of before
 
     @cached_property
@@ -117,7 +117,7 @@ class SolvingLearner(IncrementalLearner[R]):
     def current(self) -> R:
         """The state, its head solved as the settings say."""
         state, balance = self.state, self.settings.balance
-        if state.sums is None or state.balance == balance:
+        if state.sums is None or (state.balance or 0.0) == balance:
             return state
         if balance not in state.solutions:
             state.solutions[balance] = self.solved(state)

@@ -67,6 +67,7 @@ def test_classes_weigh_as_they_did_unless_asked_otherwise(name: str, frozen: Bac
     path = next(path for path in OLD if path.stem == name and path.parent.name == "v2")
     learner = continual.load(path, frozen)
     assert learner.settings.balance == 0
+    assert learner.state.balance is None
     learner.learn(*coloured_squares([5], 1))
     learner.learn(*coloured_squares([0, 1], 30))
     assert learner.state.balance == 0

@@ -8,13 +8,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 from torch import Tensor
 
 from continual.errors import BackboneError
+from continual.files import fetch
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
@@ -23,9 +22,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
         raise BackboneError(f"no weights file at {path}")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = {k: _plain(v) for k, v in (file.metadata() or {}).items()}
-            return safetensors.torch.load_file(path), metadata
+            tensors, metadata = fetch(path)
+            return tensors, {k: _plain(v) for k, v in metadata.items()}
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if any("Transformer/" in key for key in arrays.files):
@@ -33,7 +31,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, {}
         if path.suffix in (".pth", ".pt", ".bin"):
             return load_state_dict(str(path), weights_only=True), {}
-    except (SafetensorError, BadZipFile, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
+    except (BadZipFile, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
         raise BackboneError(f"{path} is not a readable {path.suffix} file: {error}") from error
     except Exception as error:  # torch's weights-only unpickler raises pickle.UnpicklingError
         raise BackboneError(

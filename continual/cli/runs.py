@@ -73,7 +73,8 @@ def run(
         if dry_run:
             for name, each in configs.items():
                 if distributed.first():
-                    console().print("\n".join(plan(each, out / name)))
+                    for line in plan(each, out / name):
+                        console().print(line)
             return
         remarks = console(stderr=True)
         remarks.quiet = not distributed.first()

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     at_training: ClassVar[frozenset[str]] = frozenset()
     #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
     named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
+    #: what files say nothing of that were written before there was a setting, where that is not its default
+    before: ClassVar[Mapping[str, Any]] = {}
     #: names of before, which are still understood
     renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 

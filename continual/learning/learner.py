@@ -26,7 +26,7 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.header import check_labels
 from continual.learning.loop import run
 from continual.learning.settings import Settings, documented, make
-from continual.learning.state import S, Simulation
+from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
 from continual.symmetry.base import Symmetry, symmetry_of
@@ -281,6 +281,16 @@ class IncrementalLearner(Edits[S], Storing[S]):
         They are drawn from what this one remembers. None for methods that remember nothing that stays true.
         """
         return None
+
+    def joined(self, states: Sequence[S], joint: JointClasses) -> S:
+        """Return what models of this method, of these states, know together; see `continual.learning.merged`.
+
+        Raises InputError where that does not follow from what they remember.
+        """
+        raise InputError(
+            f"models of method {self.method} cannot be merged: their weights were trained on other images; "
+            "strata, ridge, simple_cil and ranpac with epochs=0 remember sums, which add up"
+        )
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
         """Hand the images learned so far to a restored learner; methods that keep images take them."""

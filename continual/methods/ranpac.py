@@ -1,6 +1,6 @@
 """RanPAC: ridge regression on a random projection of features adapted to the first experience."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.state import learned
+from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start, Training
 from continual.methods.bases.first_adapter import (
     FirstAdapterSettings,
@@ -104,6 +105,17 @@ class RanPACLearner(SolvingLearner[RanPACState]):
     def begin(self, data: ExperienceData) -> Training[RanPACState]:
         adapts = self.settings.epochs and self.state.stack != {}  # what began without an adapter continues without
         return (RanPACTraining if adapts else RanPACUpdate)(self.start, data, self.project)
+
+    def joined(self, states: Sequence[RanPACState], joint: JointClasses) -> RanPACState:
+        """Add the sums up, under the penalty of the model that has seen most; refused if adapters were trained."""
+        if any(state.stack for state in states):
+            raise InputError(
+                "models of ranpac with an adapter cannot be merged: it was trained on the images of one of them; with "
+                "epochs=0 they can"
+            )
+        most = max(states, key=lambda state: float(learned(state.sums).counts.sum()))
+        penalty = penalty_of(learned(most.sums), learned(most.head)) if most.penalty is None else most.penalty
+        return super().joined([replace(states[0], penalty=penalty), *states[1:]], joint)
 
     def solved(self, state: RanPACState, newest: tuple[Tensor, Tensor] | None = None) -> RanPACState:
         return solved(state, self.settings.balance)

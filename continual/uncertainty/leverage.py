@@ -66,6 +66,19 @@ class Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
         return self
 
+    def plus(self, other: Certainty) -> Certainty:
+        """Return the same, with what the images of another model said is usual as well."""
+        weights = torch.cat([one.images.expand(LEVELS) / LEVELS for one in (self, other)])
+        known = bool(weights.sum() > 0)
+        both = torch.cat([self.ood_scores, other.ood_scores])
+        return replace(
+            self,
+            losses=self.losses + other.losses,
+            ood_scores=quantiles(both, weights) if known else self.ood_scores,
+            images=self.images + other.images,
+            classes=torch.maximum(self.classes, other.classes),
+        )
+
     def counting(self, share: Tensor) -> Certainty:
         """Return the same, as if only a share () of the images had said what is usual."""
         return replace(self, losses=self.losses * share, images=self.images * share)

@@ -1,9 +1,9 @@
 """Methods that answer by ridge regression from running sums: their state, and those on features that never change."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -16,9 +16,10 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import Settings
-from continual.learning.state import Simulation, State, learned
+from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import Start, Training
 from continual.seeding import generator
+from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.leverage import Certainty, certainty, drawing
@@ -122,6 +123,20 @@ class SolvingLearner(IncrementalLearner[R]):
         if balance not in state.solutions:
             state.solutions[balance] = self.solved(state)
         return state.solutions[balance]
+
+    def joined(self, states: Sequence[R], joint: JointClasses) -> R:
+        """Add the sums up, and solve. What is usual is what all models found; see `Certainty.plus`."""
+        parts = zip(states, joint.places, strict=True)
+        sums = [placed(learned(state.sums), places, len(joint.classes)) for state, places in parts]
+        known = [state.certainty for state in states if state.certainty is not None]
+        return self.solved(
+            replace(
+                states[0],
+                **joint.counts(),
+                sums=reduce(GramStatistics.plus, sums),
+                certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
+            )
+        )
 
     def _forgotten(self, index: int) -> R:
         """Return the state without a class; where forgetting is exact, all scores are as if it had never been there."""

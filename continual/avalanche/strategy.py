@@ -155,7 +155,7 @@ class LearnerStrategy(SupervisedTemplate):
         evaluation, found = self._prepared(self.experience.dataset.eval(), augment=False)
         labels = checked_labels(evaluation, self.learner.preprocessing)
         checked_labels(self.adapted_dataset, self.learner.preprocessing)
-        self.training = self.learner.begin(ExperienceData(self.adapted_dataset, evaluation, labels, found))
+        self.training = self.learner.start_training(ExperienceData(self.adapted_dataset, evaluation, labels, found))
         self.train_epochs = 0
         known = ("num_workers", "pin_memory", "persistent_workers", "drop_last")
         loader = self._obtain_common_dataloader_parameters(**{k: v for k, v in kwargs.items() if k in known})

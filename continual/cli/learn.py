@@ -121,7 +121,7 @@ def learn(
         else:
             method = opening.checked(method, preset, wanted)
             if backbone is None and weights is None:
-                backbone, arguments = opening.proposed_backbone(model, arguments, ask=not yes)
+                backbone, arguments = opening.proposed_backbone(f"{model} is a new model and", arguments, ask=not yes)
             elif backbone is not None and weights is None:
                 recommended.check(backbone)
         if not (yes or dry_run or can_ask()):
@@ -155,6 +155,8 @@ def learn(
             said.print(input_size.words(learner.backbone, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
+            if learner.undecided:
+                said.print("group: auto, D4 is taken if these images have no up")
             gone = found.held_out if found else HeldOutFeatures()
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := _unmeasured(plan, gone, seen)):
@@ -208,6 +210,8 @@ def _learn(
         learner.learn(data, progress=bars, workers=workers)
         held_out = [(picture.image, picture.entry.label) for picture in [*plan.held_out, *plan.hold_out]]
         outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
+    if before.undecided and learner.state.choice is not None:
+        console(stderr=True).print(learner.state.choice.words)
     _show_review(outcome)
     for line in plan.not_judged():
         console(stderr=True).print(line)

@@ -117,6 +117,8 @@ def _short(value: Any) -> Any:
 def _info_table(about: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    from continual.symmetry.choice import GroupChoice
+
     backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
     source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
     learned = f"{console.count(len(about['classes']), 'class')} in {console.count(about['experiences'], 'experience')}"
@@ -128,6 +130,8 @@ def _info_table(about: dict[str, Any]) -> Table:
         rows += [(f"  experience {experience}", ", ".join(names))]
     rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
     rows += [("  arguments", console.pairs(backbone["model_args"])), ("  preprocessing", console.pairs(preparation))]
+    if about["choice"]:
+        rows += [("group", GroupChoice(**about["choice"]).words)]
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
     rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]
     table = Table.grid(padding=(0, 2))

@@ -87,10 +87,10 @@ def checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> s
     return name or RECOMMENDED
 
 
-def proposed_backbone(model: Path, arguments: dict[str, Any], *, ask: bool) -> tuple[str, dict[str, Any]]:
-    """Return a recommended backbone for a new model, and its arguments, if its weights are here or may be fetched.
+def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tuple[str, dict[str, Any]]:
+    """Return a recommended backbone and its arguments, if its weights are here or may be fetched.
 
-    Raises InputError that names those there are.
+    Raises InputError that says what `asks` for one, and names those there are.
     """
     choice = recommended.there()
     first = recommended.RECOMMENDED[0]
@@ -104,8 +104,7 @@ def proposed_backbone(model: Path, arguments: dict[str, Any], *, ask: bool) -> t
     if choice is None:
         shown = "; ".join(f"{own.tag} ({own.summary})" for own in recommended.RECOMMENDED)
         raise InputError(
-            f"{model} is a new model and needs a backbone: --backbone TAG, or --weights FILE. `equimos list backbones` "
-            f"recommends {shown}"
+            f"{asks} needs a backbone: --backbone TAG, or --weights FILE. `equimos list backbones` recommends {shown}"
         )
     made = {**choice.model_args, **arguments}
     words = "".join(f" --model-arg {key}={value}" for key, value in made.items())
@@ -143,9 +142,9 @@ def refuse_changes(
 
 def check_keeping(learner: IncrementalLearner[Any], keep: int | None) -> None:
     """Raise InputError if features are to be kept from which answers could not be known later."""
-    if keep and (learner.symmetry is not None or not learner.fixed_features):
+    if keep and (learner.settings.group is not None or not learner.fixed_features):
         able = ", ".join(name for name in methods() if method(name).fixed_features)
-        asked = learner.method if learner.symmetry is None else f"a model with group={learner.settings.group}"
+        asked = learner.method if learner.settings.group is None else f"a model with group={learner.settings.group}"
         raise InputError(
             f"--keep-held-out goes with methods whose features never change ({able}), and without a group; of {asked}, "
             "leave it out"

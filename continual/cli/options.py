@@ -27,7 +27,9 @@ Set = Annotated[
 Symmetry = Annotated[
     str | None,
     typer.Option(
-        metavar="GROUP", help="Answer alike however an image is rotated (C4), mirrored (mirror_h) or both (D4)."
+        metavar="GROUP",
+        help="Answer alike however an image is rotated (C4), mirrored (mirror_h) or both (D4); auto: D4 if the first "
+        "images have no up.",
     ),
 ]
 Method = Annotated[

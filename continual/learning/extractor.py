@@ -21,8 +21,12 @@ from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.settings import Settings
+from continual.seeding import generator
 from continual.symmetry.base import Symmetry
-from continual.symmetry.views import Transformed
+from continual.symmetry.choice import NO_UP, GroupChoice
+from continual.symmetry.equitune import Equitune
+from continual.symmetry.left_out import MOST_IMAGES, choice_of, some_of_each
+from continual.symmetry.views import Transformed, group_named
 
 #: progress(stage, done, total, figures) says how far some work is
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -167,6 +171,32 @@ def single_views(
     return seeing, ExperienceData(training, evaluation, labels, data.value_range), fitted
 
 
+def choose_group(
+    extractor: Extractor, data: ExperienceData, settings: Settings, progress: Progress | None = None, workers: int = 0
+) -> GroupChoice:
+    """Return which group the images of an experience say that they have; see `every_view`."""
+    return choice_of(*every_view(extractor, data, settings, progress, workers))
+
+
+def every_view(
+    extractor: Extractor, data: ExperienceData, settings: Settings, progress: Progress | None = None, workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return features (n, 8, D) of all views under D4, the images as given first, and class indices (n,).
+
+    At most `MOST_IMAGES` are asked, drawn from all classes. Raises InputError for inputs that are not square.
+    """
+    symmetry = Equitune(group_named(NO_UP))
+    rows = some_of_each(data.labels, MOST_IMAGES, generator(settings.seed, "images that decide on a group"))
+
+    def features(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
+        views = symmetry.views(images)
+        return [extractor.untransformed.features(views.flatten(0, 1)).unflatten(0, views.shape[:2])]
+
+    few = max(1, settings.eval_batch_size // symmetry.group.order)
+    (found,), labels = extract(Subset(data.evaluation, rows), features, few, extractor.device, progress, workers)
+    return found.cpu(), _indices(labels)
+
+
 def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData, batch_size: int) -> dict[str, Tensor]:
     """Return what a symmetry has to know of images, from those of the first experience."""
     if not symmetry.learns:
@@ -176,5 +206,9 @@ def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData,
         return [extractor.described(symmetry.views(images))]
 
     (found,), labels = extract(data.evaluation, described, batch_size, extractor.device)
+    return symmetry.fit(found, _indices(labels).to(extractor.device))
+
+
+def _indices(labels: Sequence[Label]) -> Tensor:
     index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return symmetry.fit(found, torch.tensor([index[label] for label in labels], device=extractor.device))
+    return torch.tensor([index[label] for label in labels])

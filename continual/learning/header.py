@@ -100,6 +100,16 @@ class BackboneHeader(_Part):
     preprocessing: PreprocessingHeader
 
 
+class ChoiceHeader(_Part):
+    """What `group="auto"` took."""
+
+    group: Literal["D4"] | None = None
+    saved: Annotated[Number, Field(le=1)]
+    plain: Annotated[Number, Field(ge=0, le=1)]
+    whole: Annotated[Number, Field(ge=0, le=1)]
+    images: Annotated[StrictInt, Field(ge=0)]
+
+
 class StateHeader(_Part):
     """What is said of what was learned; a method's own parts are compared when they are put back."""
 
@@ -109,6 +119,7 @@ class StateHeader(_Part):
     class_experience: list[Annotated[StrictInt, Field(ge=0, lt=MOST_EXPERIENCES)]]
     experiences: Annotated[StrictInt, Field(ge=0, le=MOST_EXPERIENCES)]
     updates: Annotated[StrictInt, Field(ge=0, lt=2**53)]
+    choice: ChoiceHeader | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> StateHeader:

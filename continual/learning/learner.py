@@ -20,6 +20,7 @@ from continual.data.preprocessing import Preprocessing
 from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
+from continual.learning.deciding import Deciding
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
@@ -32,7 +33,7 @@ from continual.learning.training import Checkpoints, Start, Training
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Edits[S], Storing[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
@@ -110,13 +111,13 @@ class IncrementalLearner(Edits[S], Storing[S]):
     @property
     def symmetry(self) -> Symmetry | None:
         """What is made of an image's views, if the settings name a group."""
-        return symmetry_of(self.settings, self.state.fitted)
+        return symmetry_of(self.settings, self.state.fitted, self.state.choice)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes this learner's input: as for the backbone, with a group in one pose."""
         plain = self.backbone.preprocessing
-        return plain if self.symmetry is None else plain.for_a_group()
+        return plain if self.settings.group is None else plain.for_a_group()
 
     @property
     def extractor(self) -> Extractor:
@@ -126,6 +127,8 @@ class IncrementalLearner(Edits[S], Storing[S]):
     @property
     def start(self) -> Start[S]:
         """What a training of the next experience starts from."""
+        if self.undecided:
+            raise InputError('group="auto" is decided on images: call start_training(data), not begin(data)')
         return Start(self.state, self.settings, self.extractor)
 
     def __repr__(self) -> str:
@@ -168,7 +171,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
         check_labels(dict.fromkeys(data.labels))
-        training = self.begin(data)
+        training = self.start_training(data, progress, workers)
         run(training, progress, workers, checkpoints)
         self.complete(training, progress)
 

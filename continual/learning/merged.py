@@ -57,6 +57,12 @@ def _difference(first: IncrementalLearner[Any], other: IncrementalLearner[Any]) 
         return f"its setting {'; '.join(names)}"
     if first.classes and other.classes and type(first.classes[0]) is not type(other.classes[0]):
         return f"its classes are {type(other.classes[0]).__name__}, not {type(first.classes[0]).__name__}"
+    groups = [one.state.choice.group if one.state.choice else None for one in (first, other)]
+    if groups[0] != groups[1]:
+        return (
+            f"its images decided on the group {groups[1] or 'none'}, not {groups[0] or 'none'}: make all of them with "
+            "one --symmetry, or begin them from one file"
+        )
     fitted, its_fitted = first.state.fitted, other.state.fitted
     if fitted.keys() != its_fitted.keys() or any(not torch.equal(fitted[k], its_fitted[k]) for k in fitted):
         return "its symmetry was fitted to other images: begin models that are to be merged from one file"

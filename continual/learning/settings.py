@@ -43,7 +43,9 @@ class Settings(BaseModel):
     eval_batch_size: int = Field(128, ge=1, description="images per forward pass, outside training")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the backbone")
 
-    group: str | None = Field(None, description="rotations and mirrors that change no answer: C4, D4, mirror_h")
+    group: str | None = Field(
+        None, description="rotations and mirrors that change no answer: C4, D4, mirror_h; auto: D4 if images have no up"
+    )
     symmetry: str = Field("frame", description="with a group: what is made of an image's views")
     views: int = Field(3, ge=1, description="how many views of an image frame and pruned_orbit look at")
     transformed_training: bool = Field(True, description="with a group: train on randomly transformed images")
@@ -57,9 +59,10 @@ class Settings(BaseModel):
     @field_validator("group")
     @classmethod
     def _known_group(cls, name: str | None) -> str | None:
+        from continual.symmetry.choice import AUTO
         from continual.symmetry.views import group_named
 
-        return name and group_named(name).name
+        return name if name in (None, AUTO) else group_named(name).name
 
     @model_validator(mode="after")
     def _known_names(self) -> Settings:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from continual.data.inputs import Label
 from continual.statistics.fields import per_class, without
+from continual.symmetry.choice import GroupChoice
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class State:
     updates: int = 0  #: calls of `learn` and `correct`
     fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: what a symmetry fitted in the first experience
     value_range: str | None = None  #: what numbers meant in images that were learned, see `continual.data.ranges`
+    choice: GroupChoice | None = None  #: what `group="auto"` took in the first experience
 
     def renamed(self, old: Label, new: Label) -> Self:
         """Return the state in which the class `old` is called `new`."""

@@ -64,6 +64,7 @@ class Training(ABC, Generic[S]):
 
     def __init__(self, start: Start[S], data: ExperienceData) -> None:
         self.before, self.settings = start.state, start.settings
+        self.symmetric = start.extractor.symmetry is not None  #: whether answers are made of several views
         #: gives the features that are remembered
         self.extractor, self.data, self.fitted = single_views(
             start.extractor, self.settings, self.before.fitted, data, first=self.before.updates == 0
@@ -111,6 +112,7 @@ class Training(ABC, Generic[S]):
             "updates": self.before.updates + 1,
             "fitted": self.fitted,
             "value_range": self.data.value_range or self.before.value_range,
+            "choice": self.before.choice,
         }
 
 

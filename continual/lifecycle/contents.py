@@ -72,6 +72,7 @@ class ModelFile:
             "backbone": {**self.header["backbone"], "embedded": self.embedded},
             "memory_bytes": dict(self.memory),
             "settings": self.header["settings"],
+            "choice": state.get("choice"),
             "versions": self.header["versions"],
         }
 

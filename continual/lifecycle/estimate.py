@@ -15,6 +15,9 @@ from continual.learning.training import GradientTraining
 from continual.methods.bases.alignment import AlignedState, align
 from continual.seeding import seeded
 from continual.statistics.head import Head
+from continual.symmetry.choice import NO_UP
+from continual.symmetry.left_out import MOST_IMAGES
+from continual.symmetry.views import group_named
 
 T = TypeVar("T")
 
@@ -27,6 +30,9 @@ def seconds(learner: IncrementalLearner[Any], data: ExperienceData, answers: int
 
     Loads some images, and runs a training step, a forward pass and an epoch of alignment. The learner stays as it was.
     """
+    if learner.undecided:  # the most that it may take
+        learner = learner.variant(group=NO_UP)
+        answers += group_named(NO_UP).order * min(len(data.labels), MOST_IMAGES)
     training, settings = learner.begin(data), learner.settings
     few = range(min(len(data.labels), getattr(settings, "batch_size", 16)))
     with seeded(0, "estimate"):

@@ -12,6 +12,7 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.methods.bases.regression import RegressionLearner, RegressionSettings
 from continual.statistics.ridge import GramStatistics
+from continual.symmetry.choice import AUTO
 
 
 class StrataSettings(RegressionSettings):
@@ -46,8 +47,13 @@ class StrataLearner(RegressionLearner):
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
-        name = ("strata", self.settings.blocks, self.settings.patches, self.settings.mirror)
+        name = ("strata", self.settings.blocks, self.settings.patches, self.mirrored)
         return cached(cache, images, name, partial(self._read, extractor))
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the mirror image is looked at as well: not if `group="auto"` took all views, it is among them."""
+        return self.settings.mirror and not (self.settings.group == AUTO and self.symmetry is not None)
 
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty of the settings, times D'."""
@@ -55,5 +61,5 @@ class StrataLearner(RegressionLearner):
 
     def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
         own = self.settings
-        views = [images, images.flip(-1)] if own.mirror else [images]
+        views = [images, images.flip(-1)] if self.mirrored else [images]
         return torch.stack([extractor.block_tokens(view, own.blocks, patches=own.patches) for view in views]).mean(0)

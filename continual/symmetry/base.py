@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from continual.symmetry import KINDS
+from continual.symmetry.choice import AUTO, GroupChoice
 from continual.symmetry.views import best_first, content_order, group_named, refusals, taken
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
@@ -87,8 +88,12 @@ class Symmetry:
         return {}
 
 
-def symmetry_of(settings: Any, fitted: Mapping[str, Tensor]) -> Symmetry | None:
-    """Return the symmetry of learner settings, None without a group; raises InputError for an unknown one of either."""
-    if settings.group is None:
-        return None
-    return KINDS.get(settings.symmetry)(group_named(settings.group), settings.views, fitted)
+def symmetry_of(settings: Any, fitted: Mapping[str, Tensor], choice: GroupChoice | None = None) -> Symmetry | None:
+    """Return the symmetry of learner settings, None without a group; raises InputError for an unknown one of either.
+
+    `choice` is what was taken if the group is "auto"; there is none before anything was learned.
+    """
+    group = settings.group
+    if group == AUTO:
+        group = None if choice is None else choice.group
+    return None if group is None else KINDS.get(settings.symmetry)(group_named(group), settings.views, fitted)

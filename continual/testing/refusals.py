@@ -28,7 +28,7 @@ def failure_changes_nothing(case: Case) -> None:
         broken.write_bytes(b"no image")
         with refused(InputError, "an unreadable image"):
             learner.learn([*images, broken], [*labels, labels[0]])
-    training = case.make().begin(as_experience(images, labels, learner.preprocessing))
+    training = case.make().start_training(as_experience(images, labels, learner.preprocessing))
     if not isinstance(training, GradientTraining) or not training.epochs:
         return
     # Found by the loss, and by what comes out of the only step.

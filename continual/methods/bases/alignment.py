@@ -104,7 +104,7 @@ def aligned_fields(
             statistics.append(found)
     head = training.frozen_head()
     # A head that was trained on single views is to be asked about means of them.
-    first = settings.group is not None if settings.align_first is None else settings.align_first
+    first = training.symmetric if settings.align_first is None else settings.align_first
     if (before.updates or first) and settings.alignment_epochs:
         draw = seeded(settings.seed, "alignment", before.updates, device=training.device)
         examples = (features, targets) if training.correcting else None

@@ -1,0 +1,220 @@
+"""What symmetry gains on images that have no up, and what it costs on images that have one.
+
+    python benchmarks/no_up.py configs/no_up/plankton.toml --source DIR --weights FILE --cache DIR --out plankton.json
+
+Every row and split of a config of closed forms, by the learners' own sums, penalties and heads, on features of all
+views that are computed once and kept in the cache. Accuracies are those of `equimos run` on the same config, but that
+"transformed" is the mean over all elements of D4, where a run draws one for each image. `--check "ridge, C4"` runs
+that row of the first split by the run's own code as well, and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from remembered import RememberedViT, remembering
+from torch import Tensor
+
+from continual.avalanche.external import find_method
+from continual.backbones.loading import Backbone, load_backbone
+from continual.data.inputs import PreparedImages
+from continual.data.loaders import evaluation_loader
+from continual.datasets.streams import Stream
+from continual.experiments.config import RunConfig, load_runs
+from continual.experiments.run import run_cell, streams
+from continual.metrics.accuracy import seen_accuracy
+from continual.statistics.ridge import GramStatistics, LinearHead
+from continual.symmetry.choice import AUTO
+from continual.symmetry.equitune import Equitune
+from continual.symmetry.left_out import choice_of, places_of
+from continual.symmetry.views import content_order, group_named
+
+D4 = group_named("D4")
+MIRROR = places_of("mirror_h")[1]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the backbone says of all views of images, the image as given first."""
+
+    plain: Tensor  #: (n, 8, T), prepared as for a learner without a group
+    posed: Tensor  #: (n, 8, T), as for one with a group
+    order: Tensor  #: (n, 8), the places of views in the order that their content decides
+
+    @classmethod
+    def of(cls, backbone: Backbone, images: Sequence[Any]) -> Views:
+        """Look at images, or look them up."""
+        symmetry, tokens, order = Equitune(D4), [], []
+        for preprocessing in (backbone.preprocessing, backbone.preprocessing.for_a_group()):
+            prepared = PreparedImages(images, [0] * len(images), preprocessing, augment=False)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                for batch, _ in evaluation_loader(prepared, 8):
+                    views = symmetry.views(batch)
+                    found = backbone.frozen.block_tokens(views.flatten(0, 1), 4)
+                    tokens.append(found.unflatten(0, views.shape[:2]))
+                    order.append(content_order(views))
+        plain, posed = torch.cat(tokens).chunk(2)
+        return cls(plain, posed, torch.cat(order)[len(images) :])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of an experience's images, all classes together, and where its first experience ends."""
+
+    train: Tensor
+    labels: Tensor
+    test: Tensor
+    truth: Tensor
+    first: int
+
+    @classmethod
+    def of(cls, stream: Stream, row: dict[Any, int]) -> Split:
+        """Return the rows of a stream's images."""
+        index = {label: number for number, label in enumerate(stream.class_order)}
+        parts = stream.experiences
+        return cls(
+            torch.tensor([row[image] for part in parts for image in part.train_images]),
+            torch.tensor([index[label] for part in parts for label in part.train_labels]),
+            torch.tensor([row[image] for part in parts for image in part.test_images]),
+            torch.tensor([index[label] for part in parts for label in part.test_labels]),
+            len(parts[0].train_labels),
+        )
+
+
+class Row:
+    """A learner of a config, on remembered features."""
+
+    def __init__(self, config: RunConfig, label: str, backbone: Backbone, views: Views, split: Split) -> None:
+        row, self.choice = config.methods[label], None
+        settings = row.make_settings(seed=config.seeds[0]).model_dump()
+        self.ridge, self.split = row.method == "ridge", split
+        vit = backbone.frozen
+        assert isinstance(vit, RememberedViT)
+        self.read = vit.final if self.ridge else lambda tokens: tokens
+        if settings["group"] == AUTO:
+            first = slice(split.first)
+            self.choice = choice_of(vit.final(views.posed[split.train[first]]), split.labels[first])
+            settings["group"] = self.choice.group
+            if self.choice.group is not None and not self.ridge:
+                settings["mirror"] = False  # as `StrataLearner.mirrored`
+        self.learner = find_method(row.method)(backbone, **settings)
+        self.symmetry = self.learner.symmetry
+        self.tokens = views.plain if settings["group"] is None and self.choice is None else views.posed
+        self.order, self.mirror = views.order, not self.ridge and settings["mirror"]
+        self.group = [0] if self.symmetry is None else places_of(self.symmetry.group.name)
+
+    def features(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Return features (n, k, D') of the views (n, k) of images."""
+        found = self.read(self.tokens[rows[:, None], places])
+        if self.mirror:
+            other = torch.tensor([D4.product(MIRROR, g) for g in range(D4.order)])[places]
+            found = torch.stack([found, self.read(self.tokens[rows[:, None], other])]).mean(0)
+        return found
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the head depends on, of one split."""
+        return self.ridge, self.mirror, self.tokens.data_ptr(), *self.group
+
+    def learn(self) -> LinearHead:
+        """Solve on all views of the training images."""
+        split, each = self.split, torch.tensor(self.group)
+        features = self.features(split.train, each.expand(len(split.train), -1)).flatten(0, 1)
+        sums = GramStatistics.of(features, split.labels.repeat_interleave(len(each)), int(split.labels.max()) + 1)
+        kind: Any = self.learner.state_type
+        head: LinearHead = self.learner.solved(kind(sums=sums)).head
+        return head
+
+    def looked(self, element: int) -> Tensor:
+        """Return which views (n, k) are looked at of test images that an element has transformed."""
+        count = len(self.split.test)
+        if self.symmetry is None or not self.symmetry.invariant:
+            return torch.full((count, 1), element)
+        orbit = torch.zeros(D4.order, dtype=torch.bool)
+        orbit[[D4.product(h, element) for h in self.group]] = True
+        order = self.order[self.split.test]
+        return order[orbit[order]].reshape(count, -1)[:, : self.symmetry.looked]
+
+    def measure(self, head: LinearHead) -> dict[str, Any]:
+        """Return what a head makes of the test images: accuracies upright and transformed, consistency, and passes an image."""
+        answers: list[Tensor] = []
+        before: Tensor | None = None
+        for element in range(D4.order):
+            looked = self.looked(element)
+            alike = before is not None and torch.equal(looked, before)
+            found = answers[-1] if alike else head(self.features(self.split.test, looked).mean(1)).argmax(1)
+            answers, before = [*answers, found], looked
+        right = torch.stack([answer == self.split.truth for answer in answers]).double().mean(1)
+        same = torch.stack([answer == answers[0] for answer in answers[1:]]).double().mean()
+        figures = {"upright": float(right[0]), "transformed": float(right.mean()), "consistency": float(same)}
+        figures["passes"] = looked.shape[1] * (2 if self.mirror else 1)
+        return figures | ({} if self.choice is None else {"choice": asdict(self.choice)})
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="A config of closed forms, as in configs/no_up.")],
+    source: Annotated[Path, typer.Option(help="A folder with one folder per class.")],
+    weights: Annotated[Path, typer.Option(help="Of a ViT.")],
+    cache: Annotated[Path, typer.Option(help="A folder that keeps features.")],
+    out: Annotated[Path, typer.Option(help="Where figures go.")],
+    check: Annotated[list[str] | None, typer.Option(help="Run this row of the first split by `equimos run`.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Rows to evaluate; all without.")] = None,
+) -> None:
+    """Evaluate every row on every split, and write the figures."""
+    runs = load_runs(config, [f"data.source={source}", f"backbone.weights={weights}"])
+    first = next(iter(runs.values()))
+    made = load_backbone(weights=weights, **first.backbone.args)
+    backbone = remembering(made, cache / f"{config.stem}.safetensors")
+    found = {name: streams(run)[run.seeds[0]] for name, run in runs.items()}
+    parts = next(iter(found.values())).experiences
+    images = sorted(image for part in parts for image in [*part.train_images, *part.test_images])
+    views = Views.of(backbone, images)
+    vit: Any = backbone.frozen
+    vit.keep()
+    rows = {image: number for number, image in enumerate(images)}
+    records = []
+    for name, run in runs.items():
+        split, heads = Split.of(found[name], rows), dict[Any, LinearHead]()
+        for label in only or run.methods:
+            row = Row(run, label, backbone, views, split)
+            heads[row.key] = heads.get(row.key) or row.learn()
+            record = {"run": name, "row": label, "per_class": run.stream.per_class, **row.measure(heads[row.key])}
+            records.append(record)
+            print(json.dumps(record), flush=True)
+            out.write_text(json.dumps(records, indent=1))
+    name, run = next(iter(runs.items()))
+    for label in check or ():
+        ours = next(r for r in records if r["run"] == name and r["row"] == label)
+        _, cells = run_cell(label, run.methods[label], made, found[name], run.seeds[0], transformed=run.transformed)
+        theirs = seen_accuracy(cells[0])[-1]
+        learning = sum(e.learning_seconds or 0 for e in cells[0].evaluations)
+        print(f"{label}: {theirs:.4f} by the run, {ours['upright']:.4f} here; learned in {learning:.1f} s")
+    print(table(records))
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table, mean and deviation over the splits."""
+    lines = [
+        "| per class | row | upright [%] | transformed [%] | same [%] | passes |",
+        f"| --: | ---{4 * ' | --:'} |",
+    ]
+    for count, label in dict.fromkeys((r["per_class"], r["row"]) for r in records):
+        own = [r for r in records if (r["per_class"], r["row"]) == (count, label)]
+        cells = []
+        for column in ("upright", "transformed", "consistency"):
+            values = 100 * np.array([r[column] for r in own])
+            cells.append(f"{values.mean():.1f} ± {values.std(ddof=1) if len(own) > 1 else 0:.1f}")
+        passes = np.mean([r["passes"] for r in own])
+        lines.append(f"| {count} | {label} | {' | '.join(cells)} | {passes:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

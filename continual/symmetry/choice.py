@@ -1,0 +1,35 @@
+"""What `group="auto"` took in the first experience. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: what the setting `group` says to have it decided on the first experience's images
+AUTO = "auto"
+#: the group of images without an up: all quarter turns and mirror images
+NO_UP = "D4"
+
+
+@dataclass(frozen=True)
+class GroupChoice:
+    """What `group="auto"` took, and by how much."""
+
+    saved: float  #: which share of the squared error of images left out all their views save; below 0, they add to it
+    plain: (
+        float  #: the share that is answered right upright: as they are, or with their mirror images if that is better
+    )
+    whole: float  #: the same by all views
+    images: int  #: how many were left out
+    group: str | None = None  #: None: images have an up, or too little speaks against one
+
+    @property
+    def words(self) -> str:
+        """What was taken and why, in one sentence."""
+        if not self.images:
+            return "group: none, as there are fewer than two classes of two images to tell by"
+        taken = f"{self.group}, these images have no up" if self.group else "none, these images seem to have an up"
+        change = f"{abs(self.saved):.0%} {'less' if self.saved >= 0 else 'more'}"
+        return (
+            f"group: {taken}; left out in turn, {self.images} images are answered with {change} squared error by all "
+            f"their views than upright ({self.whole:.1%} and {self.plain:.1%} right)"
+        )

@@ -5,7 +5,7 @@
 Every row and split of a config of closed forms, by the learners' own sums, penalties and heads, on features of all
 views that are computed once and kept in the cache. Accuracies are those of `equimos run` on the same config, but that
 "transformed" is the mean over all elements of D4, where a run draws one for each image. `--check "ridge, C4"` runs
-that row of the first split by the run's own code as well, and compares.
+that row of the first split by the run's own code as well, and compares. no_up_report.py makes tables of the figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from remembered import RememberedViT, remembering
@@ -30,6 +29,7 @@ from continual.datasets.streams import Stream
 from continual.experiments.config import RunConfig, load_runs
 from continual.experiments.run import run_cell, streams
 from continual.metrics.accuracy import seen_accuracy
+from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.symmetry.choice import AUTO
 from continual.symmetry.equitune import Equitune
@@ -37,6 +37,7 @@ from continual.symmetry.left_out import choice_of, places_of
 from continual.symmetry.views import content_order, group_named
 
 D4 = group_named("D4")
+PRODUCT = torch.tensor(D4.table)
 MIRROR = places_of("mirror_h")[1]
 
 
@@ -73,9 +74,10 @@ class Split:
     test: Tensor
     truth: Tensor
     first: int
+    position: Tensor  #: (n,), the element of D4 that has transformed each training image
 
     @classmethod
-    def of(cls, stream: Stream, row: dict[Any, int]) -> Split:
+    def of(cls, stream: Stream, row: dict[Any, int], config: RunConfig) -> Split:
         """Return the rows of a stream's images."""
         index = {label: number for number, label in enumerate(stream.class_order)}
         parts = stream.experiences
@@ -85,7 +87,16 @@ class Split:
             torch.tensor([row[image] for part in parts for image in part.test_images]),
             torch.tensor([index[label] for part in parts for label in part.test_labels]),
             len(parts[0].train_labels),
+            torch.cat([_positions(config, number, len(part.train_labels)) for number, part in enumerate(parts)]),
         )
+
+
+def _positions(config: RunConfig, number: int, count: int) -> Tensor:
+    """Return the elements that `transformed_training` draws for the images of an experience."""
+    if config.train_transformed is None:
+        return torch.zeros(count, dtype=torch.int64)
+    draw = generator(config.seeds[0], "turned for training", D4.name, number)
+    return torch.randint(D4.order, (count,), generator=draw)
 
 
 class Row:
@@ -99,8 +110,9 @@ class Row:
         assert isinstance(vit, RememberedViT)
         self.read = vit.final if self.ridge else lambda tokens: tokens
         if settings["group"] == AUTO:
-            first = slice(split.first)
-            self.choice = choice_of(vit.final(views.posed[split.train[first]]), split.labels[first])
+            first, every = slice(split.first), torch.arange(D4.order)
+            seen = views.posed[split.train[first, None], PRODUCT[every, split.position[first, None]]]
+            self.choice = choice_of(vit.final(seen), split.labels[first])
             settings["group"] = self.choice.group
             if self.choice.group is not None and not self.ridge:
                 settings["mirror"] = False  # as `StrataLearner.mirrored`
@@ -114,7 +126,7 @@ class Row:
         """Return features (n, k, D') of the views (n, k) of images."""
         found = self.read(self.tokens[rows[:, None], places])
         if self.mirror:
-            other = torch.tensor([D4.product(MIRROR, g) for g in range(D4.order)])[places]
+            other = PRODUCT[MIRROR, places]
             found = torch.stack([found, self.read(self.tokens[rows[:, None], other])]).mean(0)
         return found
 
@@ -126,7 +138,7 @@ class Row:
     def learn(self) -> LinearHead:
         """Solve on all views of the training images."""
         split, each = self.split, torch.tensor(self.group)
-        features = self.features(split.train, each.expand(len(split.train), -1)).flatten(0, 1)
+        features = self.features(split.train, PRODUCT[each, split.position[:, None]]).flatten(0, 1)
         sums = GramStatistics.of(features, split.labels.repeat_interleave(len(each)), int(split.labels.max()) + 1)
         kind: Any = self.learner.state_type
         head: LinearHead = self.learner.solved(kind(sums=sums)).head
@@ -138,12 +150,12 @@ class Row:
         if self.symmetry is None or not self.symmetry.invariant:
             return torch.full((count, 1), element)
         orbit = torch.zeros(D4.order, dtype=torch.bool)
-        orbit[[D4.product(h, element) for h in self.group]] = True
+        orbit[PRODUCT[self.group, element]] = True
         order = self.order[self.split.test]
         return order[orbit[order]].reshape(count, -1)[:, : self.symmetry.looked]
 
     def measure(self, head: LinearHead) -> dict[str, Any]:
-        """Return what a head makes of the test images: accuracies upright and transformed, consistency, and passes an image."""
+        """Return a head's accuracies upright and transformed, consistency, and passes an image."""
         answers: list[Tensor] = []
         before: Tensor | None = None
         for element in range(D4.order):
@@ -165,24 +177,24 @@ def main(
     cache: Annotated[Path, typer.Option(help="A folder that keeps features.")],
     out: Annotated[Path, typer.Option(help="Where figures go.")],
     check: Annotated[list[str] | None, typer.Option(help="Run this row of the first split by `equimos run`.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Rows to evaluate; all without.")] = None,
+    changes: Annotated[list[str] | None, typer.Argument(help="Changes of the config: train_transformed=D4.")] = None,
 ) -> None:
     """Evaluate every row on every split, and write the figures."""
-    runs = load_runs(config, [f"data.source={source}", f"backbone.weights={weights}"])
+    runs = load_runs(config, [f"data.source={source}", f"backbone.weights={weights}", *(changes or ())])
     first = next(iter(runs.values()))
     made = load_backbone(weights=weights, **first.backbone.args)
     backbone = remembering(made, cache / f"{config.stem}.safetensors")
     found = {name: streams(run)[run.seeds[0]] for name, run in runs.items()}
-    parts = next(iter(found.values())).experiences
-    images = sorted(image for part in parts for image in [*part.train_images, *part.test_images])
+    parts = [part for stream in found.values() for part in stream.experiences]
+    images = sorted({image for part in parts for image in [*part.train_images, *part.test_images]})
     views = Views.of(backbone, images)
     vit: Any = backbone.frozen
     vit.keep()
     rows = {image: number for number, image in enumerate(images)}
     records = []
     for name, run in runs.items():
-        split, heads = Split.of(found[name], rows), dict[Any, LinearHead]()
-        for label in only or run.methods:
+        split, heads = Split.of(found[name], rows, run), dict[Any, LinearHead]()
+        for label in run.methods:
             row = Row(run, label, backbone, views, split)
             heads[row.key] = heads.get(row.key) or row.learn()
             record = {"run": name, "row": label, "per_class": run.stream.per_class, **row.measure(heads[row.key])}
@@ -196,24 +208,6 @@ def main(
         theirs = seen_accuracy(cells[0])[-1]
         learning = sum(e.learning_seconds or 0 for e in cells[0].evaluations)
         print(f"{label}: {theirs:.4f} by the run, {ours['upright']:.4f} here; learned in {learning:.1f} s")
-    print(table(records))
-
-
-def table(records: list[dict[str, Any]]) -> str:
-    """Return a Markdown table, mean and deviation over the splits."""
-    lines = [
-        "| per class | row | upright [%] | transformed [%] | same [%] | passes |",
-        f"| --: | ---{4 * ' | --:'} |",
-    ]
-    for count, label in dict.fromkeys((r["per_class"], r["row"]) for r in records):
-        own = [r for r in records if (r["per_class"], r["row"]) == (count, label)]
-        cells = []
-        for column in ("upright", "transformed", "consistency"):
-            values = 100 * np.array([r[column] for r in own])
-            cells.append(f"{values.mean():.1f} ± {values.std(ddof=1) if len(own) > 1 else 0:.1f}")
-        passes = np.mean([r["passes"] for r in own])
-        lines.append(f"| {count} | {label} | {' | '.join(cells)} | {passes:.0f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

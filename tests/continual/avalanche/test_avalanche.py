@@ -64,12 +64,13 @@ def test_other_periodic_evaluations_change_no_bit(options: Any, backbone: Any, b
     assert_same(ours.learner, plain(MOSLearner, backbone, stream))
 
 
-def test_same_bits_with_a_symmetry(backbone: Any, blobs: Any) -> None:
-    stream, settings = blob_stream(blobs), {"group": "C4", "symmetry": "lambda_equitune"}
+@pytest.mark.parametrize("settings", [{"group": "C4", "symmetry": "lambda_equitune"}, {"group": "auto"}])
+def test_same_bits_with_a_symmetry(settings: Any, backbone: Any, blobs: Any) -> None:
+    stream = blob_stream(blobs)
     benchmark = to_avalanche(stream, backbone.preprocessing)
     ours = strategy("mos", backbone, **settings)
     for experience in benchmark.train_stream:
-        ours.train(experience)
+        ours.train(experience, eval_streams=[benchmark.test_stream])
         ours.eval(benchmark.test_stream)
     assert_same(ours.learner, plain(MOSLearner, backbone, stream, **settings))
 

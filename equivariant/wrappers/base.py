@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,7 +132,6 @@ class OrbitWrapper(nn.Module, ABC):
             raise InputError(f"input={input!r} must be an action: Images(), Maps(), Tokens(), …")
         actions(self.output)
         self.training = model.training
-        self.register_load_state_dict_pre_hook(_check_names)
 
     @classmethod
     def around(cls, network: Network, group: FiniteGroup, chunk: int | None = None) -> nn.Module:
@@ -260,29 +259,25 @@ class OrbitWrapper(nn.Module, ABC):
                 f"wrapper with {name!r}; nothing of this wrapper was loaded"
             )
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does; raises GroupError, with a name or two, where it would list all that differ."""
+        own, given = self.state_dict().keys(), state_dict.keys()
+        if strict and own != given:
+            raise GroupError(f"these weights {self._difference(own, given)}; nothing of this wrapper was loaded")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _difference(self, own: Set[str], given: Set[str]) -> str:
+        kind, missing, more = type(self).__name__, sorted(own - given), sorted(given - own)
+        if given == self.model.state_dict().keys():
+            return f"are those of the bare model: load them into the `model` of this {kind}"
+        lacks = f"lack {missing[0]!r} and {len(missing) - 1} other names" if missing else ""
+        holds = f"hold {more[0]!r} and {len(more) - 1} other names that it has not" if more else ""
+        return f"are not those of this {kind}, they {', and '.join(filter(None, (lacks, holds)))}"
+
     def extra_repr(self) -> str:
         """Say the group and the actions."""
         output = "by shape" if self.output is None else self.output
         return f"group={self.group.name}, input={self.input}, output={output}, chunk={self.chunk}"
-
-
-def _check_names(wrapper: nn.Module, state: dict[str, Any], prefix: str, _: Any, strict: bool, *rest: Any) -> None:
-    """Refuse weights of something else, with GroupError, before torch lists every name; not where `strict` is off."""
-    if not strict:
-        return
-    own, given = set(wrapper.state_dict()), {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-    missing, more = sorted(own - given), sorted(given - own)
-    if not missing and not more:
-        return
-    kind = type(wrapper).__name__
-    if given == {name.removeprefix("model.") for name in own if name.startswith("model.")}:
-        raise GroupError(f"these are weights of the bare model: load them into the `model` of this {kind}")
-    lacks = f"they lack {missing[0]!r} ({len(missing)} names in all)" if missing else ""
-    holds = f"they hold {more[0]!r} ({len(more)} names in all), which it has not" if more else ""
-    raise GroupError(
-        f"these weights are not those of this {kind}: {' and '.join(filter(None, (lacks, holds)))}; make the wrapper "
-        f"as it was when they were saved; nothing of it was loaded"
-    )
 
 
 class WeightedWrapper(OrbitWrapper):

@@ -294,3 +294,7 @@ class WeightedWrapper(OrbitWrapper):
     def orbit_weights(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the weights w (|G|, B) behind the answer for `x` (B, …)."""
         return self.answer(x, *args, **kwargs)[1]
+
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return the scores (|G|, B) behind the weights; raises InputError where no network gives any."""
+        raise InputError(f"{type(self).__name__} has no network that scores views: use LambdaEquitune, say")

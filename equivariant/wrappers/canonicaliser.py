@@ -88,6 +88,10 @@ class Canonicaliser(WeightedWrapper):
             parts.append(self.check_scores(self.call(self.score, images), elements, x.shape[0], "the score network"))
         return torch.cat(parts)
 
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return s(g·x) for every element and image, (|G|, B)."""
+        return self.scores(x)
+
     def canonicalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the preferred element of each image, (B,) int64, the first of a tie, and the images by it, (B, …)."""
         elements = self._hard(self.scores(x)).argmax(0)

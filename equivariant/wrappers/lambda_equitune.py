@@ -94,6 +94,12 @@ class LambdaEquitune(WeightedWrapper):
         weights = self._normalised(views.scores)
         return views.combine(weights), weights
 
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return what λ's network says of every view, (|G|, B)."""
+        scores = self.views(x, self._view, "the λ network").scores
+        assert scores is not None
+        return scores
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of λ."""
         return list(self.network.parameters())

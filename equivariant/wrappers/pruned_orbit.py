@@ -91,6 +91,11 @@ class PrunedOrbit(WeightedWrapper):
         parts = [self.call(self.model.late, part) for part in states.split(size)]
         return chosen.combine(self._join(parts), self.output, x, self.check_answer), weights
 
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return s(early(g·x)) for every element and image, (|G|, B)."""
+        self.check_input(x)
+        return self._early(x)[2]
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of s."""
         return list(self.score.parameters())

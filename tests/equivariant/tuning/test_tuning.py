@@ -188,6 +188,28 @@ def test_a_tuned_pruned_orbit_is_trained_and_pruned(pruned: eq.PrunedOrbit, trai
     assert max(record.finished for record in result.history) == (4 if train == "weights" else 1)
 
 
+def everywhere(count: int, seed: int) -> Data:
+    """Two classes that can be read in any view: darker and brighter, in much noise, below a bright top row."""
+    images = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(count) % 2
+    images += (labels * 0.6 - 0.3)[:, None, None, None]
+    images[:, 0, 0] += 2
+    return images, labels
+
+
+def test_it_is_pruned_though_the_whole_orbit_answers_better() -> None:
+    train, validation = everywhere(48, 0), everywhere(400, 1)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    eq.tune(layers, train, validation, replace(SHORT, stages=(eq.Stage("everything", 60, 0.01),)), group="C4")
+    wrapper = eq.PrunedOrbit(eq.StagedPair(layers[:2], layers[2:], 12), "C4").eval()
+    little = replace(SHORT, stages=(eq.Stage("weights", 4, 1e-4),), validate_every=2)
+    first, *later = eq.tune(wrapper, train, validation, little).history
+    assert first.finished == 4
+    assert all(record.validation_accuracy < first.validation_accuracy for record in later)
+    assert max(record.finished for record in later) < 1.1
+    assert (wrapper.orbit_weights(validation[0]) > 0).sum() < 1.1 * 400
+
+
 def test_upright_is_found_without_labels(pruned: eq.PrunedOrbit) -> None:
     none = torch.zeros(64, dtype=torch.int64)
     stages = (eq.Stage("upright", 100, 0.01),)

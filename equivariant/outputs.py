@@ -32,6 +32,8 @@ def leaves(
     """
     if representation is None:
         guessed = [(place, by_shape(tensor, like, place), tensor) for place, tensor in tensors(output, where)]
+        if not guessed:
+            raise InputError(f"the model's {where} is a {type(output).__name__}, which holds no tensor")
         if any(isinstance(action, Maps) for _, action, _ in guessed) and not torch.compiler.is_compiling():
             said = ", ".join(f"{place} {tuple(tensor.shape)}: {action}" for place, action, tensor in guessed)
             warnings.warn(f"output= was not given, so shapes decide how outputs move: {said}", stacklevel=2)

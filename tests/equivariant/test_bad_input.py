@@ -129,6 +129,8 @@ def test_outputs_without_a_batch_axis_or_of_labels() -> None:
 
     with pytest.raises(eq.InputError, match="output is a dict, not a tensor"):
         eq.Equitune(Dict(), "C4", output=eq.Trivial())(X)
+    with pytest.raises(eq.InputError, match="output is a NoneType, which holds no tensor"):
+        eq.Equitune(Returns(lambda x: None), "C4")(X)
 
 
 class Returns(nn.Module):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights
-from continual.console import can_ask, check_target, confirmed, console, count, size
+from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights, check_false_alarms, check_there
+from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
 from continual.errors import InputError
 from continual.lifecycle import contents
 
@@ -44,8 +43,10 @@ def export(
     weights: Weights = None,
 ) -> None:
     """Write a model as one ONNX file, compared with PyTorch before it is done."""
+    check_false_alarms(false_alarm_rate)
+    check_there(images or ())
     try:
-        from continual.export import onnx_runner, writing
+        from continual.export import standalone, writing
     except ImportError as error:
         raise InputError(f"export needs the extra: pip install 'equimos[export]' ({error})") from None
     from continual.cli import opening
@@ -65,7 +66,7 @@ def export(
             learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
         )
     if folder:
-        shutil.copyfile(onnx_runner.__file__, onnx / "onnx_runner.py")
+        write_text(onnx / "onnx_runner.py", standalone.source())
     out = console()
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(
@@ -118,8 +119,7 @@ def serve(
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
 
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"--false-alarm-rate is a share of images above 0 and below 1, got {false_alarm_rate}")
+    check_false_alarms(false_alarm_rate)
     if api_key is not None and not api_key.strip():
         raise InputError("the API key is empty: set one, or none")
 

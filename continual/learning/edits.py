@@ -2,15 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data.images import image_files
-from continual.data.inputs import ExperienceData, Label, as_experience, as_images
+from continual.data.inputs import ExperienceData, Label, as_experience, to_predict
 from continual.data.loaders import label_indices
+from continual.data.preprocessing import Preprocessing
+from continual.data.ranges import ValueRange
 from continual.errors import InputError
 from continual.learning.state import S
 from continual.learning.training import Progress, Training
@@ -23,6 +23,10 @@ class Edits(ABC, Generic[S]):
     correctable: ClassVar[bool] = True  #: False if old classes leave nothing behind that keeps them while others change
     backbone: Backbone
     state: S
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing: ...
 
     @abstractmethod
     def begin(self, data: ExperienceData) -> Training[S]: ...
@@ -57,10 +61,18 @@ class Edits(ABC, Generic[S]):
             raise InputError(f"{label!r} is the only class: a learner without classes is a new one")
         self.state = self.state.without(index)
 
-    def correct(self, images: Any, label: Label, *, progress: Progress | None = None, workers: int = 0) -> None:
+    def correct(
+        self,
+        images: Any,
+        label: Label,
+        *,
+        progress: Progress | None = None,
+        workers: int = 0,
+        value_range: ValueRange | None = None,
+    ) -> None:
         """Say that these images, which were taken for something else, are of the known class `label`.
 
-        `images` is a folder or a sequence as `predict` takes it. The class's statistics, prototype or sums
+        `images` and `value_range` are as `predict` takes them. The class's statistics, prototype or sums
         become those of all its images together. A head that is aligned on class statistics is aligned
         anew, with the features of these images added to those drawn; nothing else is trained. That every
         image is answered right afterwards is likely, but not certain: ask `predict`.
@@ -74,10 +86,9 @@ class Edits(ABC, Generic[S]):
                 f"{self.method} cannot correct: it remembers nothing of its classes but a head, which a few images "
                 "would pull away from all others; call learn with images of all classes concerned"
             )
-        if isinstance(images, str | Path) and Path(images).is_dir():
-            images = image_files(Path(images))
-        images = as_images(images)
-        training = self.begin(as_experience(images, [label] * len(images), self.backbone.preprocessing))
+        images = to_predict(images)
+        given: dict[str, Any] = {"value_range": value_range, "remembered": self.state.value_range}
+        training = self.begin(as_experience(images, [label] * len(images), self.preprocessing, **given))
         training.workers, training.correcting = workers, True
         self.complete(training, progress)
 

@@ -143,23 +143,28 @@ def rollback(model: Path, number: int | None = None) -> Version:
     raise InputError(f"{model} is version {now} and has {said}; there are: {', '.join(map(str, others)) or 'none'}")
 
 
-def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
-    """Return the versions not in use that know a class, by its name or another, and the digests of its images.
+def knowing(model: Path, label: str) -> tuple[list[Version], set[int], list[Path]]:
+    """Return the versions not in use that know a class, the digests of its images, and files that cannot be read.
 
     Another name it has where most of a class's images are those that were seen under the name asked for.
     """
-    found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
+    found, damaged = list[tuple[Version, contents.ModelFile]](), list[Path]()
+    for version in versions(model):
+        try:
+            found += [] if version.current else [(version, contents.read(version.path))]
+        except ModelFileError:
+            damaged.append(version.path)
     images = {image.digest for _, file in found for image in file.seen.images if str(image.label) == label}
 
     def knows(file: contents.ModelFile) -> bool:
         return label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
 
-    return [version for version, file in found if knows(file)], images
+    return [version for version, file in found if knows(file)], images, damaged
 
 
 def purge(model: Path, label: str) -> int:
     """Delete the versions not in use that know a class, see `knowing`; return how many."""
-    known, _ = knowing(model, label)
+    known, _, _ = knowing(model, label)
     for version in known:
         version.path.unlink()
     return len(known)

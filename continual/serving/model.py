@@ -31,7 +31,7 @@ class Served:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """Return the model's input (3, H, W)."""
-        prepared: Tensor = self.learner.backbone.preprocessing.evaluation()(image)
+        prepared: Tensor = self.learner.preprocessing.evaluation()(image)
         return prepared
 
     def scores(self, images: Sequence[Tensor]) -> Scores:

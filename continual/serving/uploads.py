@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException, Request
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.datastructures import UploadFile
 
-from continual.data.images import FORMATS, upright
+from continual.data.decoding import UnreadableError, decode
+
+#: the status and the words for each kind of `UnreadableError`
+REFUSALS = {
+    "unknown": (415, "is not an image of a kind that is taken"),
+    "large": (413, "is too large"),
+    "damaged": (422, "is damaged or cut off"),
+    "unusable": (422, "cannot be read"),
+}
 
 
 class RefusedError(Exception):
@@ -37,27 +44,17 @@ class Limits:
 
 
 def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Decode an image (of several frames the first), see `upright`; raises RefusedError, which names it by `name`."""
+    """Decode an image, see `continual.data.decoding`; raises RefusedError, which names it by `name`."""
     if not data:
         raise RefusedError(400, f"{name} is empty")
     if len(data) > limits.image_bytes:
         raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            if image.width * image.height > limits.pixels:
-                size = f"{image.width} x {image.height} pixels"
-                raise RefusedError(413, f"{name} has {size}: at most {limits.pixels} are taken")
-            return upright(image)
-    except RefusedError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise RefusedError(413, f"{name} has too many pixels: at most {limits.pixels} are taken") from None
-    except UnidentifiedImageError:
-        raise RefusedError(415, f"{name} is not an image of a kind that is taken: {', '.join(FORMATS)}") from None
-    except ValueError as error:
-        raise RefusedError(422, f"{name} cannot be read: {error}") from None
-    except Exception as error:  # every decoder has its own for data that is cut off or damaged
-        raise RefusedError(422, f"{name} is damaged or cut off ({type(error).__name__})") from None
+        found: Image.Image = decode(data, name=name, most_pixels=limits.pixels).image
+    except UnreadableError as error:
+        status, what = REFUSALS[error.kind]
+        raise RefusedError(status, f"{name} {what}: {error}") from None
+    return found
 
 
 async def images_of(request: Request, limits: Limits, timeout: float) -> list[tuple[str, UploadFile]]:

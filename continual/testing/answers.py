@@ -24,7 +24,7 @@ def one_door_to_every_answer(case: Case) -> None:
     for settings in SYMMETRIES:
         learner = case.after(case.experiences[:2], **settings) if settings else case.learned
         learner = learner.variant(eval_batch_size=len(case.images))
-        view, where = learner.backbone.preprocessing.evaluation(), f" under {settings}" if settings else ""
+        view, where = learner.preprocessing.evaluation(), f" under {settings}" if settings else ""
         prepared = torch.stack([view(image) for image in case.images])
         expected = learner.predict(case.images)
         scored, answered = learner.score_batch(prepared), learner.answer(prepared.to(learner.device)).cpu()
@@ -42,7 +42,7 @@ def one_door_to_every_answer(case: Case) -> None:
 def transformed_images_get_the_same_answers(case: Case) -> None:
     """With `group="D4"`, every view of an image has the same scores to the bit: in any batch, and after loading."""
     learner, group = case.after(case.experiences[:2], group="D4"), group_named("D4")
-    view = learner.backbone.preprocessing.evaluation()
+    view = learner.preprocessing.evaluation()
     images = torch.stack([view(image) for image in case.images[:6]])
     expected = learner.predict(images).scores
     loaded = reloaded(learner)

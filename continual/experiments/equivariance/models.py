@@ -48,7 +48,7 @@ class LearnerScores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the learner's scores; nothing in it is trained."""
-        return self.learner.predict(x).scores.to(x)
+        return self.learner.predict(x, value_range="normalised").scores.to(x)
 
 
 @seeded(0, "random weights, soon replaced")
@@ -80,7 +80,7 @@ def of_learner(path: Path, weights: Path | None, device: torch.device) -> Classi
     """Read a model file of `equimos learn`."""
     learner = methods.load(path, weights=weights, device=str(device))
     classes = tuple(map(str, learner.classes))
-    return Classifier(str(path), LearnerScores(learner), None, learner.backbone.preprocessing, classes)
+    return Classifier(str(path), LearnerScores(learner), None, learner.preprocessing, classes)
 
 
 def _timm(config: ModelConfig, pretrained: bool) -> Classifier:

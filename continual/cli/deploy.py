@@ -104,6 +104,12 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels per image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
+    per_address: Annotated[
+        int, typer.Option(min=0, help="Connections from one address at most; 0 for any number, behind a proxy.")
+    ] = 32,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A name to answer to, such as that of a proxy in front; may be repeated.")
+    ] = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
@@ -120,8 +126,6 @@ def serve(
     from continual.cli import opening
 
     check_false_alarms(false_alarm_rate)
-    if api_key is not None and not api_key.strip():
-        raise InputError("the API key is empty: set one, or none")
 
     def load(before: Learner | None) -> Learner:
         found = contents.read(model)
@@ -133,11 +137,13 @@ def serve(
         return opening.load_learner(found, weights, device, method, set_, backbone)
 
     contents.read(model)
+    limits, hosts = Limits(max_bytes, max_pixels), server.names(host, *(name or ()))
+    asked = ServingOptions(
+        api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts, per_address=per_address
+    )
     in_use = ModelInUse(model, load)
-    limits, hosts = Limits(max_bytes, max_pixels), server.names(host)
-    asked = ServingOptions(api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts)
-    if "*" in hosts and api_key is None:
-        console(stderr=True).print(f"note: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
+    if api_key is None and not server.is_loopback(host):
+        console(stderr=True).print(f"warning: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
     with server.listening(host, port) as sockets:
         console(stderr=True).print(f"{about}, at http://{server.address(sockets)} (Ctrl+C stops it)")

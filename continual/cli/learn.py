@@ -139,7 +139,8 @@ def learn(
             plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
-            said.print("\n".join(plan.lines(known)))
+            for line in plan.lines(known):
+                said.print(line)
             if plan.problems:
                 raise InputError("; ".join(plan.problems))
             console().print(f"{model}: nothing new in {images}")
@@ -152,7 +153,8 @@ def learn(
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
             said.print(input_size.words(learner.backbone, changeable=found is None))
-            said.print("\n".join(plan.lines(known)))
+            for line in plan.lines(known):
+                said.print(line)
             gone = found.held_out if found else HeldOutFeatures()
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := _unmeasured(plan, gone, seen)):

@@ -46,6 +46,8 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from `dataclasses.asdict` after a trip through JSON (lists become tuples)."""
+        if unknown := values.keys() - {f.name for f in fields(cls)}:
+            raise ValueError(f"preprocessing has no {', '.join(sorted(unknown))}")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 

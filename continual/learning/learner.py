@@ -23,6 +23,7 @@ from continual.learning.answers import Prediction, Scores
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.header import check_labels
 from continual.learning.loop import run
 from continual.learning.settings import Settings, documented, make
 from continual.learning.state import S, Simulation
@@ -166,6 +167,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
                 f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
+        check_labels(dict.fromkeys(data.labels))
         training = self.begin(data)
         run(training, progress, workers, checkpoints)
         self.complete(training, progress)

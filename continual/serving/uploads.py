@@ -6,11 +6,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from PIL import Image
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from continual.data.decoding import UnreadableError, decode
+from continual.serving.scans import most_scans
 
 #: the status and the words for each kind of `UnreadableError`
 REFUSALS = {
@@ -36,6 +38,7 @@ class Limits:
     image_bytes: int = 10 * 2**20
     pixels: int = 25_000_000  #: per image, once decoded
     images: int = 32  #: of one request
+    scans: int = 32  #: of one JPEG: a decoder goes through all pixels once for each
 
     @property
     def request_bytes(self) -> int:
@@ -49,6 +52,8 @@ def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
         raise RefusedError(400, f"{name} is empty")
     if len(data) > limits.image_bytes:
         raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
+    if (rounds := most_scans(data)) > limits.scans:
+        raise RefusedError(413, f"{name} has {rounds} scans or parts: at most {limits.scans} scans are taken")
     try:
         found: Image.Image = decode(data, name=name, most_pixels=limits.pixels).image
     except UnreadableError as error:
@@ -76,6 +81,8 @@ async def images_of(request: Request, limits: Limits, timeout: float) -> list[tu
     except RefusedError:
         raise
     except HTTPException as error:
+        if error.detail.startswith("Too many files"):
+            raise RefusedError(413, f"at most {limits.images} images are taken at a time") from None
         raise RefusedError(error.status_code, f"malformed multipart/form-data: {error.detail}") from None
     except Exception as error:  # what the parser raises for what it did not foresee
         raise RefusedError(400, f"malformed multipart/form-data ({type(error).__name__})") from None

@@ -120,4 +120,4 @@ def manifest_text(found: Collection, folder: Path) -> str:
         for i, (path, label) in enumerate(zip(part.images, part.labels, strict=True)):
             short = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([short.as_posix(), label, split, *([part.domains[i]] if named and part.domains else [])])
-    return csv_text(lines)
+    return csv_text(lines, exact=True)

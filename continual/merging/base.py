@@ -5,12 +5,14 @@ to one (P,). Whatever asks for a merge, the anchor of a training or a consolidat
 adapter is pulled towards such an anchor (MOS, equation 6).
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from continual.errors import InputError, nearest
 from continual.merging import RULES
 from continual.registry import named
 
@@ -24,15 +26,31 @@ def merged(
     """Return finished adapters merged into one by the rule of that name.
 
     Adapters have tensors of the same names and shapes. `start` is what all of them began at; without it, zeros.
-    Raises ValueError if there is no adapter, InputError for an unknown rule.
+    Raises ValueError if there is no adapter, InputError for an unknown rule or a setting that it does not have.
     """
     if not adapters:
         raise ValueError("no adapter to merge: pass at least one that is finished")
+    check_settings(name, settings)
     flat = torch.stack([_flat(adapter, adapters[0]) for adapter in adapters])
     origin = torch.zeros_like(flat[0]) if start is None else _flat(start, adapters[0])
     parts = RULES.get(name)(flat, origin, **settings).split([tensor.numel() for tensor in adapters[0].values()])
     shapes = [(key, tensor.shape) for key, tensor in adapters[0].items()]
     return {key: part.reshape(shape) for (key, shape), part in zip(shapes, parts, strict=True)}
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for an unknown rule, and for settings that it does not have."""
+    known = list(inspect.signature(RULES.get(name)).parameters)[2:]
+    for setting in settings:
+        if setting not in known:
+            allowed = nearest(setting, known) if known else "it has none"
+            raise InputError(f"the merge rule {name} has no setting {setting!r}: {allowed}")
+
+
+def checked_share(ratio: float) -> None:
+    """Raise InputError for a share of coordinates that is none."""
+    if not 0 < ratio <= 1:
+        raise InputError(f"ratio {ratio} is no share of an adapter's numbers: give one above 0, and at most 1")
 
 
 def merged_before(name: str, bank: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

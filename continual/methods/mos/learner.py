@@ -25,7 +25,7 @@ from continual.learning.settings import AdapterSettings
 from continual.learning.state import Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
-from continual.merging.base import effective_alpha, merge_, merged
+from continual.merging.base import check_settings, effective_alpha, merge_, merged
 from continual.methods.bases.adapter_training import AdapterTraining, new_adapter
 from continual.methods.bases.alignment import AlignmentSettings, aligned_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
@@ -75,6 +75,11 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
         None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
         "that may be answered otherwise decides what is sure (0.005, say)"
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _known_anchor_args(self) -> MOSSettings:
+        check_settings(self.anchor, self.anchor_args)
+        return self
 
     @model_validator(mode="after")
     def _one_shortcut(self) -> MOSSettings:

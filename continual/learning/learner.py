@@ -78,6 +78,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
         self.check()
+        self._check_adapters()
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -97,6 +98,19 @@ class IncrementalLearner(Edits[S], Storing[S]):
         """Raise InputError or BackboneError for settings and a backbone that do not go together."""
         if not self.any_backbone:
             self.backbone.frozen.check_has_blocks(self.method)
+
+    def _check_adapters(self, before: Self | None = None) -> None:
+        """Raise InputError for a kind of adapter that does not fit the backbone, or what was learned `before`."""
+        kind, frozen = getattr(self.settings, "adapter_kind", None), self.backbone.frozen
+        if kind is None or not frozen.has_blocks or not self.settings.epochs:
+            return
+        kind.check(frozen.shapes)
+        if before is not None and self.state.updates:
+            then = before.settings.adapter_kind
+            if type(kind) is not type(then) or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
+                raise InputError(
+                    f"this model's adapters are {then!r}, and one model has one kind: learn a new one for {kind!r}"
+                )
 
     # What users call -----------------------------------------------------------------------------------
 
@@ -248,6 +262,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
             for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
                 del other.__dict__[name]
             other.check()
+            other._check_adapters(self)
         return other
 
     # What a method may add -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""PCB-Merging: coordinates compete inside an adapter and between adapters (Du et al., NeurIPS 2024, arXiv 2410.02396)."""
+"""PCB-Merging: coordinates compete inside an adapter and between adapters (Du et al., NeurIPS 2024, 2410.02396)."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,5 +1,7 @@
 """Training one adapter and a head on a frozen backbone, and answering with them."""
 
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from continual import distributed
 from continual.adapters.bank import TrainableAdapter, shared
-from continual.adapters.base import Shapes, Weights
+from continual.adapters.base import Weights
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData
@@ -26,13 +28,13 @@ from continual.statistics.head import Head, cosine_scores
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
     """Return the weights of a new adapter, which adds nothing yet; those of the same `keys` are the same numbers."""
     draw = generator(settings.seed, "adapters", *keys)
-    return settings.adapter_kind.new(Shapes(backbone.depth, backbone.width), draw)
+    return settings.adapter_kind.new(backbone.frozen.shapes, draw)
 
 
 class AdapterTraining(GradientTraining[S]):
     """Train one adapter, from the `weights` given or as a new one, and the head. Settings are `AdapterSettings`.
 
-    New adapters of the same `keys` begin with the same numbers.
+    New adapters of the same `keys` begin with the same numbers. Tensors that are `fixed` stay as they are given.
     """
 
     def __init__(
@@ -43,17 +45,18 @@ class AdapterTraining(GradientTraining[S]):
         head: Head | None,
         *terms: LossTerm,
         keys: tuple[int, ...] = (),
+        fixed: Collection[str] = (),
     ) -> None:
         begin = weights or new_adapter(start.settings, start.extractor.backbone, *keys)
-        self.adapter = TrainableAdapter(start.settings.adapter_kind, begin)
+        self.adapter = TrainableAdapter(start.settings.adapter_kind, begin, fixed)
         super().__init__(start, data, head, *terms, adapter=self.adapter)
         self.noise: torch.Generator | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapter at `lr` and the head at `head_lr_ratio * lr`."""
+        """Return the adapter at `lr`, times its kind's `lr_scale`, and the head at `head_lr_ratio * lr`."""
         lr = self.settings.lr
         return [
-            {"params": list(self.adapter.parameters()), "lr": lr},
+            {"params": list(self.adapter.parameters()), "lr": lr * self.adapter.kind.lr_scale},
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 
@@ -63,8 +66,10 @@ class AdapterTraining(GradientTraining[S]):
         self.noise = generator(self.settings.seed, *keys, device=self.device)
 
     def forward(self, images: Tensor) -> Output:
-        stem = self.single.stem(images)
-        masks = None
+        # What is only read takes no gradients, and is not kept for any.
+        reads, masks = self.adapter.kind.reads, None
+        with torch.no_grad() if reads else nullcontext():
+            stem = self.single.stem(images, reads=reads)
         if self.noise is not None:
             masks = self.adapter.masks(stem.h.shape[0], stem.h.shape[1], self.noise, distributed.part())
             if masks is not None:

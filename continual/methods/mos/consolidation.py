@@ -80,7 +80,8 @@ def _merged(learner: MOSLearner, rule: str, settings: dict[str, Any]) -> Weights
     """Return all stacks merged into one, as differences from what they began at."""
     bank = learner.state.bank
     begin = new_adapter(learner.settings, learner.backbone)
-    return merged(rule, bank, {name: begin[name].to(tensor) for name, tensor in bank[0].items()}, **settings)
+    at = {name: begin[name].to(tensor) for name, tensor in bank[0].items()}
+    return merged(rule, bank, at, only=bank[-1].keys(), **settings)
 
 
 def coefficients(stack: Weights, bank: Sequence[Weights]) -> Tensor:
@@ -88,9 +89,9 @@ def coefficients(stack: Weights, bank: Sequence[Weights]) -> Tensor:
 
     Stacks that are the same share what they have, as the shortest of all solutions does.
     """
-    rows = torch.stack([_flat(one, bank[0]) for one in bank])
+    rows = torch.stack([_flat(one, bank[-1]) for one in bank])
     moved = (rows[1:] - rows[0]).cpu().double()
-    wanted = (_flat(stack, bank[0]) - rows[0]).cpu().double()
+    wanted = (_flat(stack, bank[-1]) - rows[0]).cpu().double()
     solution = torch.linalg.pinv(moved @ moved.mT, rtol=1e-10, hermitian=True) @ (moved @ wanted)
     return torch.cat([solution.new_zeros(1), solution])
 

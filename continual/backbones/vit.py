@@ -134,7 +134,7 @@ class FrozenViT(FrozenBackbone):
         seen: dict[int, Tensor] = {}
         features = self._run(stem, None, False, seen)
         tokens = [seen[place] for place in read_blocks(self.depth, reads)]
-        return replace(stem, passed=(stem.h, *tokens, beside(features.unsqueeze(1), stem.views)))
+        return replace(stem, passed=(*tokens, beside(features.unsqueeze(1), stem.views)))
 
     def features(
         self,
@@ -172,7 +172,7 @@ class FrozenViT(FrozenBackbone):
         if served.after is None:
             return self._run(stem, served, checkpoint)
         whole = stem if stem.passed else self._whole(stem, served.reads)
-        *tokens, features = (apart(tensor, stem.views) for tensor in whole.passed)
+        *tokens, features = (apart(tensor, stem.views) for tensor in (stem.h, *whole.passed))
         return features.squeeze(1) + served.after(tokens, self._pool)
 
     def _run(

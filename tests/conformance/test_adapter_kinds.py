@@ -15,14 +15,19 @@ SMALL: dict[str, dict[str, int]] = {"compacter": {"width": 8}, "ladder": {"reduc
 KINDS = [name for name in adapters.KINDS.all() if name != "bottleneck"]  # which `test_laws` has
 #: Three cover the ways adapters are used: a bank that is merged, one for each subspace, one alone.
 FIRST = ("mos", "ease", "finetune")
-OTHERS = [name for name, kind in methods().items() if "adapter" in kind.settings_type.model_fields and name not in FIRST]
+TRAINING = [name for name, kind in methods().items() if "adapter" in kind.settings_type.model_fields]
 
 
 @pytest.fixture(
     scope="module",
     params=[
         *[(method, kind) for method in FIRST for kind in KINDS],
-        *[pytest.param((method, kind), marks=pytest.mark.slow) for method in OTHERS for kind in KINDS],
+        *[
+            pytest.param((method, kind), marks=pytest.mark.slow)
+            for method in TRAINING
+            for kind in KINDS
+            if method not in FIRST
+        ],
     ],
     ids="-".join,
 )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from continual.adapters import KINDS
 
@@ -94,6 +94,11 @@ class AdapterKind(BaseModel, ABC):
         return 0
 
     @property
+    def views_kept(self) -> int:
+        """How many views of a training image are kept as what the ViT makes of them; 0 runs it in every epoch."""
+        return 0
+
+    @property
     def reading(self) -> frozenset[str]:
         """Tensors that the later adapters of a method that merges take from the first one, and leave as they are.
 
@@ -143,12 +148,16 @@ def read_blocks(depth: int, count: int) -> list[int]:
 
     The last block is left out: what it says is not known of every token.
 
-    >>> read_blocks(11, 4), read_blocks(2, 4), read_blocks(1, 4)
-    ([2, 5, 8, 10], [1], [1])
+    >>> read_blocks(11, 4), read_blocks(2, 4)
+    ([2, 5, 8, 10], [1])
     """
-    last = max(depth - 1, 1)
-    number = min(count, last)
-    return [round(place * last / number) for place in range(1, number + 1)]
+    number = min(count, depth - 1)
+    return [round(place * (depth - 1) / number) for place in range(1, number + 1)]
+
+
+def standardised(tokens: Tensor) -> Tensor:
+    """Return tokens (B, N, D), each brought to mean 0 and deviation 1; those that are so already stay."""
+    return layer_norm(tokens, tokens.shape[-1:], eps=1e-8)
 
 
 def divisors(number: int) -> str:

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from continual.adapters.base import AdapterKind, Pool, Shapes, affine, divisors, read_blocks
+from continual.adapters.base import AdapterKind, Pool, Shapes, affine, divisors, read_blocks, standardised
 from continual.errors import InputError
 
 TEMPERATURE = 0.1  #: of the gates
@@ -30,19 +30,29 @@ class Ladder(AdapterKind):
     """A side network of a few narrow blocks. For the defaults and a ViT of 11 blocks of width 384, 224,404 numbers.
 
     Weights are those of `start`, `up` and `norm`, and for each block i of `down`, `gate`, two norms, `qkv`, `proj`,
-    `fc1` and `fc2`, as `qkv_weight_0`. What a ladder adds is not linear in them: merged ladders are no mean of ladders.
+    `fc1` and `fc2`, as `qkv_weight_0`. In training, 2 (blocks + 1) N D bytes are kept for N tokens of a cached view.
+    What a ladder adds is not linear in them: merged ladders are no mean of ladders.
     """
 
     name: ClassVar[str] = "ladder"
 
     reduction: int = Field(8, ge=1, description="how many times narrower than the ViT")
     blocks: int = Field(4, ge=1, description="of the ladder; all of the ViT's but one, if it has fewer")
+    cached_views: int = Field(
+        1, ge=0, description="views of a training image that are kept as tokens for all epochs; 0: fresh ones in each"
+    )
+
+    @property
+    def views_kept(self) -> int:
+        return self.cached_views
 
     @property
     def reads(self) -> int:
         return self.blocks
 
     def check(self, shapes: Shapes) -> None:
+        if shapes.depth < 2:
+            raise InputError("a ladder reads the blocks of a ViT before its last one, and this ViT has one alone")
         if shapes.width % self.reduction:
             raise InputError(
                 f"ladder: reduction = {self.reduction} does not divide the ViT's width {shapes.width}; "
@@ -79,7 +89,7 @@ class Ladder(AdapterKind):
         return {**weights, "up_weight": torch.zeros(wide, narrow), "up_bias": torch.zeros(wide)}
 
     def after(self, weights: Mapping[str, Tensor], tokens: Sequence[Tensor], pool: Pool) -> Tensor:
-        first, *levels = (layer_norm(level, level.shape[-1:]) for level in tokens)
+        first, *levels = map(standardised, tokens)
 
         def layer(name: str, x: Tensor, number: str = "") -> Tensor:
             return affine(x, weights[f"{name}_weight{number}"], weights[f"{name}_bias{number}"])

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from continual import distributed
 from continual.adapters.bank import TrainableAdapter, shared
-from continual.adapters.base import Weights
+from continual.adapters.base import Weights, read_blocks
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings, Settings
 from continual.learning.state import S, State, learned
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.losses.base import LossTerm
+from continual.methods.bases.kept_views import keep_views, unpacked
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores
 
@@ -51,6 +53,7 @@ class AdapterTraining(GradientTraining[S]):
         self.adapter = TrainableAdapter(start.settings.adapter_kind, begin, fixed)
         super().__init__(start, data, head, *terms, adapter=self.adapter)
         self.noise: torch.Generator | None = None
+        self.reads = len(read_blocks(start.extractor.backbone.depth, self.adapter.kind.reads))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the adapter at `lr`, times its kind's `lr_scale`, and the head at `head_lr_ratio * lr`."""
@@ -65,7 +68,31 @@ class AdapterTraining(GradientTraining[S]):
         keys = ("dropout", self.before.updates, epoch)
         self.noise = generator(self.settings.seed, *keys, device=self.device)
 
+    def training_images(self, progress: Progress | None = None) -> Any:
+        """Return the images, or what the ViT makes of views of them that are kept.
+
+        Raises InputError where a term of the loss looks at images, which are then gone.
+        """
+        kind = self.adapter.kind
+        if not kind.views_kept:
+            return super().training_images(progress)
+        looking = [term.name for term in self.terms if type(term).observe is not LossTerm.observe]
+        if looking:
+            raise InputError(
+                f"the loss term {looking[0]} looks at every image, and of cached views there are none: set "
+                "adapter_args={'cached_views': 0}, or leave the term out"
+            )
+        where = {"seed": self.settings.seed, "experience": self.before.updates}
+        size, images = self.settings.eval_batch_size, self.data.training
+        return keep_views(
+            images, kind.views_kept, self.single, kind.reads, batch_size=size, progress=progress,
+            workers=self.workers, **where,
+        )  # fmt: skip
+
     def forward(self, images: Tensor) -> Output:
+        if images.ndim == 3:
+            features = self.single.features(unpacked(images, self.reads), self.adapter.bind())
+            return Output(features, self.head(features))
         # What is only read takes no gradients, and is not kept for any.
         reads, masks = self.adapter.kind.reads, None
         with torch.no_grad() if reads else nullcontext():

@@ -172,14 +172,14 @@ def literal_ladder(frozen: FrozenViT, kind: Ladder, w: Weights, x: Tensor) -> Te
         hook.remove()
     narrow = 32 // kind.reduction
 
-    def flat(t: Tensor) -> Tensor:
-        return (t - t.mean(-1, keepdim=True)) / (t.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    def flat(t: Tensor, eps: float = 1e-5) -> Tensor:
+        return (t - t.mean(-1, keepdim=True)) / (t.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
 
-    z = flat(frozen.stem(x).h) @ w["start_weight"].mT + w["start_bias"]
+    z = flat(frozen.stem(x).h, 1e-8) @ w["start_weight"].mT + w["start_bias"]
     for i, place in enumerate(read_blocks(frozen.depth, kind.blocks)):
         own = {name.removesuffix(f"_{i}"): t for name, t in w.items() if name.endswith(f"_{i}")}
         g = torch.sigmoid(own["gate"] / 0.1)
-        z = g * z + (1 - g) * (flat(states[place]) @ own["down_weight"].mT + own["down_bias"])
+        z = g * z + (1 - g) * (flat(states[place], 1e-8) @ own["down_weight"].mT + own["down_bias"])
         q, k, v = ((flat(z) * own["norm1_weight"] + own["norm1_bias"]) @ own["qkv_weight"].mT + own["qkv_bias"]).split(
             narrow, dim=-1
         )

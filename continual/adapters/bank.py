@@ -17,22 +17,27 @@ P = TypeVar("P")  #: what images have become before the first adapter, see `cont
 
 
 class TrainableAdapter(nn.Module):
-    """One adapter in training: its weights as parameters, but for those that are `fixed`."""
+    """One adapter in training: its weights as parameters, but for those that are `fixed` or no floats."""
 
     def __init__(self, kind: AdapterKind, weights: Weights, fixed: Collection[str] = ()) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.fixed = kind, frozenset(fixed)
         for name, tensor in weights.items():
             own = tensor.detach().clone()
-            self.register_buffer(name, own) if name in fixed else self.register_parameter(name, nn.Parameter(own))
+            if name in fixed or not own.is_floating_point():
+                self.register_buffer(name, own)
+            else:
+                self.register_parameter(name, nn.Parameter(own))
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the live tensors by name (not copies), without those that are fixed."""
+        """Return the live tensors that are trained, by name (not copies)."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def frozen(self) -> dict[str, Tensor]:
-        """Return a copy of the weights that later training cannot reach, without those that are fixed."""
-        return {name: tensor.clone() for name, tensor in self.weights().items()}
+        """Return a finished copy of the weights that later training cannot reach, without those that are fixed."""
+        whole = {**dict(self.named_buffers()), **self.weights()}
+        own = {name: tensor.clone() for name, tensor in whole.items() if name not in self.fixed}
+        return self.kind.finished(own)
 
     def masks(self, images: int, tokens: int, noise: torch.Generator, rows: Rows | None = None) -> list[Tensor] | None:
         """Draw the dropout of a batch of images (B, N, D): a mask (B, N, hidden) for each block; None without dropout.

@@ -9,7 +9,7 @@ whole ViT, on the tokens that its blocks gave (`after`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,6 +60,20 @@ class Shapes:
     width: int  #: D, numbers per token
     attention: int = 0  #: K, rows of the one weight (K, D) of queries, keys and values; 0 if there is none
     heads: int = 1  #: of the attention
+
+
+class Regulation(Protocol):
+    """What a kind does in training beside following gradients of the loss."""
+
+    @property
+    def live(self) -> Mapping[str, Tensor]:
+        """Return tensors that it changes, for checkpoints."""
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the loss."""
+
+    def after_step(self) -> None:
+        """Act on the weights after an optimizer's step; the gradients are there still."""
 
 
 class AdapterKind(BaseModel, ABC):
@@ -113,6 +127,17 @@ class AdapterKind(BaseModel, ABC):
     def new(self, shapes: Shapes, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return the weights of a new adapter, (L, ...) each, which adds nothing yet; `generator` is of the CPU."""
 
+    def finished(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights as an adapter keeps them when its training is over."""
+        return dict(weights)
+
+    def regulation(self, weights: Mapping[str, Tensor], steps: int) -> "Regulation | None":
+        """Return what a training of so many steps does beside following gradients of its loss, if there is anything.
+
+        `weights` are the parameters that are trained.
+        """
+        return None
+
     def block(self, weights: Mapping[str, Tensor], h: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return what is added to a block's output (B, N, D), from the tokens h (B, N, D) between its halves.
 
@@ -139,8 +164,8 @@ class AdapterKind(BaseModel, ABC):
         return getattr(type(self), place) is not getattr(AdapterKind, place)
 
     def numbers(self, shapes: Shapes) -> int:
-        """Return how many numbers one adapter holds."""
-        return sum(tensor.numel() for tensor in self.new(shapes, None).values())
+        """Return how many numbers one finished adapter holds."""
+        return sum(tensor.numel() for tensor in self.finished(self.new(shapes, None)).values())
 
 
 def read_blocks(depth: int, count: int) -> list[int]:

@@ -37,7 +37,8 @@ def check_adapter(kind: AdapterKind) -> None:
     again = unpack(Weights, *pack(trained[0]))
     expect(all(torch.equal(again[name], tensor) for name, tensor in trained[0].items()), "a file changes it")
     _check_merging(kind, trained)
-    _check_training(kind, trained[0], frozen, images)
+    for weights in (trained[0], _drawn(kind.new(frozen.shapes, generator(0, "new")), 0)):
+        _check_training(kind, weights, frozen, images)
 
 
 def _check_serving(kind: AdapterKind, frozen: FrozenBackbone, images: Tensor) -> list[dict[str, Tensor]]:
@@ -48,11 +49,13 @@ def _check_serving(kind: AdapterKind, frozen: FrozenBackbone, images: Tensor) ->
     blocks = shapes.depth - kind.first_block
     long = [len(tensor) == blocks for name, tensor in new.items() if name not in kind.whole]
     expect(kind.acts("after") or all(long), "a tensor has no leading axis over the blocks")
-    expect(kind.numbers(shapes) == sum(tensor.numel() for tensor in new.values()), "its numbers are miscounted")
-    expect(kind.reading <= new.keys(), "what later adapters share is not there")
+    kept = kind.finished(new)
+    expect(kind.numbers(shapes) == sum(tensor.numel() for tensor in kept.values()), "its numbers are miscounted")
+    expect(kind.reading <= kept.keys(), "what later adapters share is not there")
     stem, alone = frozen.stem(images, reads=kind.reads), frozen.features(images)
-    expect(_close(frozen.features(stem, shared(kind, new)), alone), "a new adapter adds something")
-    trained = [_drawn(new, k) for k in range(3)]
+    for begun in (new, kept):
+        expect(_close(frozen.features(stem, shared(kind, begun)), alone), "a new adapter adds something")
+    trained = [kind.finished(_drawn(new, k)) for k in range(3)]
     bank, chosen = stacked(trained), torch.tensor([2, 0, 1, 0, 2])
     order, places = chosen.argsort(stable=True), torch.arange(5)
     each = zip(places.split(1), chosen.tolist(), strict=True)
@@ -93,7 +96,7 @@ def _check_merging(kind: AdapterKind, trained: list[dict[str, Tensor]]) -> None:
 
 def _check_training(kind: AdapterKind, weights: Weights, frozen: FrozenBackbone, images: Tensor) -> None:
     adapter = TrainableAdapter(kind, weights)
-    kept = adapter.frozen()
+    kept, given = adapter.frozen(), {name: tensor.clone() for name, tensor in kind.finished(weights).items()}
     frozen.features(images, adapter.bind()).square().sum().backward()
     idle = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]
     expect(not idle, f"no gradient reaches {idle}")
@@ -101,15 +104,15 @@ def _check_training(kind: AdapterKind, weights: Weights, frozen: FrozenBackbone,
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(1)
-    expect(all(torch.equal(kept[name], tensor) for name, tensor in weights.items()), "training reaches a frozen copy")
+    expect(all(torch.equal(kept[name], tensor) for name, tensor in given.items()), "training reaches a frozen copy")
     stem = frozen.stem(images)
     masks = adapter.masks(len(images), stem.h.shape[1], generator(1))
     expect((masks is None) == (kind.dropout == 0), "masks are drawn if, and only if, there is dropout")
     if masks is not None:
         noisy, still = adapter.bind(masks)(0, stem.h), adapter.bind()(0, stem.h)
         expect(not torch.equal(noisy, still), "dropout does nothing")
-    later = TrainableAdapter(kind, weights, kind.reading)
-    expect(later.frozen().keys() == weights.keys() - kind.reading, "a later adapter holds what it shares")
+    later = TrainableAdapter(kind, given, kind.reading)
+    expect(later.frozen().keys() == given.keys() - kind.reading, "a later adapter holds what it shares")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

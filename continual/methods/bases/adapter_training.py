@@ -1,8 +1,9 @@
 """Training one adapter and a head on a frozen backbone, and answering with them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from continual import distributed
 from continual.adapters.bank import TrainableAdapter, shared
-from continual.adapters.base import Weights, read_blocks
+from continual.adapters.base import Regulation, Weights, read_blocks
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
-from continual.data.inputs import ExperienceData
+from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
@@ -31,6 +32,11 @@ def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> di
     """Return the weights of a new adapter, which adds nothing yet; those of the same `keys` are the same numbers."""
     draw = generator(settings.seed, "adapters", *keys)
     return settings.adapter_kind.new(backbone.frozen.shapes, draw)
+
+
+def beginning(settings: AdapterSettings, backbone: Backbone) -> dict[str, Tensor]:
+    """Return what the adapters of a method that merges began at, as finished ones are kept."""
+    return settings.adapter_kind.finished(new_adapter(settings, backbone))
 
 
 class AdapterTraining(GradientTraining[S]):
@@ -67,6 +73,27 @@ class AdapterTraining(GradientTraining[S]):
         """Seed the adapter's dropout for this epoch (counted from 0)."""
         keys = ("dropout", self.before.updates, epoch)
         self.noise = generator(self.settings.seed, *keys, device=self.device)
+
+    @cached_property
+    def regulation(self) -> Regulation | None:
+        """What the adapter's kind does in training besides."""
+        steps = self.epochs * -(-len(self.data.labels) // self.settings.batch_size)
+        return self.adapter.kind.regulation(dict(self.adapter.named_parameters()), steps)
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name."""
+        more = {} if self.regulation is None else self.regulation.live
+        return {**super().live_tensors(), **{f"regulation/{name}": tensor for name, tensor in more.items()}}
+
+    def loss(self, output: Output, labels: Sequence[Label]) -> Tensor:
+        """Return the loss of a batch, with what the adapter's kind adds to it."""
+        loss = super().loss(output, labels)
+        return loss if self.regulation is None else loss + self.regulation.penalty()
+
+    def after_step(self) -> None:
+        """Let the adapter's kind act on the new weights."""
+        if self.regulation is not None:
+            self.regulation.after_step()
 
     def training_images(self, progress: Progress | None = None) -> Any:
         """Return the images, or what the ViT makes of views of them that are kept.

@@ -20,7 +20,7 @@ from torch import Tensor
 from continual.adapters.base import Weights
 from continual.errors import InputError
 from continual.merging.base import merged
-from continual.methods.bases.adapter_training import new_adapter
+from continual.methods.bases.adapter_training import beginning
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.head import Prototypes
@@ -79,7 +79,7 @@ def consolidated(learner: MOSLearner, rule: str = "first", **settings: Any) -> M
 def _merged(learner: MOSLearner, rule: str, settings: dict[str, Any]) -> Weights:
     """Return all stacks merged into one, as differences from what they began at."""
     bank = learner.state.bank
-    begin = new_adapter(learner.settings, learner.backbone)
+    begin = beginning(learner.settings, learner.backbone)
     at = {name: begin[name].to(tensor) for name, tensor in bank[0].items()}
     return merged(rule, bank, at, only=bank[-1].keys(), **settings)
 

@@ -26,7 +26,7 @@ from continual.learning.state import Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import check_settings, effective_alpha, merge_, merged
-from continual.methods.bases.adapter_training import AdapterTraining, new_adapter
+from continual.methods.bases.adapter_training import AdapterTraining, beginning
 from continual.methods.bases.alignment import AlignmentSettings, aligned_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
@@ -101,7 +101,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         super().__init__(start, data, newest, before.head, contrast, fixed=fixed)
         self.anchor: Weights | None = None
         if before.bank:
-            begin = _at(before.bank[0], new_adapter(settings, start.extractor.backbone))
+            begin = _at(before.bank[0], beginning(settings, start.extractor.backbone))
             only = self.adapter.weights().keys()
             self.anchor = merged(settings.anchor, before.bank, begin, only=only, **settings.anchor_args)
         merges = 1 if settings.merge == "step" else start.extractor.backbone.depth + 1
@@ -111,6 +111,7 @@ class MOSTraining(AdapterTraining[MOSState]):
 
     def after_step(self) -> None:
         """Merge the working adapter towards the finished ones (MOS, equation 6)."""
+        super().after_step()
         if self.anchor is not None and self.alpha > 0:
             merge_(self.adapter.weights(), self.anchor, self.alpha)
 

@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, on random weights and images, and its commands exist."""
+"""The Python blocks of the README and of the pages run as they stand, on random weights; their commands exist."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from continual.experiments.equivariance.config import load_study
 from tests.conftest import ROOT, TINY_ARGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: the pages whose blocks have no test of their own
+PAGES = [README, *(p.read_text("utf-8") for p in sorted((ROOT / "docs").glob("*.md")) if p.stem != "write_a_method")]
 BENCHMARKS = sorted(p for p in ROOT.glob("configs/**/*.toml") if p.parent.name != "equivariance")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)]
 
 
 @pytest.fixture
@@ -39,18 +41,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.strip().splitlines()[0] for block in BLOCKS])
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.strip().splitlines()[-1] for block in BLOCKS])
 @pytest.mark.filterwarnings("ignore")  # Avalanche's own, on current numpy and torch
 def test_python_blocks_run(block: str, folder: Path) -> None:
     exec(compile(block, "README.md", "exec"), {})
 
 
 def test_the_commands_name_configs_that_load() -> None:
-    configs = set(re.findall(r"equimos run (configs/\S+\.toml)", README))
+    text = "\n".join(PAGES)
+    configs = set(re.findall(r"equimos run (configs/\S+\.toml)", text))
     assert "configs/quickstart.toml" in configs
     for config in configs:
         load_runs(ROOT / config)
-    studies = set(re.findall(r"equimos equivariance tune (configs/\S+\.toml)", README))
+    studies = set(re.findall(r"equimos equivariance tune (configs/\S+\.toml)", text))
     assert "configs/equivariance/quickstart.toml" in studies
     for config in studies:
         load_study(ROOT / config)

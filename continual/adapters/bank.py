@@ -60,7 +60,8 @@ class TrainableAdapter(nn.Module):
 def shared(kind: AdapterKind, weights: Weights, masks: Sequence[Tensor] | None = None) -> Serving:
     """Serve one adapter to every image of the batch, with dropout if its `masks` are given, one per block."""
     # Taken apart once: a gradient of every block by itself would be as large as that of all.
-    apart = {name: tensor if name in kind.whole else tensor.unbind(0) for name, tensor in weights.items()}
+    blocks = {} if kind.acts("after") else weights
+    apart = {name: tensor if name in kind.whole else tensor.unbind(0) for name, tensor in blocks.items()}
 
     def of_block(block: int) -> dict[str, Tensor]:
         place = block - kind.first_block
@@ -127,6 +128,7 @@ def _where_it_acts(
     attention: Callable[[int, Tensor], Tensor] | None,
     after: Callable[[Sequence[Tensor], Pool], Tensor],
 ) -> Serving:
+    """Return the one of three functions by which a kind acts."""
     return Serving(
         beside if kind.acts("block") else None,
         attention if kind.acts("attention") else None,

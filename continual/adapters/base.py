@@ -59,7 +59,6 @@ class Shapes:
     depth: int  #: L, blocks
     width: int  #: D, numbers per token
     attention: int = 0  #: K, rows of the one weight (K, D) of queries, keys and values; 0 if there is none
-    heads: int = 1  #: of the attention
 
 
 class Regulation(Protocol):

@@ -86,7 +86,7 @@ class FrozenViT(FrozenBackbone):
     def shapes(self) -> Shapes:
         attention = self.network.blocks[0].attn
         weight = getattr(getattr(attention, "qkv", None), "weight", None)
-        return Shapes(self.depth, self.width, 0 if weight is None else len(weight), attention.num_heads)
+        return Shapes(self.depth, self.width, 0 if weight is None else len(weight))
 
     @property
     def stages(self) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from continual.methods.finetune import FinetuneLearner
 from continual.seeding import generator
 from continual.testing import coloured_squares, tiny_backbone
 
-SHAPES = Shapes(5, 16, 48, 2)  #: four blocks that are adapted
+SHAPES = Shapes(5, 16, 48)  #: four blocks that are adapted
 STEPS = 200
 
 

@@ -20,7 +20,7 @@ from continual.errors import InputError
 from continual.seeding import generator
 
 #: ViT-B/16, and a ViT-S of 11 blocks
-BASE, SMALL = Shapes(12, 768, 2304, 12), Shapes(11, 384, 1152, 6)
+BASE, SMALL = Shapes(12, 768, 2304), Shapes(11, 384, 1152)
 
 
 def vit(depth: int = 4, **options: object) -> FrozenViT:
@@ -140,7 +140,7 @@ def test_attention_of_another_kind_is_changed_as_well(kind: AdapterKind) -> None
 def test_hut_keeps_zeros_and_its_quotient_has_the_rank() -> None:
     kind, own = HUT(rank=3), torch.randn(96, 32, dtype=torch.float64, generator=generator(4))
     own[5] = 0
-    weights = {name: t[0] for name, t in drawn(kind, Shapes(2, 32, 96, 2)).items()}
+    weights = {name: t[0] for name, t in drawn(kind, Shapes(2, 32, 96)).items()}
     changed = kind.attention(weights, own)
     assert not changed[5].any()
     rest = [row for row in range(96) if row != 5]
@@ -261,4 +261,4 @@ def test_widths_that_do_not_divide_are_refused_with_the_divisors() -> None:
         with pytest.raises(InputError, match="attn.qkv, and this ViT has none: take adapter='bottleneck'"):
             adapters.KINDS.get(name)().check(Shapes(2, 32))
         with pytest.raises(InputError, match="leaves the first block as it is"):
-            adapters.KINDS.get(name)().check(Shapes(1, 32, 96, 2))
+            adapters.KINDS.get(name)().check(Shapes(1, 32, 96))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from continual import files
 from continual.errors import InputError
+from continual.escaping import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +24,18 @@ STDOUT = Path("-")
 def console(*, stderr: bool = False) -> Console:
     """Return a console for results, or for progress and remarks (`stderr`).
 
-    Text from users (file names, class names) is never read as markup. What goes to a file or a pipe is not
-    wrapped at 80 columns.
+    Text from users (file names, class names) is never read as markup, nor obeyed by the terminal: a text that is
+    printed is one line. What goes to a file or a pipe is not wrapped at 80 columns.
     """
     from rich.console import Console
 
-    made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    class Safe(Console):
+        """A console on which text is one line, and never obeyed."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*[terminal(o) if isinstance(o, str) else o for o in objects], **options)
+
+    made = Safe(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not made.is_terminal:
         made.width = 10_000
     return made
@@ -59,13 +66,13 @@ def add_row(table: Table, *cells: object) -> None:
     """Add a row of plain text; None is shown as a dash."""
     from rich.text import Text
 
-    table.add_row(*[Text("–" if cell is None else str(cell), overflow="fold") for cell in cells])
+    table.add_row(*[Text("–" if cell is None else terminal(str(cell)), overflow="fold") for cell in cells])
 
 
 def show_rows(rows: Iterable[Iterable[object]], *headings: str, title: str | None = None, stderr: bool = False) -> None:
     """Print rows of plain text under headings, see `show`; nothing if there are none."""
     table = new_table(*headings)
-    table.title, table.title_justify = title, "left"
+    table.title, table.title_justify = title and terminal(title), "left"
     for row in rows:
         add_row(table, *row)
     if table.row_count:
@@ -110,7 +117,7 @@ def confirmed(question: str) -> bool:
     """Ask for a yes; anything else, also the end of input, is a no."""
     typed = ""
     try:
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{terminal(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         typed = sys.stdin.readline()
     finally:
         if not typed.endswith("\n"):  # Ctrl-C or Ctrl-D: what is said next has a line of its own
@@ -154,7 +161,10 @@ def write_text(path: Path, text: str) -> None:
     Raises InputError if it cannot be written; a file that was there before is then unchanged.
     """
     if path == STDOUT:
-        console().file.write(text)
+        out = console()
+        # A file that is asked for on a terminal is read by people; in a pipe it is what it would be in a file.
+        shown = "".join(terminal(line) + "\n" for line in text.split("\n")[:-1]) if out.is_terminal else text
+        out.file.write(shown)
     else:
         files.write_text(path, text)
 

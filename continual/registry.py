@@ -15,7 +15,9 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -113,9 +115,43 @@ def points_to_code(text: str) -> bool:
     return ":" in text
 
 
+#: what is checked while no code is to be run that it names, see `without_code`
+_CHECKED: ContextVar[str | None] = ContextVar("checked", default=None)
+
+
+@contextmanager
+def without_code(what: str | None) -> Iterator[None]:
+    """Let `load_object` refuse files of code, and modules that lie in the working folder, while `what` is checked.
+
+    Installed modules are imported all the same. None refuses nothing.
+    """
+    token = _CHECKED.set(what)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+def _refuse_code(text: str, place: str) -> None:
+    """Raise InputError if code is named that must not be run now."""
+    what = _CHECKED.get()
+    if what is None:
+        return
+    top = place.partition(".")[0]
+    spec = None if place.endswith(".py") else importlib.util.find_spec(top) if top.isidentifier() else None
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    here = Path.cwd().resolve()
+    if place.endswith(".py") or any(p and Path(p).resolve().parent == here for p in places):
+        raise InputError(
+            f"{what} names code of its own, {text!r}, which is not run to check it: read that code, then add "
+            "--allow-code"
+        )
+
+
 def load_object(text: str, beside: Path | None = None) -> Any:
-    """Import what `file.py:Name` or `package.module:Name` points to; raises InputError if it cannot be."""
+    """Import what `file.py:Name` or `package.module:Name` points to; raises InputError if it cannot or may not be."""
     place, _, name = text.rpartition(":")
+    _refuse_code(text, place)
     try:
         module = _file_module((beside or Path()) / place) if place.endswith(".py") else importlib.import_module(place)
     except InputError:

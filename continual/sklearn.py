@@ -13,15 +13,20 @@ from sklearn.utils.validation import check_is_fitted
 from continual import methods
 from continual.backbones import loading
 from continual.backbones.loading import Backbone
+from continual.data.containers import by_position
+from continual.data.ranges import ValueRange
+from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
+from continual.uncertainty.tempering import agreeing
 
 
 class ContinualClassifier(ClassifierMixin, BaseEstimator):
     """Learns classes of images, of which new ones may come with every `partial_fit`.
 
     `backbone` is one that was loaded, or timm's full tag; `method` one of `equimos methods`, with its `settings` by
-    name. Images `X` are what `IncrementalLearner.learn` takes as a sequence: paths, PIL images, uint8 arrays (H, W, 3)
-    or tensors (3, H, W), or float tensors that are finished inputs; `y` has one str or int each.
+    name. Images `X` are a list, array, tensor or column as `IncrementalLearner.learn` takes them: of paths, PIL
+    images, arrays; `y` has one str or int each, by position. `value_range` is that of `learn`, for fitting and
+    answering alike.
 
     The learner itself is `learner_`: it corrects, renames and forgets, saves, and says what is unknown.
 
@@ -44,11 +49,13 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         method: str = methods.RECOMMENDED,
         settings: Mapping[str, Any] | None = None,
         device: str | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.backbone = backbone
         self.method = method
         self.settings = settings
         self.device = device
+        self.value_range = value_range
 
     def fit(self, X: Any, y: Any) -> Self:
         """Forget everything and learn one experience."""
@@ -58,8 +65,8 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
         """Learn one experience more; see `IncrementalLearner.learn` for what it does to classes seen before.
 
-        `classes` is not needed and ignored: nobody knows what the next month brings. Raises InputError, and stays as
-        it was, for images or labels that cannot be used.
+        `classes` is not needed and ignored: nobody knows what the next month brings. Labels that are whole floats
+        become ints. Raises InputError, and stays as it was, for images or labels that cannot be used.
         """
         learner: IncrementalLearner[Any] | None = getattr(self, "learner_", None)
         if learner is None:
@@ -67,7 +74,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             name, preset = methods.with_preset(self.method)
             options = {"preset": preset, **(self.settings or {})}
             learner = methods.method(name)(frozen, device=self.device, **options)
-        learner.learn(X, y)
+        learner.learn(X, _labels(y), value_range=self.value_range)
         self.learner_ = learner
         return self
 
@@ -80,17 +87,17 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the answer for each image, (B,); raises NotFittedError before anything was learned."""
         check_is_fitted(self)
-        return np.array(self.learner_.predict(X).labels)
+        return np.array(self.learner_.predict(X, value_range=self.value_range).labels)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return a probability for each image and class, (B, C), columns as in `classes_`, rows summing to 1.
 
         They are calibrated where the method can (strata, ridge, mos, slca); elsewhere they are scores that only rank.
-        With mos and slca the likeliest class need not be the answer of `predict`, which knows more than statistics.
+        The likeliest class is always the answer of `predict`.
         """
         check_is_fitted(self)
-        found = self.learner_.predict(X)
-        values = found.scores if found.probabilities is None else found.probabilities
+        found = self.learner_.predict(X, value_range=self.value_range)
+        values = agreeing(found.scores if found.probabilities is None else found.probabilities, found.scores)
         order = [found.classes.index(label) for label in sorted(found.classes)]
         rows: NDArray[np.float64] = values[:, order].double().numpy()
         return rows / rows.sum(1, keepdims=True)
@@ -107,3 +114,14 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _labels(y: Any) -> Any:
+    """Return labels by position, whole floats as ints; raises InputError in scikit-learn's words for other floats."""
+    y = by_position(y, "labels")
+    if not isinstance(y, list | tuple | np.ndarray) or np.asarray(y).dtype.kind != "f":
+        return y
+    values = np.asarray(y)
+    if not np.equal(values, np.trunc(values)).all():
+        raise InputError("Unknown label type: continuous numbers; labels of classes are str or int")
+    return values.astype(np.int64)

@@ -209,6 +209,7 @@ def test_nothing_is_pickled_or_run_from_text() -> None:
         for path in files()
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in banned
+        if "weights_only=True" not in ast.unparse(node)  # torch then runs nothing
     ]
     assert not wrong
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from continual.data.inputs import ExperienceData, as_experience
+from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Scores
 from continual.learning.extractor import Progress
@@ -147,9 +148,23 @@ class AvalancheLearner(IncrementalLearner[State]):
         self.seen: list[ExperienceData] = []
         self.progress: Progress | None = None
 
-    def learn(self, images: Any, labels: Any = None, *, progress: Progress | None = None, **_: Any) -> None:
+    def learn(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        progress: Progress | None = None,
+        value_range: ValueRange | None = None,
+        **_: Any,
+    ) -> None:
         """Train the strategy on one experience, with images loaded in this process."""
-        data = as_experience(images, labels, self.backbone.preprocessing)
+        data = as_experience(
+            images,
+            labels,
+            self.backbone.preprocessing,
+            value_range=value_range,
+            remembered=self.state.value_range,
+        )
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
         self.seen.append(data)
         self.progress, updates = progress, self.state.updates
@@ -160,7 +175,7 @@ class AvalancheLearner(IncrementalLearner[State]):
             self.strategy.train(self._experience(known), num_workers=0)
         before, new = self.state, len(known) - len(self.state.classes)
         experience = (*before.class_experience, *[before.experiences] * new)
-        self.state = State(known, experience, before.experiences + bool(new), updates + 1)
+        self.state = State(known, experience, before.experiences + bool(new), updates + 1, value_range=data.value_range)
 
     def _make(self) -> Any:
         from avalanche.logging import BaseLogger

@@ -29,9 +29,11 @@ from torch.optim import Optimizer
 
 from continual import methods
 from continual.avalanche.module import LearnerModule, as_learner, by_label, checked_labels
+from continual.avalanche.preparing import prepared_stream
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
 from continual.data.loaders import training_loader
+from continual.data.ranges import ValueRange
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
 from continual.learning.training import GradientTraining
@@ -52,6 +54,8 @@ class LearnerStrategy(SupervisedTemplate):
       experience, on the learner's parameters; its lr is the setting `lr`. The method's schedule stays.
     - `train_epochs`, `train_mb_size`, `eval_mb_size`: the settings `epochs`, `batch_size`, `eval_batch_size`; None for
       the method's default. A method that trains nothing ignores those of training.
+    - `value_range`: what the numbers of the stream's images mean, as in `IncrementalLearner.learn`. Images that are not
+      normalised are prepared as `learn` does, after the stream's own transform.
     - `criterion`: of `mb_output`, for the loss reported by evaluation; training has the method's own loss.
 
     Labels are the stream's ints. `mb_output` (B, columns) holds log scores, indexed by label, in evaluation over the
@@ -87,6 +91,7 @@ class LearnerStrategy(SupervisedTemplate):
         eval_every: int = -1,
         peval_mode: str = "epoch",
         settings: Mapping[str, Any] | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise InputError(f"optimizer must be None or a torch optimizer, got {type(optimizer).__name__}")
@@ -112,6 +117,7 @@ class LearnerStrategy(SupervisedTemplate):
             peval_mode=peval_mode,
         )
         self.given_optimizer = optimizer
+        self.value_range = value_range
         self.training: Any = None  #: the `Training` of the experience that is being learned
         self.output: Any = None  #: its `Output` for the minibatch
         self.sampler: Any = None
@@ -128,14 +134,28 @@ class LearnerStrategy(SupervisedTemplate):
         finally:
             self._forget_training()
 
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Prepare the experience's images, augmented."""
+        super().train_dataset_adaptation(**kwargs)
+        self.adapted_dataset: Any = self._prepared(self.adapted_dataset, augment=True)[0]
+
+    def eval_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Prepare the experience's images as they are."""
+        super().eval_dataset_adaptation(**kwargs)
+        self.adapted_dataset = self._prepared(self.adapted_dataset, augment=False)[0]
+
+    def _prepared(self, dataset: Any, *, augment: bool) -> tuple[Any, str | None]:
+        remembered, prepared = self.model.learner.state.value_range, self.learner.preprocessing
+        return prepared_stream(dataset, prepared, augment=augment, stated=self.value_range, remembered=remembered)
+
     def make_train_dataloader(self, *, shuffle: bool = True, **kwargs: Any) -> None:
         """Begin the experience, with batches drawn as `IncrementalLearner.learn` draws them."""
         if not shuffle:
             raise InputError("shuffle=False is not possible: the learner's seed decides the order of the images")
-        evaluation = self.experience.dataset.eval()
-        labels = checked_labels(evaluation, self.learner.backbone.preprocessing)
-        checked_labels(self.adapted_dataset, self.learner.backbone.preprocessing)
-        self.training = self.learner.begin(ExperienceData(self.adapted_dataset, evaluation, labels))
+        evaluation, found = self._prepared(self.experience.dataset.eval(), augment=False)
+        labels = checked_labels(evaluation, self.learner.preprocessing)
+        checked_labels(self.adapted_dataset, self.learner.preprocessing)
+        self.training = self.learner.begin(ExperienceData(self.adapted_dataset, evaluation, labels, found))
         self.train_epochs = 0
         known = ("num_workers", "pin_memory", "persistent_workers", "drop_last")
         loader = self._obtain_common_dataloader_parameters(**{k: v for k, v in kwargs.items() if k in known})
@@ -224,7 +244,7 @@ class LearnerStrategy(SupervisedTemplate):
 
     def _before_eval_exp(self, **kwargs: Any) -> None:
         super()._before_eval_exp(**kwargs)
-        self.columns = max(checked_labels(self.adapted_dataset, self.learner.backbone.preprocessing)) + 1
+        self.columns = max(checked_labels(self.adapted_dataset, self.learner.preprocessing)) + 1
 
     def _eval_cleanup(self) -> None:
         super()._eval_cleanup()

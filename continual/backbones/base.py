@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,9 @@ from torch.func import functional_call
 
 from continual.adapters.base import Adapters, Shapes
 from continual.errors import BackboneError
+
+#: what TResNet's first convolution reads: blocks of 4 x 4 pixels, folded into the channels of RGB
+FOLDED = 48
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,20 @@ class FrozenBackbone(nn.Module, ABC):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def channels(self) -> int:
+        """C, how many channels the images have that it is given."""
+        first = (getattr(self.network, "pretrained_cfg", None) or {}).get("first_conv") or ""
+        try:
+            layer = self.network.get_submodule(first if isinstance(first, str) else first[0])
+        except AttributeError:
+            layer = None
+        return layer.in_channels if isinstance(layer, nn.Conv2d) and layer.in_channels != FOLDED else 3
+
     def probe(self) -> Tensor:
-        """Return an image (1, 3, H, W), to compare with what the network itself makes of it."""
-        height, width = self.image_size
-        return torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width).to(next(self.parameters()))
+        """Return an image (1, C, H, W), to compare with what the network itself makes of it."""
+        shape = (1, self.channels, *self.image_size)
+        return torch.linspace(-1, 1, math.prod(shape)).reshape(shape).to(next(self.parameters()))
 
     def under(self, weights: Mapping[str, Tensor], *given: Any) -> Any:
         """Return what the module makes of what is given, with other parameters of the network, by its own names."""

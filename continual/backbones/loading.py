@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from timm.layers import to_2tuple
 from timm.models import eva, get_pretrained_cfg_value, is_model, vision_transformer
 from torch import Tensor, nn
 
+from continual.backbones import arguments
+from continual.backbones.arguments import check_size
 from continual.backbones.base import FrozenBackbone
 from continual.backbones.convnet import FrozenConvNet
+from continual.backbones.fitting import Fit, fill, listed, mismatches
 from continual.backbones.vit import FrozenViT
-from continual.backbones.weights import fill, read_weights
+from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest
 from continual.seeding import seeded
@@ -37,6 +41,7 @@ class Backbone:
     preprocessing: Preprocessing
     weights_file: str | None = None  #: the local file the weights were read from
     sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
+    fit: Fit | None = field(default=None, compare=False)  #: how a local file's tensors went into the network
     _on: dict[torch.device, Backbone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,16 +105,18 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
     - `load_backbone("vit_base_patch16_224.augreg_in21k")` downloads (or finds in the cache) the weights
       of that tag. An untagged name is refused: what it means has changed between timm releases.
     - `load_backbone("vit_small_patch14_dinov2", weights="weights.safetensors", img_size=98)` reads a local
-      `.safetensors`, `.npz` (timm's JAX layout or plain arrays) or `.pth` file (weights only, never code).
-      A safetensors file may carry the name (`timm`) and model arguments (`depth`, ...) as metadata; those
-      given here come first.
+      safetensors, npz (timm's JAX layout or plain arrays) or torch file (weights only, never code): also a training
+      program's, with names of its own before the network's, and heads beside it. A safetensors file may carry the
+      name (`timm`) and model arguments (`depth`, ...) as metadata; those given here come first.
     - `load_backbone("tf_efficientnet_lite0.in1k", img_size=128)` makes a CNN, which takes images of any size.
 
     `options` named like a field of `Preprocessing` (`mean`, `std`, `crop_pct`, `interpolation`,
-    `crop_scale`, `mirror`) change the preprocessing; the others (`img_size`, `depth`, ...) go to timm.
+    `crop_scale`, `mirror`) change the preprocessing; the others (`img_size`, `in_chans`, ...) go to timm, if they are
+    among `arguments.StructuralArguments`.
     Raises BackboneError with what to do instead.
     """
     changes = {key: options.pop(key) for key in list(options) if key in Preprocessing.changeable()}
+    fit = None
     if weights is None:
         if name is None:
             raise BackboneError("name a backbone, e.g. 'vit_base_patch16_224.augreg_in21k', or give weights=FILE")
@@ -117,13 +124,15 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
     else:
         path = Path(weights)
         state, metadata = read_weights(path)
-        name = name or metadata.pop("timm", None)
+        named, own = noted(metadata)
+        name = name or named
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
-        options = {**{k: v for k, v in metadata.items() if k not in ("timm", "format")}, **options}
-        vit = create(name, options)
-        fill(vit, state, path, name)
-    return assemble(vit, name, options, weights_file=str(Path(weights).resolve()) if weights else None, **changes)
+        options = {**own, **options}
+        vit = create(name, options, state)
+        fit = fill(vit, state, path, name)
+    file = str(Path(weights).resolve()) if weights else None
+    return replace(assemble(vit, name, options, weights_file=file, **changes), fit=fit)
 
 
 def assemble(
@@ -136,7 +145,8 @@ def assemble(
 ) -> Backbone:
     """Freeze a network you already have, and drop its classifier; `name` is timm's name for its architecture.
 
-    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed. A CNN is given
+    The preprocessing is the one timm knows for the model, with the fields in `preprocessing` changed; for a number of
+    channels other than three, mean and std are those of RGB, averaged, for each. A CNN is given
     images of the size `img_size` of its `model_args`, or of the one timm knows for it.
     """
     config = resolve_model_data_config(network)
@@ -147,12 +157,23 @@ def assemble(
         frozen = FrozenConvNet(network, to_2tuple((model_args or {}).get("img_size", config["input_size"][1:])))
     prepared = Preprocessing(
         size=frozen.image_size,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=_per_channel(config["mean"], frozen.channels),
+        std=_per_channel(config["std"], frozen.channels),
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
     )
-    return Backbone(frozen, name, dict(model_args or {}), replace(prepared, **preprocessing), weights_file)
+    prepared = replace(prepared, **preprocessing)
+    if {len(prepared.mean), len(prepared.std)} != {frozen.channels}:
+        raise BackboneError(
+            f"{name!r} takes {frozen.channels} channels: give as many numbers for mean and std, got {prepared.mean} "
+            f"and {prepared.std}"
+        )
+    return Backbone(frozen, name, dict(model_args or {}), prepared, weights_file)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return one value for each channel: those for RGB, or for any other number of channels their mean."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 @seeded(0, "random weights, soon replaced")
@@ -165,12 +186,25 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
     if state is None and file is not None:
         backbone = load_backbone(name, weights=file, **model_args)
     else:
-        network = from_hub(name, model_args) if state is None else create(name, model_args)
-        if state is not None:
-            network.load_state_dict(dict(state))
+        network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state)
         backbone = assemble(network, name, model_args, weights_file=file)
     check_same_weights(backbone, description)
-    return replace(backbone, preprocessing=Preprocessing.from_json(description["preprocessing"]))
+    prepared = Preprocessing.from_json(description["preprocessing"])
+    if prepared.size != backbone.frozen.image_size or len(prepared.mean) != backbone.frozen.channels:
+        raise BackboneError(
+            f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {name!r} takes "
+            f"{backbone.frozen.image_size} with {backbone.frozen.channels}"
+        )
+    return replace(backbone, preprocessing=prepared)
+
+
+def _embedded(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """Make the network of which a model file embeds the `state`: exactly that, and only then is memory taken."""
+    if problems := mismatches(skeleton(name, model_args).state_dict(), state):
+        raise BackboneError(f"the embedded backbone is no {name!r} with {dict(model_args)}: {listed(problems)}")
+    network = create(name, model_args, state)
+    network.load_state_dict(dict(state))
+    return network
 
 
 def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> None:
@@ -183,42 +217,59 @@ def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> No
         )
 
 
-def create(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+def create(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Make a timm model with random weights, and no head unless `num_classes` is among its arguments.
 
-    Raises BackboneError for a wrong name or argument.
+    Raises BackboneError for a wrong name or argument, and before any memory is taken for a network that is too large,
+    or much larger than the `state` that is to fill it.
     """
+    check_size(skeleton(name, model_args), name, state)
+    return _tried(name, model_args)
+
+
+def skeleton(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """Make a timm model that takes no memory, on torch's meta device; raises BackboneError as `create` does."""
     architecture = name.split(".")[0]
     if not is_model(architecture):
-        raise BackboneError(f"unknown timm model {name!r}: {nearest(architecture, timm.list_models())}")
+        raise BackboneError(f"unknown timm model {name[:80]!r}: {nearest(architecture, timm.list_models())}")
+    with torch.device("meta"):
+        return _tried(name, arguments.checked(model_args, name))
+
+
+def _tried(name: str, model_args: Mapping[str, Any]) -> nn.Module:
     try:
         return _made(name, model_args, pretrained=False)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, AssertionError, LookupError) as error:
         raise BackboneError(f"timm cannot make {name!r} with {dict(model_args)}: {error}") from error
 
 
 def _made(name: str, model_args: Mapping[str, Any], pretrained: bool) -> nn.Module:
-    arguments = {"num_classes": 0, **model_args}
+    given = {"num_classes": 0, **arguments.checked(model_args, name)}
     try:
-        return timm.create_model(name, pretrained, **arguments).float()
+        return timm.create_model(name, pretrained, **given).float()
     except TypeError as error:
         # Convolutions take images of any size, and most CNNs no such argument.
         if "'img_size'" not in str(error):
             raise
-    del arguments["img_size"]
-    return timm.create_model(name, pretrained, **arguments).float()
+    del given["img_size"]
+    return timm.create_model(name, pretrained, **given).float()
 
 
 def from_hub(name: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """Make a timm model as `create` does, with the hub's weights of its tag; raises BackboneError if it cannot."""
+    """Make a timm model as `create` does, with the hub's weights of its tag; raises BackboneError if it cannot.
+
+    A download is said on standard error before it starts. Only weights that timm itself names are downloaded.
+    """
     check_tag(name)
-    create(name, model_args)  # wrong names and arguments fail here, before any download
+    # Wrong names and arguments fail here, before any download.
+    check_size(skeleton(name, model_args), name)
+    if not in_cache(name):
+        print(f"fetching the weights of {name} from {source(name)}", file=sys.stderr, flush=True)
     try:
         return _made(name, model_args, pretrained=True)
     except Exception as error:  # every hub, proxy and cache has exceptions of its own
-        repository = get_pretrained_cfg_value(name, "hf_hub_id") or "the hub"
         raise BackboneError(
-            f"the weights of {name!r} could not be fetched from {repository} ({type(error).__name__}): "
+            f"the weights of {name!r} could not be fetched from {source(name)} ({type(error).__name__}): "
             f"connect to the network once, or download them and pass weights=FILE"
         ) from error
 
@@ -231,6 +282,12 @@ def check_tag(name: str) -> None:
         what = f"has no tag {tag!r}" if tag else "needs its weights' tag, because timm may change the default"
         choice = f"name one of {', '.join(map(repr, tags))}" if tags else "timm has no weights for it"
         raise BackboneError(f"backbone {architecture!r} {what}: {choice}; or give weights=FILE")
+
+
+def source(name: str) -> str:
+    """Return where timm has the weights of a tag from."""
+    repository = get_pretrained_cfg_value(name, "hf_hub_id")
+    return f"huggingface.co/{repository}" if repository else get_pretrained_cfg_value(name, "url") or "the hub"
 
 
 def in_cache(name: str) -> bool:

@@ -1,86 +1,136 @@
-"""Local weights files: read, never run, and fitted to a model."""
+"""Local weights files: known by what is in them, and read, never run.
 
+`continual.backbones.fitting` finds the network in what they hold.
+"""
+
+from __future__ import annotations
+
+import argparse
 import json
-import sys
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from timm.models import load_state_dict
 from torch import Tensor
 
 from continual.errors import BackboneError
+from continual.files import fetch
+
+#: under what training programs keep a network's tensors in a checkpoint, averaged weights before those in training
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema", "ema_state_dict", "state_dict", "model", "model_state_dict", "model_state",
+    "teacher", "student", "net", "network", "backbone", "encoder", "module", "params", "weights",
+)  # fmt: skip
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
-    """Return (state, metadata) of a local weights file; the state of a JAX-layout npz is left to timm."""
+    """Return (state, metadata) of a local weights file, whatever its suffix.
+
+    That is safetensors, npz, or a checkpoint of torch, in which the tensors may lie under one of `WRAPPERS`. The state
+    of a JAX-layout npz is left to timm: None. Raises BackboneError for a file that is missing, damaged, of another
+    kind, or holds more than weights: nothing in it is run.
+    """
     if not path.is_file():
         raise BackboneError(f"no weights file at {path}")
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = {k: _plain(v) for k, v in (file.metadata() or {}).items()}
-            return safetensors.torch.load_file(path), metadata
-        if path.suffix == ".npz":
+        kind = _kind(path)
+        if kind == "safetensors":
+            tensors, metadata = fetch(path)
+            return tensors, {k: _plain(v) for k, v in metadata.items()}
+        if kind == "npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if any("Transformer/" in key for key in arrays.files):
                     return None, {}
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, {}
-        if path.suffix in (".pth", ".pt", ".bin"):
-            return load_state_dict(str(path), weights_only=True), {}
-    except (SafetensorError, BadZipFile, ValueError, OSError, RuntimeError, KeyError, EOFError) as error:
-        raise BackboneError(f"{path} is not a readable {path.suffix} file: {error}") from error
-    except Exception as error:  # torch's weights-only unpickler raises pickle.UnpicklingError
+        return _state_in(_unpickled(path), path), {}
+    except BackboneError:
+        raise
+    except (BadZipFile, ValueError, TypeError, OSError, RuntimeError, KeyError, EOFError) as error:
+        raise BackboneError(f"{path} is not a readable weights file: {error}") from error
+
+
+def noted(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the network's name and its arguments from a file's metadata.
+
+    Those of a file that names no network (`timm`) are not meant for one. Raises BackboneError for a name that is none.
+    """
+    name = metadata.get("timm")
+    if name is not None and not isinstance(name, str):
+        raise BackboneError(f"the weights file's metadata name the network {str(name)[:80]!r}: give its name")
+    return name, {k: v for k, v in metadata.items() if k not in ("timm", "format")} if name else {}
+
+
+def _kind(path: Path) -> str:
+    """Return what a file is: "safetensors", "npz" or "torch"; raises BackboneError for what is none of them."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            return "npz" if any(name.endswith(".npy") for name in archive.namelist()) else "torch"
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[8:9] == b"{":
+        return "safetensors"
+    # A pickle, or the archive of torch before 0.1.10.
+    if start[:1] == b"\x80" or start[257:262] == b"ustar":
+        return "torch"
+    raise BackboneError(
+        f"{path} holds no weights, or is damaged: weights must be safetensors, npz, or a checkpoint of torch "
+        "(.pth, .pt, .bin, .ckpt, .tar)"
+    )
+
+
+def _unpickled(path: Path) -> Any:
+    """Return what a checkpoint holds, without running code of it; raises BackboneError for one that needs it."""
+    try:
+        # What the options of most training programs are kept in: it only takes values.
+        allowed = torch.serialization.safe_globals([argparse.Namespace, *_numbers()])
+        with path.open("rb") as file, allowed, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's weights-only unpickler raises pickle's UnpicklingError
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        holds = f"it holds a {named[1]}" if named else "it is damaged, or holds more than numbers and text"
         raise BackboneError(
-            f"{path} is damaged or holds more than weights, and was not opened: save the model's state_dict()"
+            f"{path} is a checkpoint that only runs its code to be opened ({holds}), and was not opened: where you "
+            "trust it, load it with torch.load(..., weights_only=False) and save the model's state_dict() alone"
         ) from error
-    raise BackboneError(f"{path}: weights must be .safetensors, .npz or .pth, got {path.suffix!r}")
+
+
+def _numbers() -> list[Any]:
+    """Return what numpy's numbers are made of in a pickle: losses and accuracies are often kept as such."""
+    try:
+        from numpy._core.multiarray import scalar
+    except ImportError:  # numpy 1
+        from numpy.core.multiarray import scalar  # type: ignore[no-redef]
+    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
+    return [(scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, from below its wrappers."""
+    while isinstance(found, Mapping):
+        inside = {key: value for key, value in found.items() if isinstance(value, Mapping)}
+        key = next((key for key in WRAPPERS if inside.get(key)), None)
+        if key is None:
+            break
+        found = inside[key]
+    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+    if not tensors:
+        what = (
+            f"its parts are {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else type(found).__name__
+        )
+        raise BackboneError(f"{path} holds no weights ({what}): save the model's state_dict()")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _plain(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return text
-
-
-def fill(
-    vit: Any,
-    state: dict[str, Tensor] | None,
-    path: Path,
-    name: str,
-    convert: Callable[..., Mapping[str, Tensor]] | None = None,
-) -> None:
-    """Load a local state into a model: everything but a classification head must fit, or BackboneError is raised.
-
-    `convert(state, model)` knows the layouts in which such states are found; by default timm's own for the model.
-    """
-    layouts: Any = convert or getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    try:
-        if state is None:
-            vit.load_pretrained(str(path))
-            return
-        state = {k: v.float() if v.is_floating_point() else v for k, v in layouts(state, vit).items()}
-    except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError) as error:
-        raise BackboneError(f"{path} does not fit {name!r}: {type(error).__name__} {error}") from error
-    own = vit.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc.", "classifier."))}
-    problems = [f"{k} is missing" for k in own if k not in state]
-    problems += [f"{k} is not part of the model" for k in state if k not in own]
-    problems += [
-        f"{k} is {tuple(state[k].shape)} in the file but {tuple(own[k].shape)} in the model"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise BackboneError(
-            f"{path} does not fit {name!r}: {'; '.join(problems[:3])}{more}. "
-            f"Check the model's name, and give model arguments such as img_size or depth if it differs"
-        )
-    vit.load_state_dict(state)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from continual import __version__
 from continual.cli import data, deploy, edits, equivariance, learn, listings, models, runs
 from continual.errors import EquimosError, is_out_of_memory, nearest
+from continual.escaping import terminal
 
 #: What the option parser raises; its place differs between releases of typer.
 ParserError: type[Any] = typer.BadParameter.__mro__[2]
@@ -40,7 +41,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            typer.echo(": ".join(["interrupted", *map(str, stop.args)]), err=True)
+            typer.echo(terminal(": ".join(["interrupted", *map(str, stop.args)])), err=True)
             raise typer.Exit(130) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -51,7 +52,7 @@ class Commands(TyperGroup):
 
 
 def _fail(message: str) -> NoReturn:
-    line = message.strip().replace(":\n", ": ").replace("\n", "; ")
+    line = terminal(message.strip().replace(":\n", ": ").replace("\n", "; "))
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(line, err=True)
     sys.exit(2)

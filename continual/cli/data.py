@@ -30,6 +30,9 @@ Root = Annotated[
 ]
 Domains = Annotated[bool, typer.Option("--domains", help="Class folders lie in folders of domains: DOMAIN/CLASS.")]
 Share = Annotated[float, typer.Option(help="Share of each class for testing, where the source has no split.")]
+Outside = Annotated[
+    bool, typer.Option("--outside", help="Let a manifest or parquet file name images outside its folder, and links.")
+]
 Seed = Annotated[int, typer.Option(help="Which images those are.")]
 
 
@@ -55,12 +58,13 @@ def list_(json: Json = None) -> None:
 @app.command()
 def check(
     name: Name, root: Root = None, domains: Domains = False, test_share: Share = 0.2, split_seed: Seed = 1993,
+    outside: Outside = False,
     json: Json = None,
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
     from continual.datasets.config import find
 
-    config = _config(name, root, domains, test_share, split_seed)
+    config = _config(name, root, domains, test_share, split_seed, outside)
     check_outputs(json)
     _show(_audited(find(config)), json)
 
@@ -68,6 +72,7 @@ def check(
 @app.command()
 def prepare(
     name: Name, root: Root = None, domains: Domains = False, test_share: Share = 0.2, split_seed: Seed = 1993,
+    outside: Outside = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch it if it is not there; says how much.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The manifest.", show_default="equimos.csv in its folder")
@@ -77,11 +82,12 @@ def prepare(
     """Check a data set and record its split as a manifest, which from then on decides it."""
     from continual.datasets.catalogue import catalogue
     from continual.datasets.config import find
+    from continual.datasets.listed_files import refused
     from continual.datasets.readers.hub import HUB
     from continual.datasets.readers.manifest import manifest_text
     from continual.datasets.readers.record import RECORD
 
-    config = _config(name, root, domains, test_share, split_seed)
+    config = _config(name, root, domains, test_share, split_seed, outside)
     for file in (out, json):
         check_outputs(file)
     if download and config.source in catalogue():
@@ -102,9 +108,13 @@ def prepare(
     if files and target is not None:
         write_text(target, manifest_text(found, target.parent.absolute()))
         console(stderr=True).print(f"split recorded in {target}: SHA-256 {report.list_sha256}")
+        if any(refused(path, target.parent) for path in [*found.train.images, *found.test.images]):
+            console(stderr=True).print(f"note: some images lie outside {target.parent}: read it with --outside")
 
 
-def _config(name: str, root: Path | None, domains: bool, test_share: float, split_seed: int) -> DataConfig:
+def _config(
+    name: str, root: Path | None, domains: bool, test_share: float, split_seed: int, outside: bool
+) -> DataConfig:
     """Return the `[data]` table that the words of a command line stand for."""
     from pydantic import ValidationError
 
@@ -116,7 +126,8 @@ def _config(name: str, root: Path | None, domains: bool, test_share: float, spli
     if name not in {*catalogue(), "digits"} and not name.startswith(HUB) and (is_path(name) or Path(name).exists()):
         name = f"{Path(name).absolute()}"
     try:
-        return DataConfig(source=name, root=root, domains=domains, test_share=test_share, split_seed=split_seed)
+        drawn = {"test_share": test_share, "split_seed": split_seed}
+        return DataConfig(source=name, root=root, domains=domains, outside=outside, **drawn)
     except ValidationError as error:
         raise InputError("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights
-from continual.console import can_ask, check_target, confirmed, console, count, size
+from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights, check_false_alarms, check_there
+from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
 from continual.errors import InputError
 from continual.lifecycle import contents
 from continual.options import assignments
@@ -45,8 +44,10 @@ def export(
     weights: Weights = None,
 ) -> None:
     """Write a model as one ONNX file, compared with PyTorch before it is done."""
+    check_false_alarms(false_alarm_rate)
+    check_there(images or ())
     try:
-        from continual.export import onnx_runner, writing
+        from continual.export import standalone, writing
     except ImportError as error:
         raise InputError(f"export needs the extra: pip install 'equimos[export]' ({error})") from None
     from continual.cli import opening
@@ -66,7 +67,7 @@ def export(
             learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
         )
     if folder:
-        shutil.copyfile(onnx_runner.__file__, onnx / "onnx_runner.py")
+        write_text(onnx / "onnx_runner.py", standalone.source())
     out = console()
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(
@@ -104,6 +105,12 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels per image at most.")] = 25_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for an upload, and for its answer.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Images answered together at most.")] = 32,
+    per_address: Annotated[
+        int, typer.Option(min=0, help="Connections from one address at most; 0 for any number, behind a proxy.")
+    ] = 32,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A name to answer to, such as that of a proxy in front; may be repeated.")
+    ] = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
@@ -119,10 +126,7 @@ def serve(
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
 
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"--false-alarm-rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-    if api_key is not None and not api_key.strip():
-        raise InputError("the API key is empty: set one, or none")
+    check_false_alarms(false_alarm_rate)
 
     def load(before: Learner | None) -> Learner:
         found = contents.read(model)
@@ -134,11 +138,13 @@ def serve(
         return opening.load_learner(found, weights, device, method, set_, backbone)
 
     contents.read(model)
+    limits, hosts = Limits(max_bytes, max_pixels), server.names(host, *(name or ()))
+    asked = ServingOptions(
+        api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts, per_address=per_address
+    )
     in_use = ModelInUse(model, load)
-    limits, hosts = Limits(max_bytes, max_pixels), server.names(host)
-    asked = ServingOptions(api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts)
-    if "*" in hosts and api_key is None:
-        console(stderr=True).print(f"note: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
+    if api_key is None and not server.is_loopback(host):
+        console(stderr=True).print(f"warning: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
     with server.listening(host, port) as sockets:
         console(stderr=True).print(f"{about}, at http://{server.address(sockets)} (Ctrl+C stops it)")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers
+from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers, check_there
 from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
-from continual.errors import InputError, nearest
+from continual.errors import InputError, ModelFileError, nearest
 from continual.lifecycle import contents, locks, versions
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def correct(
     workers: Workers = 0,
 ) -> None:
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
+    check_there(images)
+    _label(contents.read(model).classes, label)
     from continual.cli.opening import readable
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.new_images import entry
@@ -72,9 +74,11 @@ def forget(
     device: Device = "auto",
 ) -> None:
     """Remove a class from a model: its statistics, prototype and head row; the others stay as they are."""
+    unknown: list[Path] = []
 
     def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
-        known, images = versions.knowing(model, label) if everywhere else ([], set())
+        known, images, damaged = versions.knowing(model, label) if everywhere else ([], set(), [])
+        unknown.extend(damaged)
         if label in map(str, learner.classes) or not known:
             gone = _label(learner.classes, label)
             learner.forget(gone)
@@ -87,6 +91,8 @@ def forget(
     deleted = _edit(model, change, weights, device, method, purged=label if everywhere else None)
     if everywhere:
         console().print(f"{count(deleted, 'earlier version')} that knew {label} deleted")
+        for path in unknown:
+            console(stderr=True).print(f"note: {path} is damaged, and may know {label}: delete it to be sure")
     else:
         console(stderr=True).print(f"note: earlier versions still know {label}; --everywhere deletes those")
 
@@ -111,7 +117,12 @@ def rename(
 def history(model: Model, json: Json = None) -> None:
     """List the versions of a model file: the last ten before the one in use are kept."""
     check_outputs(json)
-    found = [version.about() for version in versions.versions(model)]
+    found = []
+    for version in versions.versions(model):
+        try:
+            found.append(version.about())
+        except ModelFileError as error:
+            console(stderr=True).print(f"note: version {version.number} is left out: {error}")
     if json is not None:
         write_json(json, found)
         return

@@ -92,7 +92,8 @@ def check(
     found = checks.check(opened, chosen, config, images, number, float64=float64, with_report=report is not None)
     if write_json(json, found.record):
         show_rows(_elements(found), "element", "relative error", "allowed", "action", "")
-        console().print(found.verdict)
+        for line in found.verdict.splitlines():
+            console().print(line)
     if report is not None:
         found.write(report)
         console(stderr=True).print(f"report: {', '.join(sorted(str(p) for p in report.glob('equivariance.*')))}")

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual import console, files
-from continual.cli.options import FALSE_ALARMS, Csv, Device, Json, Method, Model, Set, Weights, Workers
+from continual.cli.options import (
+    FALSE_ALARMS,
+    Csv,
+    Device,
+    Json,
+    Method,
+    Model,
+    Set,
+    Weights,
+    Workers,
+    check_false_alarms,
+    check_there,
+)
 from continual.lifecycle import contents
 
 if TYPE_CHECKING:
@@ -39,12 +51,16 @@ def predict(
     workers: Workers = 0,
 ) -> None:
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
+    check_false_alarms(false_alarm_rate)
+    console.check_outputs(json, csv)
+    check_there(images)
+    found = contents.read(model)
+    from continual import options
     from continual.cli import opening
     from continual.cli.progress import ProgressBars
 
-    console.check_outputs(json, csv)
-    found = contents.read(model)
     opening.settings_now(found, set_, method)
+    options.device(device)
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars)
         learner = opening.load_learner(found, weights, device, method, set_)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from continual import options
-from continual.backbones import loading
+from continual.backbones import loading, recommended
 from continual.backbones.loading import Backbone
+from continual.console import can_ask, confirmed, console
 from continual.data import images
 from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError
@@ -19,20 +20,21 @@ from continual.lifecycle.contents import ModelFile
 from continual.methods import RECOMMENDED, load, method, methods, with_preset
 
 
-def images_in(given: Path) -> list[Path]:
-    """Return the images below a folder, or the one image given."""
+def images_in(given: Path, *, say: bool = False) -> list[Path]:
+    """Return the images below a folder, or the one image given; `say` on the terminal what is left out."""
     if not given.is_dir():
         return [given]
-    found = images.image_files(given)
+    found, others = images.image_files(given), images.unread(given)
+    if found and others and say:
+        console(stderr=True).print(f"left out of {given}: {others}", markup=False)
     if not found:
-        others = images.unread(given)
         raise InputError(f"{given} holds no images{f' but {others}' if others else ''}")
     return found
 
 
 def readable(given: Iterable[Path], progress: Progress) -> list[Path]:
     """Return the images below some folders, or given themselves; raises InputError that names those that are broken."""
-    paths = [path for place in given for path in images_in(place)]
+    paths = [path for place in given for path in images_in(place, say=True)]
     images.check_readable(paths, progress)
     return paths
 
@@ -83,6 +85,32 @@ def checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> s
             raise
         raise InputError(f"{error} (the method is {RECOMMENDED} unless --method names another, such as mos)") from None
     return name or RECOMMENDED
+
+
+def proposed_backbone(model: Path, arguments: dict[str, Any], *, ask: bool) -> tuple[str, dict[str, Any]]:
+    """Return a recommended backbone for a new model, and its arguments, if its weights are here or may be fetched.
+
+    Raises InputError that names those there are.
+    """
+    choice = recommended.there()
+    first = recommended.RECOMMENDED[0]
+    if (
+        choice is None
+        and ask
+        and can_ask()
+        and confirmed(f"No backbone is named. Fetch {first.tag} from the Hugging Face hub ({first.megabytes} MB)?")
+    ):
+        choice = first
+    if choice is None:
+        shown = "; ".join(f"{own.tag} ({own.summary})" for own in recommended.RECOMMENDED)
+        raise InputError(
+            f"{model} is a new model and needs a backbone: --backbone TAG, or --weights FILE. `equimos list backbones` "
+            f"recommends {shown}"
+        )
+    made = {**choice.model_args, **arguments}
+    words = "".join(f" --model-arg {key}={value}" for key, value in made.items())
+    console(stderr=True).print(f"no backbone is named: --backbone {choice.tag}{words} is taken")
+    return choice.tag, made
 
 
 def refuse_changes(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from continual.errors import InputError
 
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder per class.")]
@@ -33,3 +37,22 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the ba
 
 #: the option's name, and the one it had
 FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")
+
+
+def check_shares(**values: float | None) -> None:
+    """Raise InputError for a share that is no number: a range does not refuse NaN."""
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} is a share, a number from 0 to 1, got {value}")
+
+
+def check_false_alarms(rate: float | None) -> None:
+    """Raise InputError unless a rate of false alarms, where one is asked for, can be one."""
+    if rate is not None and not 0 < rate < 1:
+        raise InputError(f"--false-alarm-rate is a share of images above 0 and below 1, got {rate}")
+
+
+def check_there(places: Iterable[Path]) -> None:
+    """Raise InputError for the first file or folder that is not there, before others are read."""
+    if gone := next((place for place in places if not place.exists()), None):
+        raise InputError(f"no image at {gone}, and no folder")

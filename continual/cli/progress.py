@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from continual.escaping import terminal
+
 #: a stage with this in its name is one step of a larger stage
 INNER = ": "
 
@@ -45,7 +47,7 @@ class ProgressBars:
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         """Say that `done` of `total` steps of a stage are done; a stage may come again once it is finished."""
-        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        stage, text = terminal(stage), "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, figures="")
             if INNER not in stage:

@@ -26,6 +26,11 @@ Changes = Annotated[
 ]
 
 
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Also to check a config, import the Python files that it names.")
+]
+
+
 @app.command()
 def run(
     config: Config,
@@ -41,6 +46,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
     ] = False,
+    allow_code: AllowCode = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
     launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
     slurm: Annotated[
@@ -49,6 +55,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a benchmark, and show and store its results. The same command resumes an interrupted run.
+
+    Python files that the config names are imported and run; with --dry-run only if --allow-code is there as well.
 
     With several --jobs, as many processes share the cells; with --launcher slurm they are submitted, and this one ends.
     The processes of torchrun run each cell together, and the first speaks for all.
@@ -60,6 +68,7 @@ def run(
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
     from continual.experiments.run import run_config
+    from continual.registry import without_code
 
     with distributed.processes():
         if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
@@ -67,13 +76,15 @@ def run(
         if launcher not in ("local", "slurm"):
             raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
         wanted = options.assignments("--slurm", slurm or ())
-        configs = load_runs(config, changes or ())
+        with without_code(str(config) if dry_run and not allow_code else None):
+            configs = load_runs(config, changes or ())
         configs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in configs.items()}
         out = out or _folder(config, changes or ())
         if dry_run:
             for name, each in configs.items():
                 if distributed.first():
-                    console().print("\n".join(plan(each, out / name)))
+                    for line in plan(each, out / name):
+                        console().print(line)
             return
         remarks = console(stderr=True)
         remarks.quiet = not distributed.first()
@@ -100,11 +111,17 @@ def run(
 
 
 @app.command()
-def show(config: Config, changes: Changes = None) -> None:
-    """Check a config and print it in full, with every default, as TOML that can be run."""
-    from continual.experiments.config import load_runs
+def show(config: Config, changes: Changes = None, allow_code: AllowCode = False) -> None:
+    """Check a config and print it in full, with every default, as TOML that can be run.
 
-    for name, each in load_runs(config, changes or ()).items():
+    Python files that it names are not imported, unless with --allow-code.
+    """
+    from continual.experiments.config import load_runs
+    from continual.registry import without_code
+
+    with without_code(None if allow_code else str(config)):
+        found = load_runs(config, changes or ())
+    for name, each in found.items():
         print((f"# sweep.{name}\n" if name else "") + document(each), end="")
 
 

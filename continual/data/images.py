@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from continual.console import count
+from continual.data.arrays import picture
+from continual.data.decoding import Decoded, as_rgb, opened
+from continual.data.file_kinds import is_read, kind_at
+from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
 from continual.errors import InputError
-
-#: what is read: Pillow's names and file suffixes; every further one is a decoder that strangers may try
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"),
-}
-IMAGE_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-#: pictures of kinds that are not read; people who have them wonder
-UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".svg"}
 
 #: bytes that `DecodedOnce` keeps: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500
 LIMIT = 2**29
@@ -47,33 +36,22 @@ class EncodedImage:
         return self.name
 
 
-def open_image(raw: Any, index: int = 0) -> Image.Image | Tensor:
+def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
     """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
     if isinstance(raw, str | Path | EncodedImage):
-        try:
-            file = io.BytesIO(raw.read()) if isinstance(raw, EncodedImage) else raw
-            with Image.open(file, formats=list(FORMATS)) as image:
-                return upright(image)
-        except FileNotFoundError:
-            raise InputError(f"no image at {raw}") from None
-        except UnidentifiedImageError:
-            raise InputError(f"{raw} is not a readable image ({', '.join(FORMATS)}): remove or convert it") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
-    if isinstance(raw, Image.Image):
-        try:
-            return upright(raw)
-        except ValueError as error:
-            raise InputError(f"image {index} cannot be used: {error}") from None
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or raw.shape[2:] in ((1,), (3,), (4,))):
-        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw).convert("RGB")
-    if isinstance(raw, Tensor) and raw.dtype == torch.uint8 and raw.ndim == 3 and raw.shape[0] in (1, 3):
-        return raw.expand(3, -1, -1)
-    shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
-    raise InputError(
-        f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors (3, H, W), uint8 "
-        "arrays (H, W, 3), or finished float inputs (3, H, W)"
-    )
+        return decoded(raw).image
+    raw = raw if isinstance(raw, Image.Image) else picture(raw, index)
+    if isinstance(raw, Tensor):
+        return raw
+    try:
+        return upright(raw)
+    except ValueError as error:
+        raise InputError(f"image {index} cannot be used: {error}") from None
+
+
+def decoded(raw: str | Path | EncodedImage) -> Decoded:
+    """Read an image file; raises InputError that names it if it is none, see `continual.data.decoding`."""
+    return opened(raw.read() if isinstance(raw, EncodedImage) else raw, str(raw))
 
 
 class DecodedOnce(Sequence[Any]):
@@ -106,31 +84,19 @@ class DecodedOnce(Sequence[Any]):
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image as people see it: rotated as its EXIF says, in RGB, the upper 8 of 16 bits per channel.
+    """Return an image in RGB as people see it, see `continual.data.decoding`.
 
     Raises ValueError for pixels of unknown brightness: floats, or whole numbers beyond 16 bits.
     """
-    image.load()  # first, so that what is wrong with the picture itself is not taken for its EXIF's
-    try:
-        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # every format has its own for EXIF that is damaged
-        rotated = False
-    if rotated:
-        image = ImageOps.exif_transpose(image)
-    if image.mode[0] == "I":
-        pixels = np.asarray(image)
-        if 0 <= pixels.min() <= pixels.max() < 2**16:
-            return Image.fromarray((pixels // 256).astype(np.uint8)).convert("RGB")
-    if image.mode[0] in "IF":
-        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}): save it with 8 or 16 bits per channel")
-    return image.convert("RGB")
+    found: Image.Image = as_rgb(image).image
+    return found
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files at any depth below a folder, sorted; hidden files and folders are left out.
+    """Return the image files at any depth below a folder, sorted; what is `ignored` is left out.
 
-    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, and names that
-    are not UTF-8, which could not be written to any result.
+    Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, names that
+    are not UTF-8, which could not be written to any result, and pipes and devices that are called images.
     """
 
     def refuse(error: OSError) -> None:
@@ -139,41 +105,56 @@ def image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not ignored(name)]
         for link in [here / name for name in folders if (here / name).is_symlink()] + [here] * here.is_symlink():
             if link.parent.resolve().is_relative_to(link.resolve()):
                 raise InputError(f"{link} links to a folder that it is in: remove the link")
-        names = [name for name in names if not name.startswith(".")]
-        found += [here / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        names = [name for name in names if not ignored(name)]
+        found += [here / name for name in names if is_read(kind_at(here / name))]
     found.sort()
+    if odd := [path for path in found if irregular(path)]:
+        raise InputError(f"{odd[0]} is a pipe or a device, no file: remove it")
     if odd := [path for path in found if any("\ud800" <= c <= "\udfff" for c in str(path))]:
         shown = ", ".join(ascii(os.fsencode(path)) for path in odd[:5])
         raise InputError(f"{len(odd)} file names are not UTF-8: rename {shown}{', …' if len(odd) > 5 else ''}")
     return found
 
 
-def unread(folder: Path) -> str:
-    """Say how many pictures below a folder are of kinds that are not read; nothing if there are none."""
-    found = Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in UNREAD_SUFFIXES)
-    if not found:
-        return ""
-    counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.items()))
-    return f"pictures of kinds that are not read ({counts}): convert them, to JPEG or PNG say"
+def unread(folder: Path, *, others: bool = True) -> str:
+    """Say what lies below a folder and is left out: pictures of kinds that are not read, and `others`, no pictures."""
+    found, strange = Counter[str](), []
+    for path in sorted(folder.rglob("*")):
+        if ignored_path(path.relative_to(folder)) or not path.is_file():
+            continue
+        kind = kind_at(path)
+        if kind is None:
+            strange.append(path.name)
+        elif not is_read(kind):
+            found[kind] += 1
+    said = []
+    if found:
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(found.items()))
+        cure = "convert them, to JPEG or PNG say" + (", or pip install 'equimos[heif]'" if "HEIF" in found else "")
+        said.append(f"pictures of kinds that are not read ({counts}): {cure}")
+    if strange and others:
+        shown = ", ".join([*strange[:3], *(["…"] if len(strange) > 3 else [])])
+        said.append(f"{count(len(strange), 'file')} that hold{'s' * (len(strange) == 1)} no picture ({shown})")
+    return "; ".join(said)
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in one, sorted, without hidden ones; raises InputError if there is no such folder."""
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images per class")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def warn_of_unread(folder: str | Path) -> None:
+    """Warn of pictures below a folder that are left out: where nobody prints a plan."""
+    if said := unread(Path(folder), others=False):
+        warnings.warn(f"left out of {folder}: {said}", UserWarning, stacklevel=3)
 
 
 def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
-    Raises InputError if there is no such folder or no image in it.
+    Raises InputError if there is no such folder, no image in it, or if its folders are the parts of a split.
     """
     folder = Path(folder)
+    refuse_split(folder)
     found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind)]
     if not found:
         others = unread(folder)

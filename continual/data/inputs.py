@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual.data.images import DecodedOnce, check_readable, list_folder, open_image
+from continual.data.arrays import Array, as_array, finished, is_float, is_integer, needs_range, picture, spread
+from continual.data.containers import Label as Label
+from continual.data.containers import by_position, image_of
+from continual.data.containers import plain_labels as plain_labels
+from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
+from continual.data.images import (
+    DecodedOnce,
+    check_readable,
+    image_files,
+    list_folder,
+    open_image,
+    unread,
+    warn_of_unread,
+)
 from continual.data.preprocessing import Preprocessing
+from continual.data.ranges import NORMALISED, ValueRange, decide
 from continual.errors import InputError
+from continual.seeding import seeded
 
-Label = str | int  #: a class's name as the user knows it
+#: images of a data set that are looked at to tell the range of its numbers
+LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -26,59 +42,79 @@ class ExperienceData:
     training: Dataset[Any]  #: augmented
     evaluation: Dataset[Any]  #: as they are, for statistics
     labels: Sequence[Label]  #: of all items, in order
+    value_range: str | None = None  #: what the images' numbers meant, see `continual.data.ranges`; None for pictures
 
 
 class PreparedImages(Dataset[tuple[Tensor, Label]]):
     """Raw images with their labels, made the backbone's input when they are asked for.
 
-    Float tensors (3, H, W) are taken as finished inputs, all else that `open_image` takes is preprocessed.
+    Normalised images (3, H, W) are taken as finished inputs, all else is preprocessed. `value_range` is the name of
+    what floats and wider integers mean; if it is None, that is decided here, see `range_of`.
     """
 
     def __init__(
-        self, images: Sequence[Any], labels: Sequence[Label], preprocessing: Preprocessing, *, augment: bool
+        self,
+        images: Any,
+        labels: Sequence[Label],
+        preprocessing: Preprocessing,
+        *,
+        augment: bool,
+        value_range: str | None = None,
     ) -> None:
-        self.images, self.labels, self.preprocessing = images, labels, preprocessing
+        self.images, self.labels, self.preprocessing = by_position(images), labels, preprocessing
+        self.value_range = range_of(self.images) if value_range is None else value_range
         self._transform = preprocessing.training() if augment else preprocessing.evaluation()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Label]:
-        raw = self.images[index]
-        if not _is_float(raw):
-            return self._transform(open_image(raw, index)), self.labels[index]
-        try:
-            self.preprocessing.check(raw[None])
-        except ValueError as error:
-            raise InputError(f"image {index}: {error}") from error
-        return raw, self.labels[index]
+        raw = image_of(self.images[index], index)
+        return prepared(raw, index, self.preprocessing, self._transform, self.value_range), self.labels[index]
 
 
-def plain_labels(labels: Any) -> list[Label]:
-    """Return labels (list, array or tensor) as a list of str or int; raise InputError on anything else."""
-    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
-    if not isinstance(values, Iterable):
-        raise InputError(f"labels must be a list, an array or a tensor, got {type(labels).__name__}")
-    values = [value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value for value in values]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise InputError(f"labels must be all str or all int, got {value!r} of type {type(value).__name__}")
-    if len({type(value) for value in values}) > 1:
-        raise InputError("labels must be all str or all int, got both")
-    return values
+def prepared(
+    raw: Any, index: int | str, preprocessing: Preprocessing, transform: Any, value_range: str | None
+) -> Tensor:
+    """Return one raw image as the backbone's input: `transform` applied, unless it is normalised already."""
+    array = as_array(raw)
+    if array is not None and is_float(array) and value_range == NORMALISED:
+        return _checked(array, preprocessing, f"image {index}: ")
+    image = raw if array is None else picture(array, index, value_range, preprocessing.channels)
+    if not isinstance(image, Tensor):
+        image = open_image(image, index)
+    if isinstance(image, Image.Image) and preprocessing.channels != 3:
+        if preprocessing.channels != 1:
+            raise InputError(
+                f"image {index} is a picture, but the backbone takes {preprocessing.channels} channels: give arrays "
+                f"({preprocessing.channels}, H, W)"
+            )
+        image = image.convert("L")
+    result: Tensor = transform(image)
+    return result
 
 
-def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, decoded: int = 0) -> ExperienceData:
+def as_experience(
+    images: Any,
+    labels: Any,
+    preprocessing: Preprocessing,
+    *,
+    decoded: int = 0,
+    value_range: ValueRange | None = None,
+    remembered: str | None = None,
+) -> ExperienceData:
     """Make what `learn` was given an experience.
 
-    `images` is a folder of class folders (labels None), a torch data set of (image, label) pairs (labels None), or a
-    sequence, array or tensor of images with as many labels. At most `decoded` bytes of opened files are kept in memory.
+    `images` is a folder of class folders (labels None), a data set or loader of (image, label) pairs (labels None), or
+    a sequence, array, tensor or column of images with as many labels. At most `decoded` bytes of opened files are kept
+    in memory. `value_range` states what floats and wider integers mean, `remembered` what they were when last learned.
     """
     if isinstance(images, ExperienceData):
         return images
     if isinstance(images, str | Path):
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
+        warn_of_unread(images)
         images, labels = list_folder(images)
         check_readable(images)
     elif labels is None:
@@ -86,11 +122,12 @@ def as_experience(images: Any, labels: Any, preprocessing: Preprocessing, *, dec
     images, labels = labelled(images, labels)
     if not labels:
         raise InputError("an experience needs at least one image")
-    _check_floats(images, preprocessing)
+    name = range_of(images, value_range, remembered)
+    _check_finished(images, preprocessing, name)
     if decoded:
         images = DecodedOnce(images, decoded)
-    views = [PreparedImages(images, labels, preprocessing, augment=augment) for augment in (True, False)]
-    return ExperienceData(views[0], views[1], labels)
+    views = [PreparedImages(images, labels, preprocessing, augment=on, value_range=name) for on in (True, False)]
+    return ExperienceData(views[0], views[1], labels, name)
 
 
 def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], list[Label]]:
@@ -102,54 +139,105 @@ def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], l
 
 
 def as_images(images: Any) -> Sequence[Any]:
-    """Return images as a sequence of single images; a lone image is refused with the cure."""
+    """Return images as a sequence of single images, by position; a lone image is refused with the cure."""
     if isinstance(images, str | Path | Image.Image):
         raise InputError("give a list of images: [image] for a single one")
-    if isinstance(images, Tensor | np.ndarray) and images.ndim not in (3, 4):
-        raise InputError(f"images have shape {tuple(images.shape)}: give a batch, (B, 3, H, W)")
-    single = isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.shape[-1] in (3, 4))
-    if single and images.ndim == 3:
-        raise InputError(f"images have shape {tuple(images.shape)}: give a batch, image[None] for a single one")
+    images = by_position(images)
+    if is_dataset(images):
+        return ImageColumn(with_length(images))
+    if isinstance(images, Tensor | np.ndarray):
+        shape = tuple(images.shape)
+        if images.ndim not in (3, 4):
+            raise InputError(f"images have shape {shape}: give a batch, (B, 3, H, W)")
+        if images.ndim == 3 and (isinstance(images, Tensor) or shape[-1] in (3, 4) or shape[0] in (3, 4)):
+            raise InputError(
+                f"images have shape {shape}: give a batch, image[None] for a single one, images[:, None] for grey ones"
+            )
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}")
+        raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}: list(...) is")
     return images
 
 
-def _pairs(dataset: Any) -> tuple[ImageColumn, list[Any]]:
-    if not hasattr(dataset, "__getitem__") or isinstance(dataset, Tensor | np.ndarray):
+def to_predict(images: Any) -> Sequence[Any]:
+    """Return what `predict` was given as a sequence: also a file, a folder with images at any depth, or a PIL image."""
+    if isinstance(images, str | Path):
+        if not Path(images).is_dir():
+            return [Path(images)]
+        if not (files := image_files(Path(images))):
+            raise InputError(f"{images} holds no images: {unread(Path(images)) or 'give a folder with some'}")
+        warn_of_unread(images)
+        return files
+    return as_images([images] if isinstance(images, Image.Image) else images)
+
+
+def paths_of(images: Sequence[Any]) -> list[Path] | None:
+    """Return where images lie, if all are files."""
+    files = isinstance(images, list | tuple) and all(isinstance(image, str | Path) for image in images)
+    return [Path(image) for image in images] if files else None
+
+
+def _pairs(images: Any) -> tuple[Sequence[Any], list[Label]]:
+    images = by_position(images)
+    if isinstance(images, Tensor | np.ndarray) or not (is_dataset(images) or hasattr(images, "__getitem__")):
         raise InputError("give labels, a folder of class folders, or a data set of (image, label) pairs")
-    targets = getattr(dataset, "targets", None)
-    try:
-        labels = plain_labels([dataset[i][1] for i in range(len(dataset))] if targets is None else targets)
-    except (TypeError, LookupError) as error:
-        raise InputError(f"a data set without labels must give (image, label) pairs: {error}") from error
-    return ImageColumn(dataset), labels
+    dataset = with_length(images)
+    return ImageColumn(dataset), dataset_labels(dataset)
 
 
-@dataclass(frozen=True)
-class ImageColumn(Sequence[Any]):
-    """The images of a data set of (image, label) pairs."""
-
-    dataset: Any
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.dataset[index][0]
+# Ranges ------------------------------------------------------------------------------------------------------
 
 
-def _check_floats(images: Sequence[Any], preprocessing: Preprocessing) -> None:
+def range_of(images: Any, stated: ValueRange | None = None, remembered: str | None = None) -> str | None:
+    """Return what the numbers of images mean, by `continual.data.ranges`; None if all say it themselves.
+
+    All that are in memory are looked at; of a data set, `LOOKED_AT` of its images. Raises InputError for NaN.
+    """
+    if stated is None and isinstance(images, ImageColumn) and _prepares(images.dataset):
+        stated = NORMALISED
+    found = [array for array in _looked_at(images) if needs_range(array)] if stated is None else []
+    ends = [both for array in found if (both := spread(array))]
+    both = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+    return decide(stated, remembered, both, integers=any(is_integer(array) for array in found))
+
+
+def _prepares(dataset: Any) -> bool:
+    """Tell whether a data set's images are the backbone's inputs."""
+    inner = getattr(dataset, "dataset", None)
+    return isinstance(dataset, PreparedImages) or (inner is not None and _prepares(inner))
+
+
+def _looked_at(images: Any) -> Iterator[Any]:
+    """Yield the arrays among images; of a data set, some, and none if its first image is no such array."""
+    if isinstance(images, Tensor | np.ndarray):
+        yield images
+        return
+    indices: Sequence[int] = range(len(images))
+    if not isinstance(images, list | tuple) and len(images):
+        first = as_array(image_of(images[0]))
+        step = -(-len(images) // LOOKED_AT)
+        indices = [] if first is None or not needs_range(first) else range(0, len(images), step)
+    with seeded(0, "range"):
+        yield from (array for i in indices if (array := as_array(image_of(images[i], i))) is not None)
+
+
+def _check_finished(images: Sequence[Any], preprocessing: Preprocessing, value_range: str | None) -> None:
     """Check finished inputs that are in memory before anything is done with them."""
+    if value_range != NORMALISED:
+        return
+    if isinstance(images, Tensor | np.ndarray):
+        if is_float(images):
+            _checked(images, preprocessing)
+    elif isinstance(images, list | tuple):
+        for image in images:
+            if (array := as_array(image_of(image))) is not None and is_float(array):
+                _checked(array, preprocessing)
+
+
+def _checked(array: Array, preprocessing: Preprocessing, where: str = "") -> Tensor:
+    """Return normalised images as float32, or raise InputError if the backbone does not take them."""
+    values = finished(array)
     try:
-        if _is_float(images):
-            preprocessing.check(images)
-        elif isinstance(images, list | tuple):
-            for image in filter(_is_float, images):
-                preprocessing.check(image[None])
+        preprocessing.check(values if values.ndim == 4 else values[None])
     except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _is_float(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.is_floating_point()
+        raise InputError(f"{where}{error}") from error
+    return values

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continual import distributed
-from continual.data.inputs import Label
+from continual.data.containers import Label
 from continual.errors import InputError
 from continual.seeding import generator, seeded
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from continual.data.images import EncodedImage, open_image
+from continual.console import count
+from continual.data.images import EncodedImage, decoded, open_image
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
 from continual.learning.extractor import Progress
@@ -46,11 +47,14 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
     content = hashlib.sha256(found.fingerprint().encode())
-    images = [*found.train.images, *found.test.images]
+    images, transparent = [*found.train.images, *found.test.images], 0
     for done, (image, (split, _, label, name)) in enumerate(zip(images, found.rows(), strict=True), 1):
         try:
             digest = _digest(image)
-            open_image(image, done - 1)
+            if isinstance(image, str | Path | EncodedImage):
+                transparent += decoded(image).transparent
+            else:
+                open_image(image, done - 1)
         except (InputError, OSError, ValueError) as error:
             broken.append(str(error))
         else:
@@ -59,6 +63,8 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
         if progress is not None:
             progress("checking images", done, len(images), {})
     errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
+    if transparent:
+        remarks.append(f"{count(transparent, 'image')} of {len(images)} transparent in part, which is seen as white")
     repeated = [group for group in places.values() if len(group) > 1]
     leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
     mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]

@@ -30,7 +30,7 @@ class Entry:
     image: Any  #: a path, or an encoded image
     name: str
     label: str
-    split: str | None = None  #: train, test, or None where one is still to be drawn
+    split: str | None = None  #: train, val, test (see `continual.data.folders.PARTS`), or None: still to be drawn
     domain: str | None = None
 
 

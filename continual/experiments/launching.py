@@ -12,7 +12,16 @@ from typing import IO, Any
 
 from continual.errors import InputError
 
-COMMAND = (sys.executable, "-m", "continual")
+#: without the working folder among the places of modules: a `colorsys.py` that lies there must not be run
+COMMAND = (sys.executable, "-P", "-m", "continual")
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """Return this process's environment, in which the same package is found, and nothing of the working folder."""
+    given = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    here = str(Path(__file__).resolve().parents[2])
+    places = given if here in given else [*given, here]
+    return {**more, **os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def on_this_machine(words: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
@@ -22,7 +31,7 @@ def on_this_machine(words: Sequence[str], jobs: int, say: Callable[[str], None])
     the first that failed, when all have ended; they end with this process.
     """
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    environment = _environment(OMP_NUM_THREADS=threads)
     running, last, readers = [], [""] * jobs, []
     try:
         for number in range(jobs):
@@ -66,7 +75,7 @@ def on_cluster(
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**options)
-        run = submitit.helpers.CommandFunction([*COMMAND, *words], cwd=str(Path.cwd()))
+        run = submitit.helpers.CommandFunction([*COMMAND, *words], cwd=str(Path.cwd()), env=_environment())
         return [executor.submit(run) for _ in range(jobs)]
     except (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
         raise InputError(f"cannot submit to {cluster}: {' '.join(str(error).split())}") from error

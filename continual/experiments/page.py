@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from continual import escaping
 from continual.console import count
 from continual.experiments import pictures
 from continual.experiments.comparison import Board
@@ -29,7 +30,9 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
 
     loader = jinja2.PackageLoader("continual.experiments", ".")
     strict = jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=strict)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, undefined=strict, finalize=escaping.page
+    )
     shown: list[dict[str, Any]] = []
     classes: dict[str, str] = {}
     for number, board in enumerate(boards):

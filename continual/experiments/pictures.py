@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from continual.escaping import plot, terminal
 from continual.experiments.results import by_label
 from continual.metrics import transfer
 from continual.metrics.accuracy import final, matrix
@@ -137,14 +138,14 @@ def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
     figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")
     every = figure.subplots(1, len(drawings), squeeze=False, sharey=True)[0]
     for number, (label, alike) in enumerate(grouped.items()):
-        style = {"label": _plain(label), "color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.5}
+        style = {"label": plot(label), "color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.5}
         style["linestyle"] = ("-", "--", ":")[number // len(COLOURS) % 3]
         style["marker"] = MARKERS[number % len(MARKERS)]
         for axes, draw in zip(every, drawings.values(), strict=True):
             draw(axes, alike, style)
     for axes, title in zip(every, drawings, strict=True):
         _ink(axes)
-        axes.set_title(_plain(title), color=INK, fontsize=10)
+        axes.set_title(plot(title), color=INK, fontsize=10)
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     handles, labels = every[0].get_legend_handles_labels()
     if handles:
@@ -186,11 +187,6 @@ def _ink(axes: Any) -> None:
 def _ticks(count: int, most: int = 10) -> list[int]:
     """Number experiences from 1, at most so many of them."""
     return [*range(1, count + 1, max(1, -(-count // most)))]
-
-
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading a label as mathematics, or as one to hide."""
-    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -250,5 +246,5 @@ def _piece(svg: str, name: str, description: str, classes: dict[str, str]) -> st
         tag = re.sub(r' style="([^"]*)"', styled, tag)
         return re.sub(r'(href="|url\()#([^")]*)', lambda m: f"{m[1]}#{short[m[2]]}", tag)
 
-    said = f'role="img" aria-label="{escape(description, quote=True)}"'
+    said = f'role="img" aria-label="{escape(terminal(description), quote=True)}"'
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: said, TAG.sub(smaller, svg), count=1)

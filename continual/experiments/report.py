@@ -8,6 +8,7 @@ from pathlib import Path
 
 from continual import files
 from continual.errors import InputError
+from continual.escaping import latex_comment, markdown
 from continual.experiments import pictures, tables
 from continual.experiments.comparison import Board
 from continual.experiments.gallery import gallery
@@ -25,7 +26,7 @@ def write(title: str, cells: Sequence[Cell], out: Path) -> None:
     measured = [{**{n: getattr(c, n) for n in about}, "accuracy": accuracy(c), **series(c)} for c in cells]
     files.write_text(out / "results.json", json.dumps(measured) + "\n")
     files.write_text(out / "results.csv", files.csv_text(tables.experience_lines(cells)))
-    files.write_text(out / "results.md", f"# {title}\n\n{tables.markdown(tables.results_table(cells))}")
+    files.write_text(out / "results.md", f"# {markdown(title)}\n\n{tables.markdown(tables.results_table(cells))}")
     pictures.save(pictures.accuracy(cells, title), out / "accuracy.png")
 
 
@@ -50,10 +51,11 @@ def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> lis
     texts = {
         PAGE: page(boards, runs),
         "table.md": "\n".join(
-            f"# {board.title}\n\n{tables.markdown(table)}" + "".join(f"\n{note}\n" for note in board.notes())
+            f"# {markdown(board.title)}\n\n{tables.markdown(table)}"
+            + "".join(f"\n{markdown(note)}\n" for note in board.notes())
             for board, table in shown
         ),
-        "table.tex": "\n".join(f"% {board.title}\n{tables.latex(table)}" for board, table in shown),
+        "table.tex": "\n".join(f"{latex_comment(board.title)}\n{tables.latex(table)}" for board, table in shown),
         "table.csv": _joined(boards, [tables.result_lines(board.cells, board.protocol) for board in boards]),
         "experiences.csv": _joined(boards, [tables.experience_lines(board.cells) for board in boards]),
     }

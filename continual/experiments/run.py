@@ -164,7 +164,7 @@ def run_cell(
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     groups = {group: group_named(group).order for group in transformed}
     cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, **groups) for n in rows]
-    experiences = [as_experience(e.train_images, e.train_labels, backbone.preprocessing) for e in stream.experiences]
+    experiences = [as_experience(e.train_images, e.train_labels, learner.preprocessing) for e in stream.experiences]
     if train_transformed is not None:
         experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0

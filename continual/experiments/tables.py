@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from continual import escaping
 from continual.experiments.published import Figure, Protocol
 from continual.experiments.results import Row, rows
 from continual.metrics import METRICS, measures
@@ -78,38 +79,27 @@ def _published(table: Sequence[Row], protocol: Protocol | None) -> dict[int, Fig
 def terminal(title: str, table: Table) -> TerminalTable:
     """Return a table for a terminal."""
     # Labels and titles come from users: they are text, never markup.
-    shown = TerminalTable(title=Text(title), box=box.ROUNDED)
+    shown = TerminalTable(title=Text(escaping.terminal(title)), box=box.ROUNDED)
     for number, heading in enumerate(table.headings):
-        shown.add_column(Text(heading), justify="left" if number == 0 else "right", overflow="fold")
+        shown.add_column(Text(escaping.terminal(heading)), justify="left" if number == 0 else "right", overflow="fold")
     for line in table.lines:
-        shown.add_row(*[Text(text) for text in line])
+        shown.add_row(*[Text(escaping.terminal(text)) for text in line])
     return shown
 
 
 def markdown(table: Table) -> str:
     """Return a table as Markdown."""
     rule = ["---", *["---:"] * (len(table.headings) - 1)]
-    lines = [[text.replace("|", "\\|") for text in line] for line in (table.headings, rule, *table.lines)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head, *lines = [map(escaping.markdown, line) for line in (table.headings, *table.lines)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
 
 
 def latex(table: Table) -> str:
     """Return a table as LaTeX, for the package booktabs."""
-    head, *lines = [" & ".join(map(_latex, line)) + r" \\" for line in (table.headings, *table.lines)]
+    head, *lines = [" & ".join(map(escaping.latex, line)) + r" \\" for line in (table.headings, *table.lines)]
     columns = "l" + "r" * (len(table.headings) - 1)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
     return "\n".join([*body, r"\end{tabular}"]) + "\n"
-
-
-_LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "Ā": r"$\bar{A}$", "–": "--", "³": "$^3$", "α": r"$\alpha$", "λ": r"$\lambda$",
-}  # fmt: skip
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
 
 
 def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> list[list[object]]:

@@ -41,6 +41,6 @@ def answer_transformed(
     learner: IncrementalLearner[Any], group: str, seed: int, experiences: Sequence[Experience], **asked: Any
 ) -> list[Prediction]:
     """Return a learner's answers to its experiences' test images, transformed; see `transformed_images`."""
-    prepared = learner.backbone.preprocessing
+    prepared = learner.preprocessing
     images = [transformed_images(e, number, prepared, group, seed) for number, e in enumerate(experiences)]
     return [learner.predict(i, **asked) for i in images]

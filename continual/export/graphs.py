@@ -26,7 +26,6 @@ from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
 from continual.statistics.head import cosine_scores
-from continual.uncertainty.gaussians import judge
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "p_value"}
@@ -99,7 +98,7 @@ def _(learner: MOSLearner) -> Any:
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
-        probabilities, p_value = judge(state.known, features)
+        probabilities, p_value = learner.judged(values, features)
         return Scores(values, probabilities=probabilities, p_value=p_value)
 
     def scores(images: Tensor) -> Scores:

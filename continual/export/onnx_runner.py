@@ -1,14 +1,16 @@
 """Run a model that `equimos export` wrote. Needs numpy and onnxruntime; Pillow to read image files.
 
-Copy this file to where the model is. In Python:
+`equimos export --onnx FOLDER` writes it beside the model, with all that it needs in one file: see
+`continual.export.standalone`. In Python:
 
     runner = Runner("parts.onnx")
     runner.predict(["photos/0.png"])   # paths, PIL images or uint8 arrays (H, W, 3)
 
 or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image. Each answer is a dict: `answer` (the
 class), `score`, and, where the model has them, `probability` (calibrated), `familiarity`, `unknown` and `stack`.
-A camera's frames, as arrays, need no Pillow: they are resized here, with its weights and rounding (some releases of
-it resize the rows before the columns, which is not the same to the last bit).
+Images are read, rotated, laid on white, resized and cut out as the model learned them. A camera's frames, as arrays,
+need no Pillow: without it they are resized here, with its weights and rounding, columns first (some releases of it take
+the rows first, which is not the same to the last bit). HEIC files need pillow-heif.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from continual.data.decoding import as_rgb, on_ground, opened
+from continual.data.framing import Pose, middle, pose_of, sides
+from continual.errors import InputError
+
 FORMAT = "equimos-onnx"
-VERSION = 1
+VERSION = 2  # 1 knew no pose
 
 
 class Runner:
     """One model. `threads` is how many it computes with; 0 takes them all.
 
-    Raises ValueError for a file that `equimos export` did not write.
+    Raises InputError, a ValueError, for a file that `equimos export` did not write.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
@@ -38,7 +44,7 @@ class Runner:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         about = json.loads(self.session.get_modelmeta().custom_metadata_map.get("equimos", "{}"))
         if about.get("format") != FORMAT or about["version"] > VERSION:
-            raise ValueError(f"{path} is not a model that `equimos export` wrote for this runner")
+            raise InputError(f"{path} is not a model that `equimos export` wrote for this runner")
         self.about: dict[str, Any] = about
         self.classes: list[str | int] = about["classes"]
         self._outputs = [output.name for output in self.session.get_outputs()]
@@ -49,10 +55,10 @@ class Runner:
         return dict(zip(self._outputs, found, strict=True))
 
     def outputs(self, images: Iterable[Any], *, batch_size: int = 8) -> dict[str, np.ndarray]:
-        """Return the model's own outputs for images."""
+        """Return the model's own outputs for images, see `predict`."""
         parts, batch = [], []
-        for image in images:
-            batch.append(prepare(image, self.about["preprocessing"]))
+        for index, image in enumerate(images):
+            batch.append(prepare(image, self.about["preprocessing"], index))
             if len(batch) == batch_size:
                 parts.append(self.run(np.stack(batch)))
                 batch = []
@@ -64,10 +70,12 @@ class Runner:
     def predict(
         self, images: Sequence[Any], *, false_alarm_rate: float | None = None, batch_size: int = 8
     ) -> list[dict[str, Any]]:
-        """Answer for images: paths, PIL images, uint8 arrays (H, W, 3) or (H, W).
+        """Answer for images: paths, PIL images, uint8 arrays (H, W), (H, W, 1), (H, W, 3) or, transparent, (H, W, 4).
 
-        `false_alarm_rate`, the share of known images that may be called unknown, is the model's own by default.
+        `false_alarm_rate`, the share of known images that may be called unknown, is the model's own by default. Raises
+        InputError for what the learner does not take either, such as a single frame instead of a list of images.
         """
+        check_several(images)
         if len(images) == 0:
             return []
         rate = self.about["unknown_rate"] if false_alarm_rate is None else false_alarm_rate
@@ -85,51 +93,68 @@ class Runner:
         return answers
 
 
-def prepare(image: Any, preprocessing: dict[str, Any]) -> np.ndarray:
+def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.ndarray:
     """Turn an image into the model's input, float32 (3, H, W): resize, cut out the centre, normalise."""
-    height, width = preprocessing["size"]
-    resized = _resized(image, [int(side / preprocessing["crop_pct"]) for side in (height, width)], preprocessing)
-    top, left = (round((have - want) / 2) for have, want in zip(resized.shape, (height, width), strict=False))
-    cut = resized[top : top + height, left : left + width].astype(np.float32) / np.float32(255)
+    cut = _framed(_pixels(image, index), preprocessing).astype(np.float32) * np.float32(1 / 255)  # as torchvision does
     mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
-    return ((cut - mean) / std).transpose(2, 0, 1)
+    return np.ascontiguousarray(((cut - mean) / std).transpose(2, 0, 1))
 
 
-def _resized(image: Any, sides: list[int], preprocessing: dict[str, Any]) -> np.ndarray:
-    """Return uint8 (H, W, 3) of these sides; of two equal ones, the shorter is that long and the other follows."""
-    name = preprocessing["interpolation"]
+def check_several(images: Any) -> None:
+    """Raise InputError for what is no sequence of images: one image, or what has no order."""
+    single = isinstance(images, str | Path) or hasattr(images, "getbands")
+    shape: tuple[int, ...] | None = images.shape if isinstance(images, np.ndarray) else None
+    if shape is not None:
+        single = len(shape) not in (3, 4) or (len(shape) == 3 and shape[-1] in (3, 4))
+    if single or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        about = "" if shape is None else f" of shape {shape}"
+        raise InputError(f"give a list of images, [image] for a single one; got {type(images).__name__}{about}")
+
+
+def _pixels(image: Any, index: int) -> np.ndarray:
+    """Return an image as uint8 (H, W, 3)."""
     if isinstance(image, str | Path):
+        return np.asarray(opened(image, str(image)).image)
+    if hasattr(image, "getbands"):
+        try:
+            return np.asarray(as_rgb(image).image)
+        except ValueError as error:
+            raise InputError(f"image {index} cannot be used: {error}") from None
+    shape: Any = getattr(image, "shape", ())
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3):
+        raise InputError(_refusal(image, index))
+    channels = 1 if len(shape) == 2 else shape[2]
+    if channels not in (1, 3, 4):
+        raise InputError(_refusal(image, index))
+    if channels == 1:
+        return np.repeat(image.reshape(*shape[:2], 1), 3, axis=2)
+    return on_ground(image) if channels == 4 else image
+
+
+def _refusal(image: Any, index: int) -> str:
+    shape = f" of shape {tuple(image.shape)} and dtype {image.dtype}" if hasattr(image, "shape") else ""
+    return f"image {index} is a {type(image).__name__}{shape}: give paths, PIL images or uint8 arrays (H, W, 3)"
+
+
+def _framed(pixels: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return uint8 (size, 3): resized and cut out, in the pose of the picture for a model with a group."""
+    size, posed = preprocessing["size"], preprocessing.get("posed", False)
+    top, left, height, width = middle(pixels.shape[:2])
+    pixels = pixels[top : top + height, left : left + width]
+    pose = pose_of(pixels, square=size[0] == size[1]) if posed else Pose()
+    pixels = np.ascontiguousarray(pose.turn(pixels))
+    wanted = sides(pixels.shape[:2], size, preprocessing["crop_pct"], even=posed)
+    pixels = _resized(pixels, *wanted, preprocessing["interpolation"])
+    top, left = (round((have - want) / 2) for have, want in zip(wanted, size, strict=True))
+    return pose.back().turn(pixels[top : top + size[0], left : left + size[1]])
+
+
+def _resized(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    try:
         from PIL import Image
-
-        with Image.open(image) as opened:
-            image = _upright(opened)
-    if not isinstance(image, np.ndarray):
-        image = _upright(image)
-        height, width = _sides((image.height, image.width), sides)
-        return np.asarray(image.resize((width, height), {"bilinear": 2, "bicubic": 3}[name]))
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"an image is a path, a PIL image or a uint8 array (H, W, 3); got {image.dtype} {image.shape}")
-    return resize(image, *_sides(image.shape[:2], sides), name)
-
-
-def _upright(image: Any) -> Any:
-    """Return a PIL image as the model was taught: rotated as its EXIF says, in RGB, and of 16 bits the upper 8."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] == "I":
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _sides(have: Sequence[int], wanted: list[int]) -> tuple[int, int]:
-    if wanted[0] != wanted[1]:
-        return wanted[0], wanted[1]
-    short, long = sorted(have)
-    other = int(wanted[0] * long / short)
-    return (wanted[0], other) if have[0] <= have[1] else (other, wanted[0])
+    except ImportError:
+        return resize(pixels, height, width, interpolation)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), {"bilinear": 2, "bicubic": 3}[interpolation]))
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def export_onnx(
         raise InputError(f"export works on the CPU, but the learner is on {learner.device}: load it with device='cpu'")
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-    prepared = learner.backbone.preprocessing
+    prepared = learner.preprocessing
     if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
         raise InputError(
             f"cannot export preprocessing with interpolation={prepared.interpolation} and crop_pct={prepared.crop_pct}:"
@@ -159,7 +159,7 @@ def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
         "class_experience": list(learner.state.class_experience),
         "unknown_rate": false_alarm_rate,
         "temperature": getattr(getattr(learner.state, "calibration", None), "temperature", None),
-        "preprocessing": asdict(learner.backbone.preprocessing),
+        "preprocessing": {**asdict(learner.preprocessing), "posed": learner.preprocessing.posed},
         "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},
         "versions": model_file.versions(),
     }

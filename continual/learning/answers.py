@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class Prediction:
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
+    paths: list[Path] | None = None  #: of each image, where files or a folder were given
 
     @property
     def familiarity(self) -> Tensor | None:

@@ -2,16 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data.images import image_files
-from continual.data.inputs import ExperienceData, Label, as_experience, as_images
+from continual.data.inputs import ExperienceData, Label, as_experience, to_predict
 from continual.data.loaders import label_indices
+from continual.data.preprocessing import Preprocessing
+from continual.data.ranges import ValueRange
 from continual.errors import InputError
+from continual.learning.header import check_labels
 from continual.learning.state import S
 from continual.learning.training import Progress, Training
 
@@ -23,6 +24,10 @@ class Edits(ABC, Generic[S]):
     correctable: ClassVar[bool] = True  #: False if old classes leave nothing behind that keeps them while others change
     backbone: Backbone
     state: S
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing: ...
 
     @abstractmethod
     def begin(self, data: ExperienceData) -> Training[S]: ...
@@ -36,6 +41,7 @@ class Edits(ABC, Generic[S]):
         Raises InputError for a class never learned, a name that is taken, or one of another type (str, int).
         """
         self.indices([old])
+        check_labels([new])
         if new in self.state.classes:
             raise InputError(f"there is a class {new!r} already: choose another name, or forget one of the two")
         if type(new) is not type(old):
@@ -47,20 +53,33 @@ class Edits(ABC, Generic[S]):
 
         The other classes' own scores stay, so an answer changes only where the class had won. Methods that
         retrieve stacks (MOS) may also answer otherwise where it had a part in finding the stack, or in the
-        shares that an ensemble adds up. Adapters that were trained on it, and its share of sums over all
-        classes (`GramStatistics.without`), stay.
+        shares that an ensemble adds up. Adapters that were trained on it stay, and of sums over all classes what
+        `GramStatistics.without` cannot tell from the others'. Regressions with `exact_forget` answer as if the class
+        had never been learned.
 
         Raises InputError for a class never learned and for the last one.
         """
         index = int(self.indices([label]))
         if len(self.state.classes) == 1:
             raise InputError(f"{label!r} is the only class: a learner without classes is a new one")
-        self.state = self.state.without(index)
+        self.state = self._forgotten(index)
 
-    def correct(self, images: Any, label: Label, *, progress: Progress | None = None, workers: int = 0) -> None:
+    def _forgotten(self, index: int) -> S:
+        """Return the state without the class of that index."""
+        return self.state.without(index)
+
+    def correct(
+        self,
+        images: Any,
+        label: Label,
+        *,
+        progress: Progress | None = None,
+        workers: int = 0,
+        value_range: ValueRange | None = None,
+    ) -> None:
         """Say that these images, which were taken for something else, are of the known class `label`.
 
-        `images` is a folder or a sequence as `predict` takes it. The class's statistics, prototype or sums
+        `images` and `value_range` are as `predict` takes them. The class's statistics, prototype or sums
         become those of all its images together. A head that is aligned on class statistics is aligned
         anew, with the features of these images added to those drawn; nothing else is trained. That every
         image is answered right afterwards is likely, but not certain: ask `predict`.
@@ -74,10 +93,9 @@ class Edits(ABC, Generic[S]):
                 f"{self.method} cannot correct: it remembers nothing of its classes but a head, which a few images "
                 "would pull away from all others; call learn with images of all classes concerned"
             )
-        if isinstance(images, str | Path) and Path(images).is_dir():
-            images = image_files(Path(images))
-        images = as_images(images)
-        training = self.begin(as_experience(images, [label] * len(images), self.backbone.preprocessing))
+        images = to_predict(images)
+        given: dict[str, Any] = {"value_range": value_range, "remembered": self.state.value_range}
+        training = self.begin(as_experience(images, [label] * len(images), self.preprocessing, **given))
         training.workers, training.correcting = workers, True
         self.complete(training, progress)
 

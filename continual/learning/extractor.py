@@ -164,7 +164,7 @@ def single_views(
         evaluation = Transformed(Subset(evaluation, each), symmetry.group, [*elements] * len(data.labels))
     else:
         seeing = replace(extractor, symmetry=replace(symmetry, fitted=fitted))
-    return seeing, ExperienceData(training, evaluation, labels), fitted
+    return seeing, ExperienceData(training, evaluation, labels, data.value_range), fitted
 
 
 def fit_symmetry(extractor: Extractor, symmetry: Symmetry, data: ExperienceData, batch_size: int) -> dict[str, Tensor]:

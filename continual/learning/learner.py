@@ -4,24 +4,26 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from continual import distributed
 from continual.backbones.loading import Backbone
-from continual.data.images import LIMIT, list_folder
-from continual.data.inputs import ExperienceData, ImageColumn, Label, PreparedImages, as_experience, as_images
+from continual.data.images import LIMIT
+from continual.data.inputs import ExperienceData, Label, PreparedImages, as_experience, paths_of, range_of, to_predict
 from continual.data.loaders import evaluation_loader
+from continual.data.preprocessing import Preprocessing
+from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Prediction, Scores
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.header import check_labels
 from continual.learning.loop import run
 from continual.learning.settings import Settings, documented, make
 from continual.learning.state import S, Simulation
@@ -125,6 +127,12 @@ class IncrementalLearner(Edits[S], Storing[S]):
         return symmetry_of(self.settings, self.state.fitted)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes this learner's input: as for the backbone, with a group in one pose."""
+        plain = self.backbone.preprocessing
+        return plain if self.symmetry is None else plain.for_a_group()
+
+    @property
     def extractor(self) -> Extractor:
         """What gives this learner features of images."""
         return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry)
@@ -147,12 +155,18 @@ class IncrementalLearner(Edits[S], Storing[S]):
         workers: int = 0,
         checkpoints: Checkpoints | None = None,
         decoded: int = LIMIT,
+        value_range: ValueRange | None = None,
     ) -> None:
         """Learn one experience: any number of classes, also one, with any number of images, also one.
 
-        `images` is a folder of class folders, a data set of (image, label) pairs, or a sequence of images
-        (paths, PIL, uint8) with `labels`. Classes keep the names given. A class seen before does not train
-        the new adapters; its statistics and prototype become those of all its images together.
+        `images` is a folder of class folders, a data set or loader of (image, label) pairs, or a sequence, array or
+        column of images with `labels`, by position. Classes keep the names given, or those of the data set. A class
+        seen before does not train the new adapters; its statistics and prototype become those of all its images
+        together.
+
+        `value_range` says what the numbers of images mean that are floats, or integers other than uint8:
+        "normalised", "unit" (0 to 1), "bytes" (0 to 255) or (black, white). It is remembered, in the file too. Left
+        out, it is the one remembered, else the floats decide, with a warning; see `continual.data.ranges`.
 
         With `checkpoints` (a `continual.learning.checkpoints.CheckpointFolder`, say) the training is kept after every
         epoch, and resumes from there if it was stopped: called again with the same images, `learn` ends with
@@ -161,12 +175,13 @@ class IncrementalLearner(Edits[S], Storing[S]):
         Raises InputError for images or labels that cannot be used, LearningError if the loss diverges;
         in either case, and when interrupted, the learner stays as it was.
         """
-        data = as_experience(images, labels, self.backbone.preprocessing, decoded=decoded)
+        data = self._given(images, labels, value_range, decoded=decoded)
         if self.state.classes and type(self.state.classes[0]) is not type(data.labels[0]):
             raise InputError(
                 f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
+        check_labels(dict.fromkeys(data.labels))
         training = self.begin(data)
         run(training, progress, workers, checkpoints)
         self.complete(training, progress)
@@ -194,8 +209,12 @@ class IncrementalLearner(Edits[S], Storing[S]):
         cache: FeatureCache | None = None,
         false_alarm_rate: float | None = None,
         unknown_rate: float | None = None,
+        value_range: ValueRange | None = None,
     ) -> Prediction:
-        """Answer for a sequence of images, a float batch (B, 3, H, W), a data set or folder as `learn` takes it.
+        """Answer for images as `learn` takes them, a file, a PIL image, or a folder with images at any depth, sorted.
+
+        `value_range` is that of `learn`, for this call alone. Of a loader that shuffles, answers are in the order of
+        its data set.
 
         With a `cache`, images that were asked about before cost only what is new since then: worth it where
         the same test images are evaluated after every experience. With a `false_alarm_rate` such as 0.05, images
@@ -211,21 +230,19 @@ class IncrementalLearner(Edits[S], Storing[S]):
             raise InputError("nothing has been learned yet: call learn first")
         if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-        if isinstance(images, str | Path) and Path(images).is_dir():
-            images, _ = list_folder(images)
-        images = as_images(images)
+        images = to_predict(images)
         if len(images) == 0:
             raise InputError("there are no images to predict: give at least one")
-        if isinstance(images, Dataset):
-            images = ImageColumn(images)
-        images = PreparedImages(images, [0] * len(images), self.backbone.preprocessing, augment=False)
+        paths, name = paths_of(images), range_of(images, value_range, self.state.value_range)
+        images = PreparedImages(images, [0] * len(images), self.preprocessing, augment=False, value_range=name)
         parts, done = [], 0
         for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
             parts.append(self.score_batch(batch, cache))
             done = min(done + distributed.count() * len(batch), len(images))
             if progress is not None:
                 progress("predicting", done, len(images), {})
-        return Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
+        found = Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
+        return replace(found, paths=paths)
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.
@@ -247,12 +264,18 @@ class IncrementalLearner(Edits[S], Storing[S]):
         warnings.warn("scores is deprecated: call score_batch", DeprecationWarning, stacklevel=2)
         return self.score_batch(images, cache)
 
-    def evaluate(self, images: Any, labels: Any = None, *, workers: int = 0) -> float:
+    def evaluate(
+        self, images: Any, labels: Any = None, *, workers: int = 0, value_range: ValueRange | None = None
+    ) -> float:
         """Return the share of images answered right; raises InputError for a class never learned."""
-        data = as_experience(images, labels, self.backbone.preprocessing)
+        data = self._given(images, labels, value_range)
         truth = self.indices(data.labels)
         answers = self.predict(data.evaluation, workers=workers).labels
         return float((self.indices(answers) == truth).float().mean())
+
+    def _given(self, images: Any, labels: Any, value_range: ValueRange | None, *, decoded: int = 0) -> ExperienceData:
+        remembered, prepared = self.state.value_range, self.preprocessing
+        return as_experience(images, labels, prepared, decoded=decoded, value_range=value_range, remembered=remembered)
 
     def variant(self, **settings: Any) -> Self:
         """Return a learner with the same state and some settings changed (those of inference, say)."""

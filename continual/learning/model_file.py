@@ -9,8 +9,9 @@ import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from continual.errors import ModelFileError
 from continual.files import Header, fetch, store, with_header
@@ -30,8 +31,11 @@ KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state"
 def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write a model file atomically: an interrupted or failed write leaves the old file as it was.
 
-    Raises ModelFileError if it cannot be written (folder missing or read-only, disk full).
+    Raises ModelFileError if it cannot be written (folder missing or read-only, disk full), or not read again.
     """
+    from continual.learning.header import checked
+
+    checked(json.loads(json.dumps(values)))
     store(path, tensors, {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)})
 
 
@@ -41,7 +45,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises ModelFileError if it is missing, damaged, of a newer version, or not a model file.
     """
     with _readable(path):
-        return _contents(path, *fetch(path))
+        header = read_any_header(path)
+        _contents(path, {}, header)  # before any tensor is read
+        return _contents(path, fetch(path)[0], header)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def read_contents(path: str | Path, integers: Collection[str] = ()) -> tuple[Hea
     """Return the header of a model file, with its tensors named in `integers`, and its JSON values; see `read`."""
     with _readable(path):
         header = read_any_header(path, integers)
-        return header, _contents(path, {}, header.metadata)[1]
+        return header, _contents(path, {}, header)[1]
 
 
 def copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -62,10 +68,12 @@ def copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str
     Raises ModelFileError as `read` and `write` do.
     """
     with _readable(source):
-        header = dict(read_any_header(source).metadata)
+        header = read_any_header(source)
         _contents(source, {}, header)
-        header["equimos"] = json.dumps(change(json.loads(header["equimos"])))
-        with_header(source, target, header)
+        values = change(json.loads(header.metadata["equimos"]))
+        metadata = {**header.metadata, "equimos": json.dumps(values)}
+        _contents(source, {}, replace(header, metadata=metadata))
+        with_header(source, target, metadata)
 
 
 @contextmanager
@@ -77,22 +85,34 @@ def _readable(path: str | Path) -> Iterator[None]:
         yield
     except ModelFileError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from error
 
 
-def _contents(
-    path: str | Path, tensors: dict[str, Tensor], header: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _contents(path: str | Path, tensors: dict[str, Tensor], header: Header) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and JSON values of a file that was written by `write`, as the newest format version has them."""
-    if header.get("format") != FORMAT:
+    from continual.learning.header import checked  # the command's help needs no pydantic
+
+    about = header.metadata
+    if about.get("format") != FORMAT:
         raise ModelFileError(f"{path} is a safetensors file, but not a model saved by equimos")
-    if int(header["version"]) > VERSION:
-        raise ModelFileError(f"{path} has format version {header['version']}: upgrade equimos")
-    tensors, values = upgraded(int(header["version"]), tensors, json.loads(header["equimos"]))
-    if missing := KEYS - values.keys():
+    version = about.get("version", "")
+    if not (version.isascii() and version.isdecimal() and int(version[:9]) >= 1):
+        raise ValueError(f"its format version is {ascii(version)[:40]}")
+    if int(version[:9]) > VERSION:
+        raise ModelFileError(f"{path} has format version {version[:9]}: upgrade equimos")
+    said = json.loads(about["equimos"], parse_constant=_no_number)
+    if missing := KEYS - said.keys():
         raise ModelFileError(f"{path} lacks a part of the model ({', '.join(sorted(missing))}): restore a copy")
-    return tensors, values
+    tensors, values = upgraded(int(version), tensors, said)
+    try:
+        return tensors, checked(values, header.tensors)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path} is damaged or not a model file ({error}): restore a copy") from None
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
 
 
 def versions() -> dict[str, str]:

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     at_training: ClassVar[frozenset[str]] = frozenset()
     #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
     named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
+    #: what files say nothing of that were written before there was a setting, where that is not its default
+    before: ClassVar[Mapping[str, Any]] = {}
     #: names of before, which are still understood
     renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 
@@ -130,7 +132,7 @@ class AdapterSettings(TrainingSettings):
         return adapter_kind(self.adapter, self.adapter_args, shared)
 
 
-def make(kind: type[T], preset: str | None = None, **values: Any) -> T:
+def make(kind: type[T], preset: str | None = None, /, **values: Any) -> T:
     """Build settings from a preset and single values, which come before it.
 
     Where a setting names a thing of a registry, `file.py:Name` and `package.module:Name` import the user's own. Raises

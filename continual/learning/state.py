@@ -25,6 +25,7 @@ class State:
     experiences: int = 0  #: experiences that brought at least one new class
     updates: int = 0  #: calls of `learn` and `correct`
     fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: what a symmetry fitted in the first experience
+    value_range: str | None = None  #: what numbers meant in images that were learned, see `continual.data.ranges`
 
     def renamed(self, old: Label, new: Label) -> Self:
         """Return the state in which the class `old` is called `new`."""

@@ -1,7 +1,7 @@
 """A learner's file: what is written of it, and how it is read back."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
 
@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from continual.backbones.loading import Backbone, check_same_weights, rebuild
-from continual.errors import ModelFileError
+from continual.errors import ModelFileError, is_out_of_memory
 from continual.learning import model_file
+from continual.learning.answers import Scores
 from continual.learning.settings import Settings, current_names, restored
 from continual.learning.state import S, State
-from continual.statistics.fields import pack, size, unpack
+from continual.statistics.fields import check, pack, size, unpack
+
+#: what comes of tensors that do not fit together
+UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
 class Storing(ABC, Generic[S]):
@@ -26,6 +30,7 @@ class Storing(ABC, Generic[S]):
     settings: Any
     state: S
     device: torch.device
+    score_batch: Callable[[Tensor], Scores]
 
     def save(
         self,
@@ -81,22 +86,52 @@ class Storing(ABC, Generic[S]):
         else:
             check_same_weights(backbone, header["backbone"])
         kind = cls.settings_type
-        settings = restored(kind, current_names(kind, header["settings"], warn=False))
+        settings = restored(kind, {**kind.before, **current_names(kind, header["settings"], warn=False)})
         learner = cls(backbone, settings, device=device)  # type: ignore[call-arg]
         try:
             learner.restore(model_file.part(tensors, "state"), header["state"])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} lacks a part of the model ({error!r}): restore a copy") from error
+        except UNFIT as error:
+            raise ModelFileError(f"{path} lacks a part of the model ({error!r:.300}): restore a copy") from error
+        try:
+            learner.trial()
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}: restore a copy") from error
         return learner
+
+    def trial(self) -> None:
+        """Answer for one image made of a gradient: to be called before a model takes the place of another.
+
+        `load` calls it for every file. Raises ModelFileError if there is no answer, or one that is not finite, of
+        other classes, or otherwise no answer.
+        """
+        if not self.state.classes:
+            return
+        try:
+            given = self.score_batch(self.backbone.frozen.probe())
+            count, problem = len(self.state.classes), None
+            for name in ("values", "probabilities", "similarity", "p_value"):
+                found, shape = getattr(given, name), (1,) if name == "p_value" else (1, count)
+                if found is not None and (found.shape != shape or not torch.isfinite(found).all()):
+                    problem = f"its {name} are of shape {tuple(found.shape)}, not {shape}, or not finite"
+            if given.probabilities is not None and not ((given.probabilities >= 0) & (given.probabilities <= 1)).all():
+                problem = "its probabilities are not within 0 and 1"
+        except UNFIT as error:
+            if is_out_of_memory(error):
+                raise
+            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
+        if problem:
+            raise ModelFileError(f"the model cannot answer, its parts do not fit together ({problem[:300]})")
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the state as tensors and JSON values, for `restore`."""
         return pack(self.state)
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take the state that `export` gave; raises KeyError, TypeError or ValueError if a part is missing."""
+        """Take the state that `export` gave; raises KeyError, TypeError or ValueError if a part does not fit."""
         own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        self.state = unpack(self.state_type, own, values)
+        state = unpack(self.state_type, own, values)
+        check(state, len(state.classes))
+        self.state = state
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of what was learned, by part; the frozen backbone is not counted."""

@@ -110,6 +110,7 @@ class Training(ABC, Generic[S]):
             "experiences": self.before.experiences + bool(self.new_classes),
             "updates": self.before.updates + 1,
             "fitted": self.fitted,
+            "value_range": self.data.value_range or self.before.value_range,
         }
 
 

@@ -90,6 +90,8 @@ def read(path: Path) -> ModelFile:
         notes = (header.get("notes") or {}).get("seen")
         seen = SeenImages.unpack({k: file.integers[name] for k, name in columns.items()} if notes else {}, notes)
         one_each = IMAGE_COUNTS in file.tensors and len(file.tensors[IMAGE_COUNTS].shape) == 1
+        if one_each and min(file.integers[IMAGE_COUNTS], default=0) < 0:
+            raise ValueError(f"{IMAGE_COUNTS} counts less than no images")
         found = ModelFile(path, header, memory, file.integers[IMAGE_COUNTS] if one_each else None, seen)
         found.describe()
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from continual.data.inputs import Label
 from continual.learning import model_file
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.lifecycle.new_images import Picture
+from continual.lifecycle.new_images import Picture, unchanged
 from continual.lifecycle.seen_images import SeenImages
 from continual.seeding import generator
 from continual.selection.base import selected
@@ -37,7 +37,7 @@ class HeldOutFeatures:
         """Compute them, of images by their digests."""
         notes = _Notes()
         if images:
-            learner.predict(list(images.values()), cache=notes, workers=workers)
+            learner.predict([unchanged(path, mark) for mark, path in images.items()], cache=notes, workers=workers)
         return cls(tuple(images), {name: torch.stack(rows).cpu() for name, rows in notes.rows.items()})
 
     def labels(self, seen: SeenImages) -> list[Label]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from continual.console import count
-from continual.data.images import image_files, list_folder, open_image, unread
+from continual.data.folders import alike, parts_in, subfolders
+from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
+from continual.lifecycle.capture_order import in_order
 from continual.lifecycle.fingerprints import digest, fingerprint
 from continual.lifecycle.seen_images import SeenImage, SeenImages
-from continual.lifecycle.split import split
+from continual.lifecycle.split import Split, split
 
 #: classes with fewer images are remarked on
 TINY = 5
@@ -31,6 +31,11 @@ class Picture:
 
     path: Path
     entry: SeenImage
+
+    @property
+    def image(self) -> EncodedImage:
+        """The image as it was when it was looked at: see `unchanged`."""
+        return unchanged(self.path, self.entry.digest)
 
     @property
     def met(self) -> SeenImage:
@@ -50,6 +55,7 @@ class Plan:
     learned: int = 0  #: images that were learned before
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    dealt: Split | None = None  #: how new images were dealt out
 
     def lines(self, known: Sequence[Label]) -> list[str]:
         """Say what will be learned and held out, and what is odd, for people."""
@@ -63,12 +69,43 @@ class Plan:
             said.append(f"held out to evaluate on: {count(len(self.hold_out), 'new image')}")
         if self.held_out:
             said.append(f"held out before, and still here: {count(len(self.held_out), 'image')}")
+        said += self.not_judged()
         if self.learned:
             said.append(f"learned before, left out: {count(self.learned, 'image')}")
         tiny = [f"{name} ({n})" for name, n in counts.items() if n < TINY and name not in known]
         if tiny:
             said.append(f"note: few images to learn from: {', '.join(tiny)}")
         return said + [f"note: {note}" for note in self.notes]
+
+    def not_judged(self) -> list[str]:
+        """Say of which new classes nothing is held out, and of which images that are as good as learned."""
+        bursts, undivided = (self.dealt.bursts, self.dealt.undivided) if self.dealt else ({}, [])
+        judged = {picture.entry.label for picture in self.hold_out}
+        judged |= {image.label for image in self.seen.images if image.held_out}
+        few = sorted({str(p.entry.label) for p in self.learn if p.entry.label not in {*judged, *undivided}})
+        said = [
+            f"note: the pictures of {label} are nearly the same, as of one burst: the last ones by {how} are held out, "
+            "and judge too kindly"
+            for label, how in bursts.items()
+        ]
+        if undivided:
+            names = _some([*map(str, undivided)])
+            said.append(f"note: nothing is held out of {names}: the pictures are nearly the same, as of one burst")
+        if few:
+            said.append(f"note: nothing is held out of {_some(few)}: how well that is learned is not known")
+        return said
+
+
+def unchanged(path: Path, mark: int) -> EncodedImage:
+    """Return the image of a file that has this digest whenever it is read; then raises InputError if it has another."""
+    return EncodedImage(str(path), partial(_read, path, mark))
+
+
+def _read(path: Path, mark: int) -> bytes:
+    content = path.read_bytes()
+    if digest(content) != mark:
+        raise InputError(f"{path} has changed since the plan was made: run the command again")
+    return content
 
 
 def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
@@ -80,14 +117,18 @@ def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
     return seen.by_digest.get(mark, mark)
 
 
-def entry(path: Path, label: Label, seen: SeenImages) -> SeenImage:
-    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image."""
+def entry(path: Path, label: Label, seen: SeenImages, transparent: list[Path] | None = None) -> SeenImage:
+    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image.
+
+    A new image that is transparent in part is added to `transparent`.
+    """
     found = lookup(path, seen)
     if isinstance(found, SeenImage):
         return found
-    image = open_image(path)
-    assert not isinstance(image, Tensor)
-    return SeenImage(found, fingerprint(image), label)
+    picture = decoded(unchanged(path, found))
+    if picture.transparent and transparent is not None:
+        transparent.append(path)
+    return SeenImage(found, fingerprint(picture.image), label)
 
 
 def plan(
@@ -102,31 +143,28 @@ def plan(
     """Compare a folder with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
-    for evaluation, the same ones whenever the same images are there. Raises InputError for a folder without
-    images, or an unknown name in `only`.
+    for evaluation, the same ones whenever the same images are there. Of a folder with the parts of a split, the
+    training part is looked at. Raises InputError for a folder without images, or an unknown name in `only`.
     """
+    whole, parts = folder, parts_in(folder)
+    folder = parts.get("train", folder)
     paths, names = list_folder(folder)
     if unknown := set(only) - set(names):
         name = min(unknown)
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
     made = Plan(seen, known)
+    if parts:
+        others = " and ".join(f"{place.name}/" for part, place in parts.items() if part != "train")
+        left = f"; {others} is left alone" if others else ""
+        made.notes.append(f"{whole} has the parts of a split: what is new in {folder} is learned{left}")
     label_of = {name: _label(name, made) for name in dict.fromkeys(names)}
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
     pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress)
     _check_folders(folder, pictures, elsewhere, label_of, made)
     _check_names([name for name in label_of if name in wanted], made)
-    _divide(pictures, hold_out, made)
+    _divide(pictures, hold_out, made, progress)
     made.notes += _strays(folder, set(names))
     return made
-
-
-def same_name(name: str) -> str:
-    """Return what names that people take for the same have in common.
-
-    >>> same_name("Hex  Nut") == same_name("hex nut ") == same_name("ＨＥＸ nut")
-    True
-    """
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _label(name: str, made: Plan) -> Label:
@@ -144,12 +182,13 @@ def _look(
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
-    copies, corrupt, elsewhere = 0, [], defaultdict[tuple[str, Label], int](int)
+    copies, corrupt, transparent, elsewhere = 0, [], list[Path](), defaultdict[tuple[str, Label], int](int)
     for done, (path, name) in enumerate(files, 1):
         if progress is not None:
             progress("looking at images", done, len(files), {})
         try:
-            found = entry(path, label_of[name], made.seen) if name in wanted else lookup(path, made.seen)
+            asked = name in wanted
+            found = entry(path, label_of[name], made.seen, transparent) if asked else lookup(path, made.seen)
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue
@@ -169,23 +208,31 @@ def _look(
             made.problems.append(f"{path} and {new[found.digest].path} are the same image in two classes: remove one")
     if corrupt:
         made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
+    if transparent:
+        made.notes.append(f"{count(len(transparent), 'new image')} transparent in part, which is seen as white")
     if copies:
         made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
     return list(new.values()), elsewhere
 
 
-def _divide(pictures: Sequence[Picture], hold_out: float, made: Plan) -> None:
+def _divide(pictures: Sequence[Picture], hold_out: float, made: Plan, progress: Progress | None) -> None:
     """Deal new images out to learning and holding out, and remark on near-duplicates."""
-    held, alike = split([picture.entry for picture in pictures], made.seen.images, hold_out)
-    for picture, out in zip(pictures, held, strict=True):
+
+    def order(places: Sequence[int]) -> tuple[list[int], str] | None:
+        found = in_order([pictures[place].path for place in places])
+        return found and ([places[rank] for rank in found[0]], found[1])
+
+    made.dealt = split([picture.entry for picture in pictures], made.seen.images, hold_out, order, progress)
+    near = made.dealt.near
+    for picture, out in zip(pictures, made.dealt.held, strict=True):
         if out:
             made.hold_out.append(replace(picture, entry=replace(picture.entry, held_out=True)))
         else:
             made.learn.append(picture)
-    if alike.number:
-        shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in alike.examples]
-        more = f", and {alike.number - len(shown)} more" if alike.number > len(shown) else ""
-        made.notes.append(f"{count(alike.number, 'pair')} of images nearly the same: {', '.join(shown)}{more}")
+    if near.number:
+        shown = [f"{pictures[a].path} and {b if isinstance(b, str) else pictures[b].path}" for a, b in near.examples]
+        more = f", and {near.number - len(shown)} more" if near.number > len(shown) else ""
+        made.notes.append(f"{count(near.number, 'pair')} of images nearly the same: {', '.join(shown)}{more}")
 
 
 def _left_out(label_of: dict[str, Label], only: Sequence[str], made: Plan) -> set[str]:
@@ -225,19 +272,13 @@ def _check_folders(
 
 def _check_names(names: Sequence[str], made: Plan) -> None:
     """Find names that differ in case, spaces or the way letters are encoded alone."""
-    groups = defaultdict[str, list[str]](list)
-    for name in dict.fromkeys([*map(str, made.known), *names]):
-        groups[same_name(name)].append(name)
-    for group in groups.values():
-        if len(group) > 1:
-            shown = " and ".join(ascii(name) if not name.isascii() else repr(name) for name in group)
-            made.problems.append(f"the classes {shown} are one name for people: rename the folders to one of them")
+    made.problems += alike([*map(str, made.known), *names])
 
 
 def _strays(folder: Path, used: set[str]) -> list[str]:
     """Remark on images outside class folders, and on class folders without images."""
     loose = sum(path.parent == folder for path in image_files(folder))
-    empty = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")} - used
+    empty = {place.name for place in subfolders(folder)} - used
     notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
     notes += [f"left out: {others}"] if (others := unread(folder)) else []
     return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])

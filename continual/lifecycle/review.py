@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from continual.data.inputs import Label
@@ -73,7 +72,7 @@ class Review:
 def review(
     before: Learner,
     after: Learner,
-    held_out: Sequence[tuple[Path, Label]],
+    held_out: Sequence[tuple[Any, Label]],
     *,
     gone: HeldOutFeatures | None = None,
     seen: SeenImages | None = None,
@@ -87,14 +86,14 @@ def review(
     for features that lie where the class's own images were trained to lie: real images fare worse.
     """
     found, cache = Review(), FeatureCache()
-    paths, known = [path for path, _ in held_out], set(before.classes)
-    if paths:
+    images, known = [image for image, _ in held_out], set(before.classes)
+    if images:
         options: dict[str, Any] = {"workers": workers, "cache": cache}
         found.truth = [label for _, label in held_out]
-        old = [path for path, label in held_out if label in known]
+        old = [image for image, label in held_out if label in known]
         answers = iter(before.predict(old, **options).labels if old else ())
         found.old = [next(answers) if label in known else None for label in found.truth]
-        found.new = after.predict(paths, progress=progress, **options).labels
+        found.new = after.predict(images, progress=progress, **options).labels
     if gone is not None and seen is not None:
         found.gone = len(gone.digests)
         found.truth += gone.labels(seen)

@@ -87,7 +87,9 @@ class SeenImages:
         """
         if values is None:
             return SeenImages()
-        rows = zip(*[columns[name] for name in COLUMNS], strict=True)
+        rows = [*zip(*[columns[name] for name in COLUMNS], strict=True)]
+        if any(not 0 <= own < len(values["classes"]) for _, _, own, _ in rows):
+            raise ValueError("an image that was seen is of a class that there is not")
         return SeenImages(
             tuple(SeenImage(digest, print_, values["classes"][own], bool(out)) for digest, print_, own, out in rows),
             tuple(values["forgotten"]),

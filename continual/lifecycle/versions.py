@@ -10,6 +10,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual import files
 from continual.errors import InputError, ModelFileError
 from continual.learning import model_file
-from continual.lifecycle import contents
+from continual.lifecycle import contents, locks
 from continual.lifecycle.seen_images import SeenImages
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ def save(
     if held_out is not None:
         # Of images that are still held out: not of classes that were forgotten, say.
         tensors |= held_out.only({image.digest for image in seen.images if image.held_out}).pack()
+    learner.trial()
     notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
 
@@ -105,7 +108,10 @@ def rename(model: Path, event: str, old: Label, new: Label) -> None:
 
     Raises InputError for a name that is taken, or one of another type (str, int); ModelFileError as `save` does.
     """
+    from continual.learning.header import check_labels
+
     known = contents.read(model).classes
+    check_labels([new])
     if new in known:
         raise InputError(f"there is a class {new!r} already: choose another name, or forget one of the two")
     if type(new) is not type(old):
@@ -143,23 +149,28 @@ def rollback(model: Path, number: int | None = None) -> Version:
     raise InputError(f"{model} is version {now} and has {said}; there are: {', '.join(map(str, others)) or 'none'}")
 
 
-def knowing(model: Path, label: str) -> tuple[list[Version], set[int]]:
-    """Return the versions not in use that know a class, by its name or another, and the digests of its images.
+def knowing(model: Path, label: str) -> tuple[list[Version], set[int], list[Path]]:
+    """Return the versions not in use that know a class, the digests of its images, and files that cannot be read.
 
     Another name it has where most of a class's images are those that were seen under the name asked for.
     """
-    found = [(version, contents.read(version.path)) for version in versions(model) if not version.current]
+    found, damaged = list[tuple[Version, contents.ModelFile]](), list[Path]()
+    for version in versions(model):
+        try:
+            found += [] if version.current else [(version, contents.read(version.path))]
+        except ModelFileError:
+            damaged.append(version.path)
     images = {image.digest for _, file in found for image in file.seen.images if str(image.label) == label}
 
     def knows(file: contents.ModelFile) -> bool:
         return label in map(str, file.classes) or not file.seen.names_of(images).isdisjoint(file.classes)
 
-    return [version for version, file in found if knows(file)], images
+    return [version for version, file in found if knows(file)], images, damaged
 
 
 def purge(model: Path, label: str) -> int:
     """Delete the versions not in use that know a class, see `knowing`; return how many."""
-    known, _ = knowing(model, label)
+    known, _, _ = knowing(model, label)
     for version in known:
         version.path.unlink()
     return len(known)
@@ -168,25 +179,39 @@ def purge(model: Path, label: str) -> int:
 def replace(model: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file, and put it in the model's place; what was there becomes an earlier version.
 
-    To be called by one process at a time. Raises ModelFileError, and changes nothing, if that fails.
+    The new file has the old one's mode. Every name is on the disk before the next step relies on it, so that a power
+    cut, too, leaves the old version in use or the new one. Raises ModelFileError, and changes nothing, if that fails or
+    the model is not what it was when it was claimed; InputError if another process has claimed it.
     """
     model = _itself(model)
     staged = model.with_name(f".{model.name}.new")
-    try:
-        # What processes that were killed have left behind.
-        for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
-            litter.unlink(missing_ok=True)
-        write(staged)
-        if model.exists():
-            _keep(model)
-        staged.replace(model)
-        for old in list(_kept(model).values())[:-KEPT]:
-            old.unlink()
-    except (ModelFileError, OSError) as error:
-        said = str(error).replace(str(staged), str(model))
-        raise ModelFileError(said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}") from error
-    finally:
-        staged.unlink(missing_ok=True)
+    with locks.claimed(model) as claim:
+        try:
+            claim.check()
+            # What processes that were killed have left behind.
+            for litter in [staged, *model.parent.glob(f".{staged.name}.*.tmp")]:
+                litter.unlink(missing_ok=True)
+            mode = stat.S_IMODE(model.stat().st_mode) if claim.found else None
+            if mode is not None:
+                staged.touch(0o600)  # nobody else can read it while it is being filled
+            write(staged)
+            if mode is not None:
+                staged.chmod(mode)
+            claim.check()
+            if claim.found:
+                _keep(model)
+            claim.check()
+            staged.replace(model)
+            claim.replaced()
+            files.sync_folder(model.parent)
+            for old in list(_kept(model).values())[:-KEPT]:
+                old.unlink()
+        except (ModelFileError, OSError) as error:
+            said = str(error).replace(str(staged), str(model))
+            said = said if isinstance(error, ModelFileError) else f"cannot write {model}: {said}"
+            raise ModelFileError(said) from error
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def _notes(event: str, seen: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -205,6 +230,8 @@ def _keep(model: Path) -> None:
     if not place.exists():
         place.parent.mkdir(exist_ok=True)
         _link(model, place)
+        files.sync_folder(place.parent)
+        files.sync_folder(model.parent)
 
 
 def _kept(model: Path) -> dict[int, Path]:
@@ -214,12 +241,15 @@ def _kept(model: Path) -> dict[int, Path]:
 
 def _link(source: Path, place: Path) -> None:
     """Let `place` be the same file as `source`, or a copy where the file system has no links; whole or not at all."""
+    place.unlink(missing_ok=True)
     try:
         os.link(source, place)
     except OSError:
         temporary = place.with_name(f".{place.name}.tmp")
         try:
             shutil.copy2(source, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
             temporary.replace(place)
         finally:
             temporary.unlink(missing_ok=True)

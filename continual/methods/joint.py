@@ -85,6 +85,7 @@ class JointTraining(AdapterTraining[JointState]):
             ConcatDataset([part.training for part in self.seen]),
             ConcatDataset([part.evaluation for part in self.seen]),
             [label for part in self.seen for label in part.labels],
+            data.value_range,
         )
         super().__init__(start, everything, None, None)
         self.active[:] = True

@@ -9,24 +9,29 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException  # what the framework itself raises, too
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from continual import __version__
+from continual.errors import InputError
+from continual.escaping import terminal
 from continual.serving.batching import Batcher, OverloadedError
+from continual.serving.connections import network
+from continual.serving.metrics import Metrics
 from continual.serving.model import ModelInUse, Served, answer, described
+from continual.serving.origins import foreign
 from continual.serving.uploads import Limits, RefusedError, images_of, picture
 
 LOG = logging.getLogger(__name__)
@@ -48,15 +53,25 @@ class ServingOptions:
     decoders: int = 2  #: images decoded at a time
     uploads: int = 64  #: requests whose bodies are received at a time
     reload_every: float = 1.0  #: seconds between looks at the model file
-    hosts: tuple[str, ...] = ("*",)  #: names the server answers to; a page elsewhere cannot borrow another
+    hosts: tuple[str, ...] = ("*",)  #: names the server answers to beside loopback's; see `origins`
+    head_timeout: float = 10.0  #: seconds for the head of a request to arrive
+    per_address: int = 32  #: connections from one address; 0 for any number, where a proxy counts them
+    connections: int = 512  #: connections altogether
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise InputError(
+                "the API key is empty, or has characters that no header can carry: use letters, digits and signs of "
+                "ASCII, without spaces, or set none"
+            )
 
 
 def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
     """Return the server of a model as an ASGI application."""
     served = _Server(model, options)
     app = FastAPI(title="equimos", version=__version__, lifespan=served.running, docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts))
-    app.add_middleware(_Outer, count=served.counted, most=4 * options.limits.request_bytes)
+    most = 4 * options.limits.request_bytes
+    app.add_middleware(_Outer, count=served.counted, most=most, hosts=options.hosts)
     page, policy = _page()
 
     @app.exception_handler(RefusedError)
@@ -67,13 +82,20 @@ def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
     async def failed(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": f"the server failed ({type(error).__name__})"}, 500)
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def show() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": described(model.now), "reload_problem": model.problem}
+    async def health(request: Request) -> dict[str, Any]:
+        problem = model.problem
+        if problem and not (options.api_key and served.knows_key(request)):  # it may say where files lie
+            problem = "the model file has changed and cannot be used: the server's log says why"
+        return {"status": "ok", "model": described(model.now), "reload_problem": problem}
 
     @app.get("/classes", dependencies=[Depends(served.allowed)])
     async def classes() -> dict[str, Any]:
@@ -107,23 +129,33 @@ def _page() -> tuple[str, str]:
 
 
 class _Outer:
-    """Counts answers, says that they are not to be kept, and hears a refused request out before it is answered.
+    """Refuses other sites, counts answers, says that they are not to be kept, and hears out what it refuses.
 
     A client that is still sending when the connection closes would see no reason, but a reset. Of what it sends, at
     most `most` bytes are received and forgotten, for at most `patience` seconds. `count(path, status, seconds)`.
     """
 
     def __init__(
-        self, app: ASGIApp, *, count: Callable[[str, int, float], None], most: int, patience: float = 5.0
+        self,
+        app: ASGIApp,
+        *,
+        count: Callable[[str, int, float], None],
+        most: int,
+        hosts: Collection[str],
+        patience: float = 5.0,
     ) -> None:
-        self.app, self.count, self.most, self.patience = app, count, most, patience
+        self.app, self.count, self.most, self.hosts, self.patience = app, count, most, hosts, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, arriving = time.perf_counter(), True
+        started, arriving, app = time.perf_counter(), True, self.app
+        if scope["method"] == "HEAD":  # answered as GET is; the body is left out where it is sent
+            scope = {**scope, "method": "GET"}
+        if (problem := foreign(Headers(scope=scope), self.hosts)) is not None:
+            app = JSONResponse({"error": problem[1]}, problem[0])
 
         async def heard() -> Message:
             nonlocal arriving
@@ -146,27 +178,7 @@ class _Outer:
                 self.count(path, message["status"], time.perf_counter() - started)
             await send(message)
 
-        await self.app(scope, heard, said)
-
-
-class _Metrics:
-    """What one server counts, for Prometheus; `waiting` and `classes` are asked when they are read."""
-
-    def __init__(self, waiting: Callable[[], int], classes: Callable[[], int]) -> None:
-        here = self._registry = CollectorRegistry()
-        self.requests = Counter("equimos_requests", "Requests by path and status.", ["path", "status"], registry=here)
-        self.seconds = Histogram("equimos_request_seconds", "Time of a request to /predict.", registry=here)
-        self.images = Counter("equimos_images", "Images answered.", registry=here)
-        self.unknown = Counter("equimos_unknown_images", "Images answered as unknown.", registry=here)
-        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
-        self.batches = Histogram("equimos_batch_images", "Images of a batch.", buckets=sizes, registry=here)
-        self.reloads = Counter("equimos_reloads", "Changes of the model file by outcome.", ["outcome"], registry=here)
-        Gauge("equimos_waiting_images", "Images in the queue.", registry=here).set_function(waiting)
-        Gauge("equimos_classes", "Classes of the model in use.", registry=here).set_function(classes)
-
-    def text(self) -> bytes:
-        """Return all of them in Prometheus' format."""
-        return generate_latest(self._registry)
+        await app(scope, heard, said)
 
 
 class _Server:
@@ -175,9 +187,11 @@ class _Server:
     def __init__(self, model: ModelInUse, options: ServingOptions) -> None:
         self.model, self.options = model, options
         self.batcher = Batcher(options.batch, options.wait, options.queue, lambda n: self.metrics.batches.observe(n))
-        self.metrics = _Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
-        self.decoders = asyncio.Semaphore(options.decoders)
+        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
+        # An image that nobody waits for any more has its thread until it is done: there are never more than these.
+        self.decoders = ThreadPoolExecutor(options.decoders, "decoder")
         self.uploads = asyncio.Semaphore(options.uploads)
+        self._by_address: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
@@ -191,6 +205,7 @@ class _Server:
             with suppress(asyncio.CancelledError):
                 await watching
             await self.batcher.stop()
+            self.decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _watch(self) -> None:
         while True:
@@ -199,6 +214,7 @@ class _Server:
             if await asyncio.to_thread(self.model.refresh):
                 self.metrics.reloads.labels("loaded").inc()
             elif self.model.problem not in (None, before):
+                LOG.warning("the changed model file cannot be used: %s", terminal(str(self.model.problem)))
                 self.metrics.reloads.labels("failed").inc()
 
     def counted(self, path: str, status: int, seconds: float) -> None:
@@ -209,17 +225,26 @@ class _Server:
 
     async def allowed(self, request: Request) -> None:
         """Let pass who knows the key, in `X-API-Key` or as `Authorization: Bearer`; raises RefusedError."""
-        if self.options.api_key is None:
-            return
+        if not self.knows_key(request):
+            raise RefusedError(401, "give the API key in the header X-API-Key, or as Authorization: Bearer")
+
+    def knows_key(self, request: Request) -> bool:
+        """Tell whether a request has the key, or none is asked for."""
         bearer = request.headers.get("authorization", "")
         given = request.headers.get("x-api-key") or (bearer[7:] if bearer[:7].lower() == "bearer " else "")
-        if not hmac.compare_digest(given.encode(), self.options.api_key.encode()):
-            raise RefusedError(401, "give the API key in the header X-API-Key, or as Authorization: Bearer")
+        return self.options.api_key is None or hmac.compare_digest(given.encode(), self.options.api_key.encode())
+
+    def _own_uploads(self, request: Request) -> AbstractAsyncContextManager[None]:
+        """Return the share of uploads at a time that one address has: a few cannot take all of them."""
+        if not self.options.per_address or request.client is None:
+            return nullcontext()
+        share = asyncio.Semaphore(max(1, self.options.per_address // 4))
+        return self._by_address.setdefault(network(request.client.host), share)
 
     async def predict(self, request: Request) -> dict[str, Any]:
         """Answer for all images of a request, by the model that is in use when it has arrived, or for none."""
         options = self.options
-        async with self.uploads:
+        async with self._own_uploads(request), self.uploads:
             files = await images_of(request, options.limits, options.timeout)
         model = self.model.now
         try:
@@ -247,6 +272,12 @@ class _Server:
         return {"answers": answers, "model": described(model)}
 
     async def _prepared(self, model: Served, name: str, file: UploadFile) -> Tensor:
-        async with self.decoders:
-            data = await file.read(self.options.limits.image_bytes + 1)
-            return await run_in_threadpool(lambda: model.prepare(picture(data, name, self.options.limits)))
+        def prepared() -> Tensor:
+            data = file.file.read(self.options.limits.image_bytes + 1)
+            image = picture(data, name, self.options.limits)
+            try:
+                return model.prepare(image)
+            except ValueError as error:
+                raise RefusedError(422, f"{name} cannot be used: {error}") from None
+
+        return await asyncio.get_running_loop().run_in_executor(self.decoders, prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 
 Learner = IncrementalLearner[Any]
-#: which file lies at a path: files are replaced, never changed
+#: which file lies at a path, and when it was changed
 Signature = tuple[int, int, int]
 
 BEST = 5  #: classes listed
@@ -31,8 +32,13 @@ class Served:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """Return the model's input (3, H, W)."""
-        prepared: Tensor = self.learner.backbone.preprocessing.evaluation()(image)
+        prepared: Tensor = self.learner.preprocessing.evaluation()(image)
         return prepared
+
+    def trial(self) -> None:
+        """Answer for a blank image as for a request, or raise: a model that cannot is not to be served."""
+        found = answer(self, self.scores([self.prepare(Image.new("RGB", (64, 48)))]), 0, 0.05)
+        json.dumps({"answers": found, "classes": self.learner.classes}, allow_nan=False, ensure_ascii=False).encode()
 
     def scores(self, images: Sequence[Tensor]) -> Scores:
         """Return what the model says of prepared images."""
@@ -84,27 +90,36 @@ class ModelInUse:
 
     def __init__(self, path: Path, load: Callable[[Learner | None], Learner]) -> None:
         self._path, self._load, self._lock = path, load, threading.Lock()
-        self._tried = self._signature()
-        self.now = Served(load(None), self._tried)
+        self._tried = self._seen = self._signature()
+        self.now = self._loaded(None, self._tried)
         self.problem: str | None = None  #: why the file as it is now could not be loaded
 
     def refresh(self) -> bool:
         """Load the file if it is another than the last one tried; return whether the model in use has changed.
 
-        One that cannot be loaded leaves the old in use, and `problem` says why. It takes as long as loading does.
+        One that cannot be loaded, or does not answer, leaves the old in use, and `problem` says why. A file that is
+        changed in its place, by `cp` say, is loaded once it looks as it did the time before. It takes as long as
+        loading does.
         """
         with self._lock:
             try:
                 signature = self._signature()
-                if signature == self._tried:
+                in_place, settled = signature[0] == self._tried[0], signature == self._seen
+                self._seen = signature
+                if signature == self._tried or (in_place and not settled):
                     return False
                 self._tried = signature
-                self.now = Served(self._load(self.now.learner), signature)
+                self.now = self._loaded(self.now.learner, signature)
             except Exception as error:  # whatever is wrong with the file: the server continues
                 self.problem = f"{type(error).__name__}: {error}"
                 return False
             self.problem = None
             return True
+
+    def _loaded(self, before: Learner | None, signature: Signature) -> Served:
+        loaded = Served(self._load(before), signature)
+        loaded.trial()
+        return loaded
 
     def _signature(self) -> Signature:
         found = self._path.stat()

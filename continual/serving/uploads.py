@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException, Request
-from PIL import Image, UnidentifiedImageError
+from fastapi import Request
+from PIL import Image
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
-from continual.data.images import FORMATS, upright
+from continual.data.decoding import UnreadableError, decode
+from continual.serving.scans import most_scans
+
+#: the status and the words for each kind of `UnreadableError`
+REFUSALS = {
+    "unknown": (415, "is not an image of a kind that is taken"),
+    "large": (413, "is too large"),
+    "damaged": (422, "is damaged or cut off"),
+    "unusable": (422, "cannot be read"),
+}
 
 
 class RefusedError(Exception):
@@ -29,6 +38,7 @@ class Limits:
     image_bytes: int = 10 * 2**20
     pixels: int = 25_000_000  #: per image, once decoded
     images: int = 32  #: of one request
+    scans: int = 32  #: of one JPEG: a decoder goes through all pixels once for each
 
     @property
     def request_bytes(self) -> int:
@@ -37,27 +47,19 @@ class Limits:
 
 
 def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Decode an image (of several frames the first), see `upright`; raises RefusedError, which names it by `name`."""
+    """Decode an image, see `continual.data.decoding`; raises RefusedError, which names it by `name`."""
     if not data:
         raise RefusedError(400, f"{name} is empty")
     if len(data) > limits.image_bytes:
         raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
+    if (rounds := most_scans(data)) > limits.scans:
+        raise RefusedError(413, f"{name} has {rounds} scans or parts: at most {limits.scans} scans are taken")
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            if image.width * image.height > limits.pixels:
-                size = f"{image.width} x {image.height} pixels"
-                raise RefusedError(413, f"{name} has {size}: at most {limits.pixels} are taken")
-            return upright(image)
-    except RefusedError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise RefusedError(413, f"{name} has too many pixels: at most {limits.pixels} are taken") from None
-    except UnidentifiedImageError:
-        raise RefusedError(415, f"{name} is not an image of a kind that is taken: {', '.join(FORMATS)}") from None
-    except ValueError as error:
-        raise RefusedError(422, f"{name} cannot be read: {error}") from None
-    except Exception as error:  # every decoder has its own for data that is cut off or damaged
-        raise RefusedError(422, f"{name} is damaged or cut off ({type(error).__name__})") from None
+        found: Image.Image = decode(data, name=name, most_pixels=limits.pixels).image
+    except UnreadableError as error:
+        status, what = REFUSALS[error.kind]
+        raise RefusedError(status, f"{name} {what}: {error}") from None
+    return found
 
 
 async def images_of(request: Request, limits: Limits, timeout: float) -> list[tuple[str, UploadFile]]:
@@ -79,6 +81,8 @@ async def images_of(request: Request, limits: Limits, timeout: float) -> list[tu
     except RefusedError:
         raise
     except HTTPException as error:
+        if error.detail.startswith("Too many files"):
+            raise RefusedError(413, f"at most {limits.images} images are taken at a time") from None
         raise RefusedError(error.status_code, f"malformed multipart/form-data: {error.detail}") from None
     except Exception as error:  # what the parser raises for what it did not foresee
         raise RefusedError(400, f"malformed multipart/form-data ({type(error).__name__})") from None

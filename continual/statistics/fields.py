@@ -60,6 +60,47 @@ def _without_item(own: Any, index: int, axis: int) -> Any:
     return torch.cat([own.narrow(axis, 0, index), own.narrow(axis, index + 1, own.shape[axis] - index - 1)], axis)
 
 
+def check(value: Any, classes: int | None, place: str = "") -> None:
+    """Raise ValueError, with the field, unless a dataclass holds something of each of so many classes, all finite.
+
+    What leaves a class out by a method `without` of its own says itself what it holds of each: None is any number.
+
+    >>> @dataclass(frozen=True)
+    ... class Means:
+    ...     mean: Tensor = per_class(axis=-2)
+    >>> check(Means(torch.zeros(2, 1)), 3)
+    Traceback (most recent call last):
+    ValueError: mean holds 2 classes, of 3
+    """
+    for field in fields(value):
+        own, name = getattr(value, field.name), f"{place}{field.name}"
+        if classes is not None and own is not None and "axis" in field.metadata:
+            there = _count(own, field.metadata["axis"])
+            if there != classes:
+                raise ValueError(f"{name} holds {there} classes, of {classes}")
+        _check_parts(own, classes, name)
+
+
+def _check_parts(own: Any, classes: int | None, name: str) -> None:
+    if isinstance(own, Tensor):
+        if own.is_floating_point() and not torch.isfinite(own).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    elif is_dataclass(own) and not isinstance(own, type):
+        check(own, None if hasattr(own, "without") else classes, f"{name}.")
+    elif isinstance(own, Mapping):
+        for key, part in own.items():
+            _check_parts(part, None, f"{name}.{key}")
+    elif isinstance(own, tuple):
+        for number, part in enumerate(own):
+            _check_parts(part, None, f"{name}.{number}")
+
+
+def _count(own: Any, axis: int) -> int:
+    if not isinstance(own, Tensor):
+        return len(own)
+    return own.shape[axis] if -own.ndim <= axis < own.ndim else 0
+
+
 # Files ---------------------------------------------------------------------------------------------------
 
 

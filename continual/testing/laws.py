@@ -93,7 +93,7 @@ def backbone_is_frozen(case: Case) -> None:
 def gradients_reach_only_what_is_trained(case: Case) -> None:
     """The loss's graph ends in the parameters handed to the optimizer, and nowhere else."""
     learner = case.learned
-    data = as_experience(*case.experiences[2], learner.backbone.preprocessing)
+    data = as_experience(*case.experiences[2], learner.preprocessing)
     training = learner.begin(data)
     if not isinstance(training, GradientTraining):
         return
@@ -113,7 +113,7 @@ def finishing_early_changes_nothing(case: Case) -> None:
     """
     plain, watched = case.learned.variant(), case.learned.variant()
     plain.learn(*case.experiences[2])
-    training = watched.begin(as_experience(*case.experiences[2], watched.backbone.preprocessing))
+    training = watched.begin(as_experience(*case.experiences[2], watched.preprocessing))
     early = watched.variant()
     answers: list[Prediction] = []
 
@@ -133,7 +133,7 @@ def same_seed_gives_the_same_bits(case: Case) -> None:
     """A seed decides everything; another seed gives another training."""
     again = case.after(case.experiences[:2])
     assert_same(case.learned.predict(case.images), again.predict(case.images), "the same seed gave another result")
-    if isinstance(again.begin(as_experience(*case.experiences[2], again.backbone.preprocessing)), GradientTraining):
+    if isinstance(again.begin(as_experience(*case.experiences[2], again.preprocessing)), GradientTraining):
         other = case.after(case.experiences[:2], seed=again.settings.seed + 1).predict(case.images)
         expect(not torch.equal(other.scores, again.predict(case.images).scores), "the seed changes nothing")
 

@@ -28,7 +28,7 @@ def failure_changes_nothing(case: Case) -> None:
         broken.write_bytes(b"no image")
         with refused(InputError, "an unreadable image"):
             learner.learn([*images, broken], [*labels, labels[0]])
-    training = case.make().begin(as_experience(images, labels, learner.backbone.preprocessing))
+    training = case.make().begin(as_experience(images, labels, learner.preprocessing))
     if not isinstance(training, GradientTraining) or not training.epochs:
         return
     # Found by the loss, and by what comes out of the only step.
@@ -37,7 +37,7 @@ def failure_changes_nothing(case: Case) -> None:
         with refused(LearningError, f"training with {poison}"):
             fresh.learn(images, labels)
         expect(fresh.classes == (), f"a first training that failed left {fresh.classes}")
-        if poisoned.begin(as_experience(images, labels, poisoned.backbone.preprocessing)).epochs == 0:
+        if poisoned.begin(as_experience(images, labels, poisoned.preprocessing)).epochs == 0:
             continue  # it trains on its first experience only
         with unchanged(poisoned, case.images), refused(LearningError, f"training with {poison}"):
             poisoned.learn(images, labels)
@@ -47,8 +47,8 @@ def bad_input_is_refused(case: Case) -> None:
     """Images and labels that cannot be used raise InputError and change nothing."""
     learner = case.learned.variant()
     images, labels = case.experiences[2]
-    size = learner.backbone.preprocessing.size
-    good = torch.zeros(len(labels), 3, *size)
+    size = learner.preprocessing.size
+    good = torch.linspace(-1, 1, len(labels) * 3 * size[0] * size[1]).view(len(labels), 3, *size)
     with refused(InputError, "predicting before learning"):
         case.make().predict(images)
     bad_images: dict[str, Any] = {
@@ -56,7 +56,7 @@ def bad_input_is_refused(case: Case) -> None:
         "one image": images[0],
         "NaN": good.clone().index_fill_(0, torch.tensor([len(good) - 1]), torch.nan),
         "infinite values": good + torch.inf,
-        "a wrong size": torch.zeros(len(labels), 3, size[0] + 1, size[1]),
+        "a wrong size": torch.cat([good, good[:, :, :1]], 2),
         "one channel of floats": good[:, :1],
         "integers that are not bytes": images.long(),
         "no sequence": 3,

@@ -60,5 +60,5 @@ def _restored(learner: Learner, file: Path, earlier: Sequence[Images]) -> Learne
     if found is None:
         raise AssertionError("the state did not survive its file")
     learner.restore(*found)
-    learner.recall([as_experience(images, labels, learner.backbone.preprocessing) for images, labels in earlier])
+    learner.recall([as_experience(images, labels, learner.preprocessing) for images, labels in earlier])
     return learner

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from safetensors import safe_open
 
 from continual import files
 from continual.errors import InputError
+from tests.conftest import ROOT
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.int64).reshape(2, 3) - 3,
@@ -139,3 +145,106 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
         files.write_text(path, "other")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path, umask: int) -> None:
+    old, places = os.umask(umask), [tmp_path / "x", tmp_path / "y"]
+    try:
+        for mode in (None, 0o600, 0o640, 0o666):
+            if mode is not None:
+                for place in places:
+                    place.chmod(mode)
+            files.write_text(places[0], "x")
+            files.store(places[1], TENSORS, {})
+            assert {stat.S_IMODE(place.stat().st_mode) for place in places} == {mode or 0o666 & ~umask}
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_device_is_neither_replaced_nor_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="a folder or a device"):
+        files.write_text(pipe, "text")
+    (tmp_path / "stdout").symlink_to(pipe)
+    with pytest.raises(InputError, match="a folder or a device"):
+        files.write_text(tmp_path / "stdout", "text")
+    assert (tmp_path / "stdout").is_symlink()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    for path in (pipe, tmp_path):
+        for read in (files.fetch, files.read_header):
+            with pytest.raises((ValueError, OSError), match="device|directory"):
+                read(path)
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "link").symlink_to("victim")
+    files.write_text(tmp_path / "link", "text")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert (tmp_path / "link").read_text() == "text"
+
+
+def test_every_type_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
+    numbers = torch.arange(24, dtype=torch.uint8)
+    kinds = [
+        *(torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.bool, torch.complex64),
+    ]
+    tensors = {str(kind): numbers.to(kind).reshape(2, 3, 4) for kind in kinds}
+    files.store(tmp_path / "x", tensors, {"a": "b"})
+    found, metadata = files.fetch(tmp_path / "x")
+    expected = safetensors.torch.load_file(tmp_path / "x")
+    assert metadata == {"a": "b"}
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert (tensor.dtype, tensor.shape) == (expected[name].dtype, expected[name].shape)
+        assert torch.equal(tensor.view(torch.uint8), expected[name].view(torch.uint8))
+
+
+#: reads a file again and again while it is copied over; prints how often it was read
+READER = """
+import sys
+from continual import files
+read = 0
+while read < 30:
+    try:
+        tensors, _ = files.fetch(sys.argv[1])
+    except (ValueError, OSError):
+        continue
+    assert len({int(tensor.sum()) for tensor in tensors.values()}) == 1, "a mixture of two files"
+    read += 1
+print(read)
+"""
+
+
+def test_a_file_that_is_copied_over_while_it_is_read(tmp_path: Path) -> None:
+    """No rename: it is cut short, and grows again. It is read as one of the two, or refused, and nothing crashes."""
+    for number in (0, 1):
+        tensors = {str(n): torch.full((2**17,), number, dtype=torch.int64) for n in range(8)}
+        files.store(tmp_path / f"{number}", tensors, {})
+    live = Path(shutil.copy(tmp_path / "0", tmp_path / "live"))
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(live)], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    number = 0
+    while reader.poll() is None:
+        number += 1
+        shutil.copyfile(tmp_path / f"{number % 2}", live)
+        time.sleep(0.03)
+    assert reader.stdout is not None
+    assert (reader.returncode, reader.stdout.read()) == (0, b"30\n")
+    reader.stdout.close()
+    assert number > 20
+
+
+def test_a_file_that_never_stands_still_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(file: Any, size: int) -> None:
+        path.write_bytes(path.read_bytes() + b" ")
+
+    with pytest.raises(ValueError, match="being written"):
+        files.standing_still(path, parse)

@@ -132,3 +132,17 @@ def requests(count: int, seed: int = 0) -> Iterator[Request]:
             yield kind, body(part(good), part(SVG)), TYPE
         else:
             yield kind, body(part(bytes(21 * 2**20))), TYPE
+
+
+def photo() -> bytes:
+    """A small good picture."""
+    return encoded(random.Random(0), "PNG", 16)
+
+
+def many_scans(width: int, height: int, more: int) -> bytes:
+    """A small progressive JPEG whose last scan comes again and again: each costs a round of all pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 80, 70)).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * more + whole[-2:]

@@ -17,8 +17,9 @@ import uvicorn
 from continual.learning.learner import IncrementalLearner
 from continual.methods import load
 from continual.methods.mos.learner import MOSLearner
-from continual.serving.app import ServingOptions, make_app
+from continual.serving.app import ServingOptions
 from continual.serving.model import ModelInUse
+from continual.serving.server import config
 from continual.testing import coloured_squares, tiny_backbone
 
 L = TypeVar("L", bound=IncrementalLearner[Any])
@@ -43,9 +44,8 @@ def taught(learner: L, *experiences: list[int]) -> L:
 def serving(model: Path, **options: Any) -> Iterator[tuple[httpx.Client, ModelInUse]]:
     """Serve a model file; give a client of it, and the model in use."""
     in_use = ModelInUse(model, lambda before: load(model, BACKBONE))
-    app = make_app(in_use, ServingOptions(**options))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(config(in_use, ServingOptions(**options)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:

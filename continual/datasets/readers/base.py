@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from continual.data.images import check_readable, image_files, subfolders
+from continual.data.folders import alike, subfolders
+from continual.data.images import check_readable, image_files, unread
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
 from continual.errors import InputError
@@ -31,6 +33,10 @@ class DataTable(Strict):
     domains: bool = Field(False, description="class folders lie in folders of domains: DOMAIN/CLASS")
     test_share: float = Field(0.2, gt=0, lt=1, description="of each class, where the source has no split")
     split_seed: int = Field(1993, description="which images those are")
+    validation_as: Literal["train", "test"] | None = Field(
+        None, description="where a validation part goes that stands beside a test part; else it is left out"
+    )
+    outside: bool = Field(False, description="manifest, parquet: images may lie outside their folder, or be links")
     image_column: str | None = Field(None, description="parquet, hub: else the column of images")
     label_column: str = Field("label", description="parquet, hub")
     domain_column: str | None = Field(None, description="parquet, hub")
@@ -106,21 +112,38 @@ class Layout(Reader):
         return None
 
 
-def collected(config: DataTable, entries: list[Entry], origin: str, split: str, **more: Any) -> Collection:
+def collected(
+    config: DataTable, entries: list[Entry], origin: str, split: str, remarks: Iterable[str] = (), **more: Any
+) -> Collection:
     """Make a collection of entries, with `more` of its fields; those without a split get one drawn from the seed.
 
-    Raises InputError for a class that is in one part only.
+    A validation part is for testing, unless there is a test part as well: see `DataTable.validation_as`. Raises
+    InputError for a class that is in one part only, and for classes whose names people take for one; those of a
+    published data set are as they are.
     """
+    said = list(remarks)
     if entries and entries[0].split is None:
         drawn = draw_test(entries, config.test_share, config.split_seed)
         entries = [replace(entry, split="test" if i in drawn else "train") for i, entry in enumerate(entries)]
         split = f"{split} (seed {config.split_seed}, {config.test_share:.0%} of each class for testing)"
+    place = config.validation_as if any(e.split == "test" for e in entries) else "test"
+    if place is None and (n := sum(e.split == "val" for e in entries)):
+        said.append(
+            f"{n} validation images stand beside the test images and are left out: data.validation_as='train', or "
+            "'test', takes them in"
+        )
+    entries = [replace(e, split=place) if e.split == "val" else e for e in entries]
+    if "published" not in more and (wrong := alike(sorted({e.label for e in entries}))):
+        raise many_problems(f"{origin}: {len(wrong)} names of classes are there twice", wrong)
     parts = []
     for part in ("train", "test"):
         own = [e for e in entries if e.split == part]
         domains = [e.domain for e in own if e.domain is not None]
         parts.append(Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own]))
-    found = Collection(config.source, parts[0], parts[1], origin, split, **more)
+    folder = more.get("folder")
+    if folder is not None and "published" not in more and (others := unread(folder, others=False)):
+        said.append(f"left out: {others}")
+    found = Collection(config.source, parts[0], parts[1], origin, split, remarks=tuple(said), **more)
     check_classes(found)
     return found
 
@@ -172,7 +195,10 @@ def table(path: Path, columns: int) -> dict[str, list[str]]:
 
 
 def present(source: Path, entries: list[Entry]) -> list[Entry]:
-    """Return the entries; raises InputError if any of their files is not there."""
+    """Return the entries; raises InputError if any of their files is not there, or not below the list's folder."""
+    root = os.path.normpath(source.parent)
+    if out := [entry.name for entry in entries if not Path(os.path.normpath(entry.image)).is_relative_to(root)]:
+        raise many_problems(f"{source} lists {len(out)} images outside its folder", out)
     if gone := [entry.name for entry in entries if not entry.image.is_file()]:
         raise many_problems(f"{source} lists {len(gone)} images that are not there", gone)
     return entries

@@ -1,10 +1,11 @@
-"""Folders with a sub-folder of images per class: two named ones, train/ and test/ in one, or one without a split."""
+"""Folders with a sub-folder of images per class: two named ones, the parts of a split, or one without a split."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from continual.data.images import IMAGE_SUFFIXES
+from continual.data.file_kinds import is_read, kind_at
+from continual.data.folders import ignored, parts_in, subfolders
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers.base import DataTable, Layout, Reader, below, collected
 from continual.errors import InputError
@@ -30,7 +31,10 @@ class Folder(Reader):
 
 
 class Folders(Layout):
-    """A path to a folder with train/CLASS and test/CLASS (or val/CLASS); with `domains`, train/DOMAIN/CLASS."""
+    """A path to a folder with train/CLASS and test/CLASS or val/CLASS; with `domains`, train/DOMAIN/CLASS.
+
+    The parts go by any name of `continual.data.folders.PARTS`, in any case.
+    """
 
     name = "folders"
     by_path, rank = True, 2
@@ -38,20 +42,29 @@ class Folders(Layout):
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
         place = Path(config.source)
-        if entries := self.look(place, config.domains):
-            return collected(config, entries, f"train/ and test/ in {place}", "the folders'", folder=place)
-        return None
+        if not (entries := self.look(place, config.domains)):
+            return None
+        used = {entry.split for entry in entries}
+        names = {part: f"{folder.name}/" for part, folder in parts_in(place).items()}
+        remarks = [f"{name} holds no class folders and is left out" for part, name in names.items() if part not in used]
+        origin = f"{' and '.join(name for part, name in names.items() if part in used)} in {place}"
+        return collected(config, entries, origin, "the folders'", remarks, folder=place)
 
     def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
-        test = next((place / name for name in ("test", "val") if (place / name).is_dir()), None)
-        if not (place / "train").is_dir() or test is None:
+        parts = parts_in(place)
+        if "train" not in parts or len(parts) == 1:
             return None
-        parts = ((place / "train", "train"), (test, "test"))
-        return [entry for part, split in parts for entry in below(part, place, split, domains=domains)]
+        # Test images are often handed out without labels, in one heap; then the validation part stands for them.
+        if "val" in parts and "test" in parts and not subfolders(parts["test"]):
+            del parts["test"]
+        return [entry for part, folder in parts.items() for entry in below(folder, place, part, domains=domains)]
 
 
 class Flat(Layout):
-    """A path that nothing else takes: CLASS folders without a split; with `domains`, DOMAIN/CLASS."""
+    """A path that nothing else takes: CLASS folders without a split; with `domains`, DOMAIN/CLASS.
+
+    A folder with a training part alone stands for that part.
+    """
 
     name = "flat"
     by_path, rank = True, 3
@@ -68,8 +81,14 @@ class Flat(Layout):
 
     def may_be(self, place: Path) -> bool:
         # Images two levels down: in class folders, not in folders of data sets.
-        kinds = [kind for kind in place.iterdir() if kind.is_dir()] if place.is_dir() else []
-        return any(file.suffix.lower() in IMAGE_SUFFIXES for kind in kinds for file in kind.iterdir())
+        kinds = subfolders(place) if place.is_dir() else []
+        files = (file for kind in kinds for file in kind.iterdir())
+        return any(not ignored(file.name) and is_read(kind_at(file)) for file in files)
 
     def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
+        if parts := parts_in(place):
+            if "train" not in parts:
+                names = " and ".join(f"{part.name}/" for part in parts.values())
+                raise InputError(f"{place} holds {names}, and no training images: give the folder of classes itself")
+            return list(below(parts["train"], place, None, domains=domains))
         return list(below(place, place, None, domains=domains)) if place.is_dir() else None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from continual.data.folders import part_of
 from continual.datasets.collection import Collection
 from continual.datasets.readers.base import DataTable, Reader, collected
-from continual.datasets.readers.parquet import TEST_NAMES, first_line, library, rows_of
+from continual.datasets.readers.parquet import first_line, library, rows_of
 from continual.errors import InputError
 
 HUB = "hub:"
@@ -27,6 +29,8 @@ class Hub(Reader):
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection:
         source, datasets = config.source, library()
+        import huggingface_hub.constants
+
         try:
             with _offline(not download):
                 found = datasets.load_dataset(source.removeprefix(HUB))
@@ -34,12 +38,17 @@ class Hub(Reader):
             fetch = f"fetch it once: equimos data prepare {source} --download"
             hint = "check the name and the network" if download else fetch
             raise InputError(f"cannot load {source} ({type(error).__name__}: {first_line(error)}): {hint}") from error
-        test = next((part for part in TEST_NAMES if part in found), None)
-        if "train" not in found:
+        parts = {part: name for name in found if (part := part_of(name)) is not None}
+        if "train" not in parts:
             raise InputError(f"{source} has the splits {', '.join(found)}: one must be 'train'")
-        splits = [("train", "train"), ("test", test)] if test else [(None, "train")]
-        entries = [entry for split, part in splits for entry in rows_of(found[part], split, source, config)]
-        return collected(config, entries, source, "the hub's")
+        splits = parts if len(parts) > 1 else {None: parts["train"]}
+        # Images that are no part of a table lie where `datasets` has put them.
+        places = [Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)]
+        tables = ((split, found[name]) for split, name in splits.items())
+        entries = [e for split, rows in tables for e in rows_of(rows, split, source, config, places)]
+        left = [name for name in found if part_of(name) is None]
+        remarks = [f"splits of no known part are left out: {', '.join(left)}"] if left else []
+        return collected(config, entries, source, "the hub's", remarks)
 
 
 @contextmanager

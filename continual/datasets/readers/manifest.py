@@ -7,13 +7,15 @@ import io
 import os
 from pathlib import Path
 
+from continual.data.folders import PARTS, ignored_path, part_of
 from continual.datasets.collection import Collection, Entry
+from continual.datasets.listed_files import GONE, read_regular, refused
 from continual.datasets.readers.base import DataTable, Reader, collected, many_problems
 from continual.errors import InputError, nearest
 from continual.files import csv_text
 
 COLUMNS = ("path", "label", "split", "domain")
-SPLITS = ("train", "test")
+SPLITS = tuple(name for names in PARTS.values() for name in names)
 
 
 class Manifest(Reader):
@@ -28,15 +30,17 @@ class Manifest(Reader):
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection:
         path = Path(config.source)
-        entries = read_manifest(path)
-        return collected(config, entries, f"manifest {path}", "the manifest's" if entries[0].split else "drawn")
+        entries, remarks = read_manifest(path, outside=config.outside)
+        split = "the manifest's" if entries[0].split else "drawn"
+        return collected(config, entries, f"manifest {path}", split, remarks)
 
 
-def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; other columns are ignored, relative paths are looked up beside it.
+def read_manifest(path: Path, *, outside: bool = False) -> tuple[list[Entry], list[str]]:
+    """Read a manifest, and say what is left out; other columns are ignored, relative paths are looked up beside it.
 
-    Raises one InputError that names, with line numbers, the first ten problems: a missing or empty column, an
-    unknown split, an image that is not there or listed twice.
+    Images that are `ignored` in folders are left out here, too. Images lie below the manifest's folder, unless
+    `outside` allows others. Raises one InputError that names, with line numbers, the first ten problems: a missing or
+    empty column, an unknown split, an image that is not there, not to be read, or listed twice.
     """
     rows = _rows(path)
     header, problems = _header(path, rows), []
@@ -47,7 +51,7 @@ def read_manifest(path: Path) -> list[Entry]:
             problems.append(f"line {number}: {len(cells)} columns instead of {len(header)}")
             continue
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True) if name in COLUMNS}
-        entry, wrong = _entry(path.parent, row)
+        entry, wrong = _entry(path.parent, row, outside)
         place = os.path.normpath(entry.image)
         if not wrong and place in seen:
             wrong = [f"{entry.name} is listed twice, first on line {seen[place]}"]
@@ -56,15 +60,20 @@ def read_manifest(path: Path) -> list[Entry]:
         entries.append(entry)
     if not entries and not problems:
         problems = ["it lists no images"]
+    litter = [entry for entry in entries if ignored_path(Path(entry.name))]
+    if entries and len(litter) == len(entries):
+        problems.append(f"it lists nothing but hidden files and what systems leave behind, such as {litter[0].name}")
     if problems:
         raise many_problems(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}", problems)
-    return entries
+    said = [f"{len(litter)} images in hidden folders or those of a system, such as {e.name}, are left out"
+            for e in litter[:1]]  # fmt: skip
+    return [entry for entry in entries if entry not in litter], said
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of every line that is not blank."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no manifest at {path}") from None
@@ -90,16 +99,17 @@ def _header(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
     return header
 
 
-def _entry(folder: Path, row: dict[str, str]) -> tuple[Entry, list[str]]:
+def _entry(folder: Path, row: dict[str, str], outside: bool) -> tuple[Entry, list[str]]:
     """Return the entry of a row and what is wrong with it."""
     split, domain = row.get("split"), row.get("domain")
+    part = part_of(split or "")
     wrong = [f"no {name}" for name, value in row.items() if not value]
-    if split and split not in SPLITS:
+    if split and part is None:
         wrong.append(f"split {split!r}: {nearest(split, SPLITS)}")
     image = folder / row["path"]
-    if row["path"] and not image.is_file():
-        wrong.append(f"no image at {row['path']!r}")
-    return Entry(image, row["path"], row["label"], split, domain), wrong
+    if row["path"] and (problem := refused(image, None if outside else folder)):
+        wrong.append(f"no image at {row['path']!r}" if problem == GONE else f"{row['path']!r} {problem}")
+    return Entry(image, row["path"], row["label"], part, domain), wrong
 
 
 def manifest_text(found: Collection, folder: Path) -> str:
@@ -110,4 +120,4 @@ def manifest_text(found: Collection, folder: Path) -> str:
         for i, (path, label) in enumerate(zip(part.images, part.labels, strict=True)):
             short = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([short.as_posix(), label, split, *([part.domains[i]] if named and part.domains else [])])
-    return csv_text(lines)
+    return csv_text(lines, exact=True)

@@ -34,10 +34,10 @@ class Record(Reader):
 
 def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: Published | None = None) -> Collection:
     """Read the split recorded in a folder; images that came later are no part of it, which is a remark."""
-    entries = read_manifest(folder / RECORD)
+    entries, remarks = read_manifest(folder / RECORD, outside=config.outside)
     listed = {os.path.realpath(entry.image) for entry in entries}
     later = [e for e in _there(folder, layouts, config.domains) if os.path.realpath(e.image) not in listed]
-    remarks = [
+    remarks += [
         f"{len(later)} images in {folder}, such as {entry.name}, are not in {RECORD} and are left out: remove "
         "that file to take them in"
         for entry in later[:1]
@@ -46,7 +46,7 @@ def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: 
     # The layout whose counts it has, or the first.
     counts = next((form for form in forms if form.train == train), forms[0] if forms else None)
     origin = f"recorded in {RECORD}"
-    return collected(config, entries, str(folder), origin, published=counts, folder=folder, remarks=tuple(remarks))
+    return collected(config, entries, str(folder), origin, remarks, published=counts, folder=folder)
 
 
 def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry]:

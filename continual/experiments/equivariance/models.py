@@ -12,8 +12,9 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from continual import methods
+from continual.backbones.fitting import fill
 from continual.backbones.loading import create, from_hub
-from continual.backbones.weights import fill, read_weights
+from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest
 from continual.experiments.equivariance.clip import PREFIX as CLIP
@@ -48,7 +49,7 @@ class LearnerScores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the learner's scores; nothing in it is trained."""
-        return self.learner.predict(x).scores.to(x)
+        return self.learner.predict(x, value_range="normalised").scores.to(x)
 
 
 @seeded(0, "random weights, soon replaced")
@@ -80,19 +81,19 @@ def of_learner(path: Path, weights: Path | None, device: torch.device) -> Classi
     """Read a model file of `equimos learn`."""
     learner = methods.load(path, weights=weights, device=str(device))
     classes = tuple(map(str, learner.classes))
-    return Classifier(str(path), LearnerScores(learner), None, learner.backbone.preprocessing, classes)
+    return Classifier(str(path), LearnerScores(learner), None, learner.preprocessing, classes)
 
 
 def _timm(config: ModelConfig, pretrained: bool) -> Classifier:
     name, args, path = config.name, {"num_classes": None, **config.args}, config.weights
     if path is not None:
         state, metadata = read_weights(path)
-        name = name or metadata.get("timm")
+        named, own = noted(metadata)
+        name = name or named
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
-        noted = {k: v for k, v in metadata.items() if k not in ("timm", "format")}
-        args = {"num_classes": None, **noted, **config.args}
-        model = create(name, args)
+        args = {"num_classes": None, **own, **config.args}
+        model = create(name, args, state)
         if state is not None and args["num_classes"] is None:
             key = _head_key(model)
             rows = len(state[key]) if key in state else 0

@@ -10,6 +10,7 @@ import numpy as np
 
 from continual import files
 from continual.console import show_rows
+from continual.escaping import markdown, plot
 from continual.experiments import tables
 from continual.experiments.equivariance.symmetry import Measures
 
@@ -77,7 +78,7 @@ def write(found: Results, folder: Path) -> None:
     table = tables.markdown(tables.Table(["", *COLUMNS.values()], lines(found.rows)))
     files.write_json(folder / "results.json", asdict(found))
     files.write_text(folder / "results.csv", as_csv(found))
-    files.write_text(folder / "results.md", f"# {found.title}\n\n{table}")
+    files.write_text(folder / "results.md", f"# {markdown(found.title)}\n\n{table}")
     picture(found, folder / "results.png")
 
 
@@ -96,15 +97,17 @@ def picture(found: Results, path: Path) -> None:
         values = [[100 * getattr(row.measures, key) for row in rows if row.label == label] for label in labels]
         spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
         panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=name)
-    panels[0].set_yticks(places, labels)
+    panels[0].set_yticks(places, [plot(label) for label in labels])
     panels[0].invert_yaxis()
     panels[0].set(xlabel="accuracy [%]", xlim=(0, 100))
     for label in labels:
         accuracy = _mean(rows, label, "by_element")
-        panels[1].plot(list(accuracy), [100 * v for v in accuracy.values()], marker="o", markersize=4, label=label)
+        panels[1].plot(
+            list(accuracy), [100 * v for v in accuracy.values()], marker="o", markersize=4, label=plot(label)
+        )
         if label in weighted:
             weights = _mean(rows, label, "weights")
-            panels[2].plot(list(weights), list(weights.values()), marker="o", markersize=4, label=label)
+            panels[2].plot(list(weights), list(weights.values()), marker="o", markersize=4, label=plot(label))
     panels[1].set(xlabel=f"test images transformed by an element of {found.group}", ylabel="accuracy [%]")
     if weighted:
         panels[2].axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
@@ -112,7 +115,7 @@ def picture(found: Results, path: Path) -> None:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small")
-    figure.suptitle(found.title)
+    figure.suptitle(plot(found.title))
     figure.savefig(path, dpi=130)
 
 

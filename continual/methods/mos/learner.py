@@ -37,7 +37,6 @@ from continual.registry import Registry
 from continual.seeding import generator
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.head import cosine_scores, updated
-from continual.uncertainty.gaussians import judge
 
 
 class MOSSettings(AdapterSettings, AlignmentSettings):
@@ -202,9 +201,23 @@ class MOSLearner(IncrementalLearner[MOSState]):
         else:
             predictor, enough = self._early_exit(answering)
             values, found, last = predictor.answer(first, features_of, enough)
-        known = judge(self.state.known, last)
         cosines = cosine_scores(first, answering.prototypes)
-        return Scores(values, found.stack, found.path[:, 0], found.refinements, *known, cosines)
+        return Scores(values, found.stack, found.path[:, 0], found.refinements, *self.judged(values, last), cosines)
+
+    def judged(self, values: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the probabilities (B, C) of scores (B, C), and the p-value (B,) of features (B, D) of the last stack.
+
+        The temperature is that of features drawn under their own stack, from which those under the first lie as far as
+        the two means of their class do: retrieval is trusted to find it.
+        """
+        state, answering = self.state, self.answering()
+
+        def decide(features: Tensor, own: Tensor) -> Tensor:
+            shifts = answering.prototypes - torch.stack([s.mean for s in state.statistics])
+            cosines = cosine_scores(features + shifts[own], answering.prototypes)
+            return answering.combine(answering.head(features), cosines)
+
+        return state.judged(self.settings, values, last, decide, self.settings.ensemble)
 
     def answering(self) -> Answering:
         """Return what decides an answer once features are known."""

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import SplitCIFAR100, class_incremental_benchmark, nc_benchmark, split_online_stream
+from avalanche.benchmarks import (
+    SplitCIFAR100,
+    benchmark_from_datasets,
+    class_incremental_benchmark,
+    nc_benchmark,
+    split_online_stream,
+)
 from avalanche.benchmarks.utils import as_classification_dataset
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from continual.avalanche.strategy import MOS, Finetune, LearnerStrategy
+from continual.avalanche.strategy import MOS, Finetune, LearnerStrategy, strategy_for
 from continual.avalanche.streams import to_avalanche
+from continual.data.ranges import ValueRangeWarning
 from continual.datasets.streams import split_classes
 from continual.errors import InputError
 from continual.methods.mos.learner import MOSLearner
@@ -201,22 +208,53 @@ def test_split_cifar100(cifar: Path, backbone: Any) -> None:
 
 
 def test_images_that_do_not_fit_the_backbone(cifar: Path, backbone: Any) -> None:
+    """Avalanche's own transforms normalise at the data set's size."""
     ours = mos(backbone)
-    for options in ({}, {"train_transform": None, "eval_transform": None}):
-        benchmark = SplitCIFAR100(n_experiences=10, dataset_root=cifar, **options)
-        with pytest.raises(InputError, match="train_transform=backbone.preprocessing.training"):
-            ours.train(benchmark.train_stream[0])
-        with pytest.raises(InputError, match="eval_transform=backbone.preprocessing.evaluation"):
-            ours.eval(benchmark.test_stream[0])
-    right = {
-        "train_transform": backbone.preprocessing.training(),
-        "eval_transform": backbone.preprocessing.evaluation(),
-    }
-    for name in right:
-        benchmark = SplitCIFAR100(n_experiences=10, dataset_root=cifar, **{**right, name: None})
-        with pytest.raises(InputError, match="do not fit"):
-            ours.train(benchmark.train_stream[0])
+    benchmark = SplitCIFAR100(n_experiences=10, dataset_root=cifar)
+    with pytest.raises(InputError, match=r"train_transform=backbone.preprocessing.training|\(B, 3, 16, 16\)"):
+        ours.train(benchmark.train_stream[0])
+    with pytest.raises(InputError, match="eval_transform=backbone.preprocessing.evaluation"):
+        ours.eval(benchmark.test_stream[0])
     assert ours.learner.state.updates == 0
+
+
+def as_unit(image: Any) -> torch.Tensor:
+    """Do what torchvision's ToTensor does."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("given", ["PIL images", "uint8 tensors", "floats from 0 to 1"])
+def test_streams_without_the_backbones_transform_are_learned_as_learn_does(
+    backbone: Any, given: str, blobs: Any
+) -> None:
+    """uint8 used to reach the network as it was, and [0, 1] was taken for normalised."""
+    images, labels = blobs([0, 1], 6)
+    raw: Any = images
+    if given == "PIL images":
+        raw = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    elif given == "floats from 0 to 1":
+        raw = images / 255
+    benchmark = benchmark_from_datasets(train=[as_classification_dataset(Labelled(raw, labels))])
+    ours = mos(backbone, value_range="unit" if given == "floats from 0 to 1" else None)
+    ours.train(benchmark.streams["train"], num_workers=0)
+    reference = MOSLearner(backbone, **OPTIONS)
+    reference.learn(raw, labels, value_range=ours.value_range)
+    assert_same(ours.learner, reference)
+    ours.eval(benchmark.streams["train"])
+    scores = ours.learner.predict(raw, value_range=ours.value_range).scores
+    assert torch.equal(ours.scores.values, scores[-len(ours.scores.values) :])
+
+
+def test_a_stream_within_0_and_1_is_said_to_be_guessed(backbone: Any, blobs: Any) -> None:
+    images, labels = blobs([0, 1], 4)
+    benchmark = benchmark_from_datasets(train=[as_classification_dataset(Labelled(images / 255, labels))])
+    ours = strategy_for("simple_cil")(model=backbone, evaluator=evaluator())
+    with pytest.warns(ValueRangeWarning, match="value_range='unit'"):
+        ours.train(benchmark.streams["train"])
+    assert ours.learner.state.value_range == "unit"
+    reference = strategy_for("simple_cil").learner_type(backbone)
+    reference.learn(images, labels)
+    assert torch.equal(ours.learner.state.prototypes.mean, reference.state.prototypes.mean)
 
 
 def test_splits_that_do_not_divide_are_refused(backbone: Any, blobs: Any) -> None:
@@ -234,7 +272,5 @@ def test_negative_labels_are_refused(backbone: Any, blobs: Any) -> None:
     images, _ = blobs([0, 1], 2)
     groups = {"train": (backbone.preprocessing.training(), None), "eval": (backbone.preprocessing.evaluation(), None)}
     dataset = as_classification_dataset(Labelled(images, [-1, -1, 0, 0]), transform_groups=groups)
-    from avalanche.benchmarks import benchmark_from_datasets
-
     with pytest.raises(InputError, match="labels from 0, got -1"):
         mos(backbone).train(benchmark_from_datasets(train=[dataset]).streams["train"][0])

@@ -171,7 +171,10 @@ def test_weights_that_do_not_fit_are_listed(vit: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("missing.safetensors", "no weights file at"), ("weights.h5", r"must be .safetensors, .npz or .pth, got '.h5'")],
+    [
+        ("missing.safetensors", "no weights file at"),
+        ("weights.h5", "must be safetensors, npz, or a checkpoint of torch"),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, file: str, message: str) -> None:
     (tmp_path / "weights.h5").touch()
@@ -213,7 +216,7 @@ def test_nothing_at_all_is_answered_with_an_example() -> None:
 
 
 def test_wrong_arguments_fail_before_any_download() -> None:
-    with pytest.raises(BackboneError, match=r"timm cannot make .*deepness"):
+    with pytest.raises(BackboneError, match=r"'deepness' is not allowed"):
         load_backbone("vit_tiny_patch16_224.augreg_in21k", deepness=3)
 
 

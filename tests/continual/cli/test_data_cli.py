@@ -161,6 +161,18 @@ def test_a_record_of_a_published_set_decides(
     )
 
 
+def test_a_record_of_images_elsewhere_says_how_it_is_read(equimos: Equimos, tmp_path: Path) -> None:
+    store, root = fakes.flat(tmp_path / "store", 2, 5), tmp_path / "photos"
+    root.mkdir()
+    for name in ("n0000", "n0001"):
+        (root / name).symlink_to(store / name)
+    result = equimos("data", "prepare", root)
+    assert result.exit_code == 0, result.stderr
+    assert f"note: some images lie outside {root}: read it with --outside" in result.stderr
+    refused(equimos("data", "check", root), "is a link that leads out", "--outside")
+    assert equimos("data", "check", root, "--outside").exit_code == 0
+
+
 def test_prepare_needs_a_place(equimos: Equimos, tmp_path: Path) -> None:
     root = fakes.flat(tmp_path / "photos", 3, 5)
     assert equimos("data", "prepare", root, "--out", tmp_path / "list.csv").exit_code == 0
@@ -233,7 +245,7 @@ def spoil_manifest(draw: random.Random, root: Path) -> Path:
         "header": lambda: "\n".join([header[draw.randrange(1, 12) :], *lines]).encode(),
         "not text": lambda: "\n".join([header, *lines]).encode() + b"\n\xff\xfe,a,train",
         "cut": lambda: "\n".join([header, *lines]).encode() + b'\n"' + noise[:3].replace(b'"', b"x"),
-        "split": lambda: changed(f"{path},{label},{draw.choice(['valid', 'TRAIN', '1', '', 'tset'])}"),
+        "split": lambda: changed(f"{path},{label},{draw.choice(['vaild', 'TRIAN', '1', '', 'tset'])}"),
         "label": lambda: changed(f"{path},{draw.choice(['', ' '])},{split}"),
         "path": lambda: changed(
             f"{draw.choice(['', 'gone.png', '/', '..', 'x' * 400, path + '.bak'])},{label},{split}"

@@ -76,10 +76,17 @@ def test_serve_says_where_and_refuses_in_one_line(
     assert result.exit_code == 0, result.stderr
     assert "mos, 2 classes, at http://127.0.0.1:" in result.stderr
     assert started == ["127.0.0.1"]
-    assert "anyone" in equimos("serve", "--model", model, "--port", "0", "--host", "0.0.0.0").stderr
+    for host in ("0.0.0.0", "::", "[::]"):
+        found = equimos("serve", "-m", model, "--port", "0", "--host", host)
+        assert f"warning: anyone who reaches {host} " in found.stderr
+    for host in ("127.0.0.2", "::1", "[::1]", "localhost"):
+        found = equimos("serve", "-m", model, "--port", "0", "--host", host)
+        assert (found.exit_code, "anyone" in found.stderr) == (0, False), found.stderr
     for words, said in (
         (["--unknown-rate", "0"], "--false-alarm-rate"),
         (["--api-key", " "], "empty"),
+        (["--api-key", "sécret"], "ASCII"),
+        (["--api-key", "a b"], "without spaces"),
         (["--model", model.with_name("no")], "no model file"),
         (["--port", "70000"], "--port"),
         (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid"),

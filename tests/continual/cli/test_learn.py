@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 import continual
 from continual import console
+from continual.backbones.loading import load_backbone
 from continual.cli import learn
 from continual.lifecycle import contents, versions
 from continual.lifecycle.review import Review
@@ -276,3 +278,129 @@ def test_a_model_saved_in_python_has_no_seen_images(equimos: Equimos, model: Pat
     result = equimos("learn", "--yes", "-i", flowers, "-m", model)
     assert "not recorded: rose, tulip; --class NAME learns" in result.stderr
     assert "nothing new" in result.stdout
+
+
+# What is refused before anything is read, asked or loaded
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-i", "nothere"), "no folder at nothere"),
+        (("--hold-out", "nan"), "--hold-out"),
+        (("--hold-out", "7"), "--hold-out"),
+        (("--max-flips", "nan"), "--max-flips"),
+        (("--class", "ros"), "no class folder 'ros': did you mean 'rose'"),
+        (("--set", "nonsense=1"), "unknown setting 'nonsense'"),
+        (("--method", "moss"), "unknown method 'moss'"),
+        (("--backbone", "vit_tiny_patch16_225.x"), "unknown timm model"),
+        (("--backbone", "vit_tiny_patch16_224.nonsense"), "has no tag 'nonsense'"),
+        ((), "`equimos list backbones` recommends"),
+    ],
+)
+def test_errors_come_in_the_right_order(
+    equimos: Equimos,
+    flowers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    """There is no terminal either; no image may be looked at, no weights loaded."""
+    monkeypatch.setattr("continual.lifecycle.new_images.plan", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr("continual.backbones.loading.load_backbone", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("continual.backbones.recommended.in_cache", lambda _: False)
+    refused(equimos("learn", "-i", flowers, "-m", tmp_path / "m.safetensors", *words), said)
+
+
+def test_a_missing_folder_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys; from continual.cli.app import app\n"
+        "try: app(['learn', '-i', 'nothere', '-m', 'x'])\n"
+        "except SystemExit as stop: sys.exit(9 if {'torch', 'timm'} & sys.modules.keys() else stop.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("no folder at nothere")) == (2, 1), done.stderr
+
+
+def test_a_backbone_that_cannot_be_had_is_refused_before_images_are_read(
+    equimos: Equimos, flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("continual.lifecycle.new_images.plan", lambda *_, **__: pytest.fail("images were read"))
+    words = ("learn", "--yes", "-i", flowers, "-m", tmp_path / "m.safetensors")
+    refused(equimos(*words, "--weights", tmp_path / "gone.safetensors"), "gone.safetensors")
+    refused(equimos("predict", tmp_path / "nothere", "-m", tmp_path / "m.safetensors"), "no image at", "nothere")
+
+
+def test_a_backbone_is_proposed(
+    equimos: Equimos, flowers: Path, tmp_path: Path, weights: Path, answers: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose weights are here is taken; else one may be fetched, if the answer is yes."""
+    asked: list[Any] = []
+    there = {"vit_tiny_patch16_224.augreg_in21k"}
+    monkeypatch.setattr("continual.backbones.recommended.in_cache", lambda tag: tag in there)
+    real = load_backbone
+    monkeypatch.setattr(
+        "continual.backbones.loading.load_backbone",
+        lambda name, **options: asked.append((name, options)) or real(weights=weights),
+    )
+    monkeypatch.setattr("continual.cli.opening.can_ask", lambda: True)
+    monkeypatch.setattr("continual.cli.opening.confirmed", lambda _: answers.pop(0))
+    words = ("learn", "-i", flowers, "-m", tmp_path / "m.safetensors", "--dry-run", *QUICK)
+    result = equimos(*words)
+    assert "--backbone vit_tiny_patch16_224.augreg_in21k is taken" in result.stderr
+    there.clear()
+    answers += [False]
+    refused(equimos(*words), "--backbone TAG", "vit_small_patch14_dinov2.lvd142m")
+    answers += [True]
+    assert "vit_small_patch14_dinov2.lvd142m --model-arg img_size=98 is taken" in (
+        equimos(*words, "--model-arg", "img_size=98").stderr
+    )
+    assert asked == [
+        ("vit_tiny_patch16_224.augreg_in21k", {"weights": None}),
+        ("vit_small_patch14_dinov2.lvd142m", {"weights": None, "img_size": 98}),
+    ]
+
+
+# What is said of what is held out
+
+
+def test_a_split_folder_is_learned_by_its_training_part(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    root = pictures("all", ["train/rose", "train/tulip", "test/rose", "test/tulip"], 5)
+    model = tmp_path / "m.safetensors"
+    result = equimos("learn", "--yes", "-i", root, "-m", model, "--weights", weights, *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert f"what is new in {root / 'train'} is learned; test/ is left alone" in result.stderr
+    assert continual.load(model).classes == ("rose", "tulip")
+
+
+def test_what_is_not_held_out_is_said_in_plan_and_result(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    model, folder = tmp_path / "m.safetensors", pictures("all", ["rose", "tulip"], 4)
+    result = equimos("learn", "--yes", "-i", folder, "-m", model, "--weights", weights)
+    said = "note: nothing is held out of rose, tulip: how well that is learned is not known"
+    assert result.stderr.splitlines().count(said) == 2, "before and after"
+    pictures("all", ["iris"], 10)
+    result = equimos("learn", "--yes", "-i", folder, "-m", model, "--max-flips", 1)
+    assert "note: --max-flips rests on an estimate for every class known before" in result.stderr
+    pictures("all", ["lily"], 10)
+    result = equimos("learn", "--yes", "-i", folder, "-m", model, "--max-flips", 1)
+    assert "note: --max-flips rests on an estimate for 2 classes known before" in result.stderr
+
+
+def test_an_image_swapped_between_plan_and_learning_is_refused(
+    equimos: Equimos, model: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, folder = model.read_bytes(), pictures("more", ["iris", "lily"], 5)
+
+    def swapped(question: str) -> bool:
+        shutil.copy(folder / "lily" / "0.png", folder / "iris" / "0.png")
+        return True
+
+    monkeypatch.setattr(learn, "can_ask", lambda: True)
+    monkeypatch.setattr(learn, "confirmed", swapped)
+    refused(equimos("learn", "-i", folder, "-m", model), f"{folder / 'iris' / '0.png'} has changed since the plan")
+    assert model.read_bytes() == before

@@ -84,7 +84,6 @@ def test_grey_images_are_repeated() -> None:
         3,
         b"bytes",
         np.zeros((4, 4)),
-        np.zeros((3, 16, 16), np.uint8),
         np.zeros((4, 4, 2), np.uint8),
         np.zeros(4, np.uint8),
         torch.zeros(2, 4, 4, dtype=torch.uint8),
@@ -239,7 +238,7 @@ def test_a_data_set_of_pairs_is_an_experience() -> None:
 
 
 def test_finished_inputs_are_taken_as_they_are() -> None:
-    floats = torch.rand(2, 3, 16, 16)
+    floats = torch.rand(2, 3, 16, 16) - 0.5
     for given in (floats, list(floats), TensorDataset(floats, torch.tensor([0, 1]))):
         labels = None if isinstance(given, Dataset) else [0, 1]
         data = as_experience(given, labels, PLAIN)
@@ -248,12 +247,12 @@ def test_finished_inputs_are_taken_as_they_are() -> None:
 
 
 def test_finished_inputs_that_are_wrong_are_refused_wherever_they_come_from() -> None:
-    wrong = torch.zeros(2, 3, 16, 17)
+    wrong = torch.zeros(2, 3, 16, 17) - 1
     for given in (wrong, list(wrong)):
         with pytest.raises(InputError, match=r"takes \(B, 3, 16, 16\)"):
             as_experience(given, [0, 1], PLAIN)
     for lazy in (wrong, torch.full((2, 3, 16, 16), torch.nan)):
-        data = as_experience(TensorDataset(lazy, torch.tensor([0, 1])), None, PLAIN)
+        data = as_experience(TensorDataset(lazy, torch.tensor([0, 1])), None, PLAIN, value_range="normalised")
         with pytest.raises(InputError, match=r"image 1: .*(takes \(B, 3, 16, 16\)|NaN)"):
             data.training[1]
 
@@ -263,9 +262,10 @@ def test_finished_inputs_that_are_wrong_are_refused_wherever_they_come_from() ->
     [
         (BYTES[None], [0, 1], "1 images but 2 labels"),
         (BYTES[None], None, "give labels, a folder of class folders, or a data set"),
-        ([BYTES], None, "labels must be"),
+        ([BYTES], None, r"\(image, label\) pairs: an item is a Tensor"),
+        (["cat.png", "dog.png"], None, r"\(image, label\) pairs: an item is a str"),
         ([Image.new("RGB", (4, 4))], None, r"\(image, label\) pairs"),
-        ({"image": BYTES}, None, r"\(image, label\) pairs"),
+        ({"image": BYTES}, None, "a mapping with the keys 'image'"),
         ([], [], "at least one image"),
         (BYTES, [0], r"image\[None\] for a single one"),
         (np.zeros((4, 4, 3), np.uint8), [0] * 4, "for a single one"),
@@ -319,3 +319,10 @@ def test_augmentation_belongs_to_the_image_and_the_epoch() -> None:
 def test_the_evaluation_loader_keeps_the_order() -> None:
     data = as_experience([BYTES] * 5, list("badce"), PLAIN)
     assert [label for _, labels in evaluation_loader(data.evaluation, 2) for label in labels] == list("badce")
+
+
+def test_pictures_that_are_left_out_are_warned_of(folder: Path) -> None:
+    (folder / "cat" / "x.jxl").write_bytes(b"\xff\x0a")
+    with pytest.warns(UserWarning, match=r"left out of .*1 JPEG XL"):
+        data = as_experience(folder, None, PLAIN)
+    assert len(data.labels) == 6

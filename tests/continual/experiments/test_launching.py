@@ -126,3 +126,26 @@ def test_jobs_of_a_cluster(config: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "cells" / "simple_cil-1993.json").is_file()
     with pytest.raises(InputError, match="cannot submit to local: .*no_such"):
         launching.on_cluster(words, 1, tmp_path / "logs", {"no_such": 5}, cluster="local")
+
+
+@pytest.mark.parametrize("places", ["", str(ROOT), f"{ROOT}{os.pathsep}"], ids=["none", "root", "empty entry"])
+def test_no_file_of_the_working_folder_is_run_by_started_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: str
+) -> None:
+    for name in ("colorsys", "continual", "typer"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", places)
+    launching.on_this_machine(["--version"], 1, lambda _: None)
+    with pytest.raises(InputError, match="1 of 1 jobs failed: no config at gone.toml"):
+        launching.on_this_machine(["show", "gone.toml"], 1, lambda _: None)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_python_m_runs_no_file_of_the_working_folder_for_a_module(tmp_path: Path) -> None:
+    for name in ("colorsys", "typer"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()\n")
+    words = [sys.executable, "-m", "continual", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("equimos "), done.stderr
+    assert not (tmp_path / "owned").exists()

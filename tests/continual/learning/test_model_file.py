@@ -11,9 +11,10 @@ import torch
 
 from continual.errors import ModelFileError
 from continual.learning import model_file
+from tests.support.headers import header
 
-TENSORS = {"a/x": torch.arange(6).reshape(2, 3), "b": torch.tensor(1.5)}
-VALUES = {**dict.fromkeys(model_file.KEYS), "state": {"classes": ["ä", "b"], "n": [1, 2]}}
+TENSORS = {"state/x": torch.arange(6).reshape(2, 3), "state/b": torch.tensor(1.5)}
+VALUES = header(state={"n": [1, 2]})
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def test_what_was_written_is_read(path: Path) -> None:
 
 def test_views_and_shared_tensors_are_written_as_they_are(path: Path) -> None:
     whole = torch.arange(6.0).reshape(2, 3).requires_grad_()
-    model_file.write(path, {"whole": whole, "turned": whole.T, "row": whole[1]}, VALUES)
+    model_file.write(path, {"state/whole": whole, "state/turned": whole.T, "state/row": whole[1]}, VALUES)
     tensors, _ = model_file.read(path)
-    assert torch.equal(tensors["turned"], whole.T)
-    assert torch.equal(tensors["row"], whole[1])
+    assert torch.equal(tensors["state/turned"], whole.T)
+    assert torch.equal(tensors["state/row"], whole[1])
 
 
 @pytest.mark.parametrize("failure", ["replace", "fsync"])
@@ -49,7 +50,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
     monkeypatch.setattr(Path if failure == "replace" else os, failure, full)
     with pytest.raises(ModelFileError, match=r"cannot write .*No space left.*is\s+unchanged"):
-        model_file.write(path, {}, {})
+        model_file.write(path, {}, VALUES)
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]

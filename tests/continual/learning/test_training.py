@@ -45,6 +45,7 @@ def test_new_classes_follow_the_old_ones_sorted(begin: Callable[..., FinetuneTra
         "experiences": 2,
         "updates": 2,
         "fitted": {},
+        "value_range": None,
     }
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,3 +234,62 @@ def test_a_folder_without_permission_to_write(equimos: Equimos, model: Path, com
     finally:
         model.parent.chmod(0o755)
     assert model.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_two_writers_of_which_one_is_killed(
+    model: Path, trained: Path, commands: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL, of one of two that write the same model with different temporary folders, at a random moment.
+
+    Nothing is torn, and nothing lost: what a command has done that ended well is a version. EQUIMOS_KILLS says how many
+    kills.
+    """
+    draw, events = random.Random(0), dict.fromkeys(commands, "")
+    commands["rollback"] = ["rollback"]
+    events |= {"learn": "learned iris", "correct": "corrected 4 images of tulip", "forget": "forgot rose"}
+    events |= {"rename": "renamed rose to wild rose", "rollback": "before"}
+
+    def begin() -> None:
+        _restored(model, trained)
+        versions.rename(model, "before", "tulip", "x")
+        versions.rename(model, "between", "x", "tulip")
+
+    def start(name: str, writer: str) -> int:
+        monkeypatch.setenv("TMPDIR", str(tmp_path / writer))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        return _forked([*commands[name], "--model", str(model)])
+
+    for writer in "ab":
+        (tmp_path / writer).mkdir()
+    durations = {}
+    for name in commands:
+        begin()
+        started = time.monotonic()
+        assert os.waitpid(start(name, "a"), 0)[1] == 0
+        durations[name] = time.monotonic() - started
+    kills, done = 0, 0
+    while kills < int(os.environ.get("EQUIMOS_KILLS", "200")):
+        begin()
+        first, second = draw.sample(sorted(commands), 2)
+        one, other = start(first, "a"), start(second, "b")
+        time.sleep(durations[first] * draw.uniform(0.3, 1.5))
+        os.kill(one, signal.SIGKILL)
+        killed, left = os.waitpid(one, 0)[1], os.waitpid(other, 0)[1]
+        kills += killed == signal.SIGKILL
+        found = [version.about() for version in versions.versions(model)]
+        for version in versions.versions(model):
+            assert _content(version.path)
+        continual.load(model)
+        for name, status in ((first, killed), (second, left)):
+            if status == 0:
+                done += 1
+                assert events[name] in [row["event"] for row in found], name
+        assert {"learned rose, tulip", "before", "between"} <= {row["event"] for row in found}
+        before = len(found)
+        assert os.waitpid(start("rename", "b"), 0)[1] in (0, 2 << 8)
+        assert len(versions.versions(model)) - before in (0, 1)
+        assert not list(model.parent.glob(".*")), "what a kill left is cleared away by the next command"
+    print(f"{kills} kills, {done} commands ended well")

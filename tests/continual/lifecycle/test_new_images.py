@@ -6,16 +6,19 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from continual.data.images import open_image
 from continual.errors import InputError
-from continual.lifecycle.fingerprints import NEAR, digest, fingerprint, near
+from continual.lifecycle.fingerprints import NEAR, compare, digest, fingerprint, near
 from continual.lifecycle.new_images import Plan, plan
 from continual.lifecycle.seen_images import SeenImage, SeenImages
+from continual.lifecycle.split import split
 
 Pictures = Callable[..., Path]
 
@@ -75,6 +78,67 @@ def test_near_counts_bits() -> None:
     assert list(near([], some)) == list(near(some, [])) == []
 
 
+def quadratic_split(
+    new: list[SeenImage], before: list[SeenImage], share: float
+) -> tuple[list[bool], int, list[object]]:
+    """What `split` does, by comparing all with all: held out, pairs, and the first of them."""
+
+    def near(a: SeenImage, b: SeenImage) -> bool:
+        return ((a.fingerprint ^ b.fingerprint) & (2**64 - 1)).bit_count() <= NEAR
+
+    pairs: list[object] = [(a, b) for a, b in combinations(range(len(new)), 2) if near(new[a], new[b])]
+    met = [(a, k) for a in range(len(new)) for k in range(len(before)) if near(new[a], before[k])]
+    pairs += [(a, f"one of {before[k].label} seen before") for a, k in met]
+    group = list(range(len(new)))
+    for _ in new:
+        for a, b in combinations(range(len(new)), 2):
+            if new[a].label == new[b].label and near(new[a], new[b]):
+                group[a] = group[b] = min(group[a], group[b])
+    held, left = (
+        [False] * len(new),
+        {image.label: int(share * sum(o.label == image.label for o in new)) for image in new},
+    )
+    for number in sorted(set(group), key=lambda g: min(new[p].digest for p in range(len(new)) if group[p] == g)):
+        own = [place for place in range(len(new)) if group[place] == number]
+        label = new[own[0]].label
+        sides = {
+            all(before[k].held_out for b, k in met if b == a and before[k].label == label)
+            for a in own
+            if any(b == a and before[k].label == label for b, k in met)
+        }
+        out = sides == {True} or (not sides and len(own) <= left[label])
+        left[label] -= len(own) if out and not sides else 0
+        for place in own:
+            held[place] = out
+    return held, len(pairs), pairs[:5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_search_finds_what_comparing_all_with_all_finds(seed: int) -> None:
+    """Prints of few bits, so that chains, bursts and copies come about; some differ in the sign bit."""
+    draw = random.Random(seed)
+
+    def image(number: int, held_out: bool) -> SeenImage:
+        print_ = sum(1 << bit for bit in draw.sample(range(0, 64, 1 + seed % 4), draw.randrange(7)))
+        print_ = -(print_ >> 1) if draw.random() < 0.2 else (print_ if print_ < 2**63 else print_ - 2**64)
+        return SeenImage(draw.getrandbits(63), print_, draw.choice(["a", "b"]), held_out)
+
+    new = [image(number, False) for number in range(30)]
+    new += [replace(one, digest=draw.getrandbits(63)) for one in new[:5]]
+    before = [image(number, draw.random() < 0.7) for number in range(seed % 10)]
+    found = split(new, before, 0.4)
+    held, number, examples = quadratic_split(new, before, 0.4)
+    assert (found.held, found.near.number, found.near.examples) == (held, number, examples)
+    assert number > 10
+
+
+def test_parts_on_one_ground_do_not_make_the_search_quadratic() -> None:
+    """Half of the bits are the same for all pictures: no band may consist of those."""
+    draw = np.random.default_rng(0).integers(0, 2**32, 20_000)
+    compared = list(compare([int(value) for value in draw]))
+    assert compared[-1].done == compared[-1].total < len(draw) ** 2 / 20
+
+
 def test_digests_are_of_the_bytes() -> None:
     assert digest(b"a") == digest(b"a") != digest(b"b")
     assert digest(b"a") == 3405396810240292928, "other numbers would make every image of a model file a new one"
@@ -114,9 +178,7 @@ def test_files_that_cannot_be_read_and_copies_are_left_out_and_named(pictures: P
     assert str(folder / "rose" / "1.png") in bad
     assert copies == "1 image left out, identical to another of the class"
     (folder / "rose" / "IMG_1.HEIC").write_bytes(b"from a telephone")
-    assert (
-        plan(folder, SeenImages(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 .heic)")
-    )
+    assert plan(folder, SeenImages(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 HEIF)")
 
 
 @pytest.mark.parametrize("other", ["Rose", "rose ", "ro\u0308se", "ｒｏｓｅ"])
@@ -217,6 +279,29 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     assert {p.path.name[0] for p in later.hold_out} == held, "near one held out: held out; near one learned: learned"
     assert not held & {p.path.name[0] for p in later.learn}
     assert len(later.learn) + len(later.hold_out) == 16
+
+
+def test_a_burst_that_goes_on_stays_where_it_was(tmp_path: Path) -> None:
+    """Pictures near some that were learned are learned, whatever their time says."""
+    (tmp_path / "rose").mkdir()
+    for take in range(20):
+        photo(0).point(lambda v, take=take: v * (1 - take / 80)).save(tmp_path / "rose" / f"shot{take:02}.png")
+    first = plan(tmp_path, SeenImages(), [], hold_out=0.25)
+    assert sorted(picture.path.stem for picture in first.hold_out) == [f"shot{take}" for take in range(15, 20)]
+    seen = SeenImages(tuple(p.entry for p in [*first.learn, *first.hold_out] if p.path.stem < "shot18"))
+    later = plan(tmp_path, seen, ["rose"], hold_out=0.25)
+    assert (len(later.learn), later.hold_out, len(later.held_out)) == (2, [], 3)
+
+
+def test_an_image_that_changes_after_the_plan_is_named(pictures: Pictures) -> None:
+    found = plan(pictures("all", ["rose"]), SeenImages(), []).learn[0]
+    assert open_image(found.image) == open_image(found.path)
+    photo(7).save(found.path)
+    with pytest.raises(InputError, match=f"^{found.path} has changed since the plan was made"):
+        open_image(found.image)
+    found.path.unlink()
+    with pytest.raises(InputError, match="no image at"):
+        open_image(found.image)
 
 
 # What is kept

@@ -218,3 +218,20 @@ def test_killed_at_every_step(model: Path, action: str) -> None:
     assert 5 < step < 99
     assert classes(model) == new
     assert not list(model.parent.glob(".*"))
+
+
+def test_a_damaged_version_is_named_and_stops_nothing(equimos: Equimos, model: Path, pictures: Pictures) -> None:
+    done(equimos("learn", "--yes", "-i", pictures("more", ["iris"]), "-m", model))
+    done(equimos("rename", "iris", "lily", "-m", model))
+    (_, second, _) = (version.path for version in versions.versions(model))
+    second.write_bytes(second.read_bytes()[:100])
+    (second.parent / "9.safetensors").mkdir()
+    listed = equimos("history", "-m", model, "--json", "-")
+    assert [row["version"] for row in json.loads(done(listed))] == [1, 10]
+    assert "version 2 is left out" in listed.stderr
+    assert "version 9 is left out" in listed.stderr
+    result = equimos("forget", "rose", "--everywhere", "-m", model)
+    assert "1 earlier version that knew rose deleted" not in done(result).replace("2 earlier", "")
+    assert f"{second} is damaged, and may know rose: delete it" in result.stderr
+    assert all("rose" not in classes(v.path) for v in versions.versions(model) if v.path.is_file() and v.path != second)
+    refused(equimos("rollback", "-m", model, 2), "2.safetensors")

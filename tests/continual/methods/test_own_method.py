@@ -75,9 +75,10 @@ def test_a_config_runs_an_own_method(
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
     assert record["code"] == {"file": str(own), "class": "Sharper", "sha256": digest}
     assert "x" in equimos("report", out).stdout
-    assert "1 of 1 cells finished" in " ".join(equimos("run", config, "--out", out, "--dry-run").stdout.split())
+    dry = equimos("run", config, "--out", out, "--dry-run", "--allow-code").stdout
+    assert "1 of 1 cells finished" in " ".join(dry.split())
     # what `show` prints runs from wherever it lies, and is the same run
-    Path("again.toml").write_text(equimos("show", config).stdout)
+    Path("again.toml").write_text(equimos("show", config, "--allow-code").stdout)
     assert equimos("run", "again.toml", "--out", "again").exit_code == 0
     assert results(Path("again")) == results(out)
 
@@ -163,3 +164,21 @@ def test_a_name_is_not_loaded_and_another_s_name_is_refused(own: Path) -> None:
     (own.parent / "same.py").write_text(OWN.replace('"sharper"', '"mos"'))
     with pytest.raises(InputError, match="there is a method 'mos' already"):
         METHODS.resolve("same.py:Sharper", own.parent)
+
+
+@pytest.mark.parametrize("row", ['method = "evil.py:X"', 'method = "evil:X"', 'method = "mos"\nadapter = "evil.py:X"'])
+@pytest.mark.parametrize("words", [("show",), ("run", "--dry-run")], ids=["show", "dry-run"])
+def test_checking_a_config_runs_nothing_that_it_names(
+    config: Path, equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()\n")
+    config.write_text(config.read_text().partition("[methods")[0] + f"[methods.x]\n{row}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` would have it
+    result = equimos(words[0], config, *words[1:])
+    assert result.exit_code == 2, result.output
+    assert "which is not run to check it: read that code, then add --allow-code" in result.stderr
+    assert not (tmp_path / "owned").exists()
+    assert equimos(words[0], config, *words[1:], "--allow-code").exit_code == 2  # it has no X
+    assert (tmp_path / "owned").exists()

@@ -159,6 +159,7 @@ def test_a_class_with_one_image_cannot_be_split(tmp_path: Path) -> None:
         ("images.txt", "1 001", "1 1 001", "line 1: 3 words instead of 2"),
         ("images.txt", "2 001", "1 001", "line 2: 1 is listed twice"),
         ("images.txt", "n0000_1.jpg", "gone.jpg", "lists 1 images that are not there"),
+        ("images.txt", "001.n0000/n0000_1.jpg", "../../x/y.jpg", "lists 1 images outside its folder"),
         ("train_test_split.txt", "1 1\n", "1 5\n", "neither 1 .training. nor 0 .test."),
         ("train_test_split.txt", "1 1\n", "", "list different images, such as 1"),
     ],

@@ -86,7 +86,7 @@ def test_writing_and_reading_again_gives_the_same(folder: Path) -> None:
         (["path,label,split", "pictures/0.png,a,trian"], "line 2: split 'trian': did you mean 'train'"),
         (["path,label,split", "pictures/0.png,a,"], "line 2: no split"),
         (["path,label", "pictures/99.png,a"], "line 2: no image at 'pictures/99.png'"),
-        (["path,label", "pictures,a"], "line 2: no image at 'pictures'"),
+        (["path,label", "pictures,a"], "line 2: 'pictures' is no regular file"),
         (["path,label", "pictures/0.png,a", "./pictures/0.png,b"], "line 3: .* is listed twice, first on line 2"),
         (["path,label", '"pictures/0.png,a'], "line [23]: not CSV"),
         (["path,label", '"a"b,c'], "line 2: not CSV"),

@@ -160,3 +160,31 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     fakes.picture(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"^parquet and hub data sets need .*pip install 'equimos\[hub\]'"):
         find(DataConfig(source=str(tmp_path / "x.parquet")))
+
+
+def test_the_hubs_parts_go_by_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"Training": table(8), "dev": table(2), "testing": table(4), "unsupervised": table(2)}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
+    found = find(DataConfig(source="hub:owner/pets"))
+    assert (len(found.train.labels), len(found.test.labels)) == (8, 4)
+    assert "2 validation images" in found.remarks[1]
+    assert found.remarks[0] == "splits of no known part are left out: unsupervised"
+    del made["testing"]
+    assert len(find(DataConfig(source="hub:owner/pets")).test.labels) == 2
+
+
+def test_files_of_the_hub_are_read_where_the_hub_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for place in ("cache", "private"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "x.png").write_bytes(png(1))
+    places = [str(tmp_path / place / "x.png") for place in ("cache", "private")]
+    rows = [{"image": {"bytes": None, "path": path}, "label": 0} for path in places]
+    made = {"train": datasets.Dataset.from_list(rows, features=table().features)}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
+    found = find(DataConfig(source="hub:owner/pets"))
+    images = {str(image): image for part in (found.train, found.test) for image in part.images}
+    first, second = (images[name] for name in sorted(images))
+    assert open_image(first).getpixel((0, 0)) == (1, 2, 9)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="lies outside"):
+        open_image(second)

@@ -1,0 +1,115 @@
+"""What folders of images hold beside images: what systems leave in them, the parts of a split, and names of classes."""
+
+from __future__ import annotations
+
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from continual.errors import InputError
+
+#: left in folders by macOS, Windows, and network drives (Synology, QNAP); in lower case. Hidden names begin with a dot.
+LITTER = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__pycache__",
+}  # fmt: skip
+
+#: the parts of a split, and the names by which folders, manifests and the hub call them, in any case
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {name: part for part, names in PARTS.items() for name in names}
+
+
+def ignored(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or something that systems leave behind: no reader looks at it.
+
+    >>> [name for name in ("cat", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "Thumbs.db") if not ignored(name)]
+    ['cat']
+    """
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def ignored_path(path: PurePath) -> bool:
+    """Tell whether any part of a relative path is `ignored`."""
+    return any(ignored(part) for part in path.parts if part not in (".", ".."))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in one, sorted, without ignored ones; raises InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}: give a folder with one sub-folder of images per class")
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not ignored(p.name))
+
+
+def part_of(name: str) -> str | None:
+    """Return which part of a split a name means; None for other names.
+
+    >>> part_of("Train"), part_of("eval"), part_of("TESTING"), part_of("trains")
+    ('train', 'val', 'test', None)
+    """
+    return _PART_OF.get(name.lower())
+
+
+def parts_in(folder: Path) -> dict[str, Path]:
+    """Return the folders of a split's parts, by part; none of a folder that holds no split.
+
+    A folder holds one if it has two parts, or nothing but one, in which folders lie: a class may be called "train".
+    Raises InputError for two folders of one part.
+    """
+    inside = subfolders(folder) if folder.is_dir() else []
+    found = [(part, place) for place in inside if (part := part_of(place.name))]
+    parts = dict(found)
+    if len(parts) < 2 and not (found and len(found) == len(inside) and all(subfolders(place) for _, place in found)):
+        return {}
+    for part, place in found:
+        if place != parts[part]:
+            raise InputError(
+                f"{folder} has {place.name}/ and {parts[part].name}/, both for {part}: merge or rename one"
+            )
+    return parts
+
+
+def refuse_split(folder: Path) -> None:
+    """Raise InputError for a folder that holds a split's parts where one of classes is needed."""
+    if parts := parts_in(folder):
+        names = " and ".join(f"{place.name}/" for place in parts.values())
+        cure = f"give {parts['train']}" if "train" in parts else "give a folder of training images"
+        raise InputError(f"{folder} holds {names}, the parts of a split and no classes: {cure}")
+
+
+def same_name(name: str) -> str:
+    """Return what names that people take for the same have in common; single letters keep their case.
+
+    >>> same_name("Hex  Nut") == same_name("hex nut ") == same_name("ＨＥＸ nut")
+    True
+    >>> same_name("a") == same_name("A")
+    False
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", name).split())
+    return plain if len(plain) == 1 else plain.casefold()
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Say, for each group of names that differ in case, spaces or the way letters are encoded alone, what is wrong."""
+    groups = defaultdict[str, list[str]](list)
+    for name in dict.fromkeys(names):
+        groups[same_name(name)].append(name)
+    shown = [
+        " and ".join(ascii(name) if not name.isascii() else repr(name) for name in group)
+        for group in groups.values()
+        if len(group) > 1
+    ]
+    return [f"the classes {names} are one name for people: rename them to one" for names in shown]
+
+
+def irregular(path: Path) -> bool:
+    """Tell whether something is there that is no file: a pipe or a device, whose reading may never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,1 @@
+"""Files and requests of strangers: generated, seeded, and fed to the commands, which must refuse or use them."""

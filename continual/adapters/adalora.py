@@ -36,6 +36,7 @@ class AdaLoRA(LowRank):
     name: ClassVar[str] = "adalora"
     whole: ClassVar[frozenset[str]] = frozenset({"reading", "writing"})
 
+    lr_scale: float = Field(6.0, gt=0, description="the adapter's rate as a share of the method's lr")
     initial: int = Field(12, ge=1, description="triplets of each block at first; at least rank")
     orthogonality: float = Field(0.1, ge=0, description="weight of the penalty that holds the factors orthogonal")
 

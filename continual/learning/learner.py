@@ -25,7 +25,7 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.header import check_labels
 from continual.learning.loop import run
-from continual.learning.settings import Settings, documented, make
+from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
@@ -80,7 +80,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
         self.check()
-        self._check_adapters()
+        check_adapters(self.backbone.frozen, self.settings)
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -100,19 +100,6 @@ class IncrementalLearner(Edits[S], Storing[S]):
         """Raise InputError or BackboneError for settings and a backbone that do not go together."""
         if not self.any_backbone:
             self.backbone.frozen.check_has_blocks(self.method)
-
-    def _check_adapters(self, before: Self | None = None) -> None:
-        """Raise InputError for a kind of adapter that does not fit the backbone, or what was learned `before`."""
-        kind, frozen = getattr(self.settings, "adapter_kind", None), self.backbone.frozen
-        if kind is None or not frozen.has_blocks or not self.settings.epochs:
-            return
-        kind.check(frozen.shapes)
-        if before is not None and self.state.updates:
-            then = before.settings.adapter_kind
-            if type(kind) is not type(then) or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
-                raise InputError(
-                    f"this model's adapters are {then!r}, and one model has one kind: learn a new one for {kind!r}"
-                )
 
     # What users call -----------------------------------------------------------------------------------
 
@@ -285,7 +272,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
             for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
                 del other.__dict__[name]
             other.check()
-            other._check_adapters(self)
+            check_adapters(self.backbone.frozen, other.settings, self.settings if self.state.updates else None)
         return other
 
     # What a method may add -----------------------------------------------------------------------------

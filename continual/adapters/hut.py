@@ -18,7 +18,7 @@ class HUT(LowRank):
 
     name: ClassVar[str] = "hut"
 
-    lr_scale: float = Field(4.0, gt=0, description="the adapter's rate as a share of the method's lr")
+    lr_scale: float = Field(24.0, gt=0, description="the adapter's rate as a share of the method's lr")
 
     def attention(self, weights: Mapping[str, Tensor], own: Tensor) -> Tensor:
         return own * (1 + self.scale * (weights["writing"] @ weights["reading"]))

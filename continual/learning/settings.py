@@ -133,7 +133,7 @@ class AdapterSettings(TrainingSettings):
 
 
 def check_adapters(frozen: Any, settings: Settings, learned: Settings | None = None) -> None:
-    """Raise InputError for a kind of adapter that does not fit a backbone, or what was `learned` under other settings."""
+    """Raise InputError for a kind of adapter that does not fit a backbone, or what was `learned` under others."""
     kind = getattr(settings, "adapter_kind", None)
     if kind is None or not frozen.has_blocks or not getattr(settings, "epochs", 0):
         return

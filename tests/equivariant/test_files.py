@@ -79,9 +79,14 @@ def test_a_checkpoint_is_read_and_not_mapped(tmp_path: Path, monkeypatch: pytest
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), written(target) as place:
-        place.write_text("new")
-        raise RuntimeError
+
+    def fail() -> None:
+        with written(target) as place:
+            place.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -93,6 +93,7 @@ class BackboneHeader(_Part):
     name: Annotated[StrictStr, Field(max_length=300, pattern=r"^[\w\-]+(\.[\w\-.]+)?$")]
     model_args: Plain
     weights_file: Text | None
+    weights_fit: Text | None = None
     sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
     preprocessing: PreprocessingHeader
 

@@ -2,7 +2,8 @@
 
 Earlier versions of `parts.safetensors` lie in `parts.safetensors.history/`, named by their numbers; the model
 file itself is always the one in use. A new version is written beside it, the old one is kept, and only then does
-the new one take its name: a process that is killed in between leaves the old version in use. Of this, `save` and `rollback` alone load torch.
+the new one take its name: a process that is killed in between leaves the old version in use. `save` and `rollback`
+alone load torch.
 """
 
 from __future__ import annotations
@@ -136,9 +137,9 @@ def rollback(
 ) -> Version:
     """Make an earlier version, by default the one before, the version in use; return it.
 
-    The version left stays among the others, so that `rollback` to it leads back. Before, its tensors are
-    read, and the model answers once; where it cannot be asked (see `trial`), `remark` is told why. `weights` are those of
-    its backbone. Raises InputError for a version that is not there, ModelFileError for one that is damaged.
+    The version left stays among the others, so that `rollback` to it leads back. Before, its tensors are read and the
+    model answers once; where it cannot be asked (see `trial`), `remark` is told why. `weights` are its backbone's.
+    Raises InputError for a version that is not there, ModelFileError for one that is damaged.
     """
     found = versions(model)
     (now,) = [version.number for version in found if version.current]

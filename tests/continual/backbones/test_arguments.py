@@ -144,7 +144,8 @@ def test_levers_of_torchvision_are_refused(key: str, value: Any, monkeypatch: py
     [
         ("cache_dir", "../outside"), ("pretrained_image_path", "evil.pt"), ("pretrained_text_path", "evil.pt"),
         ("pretrained_image", True), ("weights_only", False), ("jit", True), ("pretrained", "openai"),
-        ("device", "cuda"), ("force_image_size", 10**9), ("force_preprocess_cfg", {"mean": 0}), ("vision_cfg", {"width": 10**9}),
+        ("device", "cuda"), ("force_image_size", 10**9), ("force_preprocess_cfg", {"mean": 0}),
+        ("vision_cfg", {"width": 10**9}),
     ],
 )  # fmt: skip
 def test_levers_of_open_clip_are_refused(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,9 +54,8 @@ def test_what_needs_a_header_alone_loads_no_torch(model: Path) -> None:
         ["rename", "rose", "lily"],
         ["history"],
         ["rename", "lily", "rose"],
-        ["rename", "tulip", "iris"],
     )
-    for words in (*commands, ["history", "--json", "-"], ["rename", "gone", "lily"]):
+    for words in (*commands, ["history", "--json", "-"], ["rename", "tulip", "iris"], ["rename", "gone", "lily"]):
         code = (
             "import sys; from continual.cli.app import main\n"
             "try: main()\n"

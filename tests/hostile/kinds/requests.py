@@ -27,7 +27,7 @@ PATHS = [
 ]  # fmt: skip
 HEADERS = {
     "host": ["", "evil.example", "localhost:99999", "[::1", "localhost, evil", "x" * 9000, "\xff"],
-    "origin": ["null", "http://evil.example", "file://", "http://localhost.evil.example", "\xff"],
+    "origin": ["null", "http://evil.example", "file://", "http://127.0.0.1.evil.example", "\xff"],
     "content-type": ["", "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\xff",
                      "multipart/mixed; boundary=boundary", "text/plain", "x" * 9000,
                      "multipart/form-data; boundary=" + "b" * 9000],
@@ -47,8 +47,8 @@ def cases(draw: random.Random, materials: Materials) -> Iterator[Hostile]:
     """Yield requests to one server, which must answer each with a refusal in JSON, or as it should."""
     backbone = load_backbone(weights=materials.weights)
     in_use = ModelInUse(materials.models[0], lambda before: continual.load(materials.models[0], backbone))
-    options = ServingOptions(api_key=KEY, hosts=("localhost",), reload_every=3600)
-    with TestClient(make_app(in_use, options), "http://localhost", raise_server_exceptions=False) as client:
+    options = ServingOptions(api_key=KEY, hosts=("127.0.0.1",), reload_every=3600)
+    with TestClient(make_app(in_use, options), "http://127.0.0.1", raise_server_exceptions=False) as client:
         uploads = malformed.requests(10**9, seed=draw.randrange(2**32))
         while True:
             for _ in range(2):

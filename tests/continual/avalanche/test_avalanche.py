@@ -67,7 +67,7 @@ def test_other_periodic_evaluations_change_no_bit(options: Any, backbone: Any, b
 @pytest.mark.parametrize("settings", [{"group": "C4", "symmetry": "lambda_equitune"}, {"group": "auto"}])
 def test_same_bits_with_a_symmetry(settings: Any, backbone: Any, blobs: Any) -> None:
     stream = blob_stream(blobs)
-    benchmark = to_avalanche(stream, backbone.preprocessing)
+    benchmark = to_avalanche(stream, backbone.preprocessing.for_a_group())
     ours = strategy("mos", backbone, **settings)
     for experience in benchmark.train_stream:
         ours.train(experience, eval_streams=[benchmark.test_stream])

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, Generic, Self
 
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.extractor import Extractor, Progress, choose_group
 from continual.learning.state import S
-from continual.learning.training import Training
+from continual.learning.training import Start, Training
 from continual.symmetry.choice import AUTO
 
 
@@ -28,6 +29,13 @@ class Deciding(ABC, Generic[S]):
 
     @abstractmethod
     def variant(self, **settings: Any) -> Self: ...
+
+    @property
+    def start(self) -> Start[S]:
+        """What a training of the next experience starts from; raises InputError while the group is undecided."""
+        if self.undecided:
+            raise InputError('group="auto" is decided on images: call start_training(data), not begin(data)')
+        return Start(self.state, self.settings, self.extractor)
 
     @property
     def undecided(self) -> bool:

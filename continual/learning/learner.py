@@ -29,7 +29,7 @@ from continual.learning.loop import run
 from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
-from continual.learning.training import Checkpoints, Start, Training
+from continual.learning.training import Checkpoints, Training
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
@@ -124,13 +124,6 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
     def extractor(self) -> Extractor:
         """What gives this learner features of images."""
         return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry)
-
-    @property
-    def start(self) -> Start[S]:
-        """What a training of the next experience starts from."""
-        if self.undecided:
-            raise InputError('group="auto" is decided on images: call start_training(data), not begin(data)')
-        return Start(self.state, self.settings, self.extractor)
 
     def __repr__(self) -> str:
         known = f"{len(self.classes)} classes in {self.state.experiences} experiences"

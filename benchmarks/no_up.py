@@ -11,7 +11,7 @@ that row of the first split by the run's own code as well, and compares. no_up_r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from continual.experiments.run import run_cell, streams
 from continual.metrics.accuracy import seen_accuracy
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, LinearHead, solve
-from continual.symmetry.choice import AUTO
+from continual.symmetry.choice import AUTO, GroupChoice
 from continual.symmetry.equitune import Equitune
 from continual.symmetry.left_out import choice_of, places_of
 from continual.symmetry.views import content_order, group_named
@@ -51,10 +51,11 @@ class Views:
     order: Tensor  #: (n, 8), the places of views in the order that their content decides
 
     @classmethod
-    def of(cls, backbone: Backbone, images: Sequence[Any]) -> Views:
-        """Look at images, or look them up."""
+    def of(cls, backbone: Backbone, images: Sequence[Any], *, posed: bool) -> Views:
+        """Look at images, or look them up; if `posed`, only as they are prepared with a group, for plain rows too."""
         symmetry, tokens, order = Equitune(D4), [], []
-        for preprocessing in (backbone.preprocessing, backbone.preprocessing.for_a_group()):
+        plain = [] if posed else [backbone.preprocessing]
+        for preprocessing in (*plain, backbone.preprocessing.for_a_group()):
             prepared = PreparedImages(images, [0] * len(images), preprocessing, augment=False)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 for batch, _ in evaluation_loader(prepared, 8):
@@ -62,8 +63,8 @@ class Views:
                     found = backbone.frozen.block_tokens(views.flatten(0, 1), 4)
                     tokens.append(found.unflatten(0, views.shape[:2]))
                     order.append(content_order(views))
-        plain, posed = torch.cat(tokens).chunk(2)
-        return cls(plain, posed, torch.cat(order)[len(images) :])
+        found = torch.cat(tokens)
+        return cls(found[: len(images)], found[-len(images) :], torch.cat(order)[-len(images) :])
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class Row:
     """A learner of a config, on remembered features."""
 
     def __init__(self, config: RunConfig, label: str, backbone: Backbone, views: Views, split: Split) -> None:
-        row, self.choice = config.methods[label], None
+        row = config.methods[label]
+        self.choice: GroupChoice | None = None
         settings = row.make_settings(seed=config.seeds[0]).model_dump()
         self.ridge, self.split = row.method == "ridge", split
         vit = backbone.frozen
         assert isinstance(vit, RememberedViT)
-        self.read = vit.final if self.ridge else lambda tokens: tokens
+        self.read: Callable[[Tensor], Tensor] = vit.final if self.ridge else lambda tokens: tokens
         if settings["group"] == AUTO:
             first, every = slice(split.first), torch.arange(D4.order)
             seen = views.posed[split.train[first, None], PRODUCT[every, split.position[first, None]]]
@@ -176,6 +178,9 @@ def main(
     cache: Annotated[Path, typer.Option(help="A folder that keeps features.")],
     out: Figures,
     check: Annotated[list[str] | None, typer.Option(help="Run this row of the first split by `equimos run`.")] = None,
+    posed: Annotated[
+        bool, typer.Option("--posed", help="Prepare images for plain rows as with a group: half of the passes.")
+    ] = False,
     changes: Annotated[list[str] | None, typer.Argument(help="Changes of the config: train_transformed=D4.")] = None,
 ) -> None:
     """Evaluate every row on every split, and write the figures."""
@@ -186,23 +191,26 @@ def main(
     found = {name: streams(run)[run.seeds[0]] for name, run in runs.items()}
     parts = [part for stream in found.values() for part in stream.experiences]
     images = sorted({image for part in parts for image in [*part.train_images, *part.test_images]})
-    views = Views.of(backbone, images)
+    views = Views.of(backbone, images, posed=posed)
     vit: Any = backbone.frozen
     vit.keep()
     rows = {image: number for number, image in enumerate(images)}
     records: list[dict[str, Any]] = json.loads(out.read_text()) if out.exists() else []
     known = {(record["run"], record["row"]) for record in records}
-    for name, run in runs.items():
-        split, heads = Split.of(found[name], rows, run), dict[Any, LinearHead]()
-        for label in run.methods:
-            if (name, label) in known:
-                continue
-            row = Row(run, label, backbone, views, split)
-            heads[row.key] = heads.get(row.key) or row.learn()
-            record = {"run": name, "row": label, "per_class": run.stream.per_class, **row.measure(heads[row.key])}
-            records.append(record)
-            print(json.dumps(record), flush=True)
-            out.write_text(json.dumps(records, indent=1))
+    # The cheapest first: what is there early is whole.
+    wanted = [(name, label) for name, run in runs.items() for label in run.methods if (name, label) not in known]
+    wanted.sort(key=lambda one: runs[one[0]].methods[one[1]].method != "ridge" and (runs[one[0]].stream.per_class or 0))
+    heads: dict[Any, LinearHead] = {}
+    for name, label in wanted:
+        run = runs[name]
+        row = Row(run, label, backbone, views, Split.of(found[name], rows, run))
+        key = name, *row.key
+        if key not in heads:
+            heads = {k: head for k, head in heads.items() if k[0] == name} | {key: row.learn()}
+        record = {"run": name, "row": label, "per_class": run.stream.per_class, **row.measure(heads[key])}
+        records.append(record)
+        print(json.dumps(record), flush=True)
+        out.write_text(json.dumps(records, indent=1))
     name, run = next(iter(runs.items()))
     for label in check or ():
         ours = next(r for r in records if r["run"] == name and r["row"] == label)

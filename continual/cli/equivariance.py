@@ -150,8 +150,9 @@ def advise(
     if not found:
         raise InputError(f"{images} has fewer than two classes of two images: there is nothing to tell a group by")
     taken = advice(found)
-    named = [("--images", images), ("--model", "model.safetensors"), ("--backbone", backbone), ("--weights", weights)]
-    named += [("--model-arg", f"{key}={value}") for key, value in arguments.items()] + [("--symmetry", taken.group)]
+    named: list[tuple[str, object]] = [("--images", images), ("--model", "model.safetensors"), ("--backbone", backbone)]
+    named += [("--weights", weights), *(("--model-arg", f"{key}={value}") for key, value in arguments.items())]
+    named += [("--symmetry", taken.group)]
     words = [word for option, value in named if value is not None for word in (option, str(value))]
     command = shlex.join(["equimos", "learn", *words])
     if not write_json(json, {"advice": taken.group, "groups": [asdict(one) for one in found], "command": command}):

@@ -3,7 +3,7 @@
     python benchmarks/no_up.py configs/no_up/plankton.toml --source DIR --weights FILE --cache DIR --out plankton.json
 
 Every row and split of a config of closed forms, by the learners' own sums, penalties and heads, on features of all
-views that are computed once and kept in the cache. Accuracies are those of `equimos run` on the same config, but that
+views that are computed once and kept in the cache. Accuracies should be those of `equimos run` on the same config, but
 "transformed" is the mean over all elements of D4, where a run draws one for each image. `--check "ridge, C4"` runs
 that row of the first split by the run's own code as well, and compares. no_up_report.py makes tables of the figures.
 """

@@ -19,7 +19,7 @@ SAFE = {
     "python-multipart": ("0.0.18", "a body without a boundary kept the server busy (CVE-2024-53981)"),
     "starlette": (
         "0.47.2",
-        "forms of many parts (CVE-2024-47874) and large files (CVE-2025-54121) kept the server busy",
+        "forms of many parts (CVE-2024-47874) and large files (CVE-2025-54121) stopped a server",
     ),
     "fastapi": ("0.115.3", "of before, none takes a starlette of 0.40, in which the first of these is mended"),
     "onnx": ("1.16.2", "download of models wrote outside its folder (CVE-2024-5187)"),

@@ -122,7 +122,8 @@ def refuse_changes(
 ) -> None:
     """Raise InputError if options say something else than the model that exists."""
     description, kept = found.header["backbone"], found.header["settings"]
-    there = {**description["model_args"], **{k: description["preprocessing"][k] for k in Preprocessing.changeable()}}
+    prepared = description["preprocessing"]
+    there = {**description["model_args"], **{k: prepared.get(k) for k in Preprocessing.changeable()}}
     problems = []
     if method_name not in (None, found.method):
         problems.append(f"--method {method_name} (it is {found.method})")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.nda
 
 def check_several(images: Any) -> None:
     """Raise InputError for what is no sequence of images: one image, or what has no order."""
-    single = isinstance(images, str | Path) or hasattr(images, "getbands")
+    single = isinstance(images, str | Path | bytes) or hasattr(images, "getbands") or isinstance(images, Mapping)
     shape: tuple[int, ...] | None = images.shape if isinstance(images, np.ndarray) else None
-    if shape is not None:
+    if shape is not None and not (len(shape) == 1 and images.dtype.kind in "OUST"):  # but for an array of paths
         single = len(shape) not in (3, 4) or (len(shape) == 3 and shape[-1] in (3, 4))
     if single or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         about = "" if shape is None else f" of shape {shape}"
@@ -120,20 +120,32 @@ def _pixels(image: Any, index: int) -> np.ndarray:
             return np.asarray(as_rgb(image).image)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
+    if isinstance(image, bytes | bytearray):
+        return np.asarray(opened(bytes(image), f"image {index}").image)
     shape: Any = getattr(image, "shape", ())
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3):
+    if not isinstance(image, np.ndarray) or 0 in shape or len(shape) not in (2, 3):
         raise InputError(_refusal(image, index))
-    channels = 1 if len(shape) == 2 else shape[2]
-    if channels not in (1, 3, 4):
+    if image.dtype == np.bool_:
+        image = image * np.uint8(255)
+    if image.dtype != np.uint8:
         raise InputError(_refusal(image, index))
-    if channels == 1:
-        return np.repeat(image.reshape(*shape[:2], 1), 3, axis=2)
-    return on_ground(image) if channels == 4 else image
+    if len(shape) == 2:
+        image = image[..., None]
+    elif shape[2] not in (1, 3, 4):  # channels first, where they cannot be last
+        if shape[0] not in (1, 3):
+            raise InputError(_refusal(image, index))
+        image = image.transpose(1, 2, 0)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return on_ground(image) if image.shape[2] == 4 else image
 
 
 def _refusal(image: Any, index: int) -> str:
     shape = f" of shape {tuple(image.shape)} and dtype {image.dtype}" if hasattr(image, "shape") else ""
-    return f"image {index} is a {type(image).__name__}{shape}: give paths, PIL images or uint8 arrays (H, W, 3)"
+    return (
+        f"image {index} is a {type(image).__name__}{shape}: give paths, PIL images or uint8 arrays (H, W, 3); other "
+        "numbers as uint8"
+    )
 
 
 def _framed(pixels: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:

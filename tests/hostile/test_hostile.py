@@ -37,11 +37,16 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     return Materials([folder / f"{name}.safetensors" for name in SMALL], weights, images)
 
 
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", all_kinds())
 def test_a_part_of_the_corpus(kind: str, materials: Materials, tmp_path: Path) -> None:
     assert run(kind, materials, tmp_path, FEW).problems == []
 
 
+# What starlette read of a body that breaks off is closed when it is collected.
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_all_of_the_corpus(materials: Materials, tmp_path: Path) -> None:
     """The figures are printed; EQUIMOS_SEED says which cases."""

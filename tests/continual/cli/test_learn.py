@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import continual
-from continual import console
+from continual import console, files
 from continual.backbones.loading import load_backbone
 from continual.cli import learn
 from continual.lifecycle import contents, versions
@@ -404,3 +404,24 @@ def test_an_image_swapped_between_plan_and_learning_is_refused(
     monkeypatch.setattr(learn, "confirmed", swapped)
     refused(equimos("learn", "-i", folder, "-m", model), f"{folder / 'iris' / '0.png'} has changed since the plan")
     assert model.read_bytes() == before
+
+
+def test_the_plan_and_info_say_how_much_of_a_checkpoint_matched(
+    equimos: Equimos, tmp_path: Path, flowers: Path, weights: Path
+) -> None:
+    """And the model file keeps it, also where the backbone is embedded and the checkpoint is gone."""
+    tensors, metadata = files.fetch(weights)
+    state = {f"module.{name}": tensor for name, tensor in tensors.items()} | {"epoch": torch.zeros(1)}
+    files.store(tmp_path / "trained.safetensors", state, metadata)
+    model, said = (
+        tmp_path / "m.safetensors",
+        f"all {len(tensors)} tensors of the network found under 'module.'; 1 others",
+    )
+    words = ["learn", "--yes", "-i", flowers, "-m", model, "--weights", tmp_path / "trained.safetensors"]
+    learned = equimos(*words, "--embed-backbone", "--method", "simple_cil")
+    assert learned.exit_code == 0, learned.stderr
+    assert said in " ".join((learned.stdout + learned.stderr).split())
+    (tmp_path / "trained.safetensors").unlink()
+    assert said in " ".join(equimos("info", "-m", model).stdout.split())
+    assert equimos("forget", "rose", "-m", model).exit_code == 0
+    assert said in " ".join(equimos("info", "-m", model).stdout.split())

@@ -91,6 +91,22 @@ def odd_inputs(folder: Path) -> dict[str, Any]:
         "frames in a list": [noise[..., :3], noise[..., 0], noise[..., :1], noise],
         "two channels": [noise[..., :2]],
         "bytes": [b"bytes"],
+        "the bytes of a file": [png()],
+        "bytes that are no list": png(),
+        "a column of paths": np.array([str(folder / "dot.png"), str(folder / "photo")]),
+        "a column of path objects": np.array([folder / "dot.png"], dtype=object),
+        "a mapping": {"a": folder / "dot.png"},
+        "a mapping of positions": {0: folder / "dot.png"},
+        "a set": {folder / "dot.png"},
+        "a tuple": (rgb, rgb),
+        "truth values": noise[None, ..., 0] > 128,
+        "channels first": [np.ascontiguousarray(noise[..., :3].transpose(2, 0, 1))],
+        "one channel first": [noise[None, ..., 0]],
+        "transparency first": [np.ascontiguousarray(noise.transpose(2, 0, 1))],
+        "upside down": [noise[::-1, ::-1, :3]],
+        "read-only": [np.frombuffer(noise[..., :3].tobytes(), np.uint8).reshape(23, 31, 3)],
+        "no pixels": [noise[:0, :, :3]],
+        "no images": noise[:0, None, None, :3],
         "none": [None],
         "a number": [3],
         "doubles": [noise[..., :3] / 255.0],
@@ -125,6 +141,9 @@ def test_the_runner_takes_what_the_learner_takes(box: ModuleType, tmp_path: Path
         return [box.prepare(image, about, i) for i, image in enumerate(images)]
 
     verdicts = []
+    for name in ("doubles", "wide numbers"):  # the learner asks for, or guesses, their range; the runner has none
+        with pytest.raises(box.InputError, match=r"uint8 arrays \(H, W, 3\); other numbers as uint8"):
+            of_runner(given.pop(name))
     for name, images in given.items():
         ours, theirs = (taken(lambda f=f, x=images: f(x)) for f in (of_learner, of_runner))
         assert (ours is None) == (theirs is None), name

@@ -45,6 +45,12 @@ class GramStatistics:
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
         return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0), scatter)
 
+    def scaled(self, share: float) -> GramStatistics:
+        """Return the sums in which an image weighs `share` of what it does."""
+        scatter = None if self.scatter is None else self.scatter * share**0.5
+        sums = [part * share for part in (self.total, self.triangle, self.targets, self.counts)]
+        return GramStatistics(*sums, scatter=scatter)
+
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
         width, lower = len(self.total), _lower(self.total)
@@ -153,9 +159,19 @@ def solve(sums: GramStatistics, penalty: float, *, standardise: bool) -> LinearH
     x as it is. Without, b = 0, as in RanPAC: `W = (G + penalty I)^-1 Q`.
     """
     if not standardise:
-        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram(), penalty))
-        return LinearHead(weight.contiguous(), torch.zeros_like(sums.counts))
+        return solve_by(factor(sums, penalty), sums)
     return Standardised.of(sums, penalty).solve(sums)
+
+
+def factor(sums: GramStatistics, penalty: float) -> Tensor:
+    """Return L (D, D) of G + penalty I = L L^T, of features as they are; all nan if that is not regular."""
+    return _factor(sums.gram(), penalty)
+
+
+def solve_by(lower: Tensor, sums: GramStatistics) -> LinearHead:
+    """Return the map, without a bias, of the sums whose `factor` is `lower` (D, D)."""
+    weight = torch.cholesky_solve(sums.targets, lower)
+    return LinearHead(weight.contiguous(), torch.zeros_like(sums.counts))
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class SingleAdapterLearner(IncrementalLearner[A]):
     """Predicts with one adapter and one head."""
 
     correctable = False
+    probabilities = False  # it remembers nothing that was not trained on
     settings_type: ClassVar[type[Settings]] = AdapterSettings
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:

@@ -20,7 +20,7 @@ class StrataSettings(RegressionSettings):
 
     renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
     at_inference = RegressionSettings.at_inference | {"answer_views"}
-    before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean", "answer_views": 2}
+    before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
@@ -30,7 +30,7 @@ class StrataSettings(RegressionSettings):
         "sample", description="a mirror image is a sample of its own, or the mean of both tokens is learned"
     )
     answer_views: Literal[1, 2] = Field(
-        1, description="answer from the image alone, or with its mirror image: a second forward pass"
+        2, description="answer from the image alone, or with its mirror image: a second forward pass"
     )
 
 

@@ -122,11 +122,10 @@ class Certainty:
         own = t.new_ones(len(labels)) if weights is None else weights
         scores = -t.amax(-1) if leverages is None else self.unlike(t, leverages)
         losses = torch.stack([losses_at(TEMPERATURES, one, labels, weights) for one in t.reshape(-1, *t.shape[-2:])])
-        before = self.ood_scores.expand(*t.shape[:-2], self.ood_scores.shape[-1])
         return replace(
             self,
             losses=fading(self.classes, classes) * self.losses + losses.reshape(*t.shape[:-2], -1),
-            ood_scores=_joint((before, old), (scores, own)),
+            ood_scores=_joint((self.ood_scores, old), (scores, own)),
             images=old + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
@@ -136,7 +135,8 @@ def _joint(*parts: tuple[Tensor, Tensor]) -> Tensor:
     """Return quantiles (..., LEVELS) of scores (..., n), which come with what they weigh: each (n,), or together ()."""
     sizes = [scores.shape[-1] for scores, _ in parts]
     weights = [own if own.ndim else own.expand(n) / max(n, 1) for (_, own), n in zip(parts, sizes, strict=True)]
-    scores = torch.cat([own for own, _ in parts], -1)
+    ways = torch.broadcast_shapes(*(scores.shape[:-1] for scores, _ in parts))
+    scores = torch.cat([own.expand(*ways, -1) for own, _ in parts], -1)
     rows = [quantiles(row, torch.cat(weights)) for row in scores.reshape(-1, scores.shape[-1])]
     return torch.stack(rows).reshape(*scores.shape[:-1], LEVELS)
 

@@ -25,16 +25,15 @@ def block_outputs(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor
     return found
 
 
-MEAN = {"mirror_as": "mean", "answer_views": 2}
 FORMS: list[dict[str, Any]] = [
     {},
-    {"answer_views": 2},
+    {"answer_views": 1},
     {"blocks": 1},
     {"mirror": False},
     {"patches": False},
-    {"mirror": False, "answer_views": 2},
-    MEAN,
+    {"mirror": False, "answer_views": 1},
     {"mirror_as": "mean"},
+    {"mirror_as": "mean", "answer_views": 1},
 ]
 
 
@@ -71,7 +70,7 @@ def test_it_is_ridge_regression_on_tokens_of_both_views(
         sample_weight=torch.full((len(x),), 1 / len(both) if samples else 1.0).numpy(),
     )
     test = blobs([0, 1, 2], 3, seed=1)[0]
-    asked = regressors(test, mirror and settings.get("answer_views", 1) == 2).mean(0)
+    asked = regressors(test, mirror and settings.get("answer_views", 2) == 2).mean(0)
     expected = torch.from_numpy(model.predict(((asked - mean) / deviation).numpy())).softmax(1)
     found = learner.predict(test)
     assert torch.allclose(found.scores.double(), expected, atol=1e-5)
@@ -85,7 +84,7 @@ def test_an_image_and_its_mirror_image_get_the_same_scores(backbone: Backbone, b
     view = backbone.preprocessing.evaluation()
     test = torch.stack([view(image) for image in blobs([0, 1], 4, seed=1)[0]])
     for mirror in (True, False):
-        learner = StrataLearner(backbone, mirror=mirror, answer_views=2)
+        learner = StrataLearner(backbone, mirror=mirror)
         learner.learn(*blobs([0, 1], 4))
         upright, mirrored = (learner.predict(images).scores for images in (test, test.flip(3)))
         assert torch.allclose(upright, mirrored, atol=1e-6) == mirror
@@ -93,7 +92,7 @@ def test_an_image_and_its_mirror_image_get_the_same_scores(backbone: Backbone, b
 
 def test_views_at_the_answer_change_on_a_learned_model(backbone: Backbone, blobs: Any, tmp_path: Any) -> None:
     """From a file, too; the mirror image costs a pass only where it is asked about, and counts are of images."""
-    learner = StrataLearner(backbone)
+    learner = StrataLearner(backbone, answer_views=1)
     learner.learn(*blobs([0, 1, 2], 5))
     learner.save(tmp_path / "m.safetensors")
     images = blobs([0, 1, 2], 4, seed=1)[0]
@@ -103,14 +102,14 @@ def test_views_at_the_answer_change_on_a_learned_model(backbone: Backbone, blobs
     assert torch.equal(one.scores, expected.scores)
     assert not torch.equal(one.scores, both.scores)
     assert both.probabilities is not None
-    again = StrataLearner(backbone, answer_views=2)
+    again = StrataLearner(backbone)
     again.learn(*blobs([0, 1, 2], 5))
     assert torch.equal(again.predict(images).scores, both.scores)
     assert torch.equal(again.predict(images).probabilities, both.probabilities)
     assert learner.state.sums is not None
     assert learner.state.sums.counts.tolist() == [5, 5, 5]
     passed: list[int] = []
-    hook = backbone.frozen.network.blocks[0].register_forward_hook(lambda *a: passed.append(len(a[1][0])))
+    hook = backbone.frozen.stages[0].register_forward_pre_hook(lambda _, given: passed.append(len(given[0])))
     for views in (1, 2):
         passed.clear()
         learner.variant(answer_views=views).predict(images)

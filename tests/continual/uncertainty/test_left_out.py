@@ -54,8 +54,8 @@ def test_views_of_an_image_are_left_out_together(each: int, counts: tuple[int, .
             asked = share @ z[i] - mean
             value = w / w.sum() + asked @ inverse @ (w[:, None] * apart).mT
             leverage = 1 / w.sum() + asked @ inverse @ asked
-            torch.testing.assert_close(leverages[reading, i], leverage, rtol=1e-8, atol=1e-9)
-            torch.testing.assert_close(t[reading, i], value / leverage.sqrt(), rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(leverages[reading, i], leverage, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(t[reading, i], value / leverage.sqrt(), rtol=1e-6, atol=1e-7)
 
 
 def test_an_image_does_not_vouch_for_its_own_views() -> None:

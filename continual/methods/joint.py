@@ -41,8 +41,8 @@ class JointSettings(AdapterSettings):
     kept: int | None = Field(None, ge=1, description="images kept per class of earlier experiences; None keeps all")
     selection: str = Field("herding", description="which images these are; see `equimos list selection`")
     held_out: float = Field(
-        0.0, ge=0, le=0.5, description="share of each class's images that do not train, but say how sure answers are; 0: "
-        "there are no probabilities"
+        0.0, ge=0, le=0.5, description="share of each class's images that do not train, but say how sure answers are; "
+        "0: there are no probabilities"
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.header import check_labels
 from continual.learning.loop import run
-from continual.learning.settings import Settings, documented, make
+from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
@@ -81,6 +81,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
         self.check()
+        check_adapters(self.backbone.frozen, self.settings)
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -272,6 +273,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
             for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
                 del other.__dict__[name]
             other.check()
+            check_adapters(self.backbone.frozen, other.settings, self.settings if self.state.updates else None)
         return other
 
     # What a method may add -----------------------------------------------------------------------------

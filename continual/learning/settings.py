@@ -132,6 +132,19 @@ class AdapterSettings(TrainingSettings):
         return adapter_kind(self.adapter, self.adapter_args, shared)
 
 
+def check_adapters(frozen: Any, settings: Settings, learned: Settings | None = None) -> None:
+    """Raise InputError for a kind of adapter that does not fit a backbone, or what was `learned` under others."""
+    kind = getattr(settings, "adapter_kind", None)
+    if kind is None or not frozen.has_blocks or not getattr(settings, "epochs", 0):
+        return
+    kind.check(frozen.shapes)
+    then = getattr(learned, "adapter_kind", kind)
+    if type(kind) is not type(then) or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
+        raise InputError(
+            f"this model's adapters are {then!r}, and one model has one kind: learn a new one for {kind!r}"
+        )
+
+
 def make(kind: type[T], preset: str | None = None, /, **values: Any) -> T:
     """Build settings from a preset and single values, which come before it.
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Adapters, Weights
+from continual.adapters.base import Adapters, Weights, serving
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
@@ -64,7 +64,7 @@ def reweighted(cosines: Tensor, class_experience: Tensor, others: float) -> Tens
 
 def in_subspaces(extractor: Extractor, served: Sequence[Adapters], images: Tensor) -> list[Tensor]:
     """Return the features (B, D) of prepared images under each adapter."""
-    stem = extractor.stem(images)
+    stem = extractor.stem(images, reads=max(serving(adapters).reads for adapters in served))
     return [extractor.features(stem, adapters) for adapters in served]
 
 

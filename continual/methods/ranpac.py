@@ -70,8 +70,8 @@ class RanPACUpdate(Training[RanPACState]):
         sums = GramStatistics.of(hidden, labels, classes, own.exact_forget).plus(self.before.sums)
         state = RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty)
         state, lower = solved(state, own.balance)
-        weights = sums.image_weights(own.balance)[labels]
-        rows = Rows(hidden, labels, self.copies)
+        rows = Rows(hidden, labels, self.copies).several(sums)
+        weights = sums.image_weights(own.balance)[rows.labels]
         known = temperature_after(self, *values_left_out(rows, weights, lower, learned(state.head)))
         return replace(state, temperature=known)
 

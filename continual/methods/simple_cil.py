@@ -56,8 +56,8 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         total = (torch.stack([part.mean for part in parts]).double() * count[..., None]).sum(0)
         mean = (total / count.sum(0)[:, None]).to(known[0].mean)
         prototypes = Prototypes(mean, count.sum(0))
-        known = joined([state.temperature for state in states])
-        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=prototypes, temperature=known)
+        temperature = joined([state.temperature for state in states])
+        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=prototypes, temperature=temperature)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)

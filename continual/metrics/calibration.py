@@ -67,6 +67,12 @@ def reliability(cell: Cell) -> list[Table | None]:
     return tables
 
 
+def last_reliability(cells: Sequence[Cell]) -> Table:
+    """Return the `reliability_table` of the last models of some cells together."""
+    found = [tables[-1] for cell in cells if (tables := reliability(cell))]
+    return np.sum([table for table in found if table is not None], axis=0)
+
+
 def with_probabilities(cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells whose last model has probabilities."""
     return [cell for cell in cells if (found := calibration_error(cell)) and found[-1] is not None]

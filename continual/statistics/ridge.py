@@ -48,8 +48,8 @@ class GramStatistics:
     def scaled(self, share: float) -> GramStatistics:
         """Return the sums in which an image weighs `share` of what it does."""
         scatter = None if self.scatter is None else self.scatter * share**0.5
-        sums = [part * share for part in (self.total, self.triangle, self.targets, self.counts)]
-        return GramStatistics(*sums, scatter=scatter)
+        products = self.triangle * share
+        return GramStatistics(self.total * share, products, self.targets * share, self.counts * share, scatter)
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""

@@ -168,17 +168,17 @@ def certainty(
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
-    zero = own.new_zeros(())
-    usual = (zero.expand(len(TEMPERATURES)), zero.expand(LEVELS), zero, zero)
-    if before is not None:
-        usual = (before.losses, before.ood_scores, before.images, before.classes)
     # What a file of before says is usual holds for the score of before: that stays until there are images.
     same = before is None or not before.images or before.leverage is not None
+    zero = own.new_zeros(())
     found = Certainty(
         LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
         1 / count,
         t_left_out(own, leverage, 1.0),
-        *(tensor.contiguous() for tensor in usual),
+        losses=zero.expand(len(TEMPERATURES)).contiguous() if before is None else before.losses,
+        ood_scores=zero.expand(LEVELS).contiguous() if before is None else before.ood_scores,
+        images=zero if before is None else before.images,
+        classes=zero if before is None else before.classes,
         leverage=leverage / (1 - leverage) if same else None,
     )
     if newest is None or classes < 2:

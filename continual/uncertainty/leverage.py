@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -52,26 +53,25 @@ class Certainty:
     classes: Tensor  #: (), how many were known then
     leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
 
-    def temperature(self, reading: int = 0) -> float | None:
-        """The likeliest T, in units of a typical own t; None where nothing is known."""
-        if not self.images:
-            return None
-        losses = self.losses.reshape(-1, len(TEMPERATURES))
-        return float(TEMPERATURES[int(losses[min(reading, len(losses) - 1)].argmin())])
+    @cached_property
+    def temperatures(self) -> list[float]:
+        """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""
+        losses = self.losses.reshape(-1, len(TEMPERATURES)) if self.images else []
+        return [float(TEMPERATURES[int(of_reading.argmin())]) for of_reading in losses]
 
     def judge(self, values: Tensor, features: Tensor, reading: int = 0) -> tuple[Tensor | None, Tensor | None]:
         """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
         See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
         """
-        temperature = self.temperature(reading)
-        if temperature is None or values.shape[1] < 2:
+        if not self.temperatures or values.shape[1] < 2:
             return None, None
+        reading = min(reading, len(self.temperatures) - 1)
         leverage = self.errors(features).square().sum(-1) + self.share.to(values)
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        probabilities = agreeing((t / temperature).softmax(-1), values)
-        usual = self.ood_scores.reshape(-1, LEVELS)
-        return probabilities, p_value(usual[min(reading, len(usual) - 1)].to(values), self.unlike(t, leverage))
+        probabilities = agreeing((t / self.temperatures[reading]).softmax(-1), values)
+        usual = self.ood_scores.reshape(-1, LEVELS)[reading]
+        return probabilities, p_value(usual.to(values), self.unlike(t, leverage))
 
     def unlike(self, t: Tensor, leverage: Tensor) -> Tensor:
         """Return the score (B,) of t (B, C), in units of the typical one, and leverages (B,)."""

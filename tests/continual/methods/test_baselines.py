@@ -88,7 +88,7 @@ def test_prototypes_are_class_means_and_scores_their_cosines(backbone: Backbone,
     asked = blobs([0, 1], 2, seed=1)[0]
     cosines = torch.nn.functional.cosine_similarity(features(asked)[:, None], prototypes[None], dim=-1)
     torch.testing.assert_close(learner.predict(asked).scores, cosines.softmax(1))
-    assert learner.memory() == {"prototypes": 2 * (4 * backbone.width + 8)}
+    assert learner.memory() == {"prototypes": 2 * (4 * backbone.width + 8), "temperature": 8 * (161 + 2)}
 
 
 def test_fine_tuning_forgets_and_joint_training_does_not(backbone: Backbone, blobs: Blobs) -> None:

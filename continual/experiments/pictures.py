@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from continual import files
+from continual.errors import InputError
 from continual.escaping import plot, terminal
 from continual.experiments.results import by_label
 from continual.metrics import transfer
@@ -190,8 +192,8 @@ def _ticks(count: int, most: int = 10) -> list[int]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG on white."""
-    with _quiet():
-        figure.savefig(path, dpi=150, facecolor="white")
+    with files.written(path, InputError) as place, _quiet():
+        figure.savefig(place, dpi=150, facecolor="white", format="png")
 
 
 def inline(figure: Figure, name: str, description: str, classes: dict[str, str]) -> str:

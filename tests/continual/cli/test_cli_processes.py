@@ -49,8 +49,13 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_what_needs_a_header_alone_loads_no_torch(model: Path) -> None:
     """And the names of the commands are those of `equimos`, however it is started."""
-    commands = (["info"], ["rename", "rose", "lily"], ["history"], ["rollback"], ["rename", "tulip", "iris"])
-    for words in (*commands, ["history", "--json", "-"], ["rename", "gone", "lily"]):
+    commands = (
+        ["info"],
+        ["rename", "rose", "lily"],
+        ["history"],
+        ["rename", "lily", "rose"],
+    )
+    for words in (*commands, ["history", "--json", "-"], ["rename", "tulip", "iris"], ["rename", "gone", "lily"]):
         code = (
             "import sys; from continual.cli.app import main\n"
             "try: main()\n"

@@ -56,7 +56,7 @@ class Certainty:
     @cached_property
     def temperatures(self) -> list[float]:
         """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""
-        losses = self.losses.reshape(-1, len(TEMPERATURES)) if self.images else []
+        losses = [*self.losses.reshape(-1, len(TEMPERATURES))] if self.images else []
         return [float(TEMPERATURES[int(of_reading.argmin())]) for of_reading in losses]
 
     def judge(self, values: Tensor, features: Tensor, reading: int = 0) -> tuple[Tensor | None, Tensor | None]:

@@ -104,7 +104,7 @@ def test_a_file_of_another_network_is_refused_with_names(tmp_path: Path) -> None
         read(other.state_dict(), tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=r"holds no weights \(its parts are epoch, lr\)"):
         read({"epoch": 1, "lr": 0.1}, tmp_path / "w.pth")
-    with pytest.raises(BackboneError, match="holds a list and no weights"):
+    with pytest.raises(BackboneError, match=r"holds no weights \(list\)"):
         read([torch.zeros(1)], tmp_path / "w.pth")
 
 

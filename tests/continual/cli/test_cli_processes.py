@@ -98,7 +98,9 @@ def test_killed_while_training(tmp_path: Path, flowers: Path, model: Path, train
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert digest(endless) == before
-    assert sorted(p.name for p in endless.parent.iterdir()) == ["endless.safetensors", "model.safetensors"]
+    # The lock of the dead binds no one.
+    left = sorted(p.name for p in endless.parent.iterdir() if p.suffix != ".lock")
+    assert left == ["endless.safetensors", "model.safetensors"]
     assert continual.load(endless).classes == ("rose", "tulip")
 
 

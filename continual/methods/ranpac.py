@@ -24,7 +24,7 @@ from continual.methods.bases.first_adapter import (
 from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
 from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.seeding import generator
-from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, factor, penalty_of, solve_by
+from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, plainly_solved
 from continual.uncertainty.left_out import Rows, values_left_out
 from continual.uncertainty.temperature import joined
 
@@ -47,10 +47,10 @@ def solved(state: RanPACState, balance: float) -> tuple[RanPACState, Tensor]:
     penalty = penalty_of(sums, learned(state.head)) if state.penalty is None else state.penalty
     weighted = sums.balanced(balance)
     for strength in (penalty, *(p for p in PENALTIES if p > penalty)):
-        lower = factor(weighted, strength)
-        if lower.isfinite().all():  # a penalty chosen for other sums may be too weak for these
+        head, lower = plainly_solved(weighted, strength)
+        if head.weight.isfinite().all():  # a penalty chosen for other sums may be too weak for these
             break
-    return replace(state, head=solve_by(lower, weighted), balance=balance, penalty=penalty), lower
+    return replace(state, head=head, balance=balance, penalty=penalty), lower
 
 
 class RanPACUpdate(Training[RanPACState]):

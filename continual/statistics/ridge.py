@@ -171,19 +171,14 @@ def solve(sums: GramStatistics, penalty: float, *, standardise: bool) -> LinearH
     x as it is. Without, b = 0, as in RanPAC: `W = (G + penalty I)^-1 Q`.
     """
     if not standardise:
-        return solve_by(factor(sums, penalty), sums)
+        return plainly_solved(sums, penalty)[0]
     return Standardised.of(sums, penalty).solve(sums)
 
 
-def factor(sums: GramStatistics, penalty: float) -> Tensor:
-    """Return L (D, D) of G + penalty I = L L^T, of features as they are; all nan if that is not regular."""
-    return _factor(sums.gram(), penalty)
-
-
-def solve_by(lower: Tensor, sums: GramStatistics) -> LinearHead:
-    """Return the map, without a bias, of the sums whose `factor` is `lower` (D, D)."""
-    weight = torch.cholesky_solve(sums.targets, lower)
-    return LinearHead(weight.contiguous(), torch.zeros_like(sums.counts))
+def plainly_solved(sums: GramStatistics, penalty: float) -> tuple[LinearHead, Tensor]:
+    """Return the map `solve` gives without standardising, and L (D, D) of G + penalty I = L L^T; nan if singular."""
+    lower = _factor(sums.gram(), penalty)
+    return LinearHead(torch.cholesky_solve(sums.targets, lower).contiguous(), torch.zeros_like(sums.counts)), lower
 
 
 @dataclass(frozen=True)

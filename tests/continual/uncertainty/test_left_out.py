@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
 from continual.statistics.head import Prototypes, updated
-from continual.statistics.ridge import GramStatistics, LinearHead, Standardised, factor, solve_by
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised, plainly_solved
 from continual.uncertainty.left_out import Rows, cosines_left_out, t_left_out_weighted, values_left_out
 from continual.uncertainty.leverage import LEVELS, certainty
 
@@ -94,8 +94,7 @@ def test_plain_regressions_are_solved_without_the_image() -> None:
     x, y = views((4, 6, 5), 2)
     rows = Rows(x.flatten(0, 1), y.repeat_interleave(2), 2)
     sums = GramStatistics.of(rows.features, rows.labels, CLASSES)
-    lower = factor(sums, 2.0)
-    head = solve_by(lower, sums)
+    head, lower = plainly_solved(sums, 2.0)
     values, labels, _ = values_left_out(rows, torch.ones(len(rows.labels)).double(), lower, head)
     assert torch.equal(labels, y)
     for i in range(len(y)):

@@ -140,6 +140,7 @@ class AvalancheLearner(IncrementalLearner[State]):
     settings_type: ClassVar[type[Settings]] = StrategySettings
     state_type = State
     exemplar_free = False
+    probabilities = False
     any_backbone = True
 
     def __init__(self, *args: Any, **settings: Any) -> None:

@@ -110,8 +110,9 @@ class _Reliability(Metric[float]):
     def __init__(self, bins: int) -> None:
         self.table = reliability_table([], [], bins)
 
-    def update(self, scores: Any, truth: Any) -> None:
+    def update(self, scores: Any, truth: Any, labels: Any = None) -> None:
         confidence, answers = scores.max(1)
+        answers = answers if labels is None else labels[answers]
         correct = (answers == truth).cpu().numpy()
         self.table += reliability_table(confidence.cpu().numpy(), correct, len(self.table))
 
@@ -123,14 +124,22 @@ class _Reliability(Metric[float]):
 
 
 class CalibrationError(GenericPluginMetric[float, _Reliability]):
-    """Expected calibration error; see `continual.metrics.calibration`."""
+    """Expected calibration error; see `continual.metrics.calibration`.
+
+    Of a learner's strategy it is that of its probabilities, and there is none where the method has none; of others that
+    of the softmax of their output.
+    """
 
     def __init__(self, bins: int = BINS, emit_at: str = "stream") -> None:
         super().__init__(_Reliability(bins), reset_at=emit_at, emit_at=emit_at, mode="eval")
 
     def update(self, strategy: Any) -> None:
         """Add a minibatch."""
-        self._metric.update(strategy.mb_output.detach().float().softmax(1), strategy.mb_y)
+        if not isinstance(strategy, LearnerStrategy):
+            self._metric.update(strategy.mb_output.detach().float().softmax(1), strategy.mb_y)
+        elif strategy.scores is not None and strategy.scores.probabilities is not None:
+            labels = torch.tensor(strategy.model.learner.classes)
+            self._metric.update(strategy.scores.probabilities, strategy.mb_y.cpu(), labels)
 
     def __str__(self) -> str:
         return f"CalibrationError_{'Exp' if self._emit_at == 'experience' else 'Stream'}"

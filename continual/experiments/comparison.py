@@ -30,13 +30,13 @@ class Board:
         return sorted({cell.seed for cell in self.cells})
 
     def notes(self) -> list[str]:
-        """Say what not to read into the figures: the calibration of rankings, and conditions unlike the published."""
+        """Say which methods have no probabilities, and which conditions are unlike the published."""
         known, lines = methods(), []
-        ranking = [m for m in dict.fromkeys(c.method for c in self.cells) if m in known and not known[m].probabilities]
-        if ranking:
+        without = [m for m in dict.fromkeys(c.method for c in self.cells) if m in known and not known[m].probabilities]
+        if without:
             lines.append(
-                f"The scores of {', '.join(ranking)} only rank: a softmax of cosines or of regression values is nearly "
-                "flat, and its calibration error says nothing of the method."
+                f"Without probabilities, and so without a calibration error: {', '.join(without)}. Nothing that they "
+                "remember says how often an answer is right."
             )
         if self.protocol is None:
             return lines

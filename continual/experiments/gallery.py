@@ -10,6 +10,7 @@ from continual.experiments import pictures
 from continual.experiments.results import by_label
 from continual.metrics import measures
 from continual.metrics.accuracy import final
+from continual.metrics.calibration import with_probabilities
 from continual.metrics.cell import Cell
 from continual.metrics.retrieval import choices, right_stack
 from continual.metrics.transformed import consistency, turned
@@ -44,8 +45,9 @@ def gallery(cells: Sequence[Cell]) -> Iterator[Picture]:
     for metric in measures(cells):
         if metric.curve and any(value is not None for cell in cells for value in metric(cell)):
             yield Picture(metric.name, metric.curve, pictures.curves(cells, metric))
-    caption = "Reliability at the end; calibration error in brackets. Below the diagonal a method is overconfident."
-    yield Picture("reliability", caption, pictures.reliability(cells))
+    if known := with_probabilities(cells):
+        caption = "Reliability at the end; calibration error in brackets. Below the diagonal a method is overconfident."
+        yield Picture("reliability", caption, pictures.reliability(known))
     for number, (label, alike) in enumerate(by_label(cells).items()):
         if len(alike[0].evaluations) > 1:
             yield Picture(f"matrix-{number}", f"{label}: accuracy matrix [%].", pictures.accuracy_matrix(alike))

@@ -19,7 +19,7 @@ from continual.experiments.run_folder import Run
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
 from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy
-from continual.metrics.calibration import reliability
+from continual.metrics.calibration import last_reliability, with_probabilities
 from continual.metrics.cell import Cell
 
 
@@ -102,8 +102,8 @@ def _experiences(cells: Sequence[Cell]) -> Table:
 def _reliability(cells: Sequence[Cell]) -> Table:
     """Return, for every label and bin of confidence, the images, the mean confidence and the share answered right."""
     lines = []
-    for label, alike in by_label(cells).items():
-        table = np.sum([reliability(cell)[-1] for cell in alike], axis=0)
+    for label, alike in by_label(with_probabilities(cells)).items():
+        table = last_reliability(alike)
         for place, (images, confidence, right) in enumerate(table):
             edges = f"{100 * place / len(table):.1f} to {100 * (place + 1) / len(table):.1f}"
             means = [f"{100 * x / images:.1f}" if images else ABSENT for x in (confidence, right)]

@@ -24,8 +24,7 @@ from continual.experiments.results import by_label
 from continual.metrics import transfer
 from continual.metrics.accuracy import final, matrix
 from continual.metrics.base import Metric
-from continual.metrics.calibration import expected_calibration_error
-from continual.metrics.calibration import reliability as reliability_tables
+from continual.metrics.calibration import expected_calibration_error, last_reliability
 from continual.metrics.cell import Cell
 from continual.metrics.retrieval import choices, first_choices
 
@@ -101,7 +100,7 @@ def reliability(cells: Sequence[Cell]) -> Figure:
     """Draw the share answered right against confidence, over the last models of all seeds; the diagonal is perfect."""
 
     def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-        table = np.sum([reliability_tables(cell)[-1] for cell in alike], axis=0)
+        table = last_reliability(alike)
         count, confidence, right = table[table[:, 0] > 0].T
         error = expected_calibration_error(table)
         style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"

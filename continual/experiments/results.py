@@ -53,13 +53,19 @@ def measured(
     stacks: dict[str, Any] = {name: _joined(predictions, name) for name in ("stack", "first_stack", "refinements")}
     evaluation = Evaluation(
         answers=_positions([p.labels for p in predictions], stream),
-        confidence=np.concatenate([p.scores.amax(-1).numpy() for p in predictions]).tolist(),
+        confidence=_confidence(predictions),
         memory=sum(memory.values()),
         transformed={g: _positions([p.labels for p in found], stream) for g, found in (transformed or {}).items()},
         **stacks,
         **costs,
     )
     return replace(cell, evaluations=(*cell.evaluations, evaluation))
+
+
+def _confidence(predictions: Sequence[Prediction]) -> list[float] | None:
+    """Return the answers' probabilities; None where the method has none."""
+    known = [p.probabilities.amax(-1) for p in predictions if p.probabilities is not None]
+    return np.concatenate([p.numpy() for p in known]).tolist() if len(known) == len(predictions) else None
 
 
 def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Experience]) -> tuple[float, float | None]:

@@ -1,8 +1,8 @@
 """A learner's inference as one ONNX graph. `graph` has a form of its own for methods that need one.
 
-All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that remember class
-statistics also give `probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`,
-`first_stack` and `refinements` (B,); where a symmetry averages scores, there is nothing but these. See
+All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that can also give
+`probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`, `first_stack` and `refinements` (B,);
+where a symmetry averages scores, there are scores and probabilities alone. See
 `continual.learning.answers.Prediction`. An image's views, their order and what they count are made inside the graph.
 """
 
@@ -22,6 +22,7 @@ from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
+from continual.learning.state import learned
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
@@ -70,9 +71,10 @@ def _one_pass(learner: IncrementalLearner[Any], scores: Callable[[Tensor], Score
         if views is None:
             return scores(images)
         # One pass for all views: one for each, as the learner takes them, would write the network as often.
-        return Scores(scores(views(images)).values.unflatten(0, (images.shape[0], -1)).mean(1))
+        return Scores.averaged(scores(views(images)).of_views(count))
 
     images = _example(learner)
+    count = 1 if views is None else len(views(images[:1]))
     with torch.no_grad():
         names = _present(answer(images))
     return traced(lambda x: _columns(answer(x), names), [images], ["images"], names, learner.backbone.frozen)
@@ -97,13 +99,17 @@ def _(learner: MOSLearner) -> Any:
     first = shared(kind, one(bank, 0))
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
+        found = judged(logits, similarity, features)
+        return found if averaged is None else Scores.averaged(found.of_views(learned(symmetry).group.order))
+
+    def judged(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
         probabilities, p_value = learner.judged(values, features)
         return Scores(values, probabilities=probabilities, p_value=p_value)
 
     def scores(images: Tensor) -> Scores:
         features = extractor.features(images, first)
-        return finish(head(features), cosine_scores(features, prototypes), features)
+        return judged(head(features), cosine_scores(features, prototypes), features)
 
     if len(state.bank) == 1:
         return _one_pass(learner, scores)
@@ -147,7 +153,9 @@ def _(learner: MOSLearner) -> Any:
         given = [*rows.values(), torch.zeros(2, dtype=torch.int64)]
         features, logits, _ = step(*given)
         results = [logits, stage_one(features)[0], features]
-        names = _present(finish(*results)) if averaged is None else ["scores"]
+        if averaged is not None:
+            results = [rows.repeat(learned(symmetry).group.order, 1) for rows in results]
+        names = _present(finish(*results))
     own = [f"own {name}" for name in rows]
     return looped(
         start=traced(start, [images], ["images"], [*rows], frozen),
@@ -159,5 +167,5 @@ def _(learner: MOSLearner) -> Any:
         outputs=names,
         sizes={"C": len(state.classes), "D": frozen.width},
         rounds=settings.retrieval_rounds,
-        averaged=None if symmetry is None or averaged is None else symmetry.group.order,
+        averaged=averaged is not None,
     )

@@ -69,7 +69,7 @@ def looped(
     outputs: Sequence[str],
     sizes: Mapping[str, int],
     rounds: int,
-    averaged: int | None = None,
+    averaged: bool = False,
 ) -> Any:
     """Join four traced parts into one model with retrieval inside.
 
@@ -77,7 +77,8 @@ def looped(
     new_features (M, D), answer (M, C), asked (M,). `stage_one`: new_features -> cosines (B, C), choice (B,).
     `finish`: logits, similarity, features -> `outputs`. `sizes` says C and D.
 
-    If scores are to be `averaged` over so many views, the rows of `start` are views, an image's one after the other.
+    If scores are `averaged` over views, rows are views, an image's one after the other; `finish` joins them, and which
+    stack each had is not said.
     """
     main = Nodes()
     rows_of = [output.name for output in start.graph.output]
@@ -96,16 +97,12 @@ def looped(
     body = _body(main.tensors, rows_of, step, stage_one, rounds)
     main.add("Loop", [*turns, *(f"{n} before" for n in names)], *names, body=body)
     called = {name: name for name in ("logits", "similarity", "features", *outputs)}
-    if averaged is None:
-        main.place(finish, "finish/", called)
+    main.place(finish, "finish/", called)
+    results = []
+    if not averaged:
         main.add("Sub", ["evaluations", main.constant(1)], "refinements")
         whole = helper.make_tensor_type_proto(TensorProto.INT64, ["batch"])
         results = [helper.make_value_info(name, whole) for name in ("stack", "first_stack", "refinements")]
-    else:
-        main.place(finish, "finish/", {**called, "scores": "scores of views"})
-        apart = main.add("Reshape", ["scores of views", main.constant([-1, averaged, sizes["C"]])], "scores apart")
-        main.add("ReduceMean", [apart, main.constant([1])], "scores", keepdims=0)
-        results = []
     ends, tensors = [*finish.graph.output, *results], list(main.tensors.values())
     graph = helper.make_graph(main.made, "self-refined retrieval", [start.graph.input[0]], ends, tensors)
     return helper.make_model(graph, opset_imports=start.opset_import, ir_version=start.ir_version)

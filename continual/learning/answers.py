@@ -13,6 +13,7 @@ from torch import Tensor
 
 from continual.data.inputs import Label
 from continual.errors import InputError
+from continual.uncertainty.tempering import agreeing
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Prediction:
     """Answers for a batch of B images; C classes are known."""
 
     labels: list[Label]  #: the answer for each image
-    scores: Tensor  #: (B, C), non-negative, rows sum to 1
+    scores: Tensor  #: (B, C), non-negative, rows sum to 1; they rank, and are no probabilities
     classes: tuple[Label, ...]  #: what the columns of `scores` stand for
     stack: Tensor | None = None  #: (B,) int64, the experience whose adapters answered
     first_stack: Tensor | None = None  #: (B,) int64, stage one's choice, before refinement
     refinements: Tensor | None = None  #: (B,) int64, how often the choice was changed
-    probabilities: Tensor | None = None  #: (B, C), calibrated, see `continual.uncertainty`
+    #: (B, C), calibrated, the answer's the largest, see `continual.uncertainty`; None where nothing that is remembered
+    #: says how often such an answer is right: `finetune`, `l2p`, `joint`, fewer than two classes, single images
+    probabilities: Tensor | None = None
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
@@ -57,8 +60,22 @@ class Scores:
 
     @staticmethod
     def averaged(views: Sequence[Scores]) -> Scores:
-        """Return the mean of what is said of several views of each image, and of nothing else."""
-        return Scores(torch.stack([view.values for view in views]).mean(0))
+        """Return the mean of the values and probabilities of several views of each image, and nothing else.
+
+        Each view's probabilities are calibrated. Their mean is right more often than one view is, and so is rather too
+        cautious.
+        """
+        values = torch.stack([view.values for view in views]).mean(0)
+        known = [view.probabilities for view in views if view.probabilities is not None]
+        return Scores(values, probabilities=agreeing(torch.stack(known).mean(0), values) if known else None)
+
+    def of_views(self, views: int) -> list[Scores]:
+        """Return values and probabilities of each of `views` views, of which an image's are rows after each other."""
+        values = self.values.unflatten(0, (-1, views)).unbind(1)
+        if self.probabilities is None:
+            return [Scores(own) for own in values]
+        known = self.probabilities.unflatten(0, (-1, views)).unbind(1)
+        return [Scores(own, probabilities=its) for own, its in zip(values, known, strict=True)]
 
     @staticmethod
     def joined(parts: Sequence[Scores]) -> Scores:

@@ -49,7 +49,8 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
     summary: ClassVar[str]  #: one line
     exemplar_free: ClassVar[bool] = True  #: False if it keeps the images it has seen
     linear_memory: ClassVar[bool] = True  #: False if memory grows by more than a fixed sum per class and experience
-    probabilities: ClassVar[bool] = True  #: False if scores only rank: a softmax of cosines or of regression values
+    #: False if nothing it remembers says how often such an answer is right: `Prediction.probabilities` is None
+    probabilities: ClassVar[bool] = True
     #: True if answers follow from features that no later experience changes, and that a `FeatureCache` holds
     fixed_features: ClassVar[bool] = False
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well

@@ -69,6 +69,8 @@ class Training(ABC, Generic[S]):
         self.extractor, self.data, self.fitted = single_views(
             start.extractor, self.settings, self.before.fitted, data, first=self.before.updates == 0
         )
+        #: how many rows of what is remembered are of one image, one after the other
+        self.copies = len(self.data.labels) // len(data.labels)
         self.device = self.extractor.device
         present = set(data.labels)
         #: classes never seen before, sorted, in the order of their new indices

@@ -19,11 +19,13 @@ from continual.methods.bases.first_adapter import (
     FirstAdapterTraining,
     adapted_features,
 )
+from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.statistics.head import Prototypes, cosine_scores, updated
+from continual.uncertainty.left_out import cosines_left_out
 
 
 @dataclass(frozen=True)
-class APERState(FirstAdapterState):
+class APERState(FirstAdapterState, TemperedState):
     """The adapter, and class means of both features side by side."""
 
     prototypes: Prototypes | None = None  #: (C, 2 D)
@@ -44,7 +46,8 @@ class APERTraining(FirstAdapterTraining[APERState]):
         stack = self.frozen_adapter()
         features, targets = self.features(lambda images: both(self.extractor, self.settings, stack, images), progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
-        return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes)
+        known = temperature_after(self, *cosines_left_out(features, targets, prototypes, self.copies))
+        return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes, temperature=known)
 
 
 class APERLearner(IncrementalLearner[APERState]):
@@ -58,7 +61,6 @@ class APERLearner(IncrementalLearner[APERState]):
     summary = "APER with its adapter: prototypes of frozen and first-experience features, side by side"
     settings_type = FirstAdapterSettings
     state_type = APERState
-    probabilities = False
     fixed_features = True
 
     def begin(self, data: ExperienceData) -> APERTraining:
@@ -67,4 +69,4 @@ class APERLearner(IncrementalLearner[APERState]):
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)
         cosines = cosine_scores(features, learned(self.state.prototypes).mean)
-        return Scores(cosines.softmax(-1), similarity=cosines)
+        return Scores(cosines.softmax(-1), probabilities=self.state.probabilities(cosines), similarity=cosines)

@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from continual.adapters.bank import shared
 from continual.adapters.base import Adapters, Weights, serving
@@ -17,10 +16,12 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import State, learned
+from continual.learning.state import learned
 from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
+from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.statistics.head import Prototypes, cosine_scores
+from continual.uncertainty.left_out import cosines_left_out
 
 
 class EASESettings(AdapterSettings):
@@ -33,7 +34,7 @@ class EASESettings(AdapterSettings):
 
 
 @dataclass(frozen=True)
-class EASEState(State):
+class EASEState(TemperedState):
     """One adapter per experience; prototypes of all C classes in all T subspaces, whose count is 0 if synthesised.
 
     Of a class that is forgotten, the subspace it was learned in stays.
@@ -52,14 +53,12 @@ def synthesised(old: Tensor, new: Tensor, target: Tensor) -> Tensor:
     return cosine_scores(old, new).softmax(-1) @ target
 
 
-def reweighted(features: Tensor, prototypes: Tensor, class_experience: Tensor, others: float) -> Tensor:
-    """Return the score (B, C) of each class: its cosines summed over the subspaces (EASE section 4.3).
+def reweighted(cosines: Tensor, class_experience: Tensor, others: float) -> Tensor:
+    """Return the score (B, C) of each class: its cosines (T, B, C) summed over the subspaces (EASE section 4.3).
 
-    The class's own subspace, that of its experience, has weight 1, the others `others`. Shapes: features
-    (T, B, D), prototypes (T, C, D), class_experience (C,) int64.
+    The class's own subspace, that of its experience `class_experience` (C,) int64, has weight 1, the others `others`.
     """
-    cosines = normalize(features, dim=-1) @ normalize(prototypes, dim=-1).mT
-    own = torch.arange(len(features), device=features.device)[:, None] == class_experience
+    own = torch.arange(len(cosines), device=cosines.device)[:, None] == class_experience
     return (cosines * torch.where(own, 1.0, others)[:, None]).sum(0)
 
 
@@ -82,7 +81,12 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
         bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
         served = [shared(self.settings.adapter_kind, stack) for stack in bank]
         columns, targets = self.extract(lambda images, _: in_subspaces(extractor, served, images), progress)
-        return EASEState(**self.progress_counts(), bank=bank, prototypes=self._updated(torch.stack(columns), targets))
+        prototypes = self._updated(torch.stack(columns), targets)
+        cosines, labels = cosines_left_out(torch.stack(columns), targets, prototypes, self.copies)
+        experience = torch.tensor(self.class_experience(), device=self.device)
+        values = reweighted(cosines, experience, self.settings.other_subspaces)
+        known = temperature_after(self, values, labels)
+        return EASEState(**self.progress_counts(), bank=bank, prototypes=prototypes, temperature=known)
 
     def _updated(self, features: Tensor, targets: Tensor) -> Prototypes:
         """Return the prototypes (T, C, D) with the features (T, n, D) of the experience."""
@@ -122,7 +126,6 @@ class EASELearner(IncrementalLearner[EASEState]):
     paper = "Zhou et al., CVPR 2024, arXiv 2403.12030"
     summary = "one adapter per experience; prototypes in every subspace, old ones synthesised in new ones"
     linear_memory = False
-    probabilities = False
     settings_type = EASESettings
     state_type = EASEState
 
@@ -131,8 +134,9 @@ class EASELearner(IncrementalLearner[EASEState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         experience = torch.tensor(self.state.class_experience, device=images.device)
-        features, prototypes = self.subspace_features(images, cache), learned(self.state.prototypes).mean
-        return Scores(reweighted(features, prototypes, experience, self.settings.other_subspaces).softmax(-1))
+        cosines = cosine_scores(self.subspace_features(images, cache), learned(self.state.prototypes).mean)
+        values = reweighted(cosines, experience, self.settings.other_subspaces)
+        return Scores(values.softmax(-1), probabilities=self.state.probabilities(values))
 
     def subspace_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the features (T, B, D) of prepared images under every adapter, from `cache` where it has them."""

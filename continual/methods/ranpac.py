@@ -22,8 +22,11 @@ from continual.methods.bases.first_adapter import (
     adapted_features,
 )
 from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
+from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.seeding import generator
-from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, solve
+from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, plainly_solved
+from continual.uncertainty.left_out import Rows, values_left_out
+from continual.uncertainty.temperature import joined
 
 
 class RanPACSettings(FirstAdapterSettings, RegressionSettings):
@@ -34,20 +37,20 @@ class RanPACSettings(FirstAdapterSettings, RegressionSettings):
 
 
 @dataclass(frozen=True)
-class RanPACState(FirstAdapterState, RegressionState):
+class RanPACState(FirstAdapterState, RegressionState, TemperedState):
     """The adapter, running sums of the projected features, and the head solved from them."""
 
 
-def solved(state: RanPACState, balance: float) -> RanPACState:
-    """Return the state with the head of its sums and penalty."""
+def solved(state: RanPACState, balance: float) -> tuple[RanPACState, Tensor]:
+    """Return the state with the head of its sums and penalty, and L (M, M) by which it was solved."""
     sums = learned(state.sums)
     penalty = penalty_of(sums, learned(state.head)) if state.penalty is None else state.penalty
     weighted = sums.balanced(balance)
     for strength in (penalty, *(p for p in PENALTIES if p > penalty)):
-        head = solve(weighted, strength, standardise=False)
+        head, lower = plainly_solved(weighted, strength)
         if head.weight.isfinite().all():  # a penalty chosen for other sums may be too weak for these
             break
-    return replace(state, head=head, balance=balance, penalty=penalty)
+    return replace(state, head=head, balance=balance, penalty=penalty), lower
 
 
 class RanPACUpdate(Training[RanPACState]):
@@ -65,7 +68,12 @@ class RanPACUpdate(Training[RanPACState]):
         # As published, earlier experiences take no part in the choice.
         penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw, balance=own.balance)
         sums = GramStatistics.of(hidden, labels, classes, own.exact_forget).plus(self.before.sums)
-        return solved(RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty), own.balance)
+        state = RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty)
+        state, lower = solved(state, own.balance)
+        rows = Rows(hidden, labels, self.copies).several(sums)
+        weights = sums.image_weights(own.balance)[rows.labels]
+        known = temperature_after(self, *values_left_out(rows, weights, lower, learned(state.head)))
+        return replace(state, temperature=known)
 
     def frozen_adapter(self) -> Weights:
         """Return the first experience's adapter; without any, none."""
@@ -93,7 +101,6 @@ class RanPACLearner(SolvingLearner[RanPACState]):
     summary = "ridge regression on a random projection of first-experience features; epochs=0: of the frozen ones"
     any_backbone = True
     settings_type = RanPACSettings
-    probabilities = False
     fixed_features = True
     state_type = RanPACState
     settings: RanPACSettings
@@ -115,10 +122,11 @@ class RanPACLearner(SolvingLearner[RanPACState]):
             )
         most = max(states, key=lambda state: float(learned(state.sums).counts.sum()))
         penalty = penalty_of(learned(most.sums), learned(most.head)) if most.penalty is None else most.penalty
-        return super().joined([replace(states[0], penalty=penalty), *states[1:]], joint)
+        known = joined([state.temperature for state in states])
+        return super().joined([replace(states[0], penalty=penalty, temperature=known), *states[1:]], joint)
 
-    def solved(self, state: RanPACState, newest: tuple[Tensor, Tensor] | None = None) -> RanPACState:
-        return solved(state, self.settings.balance)
+    def solved(self, state: RanPACState, newest: Rows | None = None) -> RanPACState:
+        return solved(state, self.settings.balance)[0]
 
     @cached_property
     def projection(self) -> Tensor:
@@ -132,4 +140,5 @@ class RanPACLearner(SolvingLearner[RanPACState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = adapted_features(self.extractor, self.settings, learned(self.state.stack), images, cache)
-        return Scores(learned(self.current.head)(self.project(features)).softmax(-1))
+        values = learned(self.current.head)(self.project(features))
+        return Scores(values.softmax(-1), probabilities=self.state.probabilities(values))

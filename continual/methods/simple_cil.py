@@ -10,14 +10,17 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import JointClasses, State, learned
+from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Training
+from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.statistics.fields import placed
 from continual.statistics.head import Prototypes, cosine_scores, updated
+from continual.uncertainty.left_out import cosines_left_out
+from continual.uncertainty.temperature import joined
 
 
 @dataclass(frozen=True)
-class PrototypeState(State):
+class PrototypeState(TemperedState):
     """Class means of the frozen backbone's features."""
 
     prototypes: Prototypes | None = None  #: (C, D)
@@ -29,18 +32,18 @@ class PrototypeUpdate(Training[PrototypeState]):
     def finish(self, progress: Progress | None = None) -> PrototypeState:
         features, targets = self.features(self.extractor.features, progress)
         prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
-        return PrototypeState(**self.progress_counts(), prototypes=prototypes)
+        known = temperature_after(self, *cosines_left_out(features, targets, prototypes, self.copies))
+        return PrototypeState(**self.progress_counts(), prototypes=prototypes, temperature=known)
 
 
 class SimpleCILLearner(IncrementalLearner[PrototypeState]):
-    """Prototypes of the frozen features. Memory grows by D numbers and a count per class."""
+    """Prototypes of the frozen features. Memory is 163 numbers, and grows by D numbers and a count per class."""
 
     method = "simple_cil"
     paper = "Zhou et al., IJCV 2024, arXiv 2303.07338"
     summary = "cosine to class means of the frozen features; trains nothing"
     any_backbone = True
     state_type = PrototypeState
-    probabilities = False
     fixed_features = True
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
@@ -52,8 +55,10 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         count = torch.stack([part.count for part in parts])
         total = (torch.stack([part.mean for part in parts]).double() * count[..., None]).sum(0)
         mean = (total / count.sum(0)[:, None]).to(known[0].mean)
-        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=Prototypes(mean, count.sum(0)))
+        prototypes = Prototypes(mean, count.sum(0))
+        temperature = joined([state.temperature for state in states])
+        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=prototypes, temperature=temperature)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)
-        return Scores(cosines.softmax(-1), similarity=cosines)
+        return Scores(cosines.softmax(-1), probabilities=self.state.probabilities(cosines), similarity=cosines)

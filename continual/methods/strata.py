@@ -1,16 +1,17 @@
 """Strata: ridge regression on what several blocks say of an image and of its mirror image. Nothing is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
-from continual.methods.bases.regression import RegressionLearner, RegressionSettings
+from continual.methods.bases.regression import RegressionLearner, RegressionSettings, RegressionUpdate
 from continual.statistics.ridge import GramStatistics
 from continual.symmetry.choice import AUTO
 
@@ -19,20 +20,29 @@ class StrataSettings(RegressionSettings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
 
     renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
+    at_inference = RegressionSettings.at_inference | {"answer_views"}
+    before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
     penalty: float = Field(1 / 3, gt=0, description="of the ridge, for each number that is read")
-    mirror: bool = Field(True, description="average over the image and its mirror image: a second forward pass")
+    mirror: bool = Field(True, description="learn every image's mirror image as well")
+    mirror_as: Literal["sample", "mean"] = Field(
+        "sample", description="a mirror image is a sample of its own, or the mean of both tokens is learned"
+    )
+    answer_views: Literal[1, 2] = Field(
+        2, description="answer from the image alone, or with its mirror image: a second forward pass"
+    )
 
 
 class StrataLearner(RegressionLearner):
-    """Ridge regression on the tokens of the last blocks, averaged over an image and its mirror image.
+    """Ridge regression on the tokens of the last blocks, of an image and its mirror image.
 
     For each of the last K blocks: the class token and the mean of the patch tokens, each token brought to mean 0 and
-    deviation 1 first. A block's tokens come with the pass that is run anyway; the mirror image takes a second one.
-    As the features are frozen and nothing is chosen on an experience, the answers are those of one regression on all
-    images so far, in whatever order and experiences they came. D' is 2 K D, and half of it without patches.
+    deviation 1 first. A block's tokens come with the pass that is run anyway. Image and mirror image are learned as two
+    samples that weigh as one; asked about is the image, or the mean of both (`answer_views`), which may be changed at
+    any time. As the features are frozen and nothing is chosen on an experience, the answers are those of one regression
+    on all images so far, in whatever order and experiences they came. D' is 2 K D, and half of it without patches.
 
     On a CNN: its features, and the means of its last K stages' maps (`FrozenConvNet.block_tokens`); without patches,
     the features alone.
@@ -45,10 +55,19 @@ class StrataLearner(RegressionLearner):
     settings_type = StrataSettings
     settings: StrataSettings
 
+    def begin(self, data: ExperienceData) -> RegressionUpdate:
+        readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]) if self._samples else None
+        return RegressionUpdate(self.start, data, self.learned_features, self.solved, readings)
+
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
-        name = ("strata", self.settings.blocks, self.settings.patches, self.mirrored)
-        return cached(cache, images, name, partial(self._read, extractor))
+        own = self.settings
+        return self._mean(extractor, images, cache, mirrored=self.mirrored and own.answer_views == 2)
+
+    def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        if self._samples:
+            return [self._tokens(extractor, images, mirrored, None) for mirrored in (False, True)]
+        return [self._mean(extractor, images, None, mirrored=self.mirrored)]
 
     @property
     def mirrored(self) -> bool:
@@ -59,7 +78,20 @@ class StrataLearner(RegressionLearner):
         """Return the penalty of the settings, times D'."""
         return self.settings.penalty * len(sums.total)
 
-    def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
+    @property
+    def reading(self) -> int:
+        return self.settings.answer_views - 1
+
+    @property
+    def _samples(self) -> bool:
+        return self.mirrored and self.settings.mirror_as == "sample"
+
+    def _mean(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None, *, mirrored: bool) -> Tensor:
+        views = (False, True) if mirrored else (False,)
+        return torch.stack([self._tokens(extractor, images, view, cache) for view in views]).mean(0)
+
+    def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:
         own = self.settings
-        views = [images, images.flip(-1)] if self.mirrored else [images]
-        return torch.stack([extractor.block_tokens(view, own.blocks, patches=own.patches) for view in views]).mean(0)
+        read = partial(extractor.block_tokens, blocks=own.blocks, patches=own.patches)
+        name = ("strata", own.blocks, own.patches, mirrored)
+        return cached(cache, images, name, lambda rows: read(rows.flip(-1) if mirrored else rows))

@@ -5,11 +5,13 @@ Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from continual.metrics.base import Series, metric
-from continual.metrics.cell import Cell, derived
+from continual.metrics.cell import Cell, NotRecorded, derived
 
 BINS = 15  #: the number the paper, and nearly everyone after it, uses
 
@@ -51,16 +53,35 @@ def expected_calibration_error(table: ArrayLike) -> float | None:
 
 
 @derived("reliability")
-def reliability(cell: Cell) -> list[Table]:
-    """Return the `reliability_table` after each experience, of all test images so far."""
-    found = zip(cell.seen("confidence"), cell.seen("answers"), strict=True)
-    return [reliability_table(p, answers == cell.truth[: len(answers)]) for p, answers in found]
+def reliability(cell: Cell) -> list[Table | None]:
+    """Return the `reliability_table` after each experience, of all test images so far; None without probabilities.
+
+    Raises NotRecorded where there never are any.
+    """
+    confidences, tables = cell.each("confidence"), []
+    if all(found is None for found in confidences):
+        raise NotRecorded(f"{cell.label!r} has no probabilities")
+    for confidence, answers in zip(confidences, cell.seen("answers"), strict=True):
+        right = answers == cell.truth[: len(answers)]
+        tables.append(None if confidence is None else reliability_table(confidence[: len(answers)], right))
+    return tables
+
+
+def last_reliability(cells: Sequence[Cell]) -> Table:
+    """Return the `reliability_table` of the last models of some cells together."""
+    found = [tables[-1] for cell in cells if (tables := reliability(cell))]
+    return np.sum([table for table in found if table is not None], axis=0)
+
+
+def with_probabilities(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells whose last model has probabilities."""
+    return [cell for cell in cells if (found := calibration_error(cell)) and found[-1] is not None]
 
 
 @metric(
     heading="calibration error [%]", higher_is_better=False, table="main", order=60, range=(0, 1),
-    curve="Expected calibration error (15 bins) of the answers.",
+    curve="Expected calibration error (15 bins) of the answers' probabilities.",
 )  # fmt: skip
 def calibration_error(cell: Cell) -> Series:
-    """Expected calibration error of the last model, 15 bins of equal width (Guo et al. 2017)."""
-    return [expected_calibration_error(table) for table in reliability(cell)]
+    """Expected calibration error of the last model's probabilities, 15 bins of equal width (Guo et al. 2017)."""
+    return [None if table is None else expected_calibration_error(table) for table in reliability(cell)]

@@ -57,6 +57,12 @@ class GramStatistics:
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
         return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0), scatter)
 
+    def scaled(self, share: float) -> GramStatistics:
+        """Return the sums in which an image weighs `share` of what it does."""
+        scatter = None if self.scatter is None else self.scatter * share**0.5
+        products = self.triangle * share
+        return GramStatistics(self.total * share, products, self.targets * share, self.counts * share, scatter)
+
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
         width, lower = len(self.total), _lower(self.total)
@@ -165,9 +171,14 @@ def solve(sums: GramStatistics, penalty: float, *, standardise: bool) -> LinearH
     x as it is. Without, b = 0, as in RanPAC: `W = (G + penalty I)^-1 Q`.
     """
     if not standardise:
-        weight = torch.cholesky_solve(sums.targets, _factor(sums.gram(), penalty))
-        return LinearHead(weight.contiguous(), torch.zeros_like(sums.counts))
+        return plainly_solved(sums, penalty)[0]
     return Standardised.of(sums, penalty).solve(sums)
+
+
+def plainly_solved(sums: GramStatistics, penalty: float) -> tuple[LinearHead, Tensor]:
+    """Return the map `solve` gives without standardising, and L (D, D) of G + penalty I = L L^T; nan if singular."""
+    lower = _factor(sums.gram(), penalty)
+    return LinearHead(torch.cholesky_solve(sums.targets, lower).contiguous(), torch.zeros_like(sums.counts)), lower
 
 
 @dataclass(frozen=True)

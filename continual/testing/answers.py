@@ -58,8 +58,8 @@ def transformed_images_get_the_same_answers(case: Case) -> None:
 def the_likeliest_class_is_the_answer(case: Case) -> None:
     """What decides and what is called a probability are one thing: in a batch and alone, with and without a symmetry.
 
-    The largest of the probabilities, or of the scores where a method has no others, is the answer's, and no other is as
-    large; also from a file, and once a class was forgotten.
+    A method has probabilities unless it says that it has none (`probabilities`). The largest of these, and of the
+    scores, is the answer's, and no other is as large; also from a file, and once a class was forgotten.
     """
     for settings in SYMMETRIES:
         learner = case.after(case.experiences[:2], **settings) if settings else case.learned.variant()
@@ -79,6 +79,8 @@ def _answers_are_likeliest(learner: Learner, images: Tensor, where: str) -> None
     for name, values in (("probabilities", found.probabilities), ("scores", found.scores)):
         if values is not None:
             expect(torch.equal(values.argmax(-1), answers), f"the largest of the {name} is not the answer's{where}")
+    has = found.probabilities is not None
+    expect(has == learner.probabilities, f"{'has' if has else 'has no'} probabilities{where}")
     if found.probabilities is not None:
         best = found.probabilities.topk(min(2, len(found.classes)), dim=-1).values
         expect(best.shape[1] == 1 or bool((best[:, 0] > best[:, -1]).all()), f"two classes are as likely{where}")

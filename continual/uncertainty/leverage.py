@@ -2,7 +2,8 @@
 
 The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
 standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
-errors: softmax(t / T) are probabilities, and an image whose largest t is small is unlike every class.
+errors, and softmax(t / T) are probabilities. The lower max f / h^POWER, the more unlike every class an image is: its
+leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction.
 
 Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
 form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
+from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
+from continual.uncertainty.temperature import fading, losses_at
 from continual.uncertainty.tempering import agreeing
 
+POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in files of before
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
@@ -35,32 +39,45 @@ Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
 
 @dataclass(frozen=True)
 class Certainty:
-    """What is usual of a regression's values. All are tensors."""
+    """What is usual of a regression's values. All are tensors.
+
+    Where images may be asked about in several ways (`Rows.readings`), `losses` and `ood_scores` have a row for each.
+    """
 
     errors: LinearHead  #: features (B, D') to (B, k), the squares of which sum to the leverage less 1/n
     share: Tensor  #: (), 1/n
     typical: Tensor  #: (), the own t of an image left out
     losses: Tensor  #: cross-entropy at each of TEMPERATURES, a sum over images left out
-    ood_scores: Tensor  #: (LEVELS,), quantiles of -max t of the same, ascending
+    ood_scores: Tensor  #: (LEVELS,), quantiles of the score of the same, ascending
     images: Tensor  #: (), how many those count for; 0 where nothing is known
     classes: Tensor  #: (), how many were known then
+    leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
 
     @cached_property
-    def temperature(self) -> float | None:
-        """The likeliest T, in units of a typical own t; None where nothing is known."""
-        return float(TEMPERATURES[int(self.losses.argmin())]) if self.images else None
+    def temperatures(self) -> list[float]:
+        """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""
+        losses = [*self.losses.reshape(-1, len(TEMPERATURES))] if self.images else []
+        return [float(TEMPERATURES[int(of_reading.argmin())]) for of_reading in losses]
 
-    def judge(self, values: Tensor, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def judge(self, values: Tensor, features: Tensor, reading: int = 0) -> tuple[Tensor | None, Tensor | None]:
         """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
         See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
         """
-        if self.temperature is None or values.shape[1] < 2:
+        if not self.temperatures or values.shape[1] < 2:
             return None, None
+        reading = min(reading, len(self.temperatures) - 1)
         leverage = self.errors(features).square().sum(-1) + self.share.to(values)
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        probabilities = agreeing((t / self.temperature).softmax(-1), values)
-        return probabilities, p_value(self.ood_scores.to(values), -t.amax(-1))
+        probabilities = agreeing((t / self.temperatures[reading]).softmax(-1), values)
+        usual = self.ood_scores.reshape(-1, LEVELS)[reading]
+        return probabilities, p_value(usual.to(values), self.unlike(t, leverage))
+
+    def unlike(self, t: Tensor, leverage: Tensor) -> Tensor:
+        """Return the score (B,) of t (B, C), in units of the typical one, and leverages (B,)."""
+        if self.leverage is None:
+            return -t.amax(-1)
+        return -t.amax(-1) * (self.leverage.to(t) / leverage) ** (POWER - 0.5)
 
     def without(self, index: int) -> Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
@@ -68,13 +85,15 @@ class Certainty:
 
     def plus(self, other: Certainty) -> Certainty:
         """Return the same, with what the images of another model said is usual as well."""
-        weights = torch.cat([one.images.expand(LEVELS) / LEVELS for one in (self, other)])
-        known = bool(weights.sum() > 0)
-        both = torch.cat([self.ood_scores, other.ood_scores])
+        # Quantiles of two scores do not mix: those of the present one stay.
+        same = (self.leverage is None) == (other.leverage is None)
+        parts = [self, other] if same else [one for one in (self, other) if one.leverage is not None]
+        known = bool(sum(one.images for one in parts) > 0)
         return replace(
             self,
             losses=self.losses + other.losses,
-            ood_scores=quantiles(both, weights) if known else self.ood_scores,
+            ood_scores=_joint(*[(one.ood_scores, one.images) for one in parts]) if known else parts[0].ood_scores,
+            leverage=parts[0].leverage,
             images=self.images + other.images,
             classes=torch.maximum(self.classes, other.classes),
         )
@@ -89,49 +108,53 @@ class Certainty:
         squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
         return squares / count + bias.square().sum() + self.share
 
-    def updated(self, t: Tensor, labels: Tensor, weights: Tensor | None = None) -> Certainty:
+    def updated(
+        self, t: Tensor, labels: Tensor, weights: Tensor | None = None, leverages: Tensor | None = None
+    ) -> Certainty:
         """Return this updated by images left out, of own classes `labels` (n,), whose t are (n, C).
 
         Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly. `weights`
-        (n,) is what each image counts for; 1 without.
+        (n,) is what each image counts for; 1 without. `leverages` (n,) are needed for the score of today. With several
+        readings t is (R, n, C), and leverages (R, n).
         """
-        t, classes = t / self.typical, t.shape[1]
-        fade = (self.classes / classes).clamp(max=1).square()
-        old = fade * self.images
-        # Without a share for all classes alike, a few images that are all right would ask for T = 0.
-        smooth = 1 / (1 + len(t))
-        losses = [
-            F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="sum")
-            if weights is None
-            else F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="none") @ weights
-            for T in TEMPERATURES.tolist()
-        ]
-        own = t.new_ones(len(t)) if weights is None else weights
+        t, classes = t / self.typical, t.shape[-1]
+        old = fading(self.classes, classes) * self.images
+        own = t.new_ones(len(labels)) if weights is None else weights
+        scores = -t.amax(-1) if leverages is None else self.unlike(t, leverages)
+        losses = torch.stack([losses_at(TEMPERATURES, one, labels, weights) for one in t.reshape(-1, *t.shape[-2:])])
         return replace(
             self,
-            losses=fade * self.losses + torch.stack(losses),
-            ood_scores=quantiles(
-                torch.cat([self.ood_scores, -t.amax(-1)]), torch.cat([old.expand(LEVELS) / LEVELS, own])
-            ),
+            losses=fading(self.classes, classes) * self.losses + losses.reshape(*t.shape[:-2], -1),
+            ood_scores=_joint((self.ood_scores, old), (scores, own)),
             images=old + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
+
+
+def _joint(*parts: tuple[Tensor, Tensor]) -> Tensor:
+    """Return quantiles (..., LEVELS) of scores (..., n), which come with what they weigh: each (n,), or together ()."""
+    sizes = [scores.shape[-1] for scores, _ in parts]
+    weights = [own if own.ndim else own.expand(n) / max(n, 1) for (_, own), n in zip(parts, sizes, strict=True)]
+    ways = torch.broadcast_shapes(*(scores.shape[:-1] for scores, _ in parts))
+    scores = torch.cat([own.expand(*ways, -1) for own, _ in parts], -1)
+    rows = [quantiles(row, torch.cat(weights)) for row in scores.reshape(-1, scores.shape[-1])]
+    return torch.stack(rows).reshape(*scores.shape[:-1], LEVELS)
 
 
 def certainty(
     sums: GramStatistics,
     system: Standardised,
     readout: LinearHead,
-    newest: tuple[Tensor, Tensor] | None,
+    newest: tuple[Tensor, Tensor] | Rows | None,
     before: Certainty | None,
     generator: torch.Generator,
     balance: float = 0.0,
 ) -> Certainty:
     """Return how sure a map may be that was solved by the system of the sums, `GramStatistics.balanced` or as they are.
 
-    `newest` are features (n, D') that the sums hold, with class indices (n,); None leaves what is usual as it was
-    `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch. What is
-    usual is so of images that come from the classes as often as these weigh.
+    `newest` are features (n, D') that the sums hold, with class indices (n,), or `Rows`; None leaves what is usual as
+    it was `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch. What
+    is usual is so of images that come from the classes as often as these weigh.
     """
     seen, sums = sums, sums.balanced(balance)
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
@@ -145,69 +168,36 @@ def certainty(
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
+    # What a file of before says is usual holds for the score of before: that stays until there are images.
+    same = before is None or not before.images or before.leverage is not None
     zero = own.new_zeros(())
-    usual = (zero.expand(len(TEMPERATURES)), zero.expand(LEVELS), zero, zero)
-    if before is not None:
-        usual = (before.losses, before.ood_scores, before.images, before.classes)
     found = Certainty(
         LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
         1 / count,
-        _left_out(own, leverage, 1.0),
-        *(tensor.contiguous() for tensor in usual),
+        t_left_out(own, leverage, 1.0),
+        losses=zero.expand(len(TEMPERATURES)).contiguous() if before is None else before.losses,
+        ood_scores=zero.expand(LEVELS).contiguous() if before is None else before.ood_scores,
+        images=zero if before is None else before.images,
+        classes=zero if before is None else before.classes,
+        leverage=leverage / (1 - leverage) if same else None,
     )
-    if newest is None or classes < 2 or not (several := seen.counts[newest[1]] > 1).any():
+    if newest is None or classes < 2:
         return found
-    features, labels = newest[0][several].to(rows), newest[1][several]
-    if sums is not seen:
-        t = _left_out_weighted(seen, sums, system, readout, features, labels)
-        return found.updated(t, labels, seen.image_weights(balance)[labels])
-    x = ((features - system.mean) / system.deviation).mT
-    leverages = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
-    t = _left_out(readout(features), leverages[:, None], F.one_hot(labels, classes))
-    return found.updated(t, labels)
-
-
-def _left_out_weighted(
-    seen: GramStatistics,
-    sums: GramStatistics,
-    system: Standardised,
-    readout: LinearHead,
-    features: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Return t (n, C) for learned images (n, D') as if they had not been, where classes weigh as in `sums`.
-
-    Weights stay as they are: without an image d from the mean of its n, the class's mean lies d / (n - 1) further off,
-    and the scatter within classes loses n / (n - 1) d d^T. So A changes by U K U^T with U = [d, k], k the class's
-    mean, all centred, and the centred image is in the span of U as well: Woodbury's identity in two dimensions.
-    """
-    count, share = sums.counts.sum(), (sums.counts / sums.counts.sum())[labels]
-    means = (seen.targets / seen.counts).mT
-    ours, theirs = readout(features), readout(means)[labels]  # (n, C)
-    white = [
-        torch.linalg.solve_triangular(system.lower, ((rows - system.mean) / system.deviation).mT, upper=False).mT
-        for rows in (features, means)
-    ]
-    k = white[1][labels]
-    u = torch.stack([white[0] - k, k], 1)  # (n, 2, D'): d and k where A is the identity
-    values = torch.stack([ours - theirs, theirs - sums.counts / count], 1)  # (n, 2, C): what the weights make of them
-    step = 1 / (seen.counts[labels] - 1)
-    pull = sums.counts[labels] * step
-    products, change = u @ u.mT, u.new_zeros(len(u), 2, 2)
-    change[:, 0, 0] = 1 + step - pull * step * (1 - share)
-    change[:, 0, 1] = change[:, 1, 0] = pull
-    place = torch.stack([1 + share * step, torch.ones_like(step)], 1)[:, None]  # the image, less the mean without it
-    without = torch.linalg.solve(torch.eye(2).to(u) - products @ change, torch.cat([products, values], 2))
-    moved = pull[:, None] * (F.one_hot(labels, len(means)) - sums.counts / count)
-    # What is left of the targets: d is gone from the class's, and from the mean of all.
-    f = sums.counts / count + (place @ (without[:, :, 2:] - without[:, :, :1] * moved[:, None]))[:, 0]
-    h = 1 / count + (place @ without[:, :, :2] @ place.mT)[:, 0]
-    return f / h.clamp(min=1e-12).sqrt()
-
-
-def _left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:
-    """Return t for images that were learned, as if they had not been: (f - h y) / (1 - h) over sqrt(h / (1 - h))."""
-    return (values - leverage * targets) / (leverage * (1 - leverage)).clamp(min=1e-12).sqrt()
+    images = Rows(*newest).several(seen)
+    if not len(images.labels):
+        return found
+    if not same:
+        found = replace(found, ood_scores=found.ood_scores[..., :0], leverage=leverage / (1 - leverage))
+    shares, labels = images.shares().to(rows), images.labels[:: images.copies]
+    if sums is seen and images.copies == 1:
+        x = ((images.features.to(rows) - system.mean) / system.deviation).mT
+        own = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
+        t = t_left_out(readout(images.features.to(rows)), own[:, None], F.one_hot(labels, classes))
+        return found.updated(t, labels, leverages=own / (1 - own))
+    t, own = t_left_out_weighted(seen, sums, system, readout, images)
+    if len(shares) == 1:
+        t, own = t[0], own[0]
+    return found.updated(t, labels, seen.image_weights(balance)[labels], own)
 
 
 def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:

@@ -17,6 +17,7 @@ from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings, Settings
@@ -167,6 +168,12 @@ class SingleAdapterState(State):
     head: Head | None = None
 
 
+def logits(extractor: Extractor, settings: AdapterSettings, state: SingleAdapterState, images: Tensor) -> Tensor:
+    """Return the head's logits (B, C) of prepared images."""
+    adapters = shared(settings.adapter_kind, learned(state.stack))
+    return learned(state.head)(extractor.features(images, adapters))
+
+
 A = TypeVar("A", bound=SingleAdapterState)
 
 
@@ -174,8 +181,8 @@ class SingleAdapterLearner(IncrementalLearner[A]):
     """Predicts with one adapter and one head."""
 
     correctable = False
+    probabilities = False  # it remembers nothing that was not trained on
     settings_type: ClassVar[type[Settings]] = AdapterSettings
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        adapters = shared(self.settings.adapter_kind, learned(self.state.stack))
-        return Scores(learned(self.state.head)(self.extractor.features(images, adapters)).softmax(-1))
+        return Scores(logits(self.extractor, self.settings, self.state, images).softmax(-1))

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from continual.seeding import generator
 from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty, certainty, drawing
 
 
@@ -81,25 +82,34 @@ R = TypeVar("R", bound=RegressionState)
 class RegressionUpdate(Training[RegressionState]):
     """Adds an experience's images to the sums and solves anew.
 
-    `read(extractor, images)` gives the features (B, D') of prepared images, `solved` what follows from the sums.
+    `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
+    follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
+    are the shares of the views in what will be asked about; without, it is their mean.
     """
 
     def __init__(
         self,
         start: Start[RegressionState],
         data: ExperienceData,
-        read: Callable[[Extractor, Tensor], Tensor],
+        read: Callable[[Extractor, Tensor], Sequence[Tensor]],
         solved: Callable[..., RegressionState],
+        readings: Tensor | None = None,
     ) -> None:
         super().__init__(start, data)
-        self.read, self.solved = read, solved
+        self.read, self.solved, self.readings = read, solved, readings
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
-        features, labels = self.features(partial(self.read, self.extractor), progress)
-        own = GramStatistics.of(features, labels, len(self.classes), self.settings.exact_forget)
+        found, labels = self.extract(lambda images, _: self.read(self.extractor, images), progress)
+        views, copies = len(found), self.copies * len(found)
+        features, labels = torch.stack(found, 1).flatten(0, 1), labels.repeat_interleave(views)
+        # So many directions hold the views of `exact_forget` images and one.
+        directions = self.settings.exact_forget and views * (self.settings.exact_forget + 1) - 1
+        own = GramStatistics.of(features, labels, len(self.classes), directions)
+        own = own if views == 1 else own.scaled(1 / views)
+        readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
         # Images that were answered wrong say nothing of what is usual.
-        newest = None if self.correcting else (features, labels)
+        newest = None if self.correcting else Rows(features, labels, copies, 1 / views, readings)
         state = RegressionState(**self.progress_counts(), sums=own.plus(before.sums), certainty=before.certainty)
         return self.solved(state, newest)
 
@@ -108,11 +118,8 @@ class SolvingLearner(IncrementalLearner[R]):
     """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
 
     @abstractmethod
-    def solved(self, state: R, newest: tuple[Tensor, Tensor] | None = None) -> R:
-        """Return the state with what follows from its sums under these settings.
-
-        `newest` are features (n, D') of images, of those in the sums, with class indices (n,).
-        """
+    def solved(self, state: R, newest: Rows | None = None) -> R:
+        """Return the state with what follows from its sums under these settings; `newest` are images of the sums."""
 
     @property
     def current(self) -> R:
@@ -148,27 +155,35 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers per image.
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
-    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,189. With `exact_forget` = r, r D' more per
-    class, in double.
+    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,190, with two readings 2,375. With
+    `exact_forget` = r, r D' more per class, in double; for v views v (r + 1) - 1 instead of r.
     """
 
     state_type = RegressionState
     settings_type = RegressionSettings
-    probabilities = False
     fixed_features = True
 
     @abstractmethod
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        """Return the features (B, D') of prepared images that are regressed on, from `cache` where it has them."""
+        """Return the features (B, D') of prepared images that are asked about, from `cache` where it has them."""
+
+    def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        """Return the features (B, D') of prepared images that are regressed on: of one view, or several of each."""
+        return [self.design_features(extractor, images)]
+
+    @property
+    def reading(self) -> int:
+        """Which of the readings that were learned for is the one that is asked about."""
+        return 0
 
     @abstractmethod
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty on the squares of the weights."""
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
-        return RegressionUpdate(self.start, data, self.design_features, self.solved)
+        return RegressionUpdate(self.start, data, self.learned_features, self.solved)
 
-    def solved(self, state: RegressionState, newest: tuple[Tensor, Tensor] | None = None) -> RegressionState:
+    def solved(self, state: RegressionState, newest: Rows | None = None) -> RegressionState:
         """Return the state with a head, and how sure it may be, under the penalty of its sums."""
         own, sums = self.settings, learned(state.sums)
         weighted = sums.balanced(own.balance)
@@ -185,7 +200,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         """
         features, state = self.design_features(self.extractor, images, cache), self.current
         values, certain = learned(state.head)(features), state.certainty
-        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
+        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, self.reading)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
         return Scores(values.softmax(-1), probabilities=probabilities, p_value=p_value, similarity=similarity)

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from continual.datasets.streams import Stream, split_classes
+from continual.experiments.gallery import gallery
 from continual.experiments.results import empty_cell, measured, rows
 from continual.learning.answers import Prediction
 from continual.metrics import measures, series
 from continual.metrics.accuracy import accuracy, seen_accuracy
-from continual.metrics.calibration import calibration_error
+from continual.metrics.calibration import calibration_error, with_probabilities
 from continual.metrics.cell import Cell
 from continual.metrics.flips import positive_flips
 from continual.metrics.retrieval import choices, first_choices, refinements, right_stack, right_stack_at_first
@@ -37,10 +38,12 @@ def figures(cell: Any) -> dict[str, float | None]:
 
 
 def answer(text: str, confidence: float = 0.75, stacks: tuple[list[int], list[int]] | None = None) -> Prediction:
-    scores = torch.tensor([[confidence, 1 - confidence]] * len(text))
+    """Scores that are far from the probabilities, as those that only rank."""
+    probabilities = torch.tensor([[confidence, 1 - confidence]] * len(text))
+    scores = torch.tensor([[0.51, 0.49]] * len(text))
     first, stack = (None, None) if stacks is None else map(torch.tensor, stacks)
     changes = None if stacks is None else (first != stack).long()
-    return Prediction(list(text), scores, ("c", "a"), stack, first, changes)
+    return Prediction(list(text), scores, ("c", "a"), stack, first, changes, probabilities)
 
 
 def half_learned(stream: Stream, label: str = "m", seed: int = 1) -> Cell:
@@ -99,6 +102,21 @@ def test_measures_by_hand(stream: Stream) -> None:
     assert series(cell)["seen_accuracy"] == [1.0, 0.75]
     assert series(cell)["inference_seconds"] == [None, 0.25]
     assert series(cell)["waiting"] == [None, 0.125]
+
+
+def test_calibration_is_of_the_probabilities_that_are_shown(stream: Stream) -> None:
+    """Without any there is no figure of it, and no picture; where only the last model has none, neither."""
+    cell = learned(stream)
+    assert cell.each("confidence") == [[1.0, 1.0], [0.5, 0.5, 0.75, 0.75]]
+    silent = [replace(answer("ca"), probabilities=None), replace(answer("aa"), probabilities=None)]
+    half = measured(empty_cell("x", "finetune", 1, {}, BACKBONE, stream), [answer("cc")], stream, memory={}, **COST)
+    without = measured(half, silent, stream, memory={}, **COST)
+    assert without.each("confidence") == [[0.75, 0.75], None]
+    assert series(without)["calibration_error"] == [pytest.approx(0.25), None]
+    assert with_probabilities([cell, without]) == [cell]
+    never = replace(without, evaluations=tuple(replace(e, confidence=None) for e in without.evaluations))
+    assert figures(never)["calibration_error"] is None
+    assert {"reliability"}.isdisjoint(picture.name for picture in gallery([never]))
 
 
 def test_one_experience_has_no_figure_that_needs_two(stream: Stream) -> None:

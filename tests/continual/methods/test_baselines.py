@@ -88,7 +88,7 @@ def test_prototypes_are_class_means_and_scores_their_cosines(backbone: Backbone,
     asked = blobs([0, 1], 2, seed=1)[0]
     cosines = torch.nn.functional.cosine_similarity(features(asked)[:, None], prototypes[None], dim=-1)
     torch.testing.assert_close(learner.predict(asked).scores, cosines.softmax(1))
-    assert learner.memory() == {"prototypes": 2 * (4 * backbone.width + 8)}
+    assert learner.memory() == {"prototypes": 2 * (4 * backbone.width + 8), "temperature": 8 * (161 + 2)}
 
 
 def test_fine_tuning_forgets_and_joint_training_does_not(backbone: Backbone, blobs: Blobs) -> None:
@@ -100,3 +100,34 @@ def test_fine_tuning_forgets_and_joint_training_does_not(backbone: Backbone, blo
     assert accuracy_on_the_first(FinetuneLearner(backbone, **settings)) < 0.2
     assert accuracy_on_the_first(JointLearner(backbone, **settings)) > 0.8
     assert accuracy_on_the_first(SimpleCILLearner(backbone)) > 0.8
+
+
+def test_joint_is_calibrated_on_images_that_it_did_not_train_on(backbone: Backbone, blobs: Blobs) -> None:
+    plain, held = (learn(JointLearner(backbone, **QUICK, held_out=share), blobs, [0, 1], [2]) for share in (0.0, 0.5))
+    images = blobs([0, 1, 2], 2, seed=1)[0]
+    assert plain.predict(images).probabilities is None
+    found = held.predict(images)
+    assert found.probabilities is not None
+    assert torch.equal(found.probabilities.argmax(1), found.scores.argmax(1))
+    assert float(held.state.temperature.images) == 3 * 2
+    training = held.begin(held.state.seen[-1])
+    assert sorted(training.held.labels) == [0, 0, 1, 1, *4 * [2]]
+    assert sorted(training.data.labels) == [0, 0, 1, 1, *4 * [2]]
+
+
+def test_prototypes_have_probabilities_of_images_left_out(backbone: Backbone, blobs: Blobs) -> None:
+    """Cosines differ by hundredths: their softmax is flat, and says nothing of how often an answer is right."""
+    learner = learn(SimpleCILLearner(backbone), blobs, [0, 1], [2])
+    found = learner.predict(blobs([0, 1, 2], 8, seed=1)[0])
+    assert found.probabilities is not None
+    assert found.scores.amax(1).max() < 0.6
+    assert found.probabilities.amax(1).mean() > 0.8, "these classes are told apart"
+    single = learn(SimpleCILLearner(backbone), blobs, [0])
+    assert single.predict(blobs([0], 2)[0]).probabilities is None
+    single.learn(blobs([1], 1)[0], [1])
+    assert single.predict(blobs([0], 2)[0]).probabilities is not None
+    kept = learner.state.temperature
+    learner.correct(blobs([9], 1)[0], 1)
+    assert learner.state.temperature is kept
+    learner.forget(0)
+    assert learner.predict(blobs([1], 2)[0]).probabilities is not None

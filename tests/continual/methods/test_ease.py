@@ -12,6 +12,7 @@ from continual.adapters.bottleneck import Bottleneck
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.ease import EASELearner, reweighted, synthesised
+from continual.statistics.head import cosine_scores
 
 SETTINGS: dict[str, Any] = {"epochs": 1, "batch_size": 8, "bottleneck": 4, "lr": 0.1}
 NOISE = np.random.RandomState(0)
@@ -48,7 +49,8 @@ def test_scores_sum_the_cosines_with_the_own_subspace_in_full() -> None:
             for space in range(3):
                 weight = 1.0 if experience[c] == space else 0.1
                 expected[image, c] += weight * (unit(features[space, image]) @ unit(prototypes[space, c]))
-    found = reweighted(*map(torch.from_numpy, (features, prototypes, experience)), others=0.1)
+    cosines = cosine_scores(torch.from_numpy(features), torch.from_numpy(prototypes))
+    found = reweighted(cosines, torch.from_numpy(experience), others=0.1)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 

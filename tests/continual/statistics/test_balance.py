@@ -17,7 +17,8 @@ from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.ridge import PENALTIES, GramStatistics, Standardised, penalty_of, solve
 from continual.testing import tiny_backbone
-from continual.uncertainty.leverage import _left_out_weighted, certainty
+from continual.uncertainty.left_out import Rows, t_left_out_weighted
+from continual.uncertainty.leverage import certainty
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 COUNTS = (3, 8, 2, 12)
@@ -66,7 +67,7 @@ def test_left_out_is_solving_without_the_image_by_the_same_weights(exponent: flo
     seen = GramStatistics.of(x, y, 4)
     sums = seen.balanced(exponent)
     system = Standardised.of(sums, 3.0)
-    found = _left_out_weighted(seen, sums, system, system.solve(sums), x, y)
+    found = t_left_out_weighted(seen, sums, system, system.solve(sums), Rows(x, y))[0][0]
     z, w = x / system.deviation, sums.counts
     for i in range(len(y)):
         rest = torch.arange(len(y)) != i

@@ -18,7 +18,8 @@ from continual.learning import model_file
 from continual.methods.strata import StrataLearner
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.leverage import SKETCH, Certainty, _left_out, certainty
+from continual.uncertainty.left_out import t_left_out
+from continual.uncertainty.leverage import SKETCH, Certainty, certainty
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 SEED = 3
@@ -56,7 +57,7 @@ def exact_leverages(x: Tensor, system: Standardised, count: int) -> Tensor:
 def test_left_out_is_solving_without_the_image() -> None:
     x, y = features(3, 5, seed=0, width=6)
     head, _, _, system = learned((x, y))
-    got = _left_out(head(x.double()), exact_leverages(x, system, 15)[:, None], one_hot(y, 3))
+    got = t_left_out(head(x.double()), exact_leverages(x, system, 15)[:, None], one_hot(y, 3))
     z = torch.cat([torch.ones(15, 1), (x - system.mean.float()) / system.deviation.float()], 1).double()
     penalty = torch.diag(torch.tensor([0.0] + 6 * [10.0], dtype=torch.float64))
     for i in range(15):
@@ -69,7 +70,7 @@ def test_left_out_is_solving_without_the_image() -> None:
 def test_a_typical_image_follows_from_the_sums() -> None:
     x, y = features(10, 30, seed=0)
     head, found, _, system = learned((x, y))
-    t = _left_out(head(x.double()), exact_leverages(x, system, 300)[:, None], one_hot(y, 10))
+    t = t_left_out(head(x.double()), exact_leverages(x, system, 300)[:, None], one_hot(y, 10))
     assert float(found.typical) == pytest.approx(float(t[torch.arange(300), y].mean()), rel=0.03)
 
 

@@ -1,0 +1,124 @@
+"""What is decided about learned images as if each had not been, in closed form, while their features are at hand.
+
+An image may be several rows, its views: all of them are left out together, or an image would vouch for itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from continual.statistics.head import Prototypes, cosine_scores
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+
+
+class Rows(NamedTuple):
+    """Images whose features are in the sums, one or several rows an image, and how they will be asked about."""
+
+    features: Tensor  #: (n, D')
+    labels: Tensor  #: (n,), class indices
+    copies: int = 1  #: v, rows of an image, one after the other: its views
+    weight: float = 1.0  #: what a row counts for in the sums
+    readings: Tensor | None = None  #: (R, v), shares of the views in what is asked about; None: their mean
+
+    def counts(self, sums: GramStatistics) -> Tensor:
+        """Return of how many images each class (C,) is in the sums, where all of them have as many rows."""
+        return sums.counts / (self.copies * self.weight)
+
+    def several(self, sums: GramStatistics) -> Rows:
+        """Return the images that are not their class's only one."""
+        kept = self.counts(sums)[self.labels] > 1
+        return self._replace(features=self.features[kept], labels=self.labels[kept])
+
+    def shares(self) -> Tensor:
+        """Return the readings (R, v)."""
+        own = self.features.new_full((1, self.copies), 1 / self.copies) if self.readings is None else self.readings
+        return own.to(self.features)
+
+
+def t_left_out_weighted(
+    seen: GramStatistics, sums: GramStatistics, system: Standardised, readout: LinearHead, images: Rows
+) -> tuple[Tensor, Tensor]:
+    """Return t (R, n, C), and leverages (R, n), of n learned images as if they had not been, for each reading.
+
+    Classes weigh as in `sums`, and weights stay as they are. Without an image, of which d is the mean over its views'
+    gaps d_j from its class's mean of N, that mean lies d / (N - 1) further off, and the scatter within classes loses
+    sum_j w d_j d_j^T + w v / (N - 1) d d^T, w what a view counts for. So A changes by U K U^T with U = [d_1 .. d_v, k],
+    k the class's mean, all centred, and what is asked about is in the span of U as well: Woodbury's identity in v + 1
+    dimensions.
+    """
+    lower, dtype, v = system.lower, system.lower.dtype, images.copies
+    features, labels = images.features.to(lower), images.labels[::v]
+    count, share = sums.counts.sum(), (sums.counts / sums.counts.sum())[labels]
+    means = (seen.targets / seen.counts).mT
+    ours, theirs = readout(features).unflatten(0, (-1, v)), readout(means)[labels]  # (n, v, C), (n, C)
+    white = [
+        torch.linalg.solve_triangular(lower, ((rows - system.mean) / system.deviation).mT, upper=False).mT
+        for rows in (features, means)
+    ]
+    k = white[1][labels][:, None]
+    u = torch.cat([white[0].unflatten(0, (-1, v)) - k, k], 1)  # (n, v + 1, D'): the d_j and k where A is the identity
+    values = torch.cat([ours - theirs[:, None], (theirs - sums.counts / count)[:, None]], 1)  # what the weights make
+    step = 1 / (images.counts(seen)[labels] - 1)
+    pull = sums.counts[labels] * step
+    even = u.new_full((v,), 1 / v)
+    inner = step * images.weight * v - pull * step * (1 - share)
+    products, change = u @ u.mT, u.new_zeros(len(u), v + 1, v + 1)
+    change[:, :v, :v] = images.weight * torch.eye(v, dtype=dtype).to(u) + inner[:, None, None] * torch.outer(even, even)
+    change[:, v, :v] = change[:, :v, v] = pull[:, None] * even
+    shares = images.shares().to(u)  # (R, v)
+    # What is asked about, less the mean without the image: its coordinates (R, n, v + 1) in U.
+    place = F.pad(shares[:, None] + (share * step)[:, None] * even, (0, 1), value=1.0)[:, :, None]
+    without = torch.linalg.solve(
+        torch.eye(v + 1, dtype=dtype).to(u) - products @ change, torch.cat([products, values], 2)
+    )
+    moved = pull[:, None] * (F.one_hot(labels, len(means)) - sums.counts / count)
+    # What is left of the targets: d is gone from the class's, and from the mean of all.
+    left = without[:, :, v + 1 :] - (without[:, :, :v] @ even)[:, :, None] * moved[:, None]
+    f = sums.counts / count + (place @ left)[:, :, 0]
+    h = (1 / count + (place @ without[:, :, : v + 1] @ place.mT)[:, :, 0, 0]).clamp(min=1e-12)
+    return f / h.sqrt()[..., None], h
+
+
+def t_left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:
+    """Return t for images that were learned, as if they had not been: (f - h y) / (1 - h) over sqrt(h / (1 - h))."""
+    return (values - leverage * targets) / (leverage * (1 - leverage)).clamp(min=1e-12).sqrt()
+
+
+def values_left_out(rows: Rows, weights: Tensor, lower: Tensor, readout: LinearHead) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values (m, C) of learned images as if they had not been, class indices (m,), and what images weigh (m,).
+
+    For a regression without centring, of A = L L^T (D, D), in which a row weighs as `weights` (n,) says. f_B becomes
+    Y + (I - H)^-1 (f_B - Y) for the rows B of an image, H = W X_B A^-1 X_B^T; returned is the mean over them.
+    """
+    v, x = rows.copies, rows.features.to(lower)
+    white = torch.linalg.solve_triangular(lower, x.mT, upper=False).mT.unflatten(0, (-1, v))
+    weights, labels = weights[::v], rows.labels[::v]
+    targets = F.one_hot(labels, len(readout.bias)).to(lower)[:, None]
+    system = torch.eye(v, dtype=lower.dtype).to(lower) - weights[:, None, None] * (white @ white.mT)
+    values = targets + torch.linalg.solve(system, readout(x).unflatten(0, (-1, v)) - targets)
+    return values.mean(1), labels, weights
+
+
+def cosines_left_out(
+    features: Tensor, labels: Tensor, prototypes: Prototypes, copies: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return the cosines (..., m, C) of learned images with prototypes made without them, and class indices (m,).
+
+    Features (..., n, D) of class indices (n,) are part of the prototypes (..., C, D). `copies` rows that follow each
+    other are of one image, and left out together; asked about is their mean. The only image of its class is passed
+    over, as nothing would be left of its prototype.
+    """
+    images, labels = features.unflatten(-2, (-1, copies)), labels[::copies]
+    count = prototypes.count[..., labels]
+    several = (count > copies).reshape(-1, len(labels)).all(0)
+    images, labels, count = images[..., several, :, :], labels[several], count[..., several]
+    asked = images.mean(-2)
+    rest = prototypes.mean[..., labels, :] * count[..., None] - images.sum(-2)  # as long as it may be
+    own = F.cosine_similarity(asked, rest, dim=-1)[..., None]
+    cosines = cosine_scores(asked, prototypes.mean)
+    places = torch.arange(cosines.shape[-1], device=cosines.device) == labels[:, None]
+    return torch.where(places, own, cosines), labels

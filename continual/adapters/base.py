@@ -164,7 +164,7 @@ class AdapterKind(BaseModel, ABC):
 
     def numbers(self, shapes: Shapes) -> int:
         """Return how many numbers one finished adapter holds."""
-        return sum(tensor.numel() for tensor in self.finished(self.new(shapes, None)).values())
+        return sum(tensor.numel() for tensor in self.finished(self.new(shapes, torch.Generator())).values())
 
 
 def read_blocks(depth: int, count: int) -> list[int]:

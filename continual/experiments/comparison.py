@@ -10,8 +10,8 @@ from typing import Any
 from continual.errors import InputError
 from continual.experiments import published
 from continual.experiments.published import Protocol
+from continual.experiments.results import gives_probabilities, keeps_images
 from continual.experiments.run_folder import Run
-from continual.methods import methods
 from continual.metrics.cell import Cell
 
 
@@ -31,13 +31,15 @@ class Board:
 
     def notes(self) -> list[str]:
         """Say what not to read into the figures: the calibration of rankings, and conditions unlike the published."""
-        known, lines = methods(), []
-        ranking = [m for m in dict.fromkeys(c.method for c in self.cells) if m in known and not known[m].probabilities]
-        if ranking:
+        lines = []
+        methods = dict.fromkeys(cell.method for cell in self.cells)
+        if ranking := [method for method in methods if not gives_probabilities(method)]:
             lines.append(
                 f"The scores of {', '.join(ranking)} only rank: a softmax of cosines or of regression values is nearly "
-                "flat, and its calibration error says nothing of the method."
+                "flat, so no calibration error is given."
             )
+        if bounds := [method for method in methods if keeps_images(method)]:
+            lines.append(f"Kept images: {', '.join(bounds)}. That is a bound for the others, and is not marked as best.")
         if self.protocol is None:
             return lines
         config, sources = {**self.config, "seeds": self.seeds}, dict.fromkeys(f.source for f in self.protocol.figures)

@@ -17,7 +17,8 @@ from continual.datasets.streams import Experience, Stream
 from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
 from continual.metrics import measures
-from continual.metrics.base import Series, mean
+from continual.methods import METHODS
+from continual.metrics.base import Metric, Series, mean
 from continual.metrics.cell import Cell, Evaluation
 
 #: enough images for a batch whose stacks differ, few enough to be asked after every experience
@@ -117,10 +118,28 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
     """Gather cells of the same label, in the order of their first appearance."""
     out, metrics = [], measures(cells)
     for label, alike in by_label(cells).items():
-        values = {metric.name: [metric.figure(cell) for cell in alike] for metric in metrics}
+        method, nothing = alike[0].method, [None] * len(alike)
+        values: dict[str, Series] = {
+            m.name: [m.figure(cell) for cell in alike] if meaningful(m, method) else [*nothing] for m in metrics
+        }
         means, spread = ({key: f(v) for key, v in values.items()} for f in (mean, _deviation))
-        out.append(Row(label, alike[0].method, len(alike), means, spread))
+        out.append(Row(label, method, len(alike), means, spread))
     return out
+
+
+def meaningful(metric: Metric, method: str) -> bool:
+    """Tell whether a metric says something of a method: the calibration of scores that only rank says nothing."""
+    return not metric.of_probabilities or gives_probabilities(method)
+
+
+def gives_probabilities(method: str) -> bool:
+    """Tell whether a method's scores are probabilities; a method that is not loaded is taken at its word."""
+    return method not in METHODS.all() or METHODS.all()[method].probabilities
+
+
+def keeps_images(method: str) -> bool:
+    """Tell whether a method of this library keeps images it has seen, and so is a bound for those that do not."""
+    return method in METHODS.all() and not METHODS.all()[method].exemplar_free
 
 
 def by_label(cells: Iterable[Cell]) -> dict[str, list[Cell]]:

@@ -26,8 +26,7 @@ MARKERS = "osD^vPX*<>p"
 KNOWN = {
     **{"finetune": 8, "simple_cil": 3, "mos": 0, "strata": 1, "ranpac": 2, "ridge": 7, "ease": 4, "aper": 6},
     **{"slca": 5, "l2p": 9, "coda_prompt": 13, "joint": 18, "der": 14, "icarl": 16, "lwf": 15, "replay": 12},
-    **{"plain": 8, "equitune": 0, "lambda_equitune": 1, "equizero": 2, "max": 3, "canonicaliser": 4},
-    **{"pruned_orbit": 6},
+    **{"plain": 8, "equitune": 0, "lambda": 1, "equizero": 2, "max": 3, "canonicaliser": 4, "pruned": 6},
 }
 
 
@@ -58,12 +57,13 @@ def looks(names: Iterable[str] | Mapping[str, str]) -> dict[str, Look]:
             places[name] = KNOWN[kind]
     every = len(COLOURS) * len(DASHES)
     for name in sorted(kinds.keys() - places.keys()):
-        begin = crc32(name.encode()) % every
-        around = [*range(begin, every), *range(begin)]
-        # Of free places one with a colour of its own is the easiest to tell.
-        taken, colours = {*places.values()}, {place % len(COLOURS) for place in places.values()}
-        free = [place for place in around if place not in taken]
-        places[name] = next((p for p in free if p % len(COLOURS) not in colours), free[0] if free else begin)
+        begin, own = crc32(name.encode()) % every, KNOWN.get(kinds[name], -1) % len(COLOURS)
+        taken = {place % len(COLOURS) for place in places.values()}
+        free = [place for place in (*range(begin, every), *range(begin)) if place not in places.values()]
+        # A colour of its own is the easiest to tell; after that, the colour of what it is a form of.
+        places[name] = min(
+            free, key=lambda p: (p % len(COLOURS) in taken, p % len(COLOURS) != own), default=begin
+        )  # the first of equals
     return {name: _look(places[name]) for name in kinds}
 
 

@@ -39,7 +39,9 @@ class Board:
                 "flat, so no calibration error is given."
             )
         if bounds := [method for method in methods if keeps_images(method)]:
-            lines.append(f"Kept images: {', '.join(bounds)}. That is a bound for the others, and is not marked as best.")
+            lines.append(
+                f"Kept images: {', '.join(bounds)}. That is a bound for the others, and is not marked as best."
+            )
         if self.protocol is None:
             return lines
         config, sources = {**self.config, "seeds": self.seeds}, dict.fromkeys(f.source for f in self.protocol.figures)

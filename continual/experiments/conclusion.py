@@ -67,7 +67,11 @@ def _winner(ranked: Sequence[Row], cells: dict[str, list[Cell]]) -> str:
     else:
         sure = f"95 % interval {interval[0]:.1f} to {interval[1]:.1f}, paired over {count(len(shared), 'seed')}"
     decided = interval is None or interval[0] > 0
-    verb = "has the highest average accuracy" if decided else "has the highest mean, and these seeds do not decide"
+    verb = (
+        "has the highest average accuracy"
+        if decided
+        else "has the highest average accuracy, but these seeds do not decide"
+    )
     return f"{best.label} {verb}: Ā {_percent(best, average)}, {ahead:.1f} points above {second.label} ({sure})."
 
 
@@ -84,7 +88,7 @@ def _ends(row: Row) -> str:
 def duration(seconds: float) -> str:
     """Write a time.
 
-    >>> duration(0.42), duration(42), duration(80), duration(7300)
+    >>> duration(0.42), duration(42), duration(80), duration(7320)
     ('0.42 s', '42 s', '1 min 20 s', '2 h 2 min')
     """
     if seconds < 60:

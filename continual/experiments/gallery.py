@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from continual.experiments import pictures
+from continual.experiments import heat_maps, pictures
 from continual.experiments.pictures import Looks
 from continual.experiments.results import gives_probabilities, meaningful
 from continual.metrics import measures
@@ -44,7 +44,9 @@ def gallery(cells: Sequence[Cell], known: Looks | None = None) -> Iterator[Pictu
         caption = f"Accuracy on test images as they are, and transformed by random elements of a group.{band}"
         yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]", known=known))
         same = {consistency.under(group): f"transformed by {group}" for group in groups}
-        caption = f"Is the symmetry forgotten? Images answered alike as they are and transformed by a random element.{band}"
+        caption = (
+            f"Is the symmetry forgotten? Images answered alike as they are and transformed by a random element.{band}"
+        )
         yield Picture("consistency", caption, pictures.panels(cells, same, "same answer [%]", (0, 102), known))
     if any(inference_seconds.figure(cell) is not None for cell in cells):
         caption = "Average accuracy against the time of an answer."
@@ -60,8 +62,8 @@ def gallery(cells: Sequence[Cell], known: Looks | None = None) -> Iterator[Pictu
         caption = "Reliability at the end; calibration error in brackets. Below the diagonal a method is overconfident."
         yield Picture("reliability", caption, pictures.reliability(cells, known))
     if len(cells[0].evaluations) > 1:
-        yield Picture("matrices", "Accuracy matrices [%], the mean over the seeds.", pictures.matrices(cells))
+        yield Picture("matrices", "Accuracy matrices [%], the mean over the seeds.", heat_maps.matrices(cells))
     several = [cell for cell in cells if right_stack(cell)[-1] is not None and len(choices(cell)[-1]) > 1]
     if several:
         caption = "Which stack was chosen at the end, for the images of each [%]."
-        yield Picture("retrieval", caption, pictures.retrieval(several))
+        yield Picture("retrieval", caption, heat_maps.retrieval(several))

@@ -88,7 +88,11 @@ def _meanings(boards: Sequence[Board]) -> dict[str, str]:
         for metric in measures(board.cells)
         if metric.table and any(metric.figure(cell) is not None for cell in board.cells)
     }
-    return {**found, "±": "the standard deviation over the seeds (n - 1)", ABSENT: "no such figure, or it means nothing"}
+    return {
+        **found,
+        "±": "the standard deviation over the seeds (n - 1)",
+        ABSENT: "no such figure, or it means nothing",
+    }
 
 
 def _summary(board: Board) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of results: curves over the experiences, cost, heat maps, forgetting, reliability.
+"""Pictures of results: curves over the experiences, cost, forgetting, reliability; `heat_maps` has the matrices.
 
 Each function returns a matplotlib figure in the style of `equivariant.style`, with names where lines end. `save` writes
 it on white; `continual.experiments.svg.inline` makes it a part of a page.
@@ -23,7 +23,6 @@ from continual.metrics.calibration import expected_calibration_error
 from continual.metrics.calibration import reliability as reliability_tables
 from continual.metrics.cell import Cell
 from continual.metrics.cost import learning_seconds
-from continual.metrics.retrieval import choices, first_choices
 from equivariant.style import INK, Look, ink, looks
 
 if TYPE_CHECKING:
@@ -70,14 +69,14 @@ def panels(
         def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> str:
             values = metric.factor * np.array([metric(cell) for cell in alike], dtype=np.float64)
             _band(axes, values, style, shade=0.18 if len({cell.label for cell in cells}) <= 4 else 0.07)
-            return alike[0].label
+            return short(alike[0].label)
 
         return draw
 
     figure = _lines(cells, {title: drawing(metric) for metric, title in metrics.items()}, known)
     for axes in figure.axes:
         axes.set(xlabel="experiences learned", ylim=limits if limits else (min(0, axes.get_ylim()[0]), None))
-        axes.set_xticks(_ticks(max(len(cell.evaluations) for cell in cells)))
+        axes.set_xticks(ticks(max(len(cell.evaluations) for cell in cells)))
     figure.axes[0].set_ylabel(heading)
     return _named(figure)
 
@@ -87,11 +86,11 @@ def forgetting(cells: Sequence[Cell], known: Looks | None = None) -> Figure:
 
     def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> str:
         _band(axes, 100 * np.array([transfer.experience_forgetting(matrix(cell)) for cell in alike]), style)
-        return alike[0].label
+        return short(alike[0].label)
 
     figure = _lines(cells, {"": draw}, known)
     figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
-    figure.axes[0].set_xticks(_ticks(max(len(cell.evaluations) for cell in cells) - 1))
+    figure.axes[0].set_xticks(ticks(max(len(cell.evaluations) for cell in cells) - 1))
     return _named(figure)
 
 
@@ -102,7 +101,7 @@ def reliability(cells: Sequence[Cell], known: Looks | None = None) -> Figure:
         table = np.sum([reliability_tables(cell)[-1] for cell in alike], axis=0)
         images, confidence, right = table[table[:, 0] > 0].T
         axes.plot(100 * confidence / images, 100 * right / images, **style)
-        return f"{_short(alike[0].label)} ({100 * (expected_calibration_error(table) or 0):.1f} %)"
+        return f"{short(alike[0].label)} ({100 * (expected_calibration_error(table) or 0):.1f} %)"
 
     figure = _lines([cell for cell in cells if gives_probabilities(cell.method)], {"": draw}, known)
     figure.axes[0].plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
@@ -140,24 +139,6 @@ def cost(cells: Sequence[Cell], metric: Metric = learning_seconds, known: Looks 
     return figure
 
 
-def matrices(cells: Sequence[Cell]) -> Figure:
-    """Draw the mean accuracy matrix of each label: rows learned so far, columns the experience tested."""
-    maps = [
-        (label, 100 * np.mean([matrix(cell) for cell in alike], axis=0)) for label, alike in by_label(cells).items()
-    ]
-    return _heat_maps(maps, "tested on experience", "experiences learned", min(3, len(maps)))
-
-
-def retrieval(cells: Sequence[Cell]) -> Figure:
-    """Draw, for each label, how often each stack was chosen for the images of each, before and after refinement."""
-    maps = []
-    for label, alike in by_label(cells).items():
-        for when, tables in (("at first", first_choices), ("refined", choices)):
-            counts = np.sum([tables(cell)[-1] for cell in alike], axis=0)
-            maps.append((f"{label}, {when}", 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
-    return _heat_maps(maps, "chosen stack", "right stack", 2)
-
-
 def _band(axes: Any, values: Any, style: dict[str, Any], shade: float = 0.1) -> None:
     """Draw the mean of values (seeds, steps), and ± their deviation where there are several seeds."""
     steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
@@ -182,7 +163,7 @@ def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw], known: Looks | N
         for axes, draw in zip(every, drawings.values(), strict=True):
             before = len(axes.lines)
             name = draw(axes, alike, style)
-            axes.lines[before].set_label(plot(_short(name)))
+            axes.lines[before].set_label(plot(name))
     for axes, title in zip(every, drawings, strict=True):
         axes.set_title(plot(title))
         ink(axes)
@@ -233,7 +214,7 @@ def _beside(axes: Any, points: Mapping[str, tuple[float, float]], known: Looks) 
     centres = {label: axes.transData.transform(point) for label, point in points.items()}
     taken = [(x - 5 * pixels, y - 5 * pixels, x + 5 * pixels, y + 5 * pixels) for x, y in centres.values()]
     for label, (x, y) in centres.items():
-        text = _short(label)
+        text = short(label)
         width, height = 0.56 * SMALL * len(text) * pixels, 1.2 * SMALL * pixels
         sides = [(dx, dy) for dx in (1, -1, 0) for dy in (0, 1, -1, 2, -2, 3, -3) if dx or abs(dy) > 0]
 
@@ -261,40 +242,12 @@ def _overlap(one: Any, other: Any) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
+    """Cut a label to what a picture has room for."""
     return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
 
 
-def _heat_maps(maps: Sequence[tuple[str, Any]], across: str, down: str, columns: int) -> Figure:
-    """Draw heat maps of percent as small multiples with one colour bar."""
-    from matplotlib.figure import Figure
-
-    lines = -(-len(maps) // columns)
-    figure = Figure(figsize=(4.6, 0.7 + 3.8 * lines / columns), layout="constrained")
-    every = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for axes, (title, values) in zip(every.flat, maps, strict=False):
-        size, ticks = len(values) + 0.5, _ticks(len(values), most=10 // columns)
-        place = {"interpolation": "none", "extent": (0.5, size, size, 0.5)}
-        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, **place)
-        axes.set(xticks=ticks, yticks=ticks)
-        axes.set_title(plot(_short(title)))
-        ink(axes, grid=False)
-        axes.title.set_fontsize(10 if columns == 1 else SMALL)
-        if len(values) * columns <= 12:
-            for (row, column), value in np.ndenumerate(values):
-                if not np.isnan(value):
-                    colour = "black" if value > 55 else "white"
-                    axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
-    for axes in every.flat[len(maps) :]:
-        axes.set_axis_off()
-    figure.supxlabel(across, color=INK, fontsize=9)
-    figure.supylabel(down, color=INK, fontsize=9)
-    bar = figure.colorbar(image, ax=every, shrink=0.8 if lines == 1 else 0.5, label="[%]")
-    ink(bar.ax, grid=False)
-    return figure
-
-
-def _ticks(count: int, most: int = 10) -> list[int]:
+def ticks(count: int, most: int = 10) -> list[int]:
     """Number experiences from 1, at most so many of them."""
     return [*range(1, count + 1, max(1, -(-count // most)))]
 

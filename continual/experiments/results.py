@@ -16,8 +16,8 @@ from continual.data.inputs import Label
 from continual.datasets.streams import Experience, Stream
 from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
-from continual.metrics import measures
 from continual.methods import METHODS
+from continual.metrics import measures
 from continual.metrics.base import Metric, Series, mean
 from continual.metrics.cell import Cell, Evaluation
 

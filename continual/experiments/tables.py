@@ -13,7 +13,7 @@ from continual import escaping
 from continual.errors import InputError, nearest
 from continual.experiments.published import Figure, Protocol
 from continual.experiments.results import Row, keeps_images, meaningful, rows
-from continual.metrics import METRICS, measures
+from continual.metrics import measures
 from continual.metrics.base import Metric
 from continual.metrics.cell import Cell
 
@@ -45,7 +45,11 @@ class _Column:
 
 
 def results_table(
-    cells: Sequence[Cell], protocol: Protocol | None = None, columns: Sequence[str] | None = None, *, brief: bool = False
+    cells: Sequence[Cell],
+    protocol: Protocol | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    brief: bool = False,
 ) -> Table:
     """Return the results table, with the published accuracies of `protocol` in columns of their own.
 
@@ -60,7 +64,9 @@ def results_table(
         if columns or any(row.mean[metric.name] is not None for row in found):
             shown.append(_column(found, metric))
         if named and metric.name in PUBLISHED:
-            values = [f"{100 * getattr(named[n], metric.name):.2f}" if n in named else ABSENT for n in range(len(found))]
+            values = [
+                f"{100 * getattr(named[n], metric.name):.2f}" if n in named else ABSENT for n in range(len(found))
+            ]
             shown.append(_Column(PUBLISHED[metric.name], values))
     return _table(shown)
 
@@ -68,7 +74,9 @@ def results_table(
 def further_table(cells: Sequence[Cell]) -> Table:
     """Return the table of further measures."""
     found = rows(cells)
-    further = [m for m in measures(cells) if m.table == "further" and any(row.mean[m.name] is not None for row in found)]
+    further = [
+        m for m in measures(cells) if m.table == "further" and any(row.mean[m.name] is not None for row in found)
+    ]
     return _table([_Column("method", [row.label for row in found]), *[_column(found, metric) for metric in further]])
 
 
@@ -129,8 +137,9 @@ def terminal(title: str, table: Table) -> TerminalTable:
     # Labels and titles come from users: they are text, never markup.
     shown = TerminalTable(title=Text(escaping.terminal(title)), box=box.ROUNDED)
     for number, heading in enumerate(table.shown_headings()):
+        name, _, unit = escaping.terminal(heading).partition(" [")  # the unit and its arrow have a line of their own
         shown.add_column(
-            Text(escaping.terminal(heading)), justify="left" if number == 0 else "right", overflow="fold",
+            Text(f"{name}\n[{unit}" if unit else name), justify="left" if number == 0 else "right", overflow="fold",
             min_width=max((len(line[number]) for line in table.lines), default=0) if number else None,
         )  # fmt: skip
     for number, line in enumerate(table.lines):
@@ -142,7 +151,11 @@ def terminal(title: str, table: Table) -> TerminalTable:
 def markdown(table: Table) -> str:
     """Return a table as Markdown, the best values bold."""
     rule = ["---", *["---:"] * (len(table.headings) - 1)]
-    lines = [[escaping.markdown(heading) for heading in table.headings], rule, *_marked(table, escaping.markdown, "**{}**")]
+    lines = [
+        [escaping.markdown(heading) for heading in table.headings],
+        rule,
+        *_marked(table, escaping.markdown, "**{}**"),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -163,7 +176,10 @@ def latex(table: Table, caption: str = "", label: str = "") -> str:
 
 def _marked(table: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
     return [
-        [bold.format(escape(text)) if (number, place) in table.best else escape(text) for place, text in enumerate(line)]
+        [
+            bold.format(escape(text)) if (number, place) in table.best else escape(text)
+            for place, text in enumerate(line)
+        ]
         for number, line in enumerate(table.lines)
     ]
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from continual.experiments import shipped
 from continual.experiments.config import load_config, load_runs
+from continual.experiments.equivariance.config import load_study
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,3 +69,51 @@ def test_show_keeps_odd_names(equimos: Equimos, config: Path, tmp_path: Path) ->
     shown = tmp_path / "shown.toml"
     shown.write_text(equimos("show", config).stdout, encoding="utf-8")
     assert list(load_config(shown).methods) == ['a "b" é.c']
+
+
+STUDIES = [name for name in shipped.shipped() if name.startswith("equivariance/")]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_of_wrappers_are_shown_as_well(equimos: Equimos, name: str, tmp_path: Path) -> None:
+    result = equimos("show", name, "seeds=[7]")
+    assert result.exit_code == 0, result.stderr
+    shown = tmp_path / "shown.toml"
+    shown.write_text(result.stdout, encoding="utf-8")
+    before, after = load_study(shipped.find(Path(name)), ["seeds=[7]"]), load_study(shown)
+    assert after.seeds == [7]
+    assert {label: (row.wrapper, row.recipe, row.options) for label, row in after.rows.items()} == {
+        label: (row.wrapper, row.recipe, row.options) for label, row in before.rows.items()
+    }
+    assert after.recipes == before.recipes
+    assert after.model == before.model
+    assert after.data.source == before.data.source
+
+
+def test_every_config_of_the_project_has_a_name_and_is_listed(equimos: Equimos) -> None:
+    there = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in ROOT.glob("configs/**/*.toml")}
+    assert {*shipped.shipped()} == there
+    listed = equimos("show").stdout
+    assert all(name in listed for name in there)
+
+
+def test_a_config_is_found_by_its_name(equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert equimos("show", "quickstart").stdout == equimos("show", ROOT / "configs" / "quickstart.toml").stdout
+    planned = equimos("run", "quickstart", "--dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert "runs/quickstart" in planned.stdout
+    tried = equimos("equivariance", "tune", "quickstart", "--dry-run")
+    assert tried.exit_code == 0, tried.stderr
+    for words, said in (
+        (("show", "quickstrat"), "did you mean 'quickstart'"),
+        (("run", "zzz"), "`equimos show` lists them"),
+        (("run", "nowhere.toml"), "nowhere.toml"),
+        (("run", "equivariance/quickstart"), "`equimos equivariance tune` runs it"),
+    ):
+        result = equimos(*words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+    Path("quickstart").write_text("title = 1")
+    assert equimos("show", "quickstart").exit_code == 2, "a file of that name comes first"

@@ -159,6 +159,9 @@ def make_report(
         str | None,
         typer.Option(metavar="METRIC,...", help="Of table.md and table.tex; `equimos list metrics` names them."),
     ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Also write cells.parquet and experiences.parquet; needs equimos[pandas].")
+    ] = False,
     every: Columns = False,
 ) -> None:
     """Compare finished runs: a page to read anywhere, tables and pictures, with published figures beside them.
@@ -181,6 +184,8 @@ def make_report(
     chosen = None if columns is None else [name.strip() for name in columns.split(",")]
     with waiting("drawing the pictures and writing the page"):
         files = report.write_report(found, collected, out, chosen)
+        if parquet:
+            files += report.write_parquet(runs, out)
     for board in found:
         _show_table(board.title, board.cells, board.protocol, every=every)
         for note in board.notes():

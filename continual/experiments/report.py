@@ -84,6 +84,25 @@ def write_report(
     return made
 
 
+def write_parquet(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Write the tidy tables of `read_runs` into a folder as parquet, and return the files.
+
+    Raises InputError without pandas or pyarrow.
+    """
+    from continual.experiments.frames import LINES, read_runs
+
+    made = []
+    for per in LINES:
+        made.append(out / f"{per}s.parquet")
+        table = read_runs(*runs, per=per)  # type: ignore[arg-type]
+        with files.written(made[-1]) as temporary:
+            try:
+                table.to_parquet(temporary, index=False)
+            except ImportError:
+                raise InputError('parquet needs pyarrow: pip install "equimos[pandas]"') from None
+    return made
+
+
 def _caption(board: Board) -> str:
     """Say of a LaTeX table what it holds."""
     cell, said = board.cells[0], "bold: best of the methods that keep no images"

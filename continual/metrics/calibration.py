@@ -58,7 +58,8 @@ def reliability(cell: Cell) -> list[Table]:
 
 
 @metric(
-    heading="calibration error [%]", higher_is_better=False, table="main", order=60, range=(0, 1), of_probabilities=True,
+    heading="calibration error [%]", higher_is_better=False, table="main", order=60, range=(0, 1),
+    of_probabilities=True,
     curve="Expected calibration error (15 bins) of the answers.",
 )  # fmt: skip
 def calibration_error(cell: Cell) -> Series:

@@ -15,6 +15,7 @@ from continual.experiments.frames import read_runs as read_runs
 from continual.export.writing import export_onnx as export_onnx
 from continual.learning.answers import Prediction as Prediction
 from continual.learning.learner import IncrementalLearner as IncrementalLearner
+from continual.learning.merged import merged as merged
 from continual.losses.base import LossTerm as LossTerm
 from continual.methods import load as load
 from continual.methods import method as method

@@ -17,6 +17,7 @@ from continual.data.containers import by_position
 from continual.data.ranges import ValueRange
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
+from continual.uncertainty.tempering import agreeing
 
 
 class ContinualClassifier(ClassifierMixin, BaseEstimator):
@@ -92,11 +93,11 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """Return a probability for each image and class, (B, C), columns as in `classes_`, rows summing to 1.
 
         They are calibrated where the method can (strata, ridge, mos, slca); elsewhere they are scores that only rank.
-        With mos and slca the likeliest class need not be the answer of `predict`, which knows more than statistics.
+        The likeliest class is always the answer of `predict`.
         """
         check_is_fitted(self)
         found = self.learner_.predict(X, value_range=self.value_range)
-        values = found.scores if found.probabilities is None else found.probabilities
+        values = agreeing(found.scores if found.probabilities is None else found.probabilities, found.scores)
         order = [found.classes.index(label) for label in sorted(found.classes)]
         rows: NDArray[np.float64] = values[:, order].double().numpy()
         return rows / rows.sum(1, keepdims=True)

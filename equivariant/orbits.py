@@ -29,8 +29,8 @@ def align(
     """Undo the orbit: return g⁻¹∘y[g] for every element, (|G|, B, …) → (|G|, B, …)."""
     group, action = as_group(group), action or Images()
     numbers = range(group.order) if elements is None else elements
-    if len(y) != len(numbers):
-        raise InputError(f"{len(y)} outputs do not fit {len(numbers)} elements of {group.name}")
+    if y.shape[0] != len(numbers):
+        raise InputError(f"{y.shape[0]} outputs do not fit {len(numbers)} elements of {group.name}")
     return torch.stack([action(group, group.inverse(g), part) for g, part in zip(numbers, y, strict=True)])
 
 

@@ -21,7 +21,7 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py", "four_sites.py"}
 
 
 def test_equivariance(tmp_path: Path) -> None:
@@ -35,3 +35,12 @@ def test_equivariance(tmp_path: Path) -> None:
     assert scores["equitune"] < scores["equizero"] < weighted, "the mean hurts zero-shot"
     assert scores["equitune, fine-tuned"][1] > scores["equitune"][1] + 30, "equitune is for fine-tuning"
     assert (tmp_path / "runs" / "equivariance.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_four_sites(tmp_path: Path) -> None:
+    said = run("four_sites.py", tmp_path)
+    found = re.findall(r"^(.*?) +\d+ classes +([\d.]+)%", said, flags=re.MULTILINE)
+    right = {name.strip(): float(share) for name, share in found}
+    assert right["merged"] == right["one place"] > 60
+    assert all(right[site] < 40 for site in ("north", "east", "south", "west"))
+    assert float(said.split()[-1]) < 1e-6

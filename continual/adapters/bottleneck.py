@@ -14,9 +14,8 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import linear
 
-from continual.adapters.base import AdapterKind, Shapes
+from continual.adapters.base import AdapterKind, Shapes, affine
 
 
 class Bottleneck(AdapterKind):
@@ -51,15 +50,8 @@ class Bottleneck(AdapterKind):
         }
 
     def block(self, weights: Mapping[str, Tensor], h: Tensor, keep: Tensor | None = None) -> Tensor:
-        z = torch.relu(_affine(h, weights["down_weight"], weights["down_bias"]))
+        z = torch.relu(affine(h, weights["down_weight"], weights["down_bias"]))
         if keep is not None:
             z = z * keep / (1 - self.adapter_dropout)
         # z is D / r times smaller than what it becomes
-        return _affine(self.adapter_scale * z, weights["up_weight"], self.adapter_scale * weights["up_bias"])
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return `x @ weight.T + bias` in one operation, the weights shared by the batch or one for each image."""
-    if weight.dim() == 2:
-        return linear(x, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return affine(self.adapter_scale * z, weights["up_weight"], self.adapter_scale * weights["up_bias"])

@@ -161,7 +161,9 @@ class LearnerStrategy(SupervisedTemplate):
         loader = self._obtain_common_dataloader_parameters(**{k: v for k, v in kwargs.items() if k in known})
         collate_from_data_or_kwargs(self.adapted_dataset, loader)
         seed, update = self.learner.settings.seed, self.learner.state.updates
-        images, size = self.training.data.training, self.train_mb_size
+        gradient = isinstance(self.training, GradientTraining) and self.training.epochs > 0
+        images = self.training.training_images() if gradient else self.training.data.training
+        size = self.train_mb_size
         self.dataloader, self.sampler = training_loader(images, size, seed, update, **loader)
         if isinstance(self.training, GradientTraining):
             self.train_epochs = self.training.epochs

@@ -8,36 +8,68 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 ALL = slice(None)
 
 
-def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None) -> Tensor:
-    """Return what a block's attention says of the tokens `read` (B, n, D), which look at all of `x` (B, N, D)."""
+def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None, weight: Tensor | None = None) -> Tensor:
+    """Return what a block's attention says of the tokens `read` (B, n, D), which look at all of `x` (B, N, D).
+
+    `weight` (K, D), or (B, K, D) for each image, stands for that of the module's queries, keys and values.
+    """
     slow = _slow(x)
-    known = type(module) is Attention and getattr(module, "gate", None) is None
+    known = type(module) is Attention and type(module.qkv) is nn.Linear and getattr(module, "gate", None) is None
+    if weight is not None and not known:
+        return _under(module, x, rope, weight)[:, read]
     # What is exported keeps its layers whole, which shows what can be written in 8 bits.
-    if not known or torch.onnx.is_in_onnx_export() or (read == ALL and not slow):
+    if weight is None and (not known or torch.onnx.is_in_onnx_export() or (read == ALL and not slow)):
         return (module(x) if rope is None else module(x, rope=rope))[:, read]
     width = module.num_heads * module.head_dim
-    weight, bias = module.qkv.weight, module.qkv.bias
+    own, weight, bias = weight, module.qkv.weight if weight is None else weight, module.qkv.bias
 
     def heads(tokens: Tensor, rows: slice) -> tuple[Tensor, ...]:
-        projected = functional.linear(tokens, weight[rows], None if bias is None else bias[rows])
+        projected = _linear(tokens, weight[..., rows, :], None if bias is None else bias[rows])
         return projected.unflatten(-1, (-1, module.num_heads, module.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
 
+    if own is not None and read == ALL:
+        q, k, v = heads(x, ALL)
+        products = _in_parts if slow else functional.scaled_dot_product_attention
+        return _joined(module, products(module.q_norm(q), module.k_norm(k), v))
     q = module.q_norm(heads(x[:, read], slice(width))[0])
-    if _few(module, q, x):
+    if weight.ndim == 2 and _few(module, q, x):
         found = _without_keys(q, x, weight[width:], None if bias is None else bias[2 * width :])
     else:
         k, v = heads(x, slice(width, None))
         products = _in_parts if slow else functional.scaled_dot_product_attention
         found = products(q, module.k_norm(k), v)
+    return _joined(module, found)
+
+
+def _joined(module: Any, found: Tensor) -> Tensor:
+    """Return the attention's output (B, n, D), of what its heads found (B, H, n, D / H)."""
     found = found.transpose(1, 2).flatten(2)
     if hasattr(module, "norm"):
         found = module.norm(found)
     return module.proj(found)
+
+
+def _linear(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a weight (K, D) of all images, or one for each (B, K, D), to tokens (B, n, D)."""
+    if weight.ndim == 2:
+        return functional.linear(tokens, weight, bias)
+    found = tokens @ weight.mT
+    return found if bias is None else found + bias
+
+
+def _under(module: Any, x: Tensor, rope: Any, weight: Tensor) -> Tensor:
+    """Return what a module of any kind makes of tokens (B, N, D), under another `qkv.weight`."""
+    given = {} if rope is None else {"rope": rope}
+    if weight.ndim == 2:
+        return functional_call(module, {"qkv.weight": weight}, (x,), given)
+    alone = zip(x.split(1), weight, strict=True)
+    return torch.cat([functional_call(module, {"qkv.weight": own}, (each,), given) for each, own in alone])
 
 
 def _few(module: Any, q: Tensor, x: Tensor) -> bool:

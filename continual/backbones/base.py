@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from continual.adapters.base import Adapters
+from continual.adapters.base import Adapters, Shapes
 from continual.errors import BackboneError
 
 #: what TResNet's first convolution reads: blocks of 4 x 4 pixels, folded into the channels of RGB
@@ -29,22 +29,25 @@ class SharedStem:
     first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
     views: int = 1  #: m, how many views of each image there are, one after the other
     weights: Tensor | None = None  #: (B, m), how they count, where that is known already
+    #: where adapters act after the ViT alone: tokens (B, m N, D) that they read beside h, and its features (B, m, D)
+    passed: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> SharedStem:
         """Return the stem of some of the images."""
-        first, weights = (None if t is None else t[rows] for t in (self.first, self.weights))
-        return replace(self, h=self.h[rows], first=first, weights=weights)
+        return replace(self._each(lambda t: t[rows]), weights=None if self.weights is None else self.weights[rows])
 
     def only(self, views: int) -> SharedStem:
         """Return the stem of each image's first `views` views, which count alike."""
-        h, first = (None if t is None else t[:, : views * (t.shape[1] // self.views)] for t in (self.h, self.first))
-        assert h is not None
-        return replace(self, h=h, first=first, views=views, weights=h.new_full((h.shape[0], views), 1 / views))
+        few = self._each(lambda t: t[:, : views * (t.shape[1] // self.views)])
+        return replace(few, views=views, weights=self.h.new_full((self.h.shape[0], views), 1 / views))
 
     def of_views(self, views: int, weights: Tensor | None) -> SharedStem:
         """Return the stem of images of which these are `views` views each."""
-        first = None if self.first is None else beside(self.first, views)
-        return replace(self, h=beside(self.h, views), first=first, views=views, weights=weights)
+        return replace(self._each(lambda t: beside(t, views)), views=views, weights=weights)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> SharedStem:
+        first = None if self.first is None else change(self.first)
+        return replace(self, h=change(self.h), first=first, passed=tuple(change(t) for t in self.passed))
 
 
 class FrozenBackbone(nn.Module, ABC):
@@ -55,6 +58,11 @@ class FrozenBackbone(nn.Module, ABC):
     depth: int  #: L, how many blocks or stages it has
     image_size: tuple[int, int]  #: of the images it is given, (H, W)
     has_blocks: ClassVar[bool] = False  #: whether it is a ViT, inside whose blocks adapters can stand
+
+    @property
+    def shapes(self) -> Shapes:
+        """What a kind of adapter needs to know."""
+        return Shapes(self.depth, self.width)
 
     def freeze(self) -> None:
         """Stop all gradients, and leave training mode for good."""
@@ -99,7 +107,7 @@ class FrozenBackbone(nn.Module, ABC):
         """Modules that a whole forward pass runs once each, all images of a batch at a time: by these it is counted."""
 
     @abstractmethod
-    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+    def stem(self, images: Tensor, prompts: Tensor | None = None, reads: int = 0) -> SharedStem:
         """Return what all adapters have in common for images (B, 3, H, W); see `FrozenViT.stem`.
 
         Raises BackboneError for a network that has no place for adapters.

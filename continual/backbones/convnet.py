@@ -50,7 +50,7 @@ class FrozenConvNet(FrozenBackbone):
     def stages(self) -> list[nn.Module]:
         return self._stages
 
-    def stem(self, images: Tensor, prompts: Tensor | None = None) -> NoReturn:
+    def stem(self, images: Tensor, prompts: Tensor | None = None, reads: int = 0) -> NoReturn:
         raise BackboneError(f"{type(self.network).__name__} has no blocks that take adapters or prompts: use a ViT")
 
     def features(

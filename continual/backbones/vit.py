@@ -6,6 +6,7 @@ forward on a probe image when it is built, and refuses a model it would not repr
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,12 +15,12 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 from torch.utils import checkpoint as checkpoints
 
-from continual.adapters.base import Adapters
+from continual.adapters.base import Adapters, Serving, Shapes, read_blocks, serving
 from continual.backbones.attention import ALL, attend
 from continual.backbones.base import FrozenBackbone, SharedStem, apart, beside
 from continual.errors import BackboneError
 
-Attention = Callable[[Any, Tensor, slice, Any], Tensor]
+Attention = Callable[[Any, Tensor, slice, Any, Tensor | None], Tensor]
 MLP = Callable[[Any, Tensor], Tensor]
 
 
@@ -27,22 +28,23 @@ def _gain(gamma: Tensor | None, x: Tensor) -> Tensor:
     return x if gamma is None else gamma * x
 
 
-#: Block class -> (attention half: tokens, those to go on with, rope -> h; MLP half: h -> tokens without adapters)
+#: Block class -> (attention half: tokens, those to go on with, rope, weight -> h;
+#: MLP half: h -> tokens without adapters)
 _HALVES: dict[type, tuple[Attention, MLP]] = {
     vision_transformer.Block: (
-        lambda b, x, read, _: x[:, read] + b.ls1(attend(b.attn, b.norm1(x), read)),
+        lambda b, x, read, _, own: x[:, read] + b.ls1(attend(b.attn, b.norm1(x), read, None, own)),
         lambda b, h: h + b.ls2(b.mlp(b.norm2(h))),
     ),
     vision_transformer.ResPostBlock: (
-        lambda b, x, read, _: x[:, read] + b.norm1(attend(b.attn, x, read)),
+        lambda b, x, read, _, own: x[:, read] + b.norm1(attend(b.attn, x, read, None, own)),
         lambda b, h: h + b.norm2(b.mlp(h)),
     ),
     eva.EvaBlock: (
-        lambda b, x, read, rope: x[:, read] + _gain(b.gamma_1, attend(b.attn, b.norm1(x), read, rope)),
+        lambda b, x, read, rope, own: x[:, read] + _gain(b.gamma_1, attend(b.attn, b.norm1(x), read, rope, own)),
         lambda b, h: h + _gain(b.gamma_2, b.mlp(b.norm2(h))),
     ),
     eva.EvaBlockPostNorm: (
-        lambda b, x, read, rope: x[:, read] + b.norm1(attend(b.attn, x, read, rope)),
+        lambda b, x, read, rope, own: x[:, read] + b.norm1(attend(b.attn, x, read, rope, own)),
         lambda b, h: h + b.norm2(b.mlp(h)),
     ),
 }
@@ -81,6 +83,12 @@ class FrozenViT(FrozenBackbone):
         self._compare_with_own_forward()
 
     @property
+    def shapes(self) -> Shapes:
+        attention = self.network.blocks[0].attn
+        weight = getattr(getattr(attention, "qkv", None), "weight", None)
+        return Shapes(self.depth, self.width, 0 if weight is None else len(weight))
+
+    @property
     def stages(self) -> list[nn.Module]:
         return [block.norm1 for block in self.network.blocks]
 
@@ -95,9 +103,10 @@ class FrozenViT(FrozenBackbone):
                 f"(largest difference {float((ours - theirs).abs().max()):.2g}): use {_SUPPORTED}"
             )
 
-    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+    def stem(self, images: Tensor, prompts: Tensor | None = None, reads: int = 0) -> SharedStem:
         """Run images (B, 3, H, W) as far as no adapter matters: embedding, the first block's attention and its MLP.
 
+        For adapters that only read tokens, after `reads` blocks, that is the whole ViT.
         With gradients the MLP is left to `features`, which knows what to keep of it. `prompts` (B, P, D) are tokens
         that enter the first block before those of the patches. Raises BackboneError for prompts in a ViT with rotary
         positions, which belong to the places of its tokens.
@@ -116,9 +125,16 @@ class FrozenViT(FrozenBackbone):
             tokens = torch.cat([tokens[:, :place], prompts.to(tokens.dtype), tokens[:, place:]], dim=1)
         h = self._attend(0, vit.norm_pre(tokens), rope)
         # Of a last block, `features` runs the MLP for few tokens only.
-        if torch.is_grad_enabled() or self.depth == 1:
-            return SharedStem(h, rope, count)
-        return SharedStem(h, rope, count, self._mlp(0, h))
+        known = None if torch.is_grad_enabled() or self.depth == 1 else self._mlp(0, h)
+        stem = SharedStem(h, rope, count, known)
+        return self._whole(stem, reads) if reads else stem
+
+    def _whole(self, stem: SharedStem, reads: int) -> SharedStem:
+        """Return the stem with what the ViT alone makes of it."""
+        seen: dict[int, Tensor] = {}
+        features = self._run(stem, None, False, seen)
+        tokens = [seen[place] for place in read_blocks(self.depth, reads)]
+        return replace(stem, passed=(*tokens, beside(features.unsqueeze(1), stem.views)))
 
     def features(
         self,
@@ -134,8 +150,9 @@ class FrozenViT(FrozenBackbone):
         Of a stem of several views of each image, they are those of every view, (B m, D); an image's adapters serve
         all its views.
         With `adapters`, block l's output is its own plus `adapters(l, h)`, h being the tokens between
-        its attention and its MLP (MOS section 3.1). With prompts in the stem, the features are the mean of
-        what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
+        its attention and its MLP (MOS section 3.1); or its attention has another weight, but in the first block; or
+        the features are the ViT's own, plus what is made of its tokens. With prompts in the stem, the features are the
+        mean of what becomes of them. With `weights`, they stand for the ViT's parameters of the same names, which
         stay as they are. With `checkpoint`, what a block's halves need for gradients is computed again when it is
         needed. `compiled` is a backend of torch.compile, which then runs everything after the stem.
         """
@@ -150,8 +167,19 @@ class FrozenViT(FrozenBackbone):
         self, images: Tensor | SharedStem, adapters: Adapters | None = None, checkpoint: bool = False
     ) -> Tensor:
         """Return the features under the ViT's own weights."""
-        vit = self.network
-        stem = images if isinstance(images, SharedStem) else self.stem(images)
+        served = serving(adapters)
+        stem = images if isinstance(images, SharedStem) else self.stem(images, reads=served.reads)
+        if served.after is None:
+            return self._run(stem, served, checkpoint)
+        whole = stem if stem.passed else self._whole(stem, served.reads)
+        *tokens, features = (apart(tensor, stem.views) for tensor in (stem.h, *whole.passed))
+        return features.squeeze(1) + served.after(tokens, self._pool)
+
+    def _run(
+        self, stem: SharedStem, served: Serving | None, checkpoint: bool, seen: dict[int, Tensor] | None = None
+    ) -> Tensor:
+        """Return features (B m, D); `seen` takes the tokens after as many blocks as its keys say."""
+        vit, served = self.network, served or Serving()
         run = _run_again if checkpoint and torch.is_grad_enabled() else _run
         views, last = stem.views, self.depth - 1
         tokens = stem.h
@@ -159,16 +187,32 @@ class FrozenViT(FrozenBackbone):
             if index:
                 # After the last attention a token's feature is its own affair.
                 read = self._read(stem) if index == last else ALL
-                h = beside(run(self._attend, index, apart(tokens, views), stem.rope, read), views)
+                weight = self._weight(index, served, views)
+                h = beside(run(self._attend, index, apart(tokens, views), stem.rope, read, weight), views)
             else:
                 h = self.read(stem.h, stem) if last == 0 else stem.h
             known = stem.first if index == 0 else None
             tokens = run(self._mlp, index, h) if known is None else known
-            if adapters is not None:
-                tokens = tokens + adapters(index, h)
+            if served.beside is not None:
+                tokens = tokens + served.beside(index, h)
+            if seen is not None:
+                seen[index + 1] = tokens
         tokens = apart(vit.norm(tokens), views)
         pooled = vit.fc_norm(tokens.mean(1)) if stem.prompts else vit.forward_head(tokens, pre_logits=True)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def _weight(self, index: int, served: Serving, views: int) -> Tensor | None:
+        """Return the weight that stands for that of a block's attention, one for all images or for each view of one."""
+        if served.attention is None:
+            return None
+        weight = served.attention(index, self.network.blocks[index].attn.qkv.weight)
+        return weight.repeat_interleave(views, 0) if weight.ndim == 3 and views > 1 else weight
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """Return of tokens (B, N, K), made of this ViT's, what features are made of: its class token, or their mean."""
+        if self.network.global_pool == "token":
+            return tokens[:, 0]
+        return tokens[:, self.network.num_prefix_tokens if tokens.shape[1] > 1 else 0 :].mean(1)
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
         """Return what the last `blocks` blocks say of images (B, 3, H, W), side by side (B, 2 D blocks), in float32.
@@ -203,11 +247,11 @@ class FrozenViT(FrozenBackbone):
         plain = type(vit).forward_head in (vision_transformer.VisionTransformer.forward_head, eva.Eva.forward_head)
         return slice(0, 1) if plain and vit.global_pool == "token" else slice(None)
 
-    def _attend(self, index: int, tokens: Tensor, rope: Any, read: slice = ALL) -> Tensor:
-        """Run one block's attention half, for the tokens that are read."""
+    def _attend(self, index: int, tokens: Tensor, rope: Any, read: slice = ALL, weight: Tensor | None = None) -> Tensor:
+        """Run one block's attention half, for the tokens that are read, under a `weight` of its own or another."""
         block = self.network.blocks[index]
         own = rope[index] if getattr(self.network, "rope_mixed", False) and rope is not None else rope
-        return _HALVES[type(block)][0](block, tokens, read, own)
+        return _HALVES[type(block)][0](block, tokens, read, own, weight)
 
     def _mlp(self, index: int, h: Tensor) -> Tensor:
         """Run one block's MLP half."""

@@ -12,6 +12,7 @@ from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weig
 from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
 from continual.errors import InputError
 from continual.lifecycle import contents
+from continual.options import assignments
 
 if TYPE_CHECKING:
     from continual.data.inputs import Label
@@ -162,6 +163,13 @@ def consolidate(
         Path | None,
         typer.Option("--images", "-i", metavar="DIR", help="Measure the cost on these: one folder per class, or none."),
     ] = None,
+    rule: Annotated[
+        str,
+        typer.Option(metavar="RULE", help="The single stack: the first, or a merge (`equimos list merging`)."),
+    ] = "first",
+    args: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="A setting of that rule: ratio=0.1.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write it without asking.")] = False,
     method: Method = None,
     weights: Weights = None,
@@ -170,6 +178,7 @@ def consolidate(
     """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
     from continual.cli import opening
     from continual.cli.progress import waiting
+    from continual.merging import RULES
     from continual.methods.mos import consolidation
     from continual.methods.mos.learner import MOSLearner
 
@@ -183,18 +192,19 @@ def consolidate(
         learner = opening.load_learner(found, weights, device, method)
     if not isinstance(learner, MOSLearner):
         raise InputError(f"consolidate is for models of method mos, and not of {learner.method}")
+    rule = RULES.resolve(rule)
     with waiting("joining the stacks, and estimating what that costs"):
-        single = consolidation.consolidated(learner)
+        single = consolidation.consolidated(learner, rule, **assignments("--arg", args or []))
         guess = consolidation.estimate(learner, single)
     say = console().print
-    say(f"{learner.state.experiences} stacks -> 1, one pass per image")
+    say(f"{learner.state.experiences} stacks -> 1 ({rule}), one pass per image")
     say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")
     if images is not None:
         _say_cost(learner, single, images)
     if not (yes or confirmed(f"Write {out}?")):
         say("nothing written")
         return
-    single.save(out, embed_backbone=found.embedded, notes={"event": f"consolidated from {model.name}"})
+    single.save(out, embed_backbone=found.embedded, notes={"event": f"consolidated from {model.name} ({rule})"})
     say(f"{out}: {count(len(single.classes), 'class')}, {size(model.stat().st_size)} -> {size(out.stat().st_size)}")
 
 

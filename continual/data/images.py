@@ -51,7 +51,17 @@ def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
 
 def decoded(raw: str | Path | EncodedImage) -> Decoded:
     """Read an image file; raises InputError that names it if it is none, see `continual.data.decoding`."""
-    return opened(raw.read() if isinstance(raw, EncodedImage) else raw, str(raw))
+    if not isinstance(raw, EncodedImage):
+        return opened(raw, str(raw))
+    try:
+        content = raw.read()
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {raw}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
+    return opened(content, str(raw))
 
 
 class DecodedOnce(Sequence[Any]):

@@ -51,7 +51,7 @@ class _OwnRows(Sampler[list[tuple[int, int]]]):
 
 
 @dataclass(frozen=True)
-class _SeededItems(Dataset[Any]):
+class SeededItems(Dataset[Any]):
     """Draws each image's augmentation from (seed, epoch, index), in whatever process it is loaded."""
 
     dataset: Any
@@ -78,7 +78,7 @@ def training_loader(
     With `own_rows` each of several processes loads its rows of every batch, see `continual.distributed`.
     """
     sampler = EpochSampler(len(dataset), seed, experience)
-    items = _SeededItems(dataset, seed, experience)
+    items = SeededItems(dataset, seed, experience)
     # A generator of its own: without one a loader draws its workers' seed from the global state.
     loader = {"collate_fn": collate, "generator": generator(seed, "loader", experience), **loader}
     loader["persistent_workers"] = loader.get("num_workers", 0) > 0  # they keep what they have decoded

@@ -6,7 +6,6 @@ from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 
-from continual.adapters.base import Shapes
 from continual.backbones.loading import Backbone, check_tag, in_cache, load_backbone
 from continual.console import count, size
 from continual.datasets.streams import Stream
@@ -64,5 +63,5 @@ def _work(row: MethodConfig, stream: Stream, backbone: Backbone) -> str:
     text = f"at most {trained} images trained on ({count(epochs, 'epoch')}), " if epochs else "nothing trained, "
     text += f"{asked} images answered"
     if epochs and (kind := getattr(settings, "adapter_kind", None)):
-        text += f", {size(4 * kind.numbers(Shapes(backbone.depth, backbone.width)))} per adapter"
+        text += f", {size(4 * kind.numbers(backbone.frozen.shapes))} per adapter"
     return text

@@ -26,7 +26,6 @@ from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.retrieval import ensemble
 from continual.statistics.head import cosine_scores
-from continual.uncertainty.gaussians import judge
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "p_value"}
@@ -99,7 +98,7 @@ def _(learner: MOSLearner) -> Any:
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         values = ensemble(logits, similarity, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
-        probabilities, p_value = judge(state.known, features)
+        probabilities, p_value = learner.judged(values, features)
         return Scores(values, probabilities=probabilities, p_value=p_value)
 
     def scores(images: Tensor) -> Scores:
@@ -119,15 +118,17 @@ def _(learner: MOSLearner) -> Any:
 
     def start(images: Tensor) -> list[Tensor]:
         """Return the tokens that rounds read, how views count, and what all have over few under the first adapter."""
-        stem = extractor.stem(images if averaged is None else averaged(images))
+        stem = extractor.stem(images if averaged is None else averaged(images), reads=kind.reads)
         if few is not None:
             every, some = extractor.features_and_some(stem, first, few)
-            return [stem.only(few).h, every - some]
-        return [stem.h] if stem.weights is None else [stem.h, stem.weights]
+            seen = stem.only(few)
+            return [seen.h, *seen.passed, every - some]
+        return [stem.h, *stem.passed] if stem.weights is None else [stem.h, *stem.passed, stem.weights]
 
     def step(tokens: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        passed, rest = rest[: len(stem.passed)], rest[len(stem.passed) :]
         weights = rest[0] if chosen else None if few is None else tokens.new_full((tokens.shape[0], few), 1 / few)
-        own = SharedStem(tokens, stem.rope, views=views, weights=weights)
+        own = SharedStem(tokens, stem.rope, views=views, weights=weights, passed=passed)
         features = extractor.features(own, per_image(kind, bank, rest[-1]))
         if few is not None:
             features = features + rest[0]
@@ -138,10 +139,10 @@ def _(learner: MOSLearner) -> Any:
         similarity = cosine_scores(features, prototypes)
         return similarity, experience[similarity.argmax(-1)]
 
-    tokens = stem.h[:, : stem.h.shape[1] // stem.views].repeat(1, views, 1)
+    tokens, *passed = (t[:, : t.shape[1] // stem.views].repeat(1, views, 1) for t in (stem.h, *stem.passed))
     extra = {"weights": tokens.new_full((2, views), 1 / views)} if chosen else {}
     extra |= {"rest": tokens.new_zeros(2, frozen.width)} if few is not None else {}
-    rows = {"tokens": tokens, **extra}
+    rows = {"tokens": tokens, **{f"passed {place}": t for place, t in enumerate(passed)}, **extra}
     with torch.no_grad():
         given = [*rows.values(), torch.zeros(2, dtype=torch.int64)]
         features, logits, _ = step(*given)

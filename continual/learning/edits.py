@@ -53,15 +53,20 @@ class Edits(ABC, Generic[S]):
 
         The other classes' own scores stay, so an answer changes only where the class had won. Methods that
         retrieve stacks (MOS) may also answer otherwise where it had a part in finding the stack, or in the
-        shares that an ensemble adds up. Adapters that were trained on it, and its share of sums over all
-        classes (`GramStatistics.without`), stay.
+        shares that an ensemble adds up. Adapters that were trained on it stay, and of sums over all classes what
+        `GramStatistics.without` cannot tell from the others'. Regressions with `exact_forget` answer as if the class
+        had never been learned.
 
         Raises InputError for a class never learned and for the last one.
         """
         index = int(self.indices([label]))
         if len(self.state.classes) == 1:
             raise InputError(f"{label!r} is the only class: a learner without classes is a new one")
-        self.state = self.state.without(index)
+        self.state = self._forgotten(index)
+
+    def _forgotten(self, index: int) -> S:
+        """Return the state without the class of that index."""
+        return self.state.without(index)
 
     def correct(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from continual import distributed
-from continual.adapters.base import Adapters
+from continual.adapters.base import Adapters, serving
 from continual.backbones.base import SharedStem
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, Label
@@ -42,23 +42,23 @@ class Extractor:
         """The same without a symmetry: features of images as they are given."""
         return replace(self, symmetry=None)
 
-    def stem(self, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+    def stem(self, images: Tensor, prompts: Tensor | None = None, reads: int = 0) -> SharedStem:
         """Return what the features of prepared images under any adapters have in common; see `FrozenViT.stem`."""
         with self._autocast():
             frozen, symmetry = self.backbone.frozen, self.symmetry
             if symmetry is None:
-                return frozen.stem(images, prompts)
+                return frozen.stem(images, prompts, reads=reads)
             views, weights = symmetry.look(frozen, images)
             each = views.shape[0] // images.shape[0]
             prompts = None if prompts is None else prompts.repeat_interleave(each, 0)
-            return frozen.stem(views, prompts).of_views(each, weights)
+            return frozen.stem(views, prompts, reads=reads).of_views(each, weights)
 
     def features(self, images: Tensor | SharedStem, adapters: Adapters | None = None, **options: Any) -> Tensor:
         """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
         frozen, symmetry = self.backbone.frozen, self.symmetry
         if symmetry is None or (isinstance(images, Tensor) and adapters is None):
             return self._over_views(images, lambda views: frozen.features(views, adapters, **options))
-        stem = images if isinstance(images, SharedStem) else self.stem(images)
+        stem = images if isinstance(images, SharedStem) else self.stem(images, reads=serving(adapters).reads)
         with self._autocast():
             found = frozen.features(stem, adapters, **options)
         return symmetry.mean(found, stem.views, stem.weights)

@@ -25,8 +25,8 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.header import check_labels
 from continual.learning.loop import run
-from continual.learning.settings import Settings, documented, make
-from continual.learning.state import S, Simulation
+from continual.learning.settings import Settings, check_adapters, documented, make
+from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.training import Checkpoints, Start, Training
 from continual.symmetry.base import Symmetry, symmetry_of
@@ -80,6 +80,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
         self.check()
+        check_adapters(self.backbone.frozen, self.settings)
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -271,6 +272,7 @@ class IncrementalLearner(Edits[S], Storing[S]):
             for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
                 del other.__dict__[name]
             other.check()
+            check_adapters(self.backbone.frozen, other.settings, self.settings if self.state.updates else None)
         return other
 
     # What a method may add -----------------------------------------------------------------------------
@@ -281,6 +283,16 @@ class IncrementalLearner(Edits[S], Storing[S]):
         They are drawn from what this one remembers. None for methods that remember nothing that stays true.
         """
         return None
+
+    def joined(self, states: Sequence[S], joint: JointClasses) -> S:
+        """Return what models of this method, of these states, know together; see `continual.learning.merged`.
+
+        Raises InputError where that does not follow from what they remember.
+        """
+        raise InputError(
+            f"models of method {self.method} cannot be merged: their weights were trained on other images; "
+            "strata, ridge, simple_cil and ranpac with epochs=0 remember sums, which add up"
+        )
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
         """Hand the images learned so far to a restored learner; methods that keep images take them."""

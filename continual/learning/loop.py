@@ -37,7 +37,7 @@ def run(
     if not isinstance(training, GradientTraining) or training.epochs == 0:
         return
     settings, device = training.settings, training.device
-    data, number = training.data.training, training.before.updates
+    data, number = training.training_images(progress), training.before.updates
     loader, sampler = training_loader(
         data, settings.batch_size, settings.seed, number, own_rows=True, num_workers=workers
     )

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     at_training: ClassVar[frozenset[str]] = frozenset()
     #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
     named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
+    #: what files say nothing of that were written before there was a setting, where that is not its default
+    before: ClassVar[Mapping[str, Any]] = {}
     #: names of before, which are still understood
     renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 
@@ -128,6 +130,19 @@ class AdapterSettings(TrainingSettings):
         """The kind of adapter with its settings."""
         shared = {name: getattr(self, name) for name in type(self).model_fields}
         return adapter_kind(self.adapter, self.adapter_args, shared)
+
+
+def check_adapters(frozen: Any, settings: Settings, learned: Settings | None = None) -> None:
+    """Raise InputError for a kind of adapter that does not fit a backbone, or what was `learned` under others."""
+    kind = getattr(settings, "adapter_kind", None)
+    if kind is None or not frozen.has_blocks or not getattr(settings, "epochs", 0):
+        return
+    kind.check(frozen.shapes)
+    then = getattr(learned, "adapter_kind", kind)
+    if type(kind) is not type(then) or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
+        raise InputError(
+            f"this model's adapters are {then!r}, and one model has one kind: learn a new one for {kind!r}"
+        )
 
 
 def make(kind: type[T], preset: str | None = None, /, **values: Any) -> T:

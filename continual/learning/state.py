@@ -1,8 +1,10 @@
 """What a learner has learned."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +36,38 @@ class State:
     def without(self, index: int) -> Self:
         """Return the state without the class of that index; the number of experiences stays."""
         return without(self, index)
+
+
+@dataclass(frozen=True)
+class JointClasses:
+    """The classes of several states together, and where those of each state are among them."""
+
+    classes: tuple[Label, ...]
+    class_experience: tuple[int, ...]
+    experiences: int
+    updates: int
+    places: tuple[Tensor, ...]  #: of each state, (C_m,) the index of each of its classes
+
+    @classmethod
+    def of(cls, states: Sequence[State]) -> JointClasses:
+        """Join the class lists in the order of the states; an experience that brings nothing new is not counted."""
+        introduced: dict[Label, tuple[int, int]] = {}
+        for number, state in enumerate(states):
+            for label, experience in zip(state.classes, state.class_experience, strict=True):
+                introduced.setdefault(label, (number, experience))
+        order = {when: experience for experience, when in enumerate(sorted(set(introduced.values())))}
+        index = {label: place for place, label in enumerate(introduced)}
+        return cls(
+            tuple(introduced),
+            tuple(order[when] for when in introduced.values()),
+            len(order),
+            sum(state.updates for state in states),
+            tuple(torch.tensor([index[label] for label in state.classes]) for state in states),
+        )
+
+    def counts(self) -> dict[str, Any]:
+        """Return the fields that every state has."""
+        return {name: getattr(self, name) for name in ("classes", "class_experience", "experiences", "updates")}
 
 
 S = TypeVar("S", bound=State)

@@ -86,7 +86,7 @@ class Storing(ABC, Generic[S]):
         else:
             check_same_weights(backbone, header["backbone"])
         kind = cls.settings_type
-        settings = restored(kind, current_names(kind, header["settings"], warn=False))
+        settings = restored(kind, {**kind.before, **current_names(kind, header["settings"], warn=False)})
         learner = cls(backbone, settings, device=device)  # type: ignore[call-arg]
         try:
             learner.restore(model_file.part(tensors, "state"), header["state"])

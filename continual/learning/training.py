@@ -158,6 +158,10 @@ class GradientTraining(Training[S]):
     def forward(self, images: Tensor) -> Output:
         """Return features and logits of prepared images (B, 3, H, W); in several processes, of `distributed.part()`."""
 
+    def training_images(self, progress: Progress | None = None) -> Any:
+        """Return the data set whose items a loader draws: (tensor, label, ...), the tensor what `forward` takes."""
+        return self.data.training
+
     def live_tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training changes, by name: the parameters. A method that changes more adds it."""
         return {

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Adapters, Weights
+from continual.adapters.base import Adapters, Weights, serving
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
@@ -65,7 +65,7 @@ def reweighted(features: Tensor, prototypes: Tensor, class_experience: Tensor, o
 
 def in_subspaces(extractor: Extractor, served: Sequence[Adapters], images: Tensor) -> list[Tensor]:
     """Return the features (B, D) of prepared images under each adapter."""
-    stem = extractor.stem(images)
+    stem = extractor.stem(images, reads=max(serving(adapters).reads for adapters in served))
     return [extractor.features(stem, adapters) for adapters in served]
 
 

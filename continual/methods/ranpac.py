@@ -1,7 +1,7 @@
 """RanPAC: ridge regression on a random projection of features adapted to the first experience."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.learner import IncrementalLearner
-from continual.learning.state import learned
+from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start, Training
 from continual.methods.bases.first_adapter import (
     FirstAdapterSettings,
@@ -21,20 +21,33 @@ from continual.methods.bases.first_adapter import (
     FirstAdapterTraining,
     adapted_features,
 )
-from continual.methods.bases.regression import RegressionState
+from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
 from continual.seeding import generator
-from continual.statistics.ridge import GramStatistics, choose_penalty, solve
+from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, solve
 
 
-class RanPACSettings(FirstAdapterSettings):
+class RanPACSettings(FirstAdapterSettings, RegressionSettings):
     """Numbers of RanPAC."""
 
+    balance: float = Field(0.0, ge=0, le=1, description="as published 0, classes weigh as often as learned; 1: alike")
     projection: int = Field(10_000, ge=1, description="M, the width of the random projection")
 
 
 @dataclass(frozen=True)
 class RanPACState(FirstAdapterState, RegressionState):
     """The adapter, running sums of the projected features, and the head solved from them."""
+
+
+def solved(state: RanPACState, balance: float) -> RanPACState:
+    """Return the state with the head of its sums and penalty."""
+    sums = learned(state.sums)
+    penalty = penalty_of(sums, learned(state.head)) if state.penalty is None else state.penalty
+    weighted = sums.balanced(balance)
+    for strength in (penalty, *(p for p in PENALTIES if p > penalty)):
+        head = solve(weighted, strength, standardise=False)
+        if head.weight.isfinite().all():  # a penalty chosen for other sums may be too weak for these
+            break
+    return replace(state, head=head, balance=balance, penalty=penalty)
 
 
 class RanPACUpdate(Training[RanPACState]):
@@ -46,14 +59,13 @@ class RanPACUpdate(Training[RanPACState]):
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
         """Return the state with the experience's images in the sums, and a head solved anew."""
-        settings, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
-        features, labels = self.features(partial(adapted_features, self.extractor, settings, stack), progress)
-        hidden, draw = self.project(features), generator(settings.seed, "ridge", self.before.updates)
+        own, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
+        features, labels = self.features(partial(adapted_features, self.extractor, own, stack), progress)
+        hidden, draw = self.project(features), generator(own.seed, "ridge", self.before.updates)
         # As published, earlier experiences take no part in the choice.
-        penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw)
-        sums = GramStatistics.of(hidden, labels, classes).plus(self.before.sums)
-        head = solve(sums, penalty, standardise=False)
-        return RanPACState(**self.progress_counts(), stack=stack, sums=sums, head=head)
+        penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw, balance=own.balance)
+        sums = GramStatistics.of(hidden, labels, classes, own.exact_forget).plus(self.before.sums)
+        return solved(RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty), own.balance)
 
     def frozen_adapter(self) -> Weights:
         """Return the first experience's adapter; without any, none."""
@@ -66,13 +78,14 @@ class RanPACTraining(RanPACUpdate, FirstAdapterTraining[RanPACState]):
     frozen_adapter = FirstAdapterTraining.frozen_adapter
 
 
-class RanPACLearner(IncrementalLearner[RanPACState]):
+class RanPACLearner(SolvingLearner[RanPACState]):
     """`argmax h W_o` with `h = relu(z W)`, W a fixed random D x M matrix and W_o solved in closed form.
 
     The penalty is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
     on its other four fifths, as in the published code. W is drawn from the seed, not stored. Memory is one
-    adapter, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 per class. With `epochs = 0`
-    z are the frozen features, of any backbone, and there is no adapter.
+    adapter, L (2 r D + r + D) numbers, and in double precision M (M + 3) / 2, and 2 M + 2 per class, with
+    `exact_forget` = k another k M. With `epochs = 0` z are the frozen features, of any backbone, and there is
+    no adapter.
     """
 
     method = "ranpac"
@@ -93,6 +106,20 @@ class RanPACLearner(IncrementalLearner[RanPACState]):
         adapts = self.settings.epochs and self.state.stack != {}  # what began without an adapter continues without
         return (RanPACTraining if adapts else RanPACUpdate)(self.start, data, self.project)
 
+    def joined(self, states: Sequence[RanPACState], joint: JointClasses) -> RanPACState:
+        """Add the sums up, under the penalty of the model that has seen most; refused if adapters were trained."""
+        if any(state.stack for state in states):
+            raise InputError(
+                "models of ranpac with an adapter cannot be merged: it was trained on the images of one of them; with "
+                "epochs=0 they can"
+            )
+        most = max(states, key=lambda state: float(learned(state.sums).counts.sum()))
+        penalty = penalty_of(learned(most.sums), learned(most.head)) if most.penalty is None else most.penalty
+        return super().joined([replace(states[0], penalty=penalty), *states[1:]], joint)
+
+    def solved(self, state: RanPACState, newest: tuple[Tensor, Tensor] | None = None) -> RanPACState:
+        return solved(state, self.settings.balance)
+
     @cached_property
     def projection(self) -> Tensor:
         """W (D, M), entries from N(0, 1)."""
@@ -105,4 +132,4 @@ class RanPACLearner(IncrementalLearner[RanPACState]):
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = adapted_features(self.extractor, self.settings, learned(self.state.stack), images, cache)
-        return Scores(learned(self.state.head)(self.project(features)).softmax(-1))
+        return Scores(learned(self.current.head)(self.project(features)).softmax(-1))

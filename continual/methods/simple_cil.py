@@ -1,15 +1,18 @@
 """SimpleCIL: cosine to the class means of the frozen features; nothing is trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import State, learned
+from continual.learning.state import JointClasses, State, learned
 from continual.learning.training import Progress, Training
+from continual.statistics.fields import placed
 from continual.statistics.head import Prototypes, cosine_scores, updated
 
 
@@ -42,6 +45,14 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
         return PrototypeUpdate(self.start, data)
+
+    def joined(self, states: Sequence[PrototypeState], joint: JointClasses) -> PrototypeState:
+        known = [learned(state.prototypes) for state in states]
+        parts = [placed(one, at, len(joint.classes)) for one, at in zip(known, joint.places, strict=True)]
+        count = torch.stack([part.count for part in parts])
+        total = (torch.stack([part.mean for part in parts]).double() * count[..., None]).sum(0)
+        mean = (total / count.sum(0)[:, None]).to(known[0].mean)
+        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=Prototypes(mean, count.sum(0)))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)

@@ -17,7 +17,6 @@ from continual.learning.learner import IncrementalLearner
 from continual.learning.state import learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
-from continual.uncertainty.gaussians import judge
 
 
 class SLCASettings(AlignmentSettings):
@@ -137,5 +136,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         state = self.state
         features = self.extractor.features(images, weights=state.backbone)
-        probabilities, p_value = judge(state.known, features)
-        return Scores(learned(state.head)(features).softmax(-1), probabilities=probabilities, p_value=p_value)
+        head = learned(state.head)
+        values = head(features).softmax(-1)
+        probabilities, p_value = state.judged(self.settings, values, features, lambda x, _: head(x).softmax(-1))
+        return Scores(values, probabilities=probabilities, p_value=p_value)

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
-from continual.learning.settings import Settings
-from continual.methods.bases.regression import RegressionLearner
+from continual.methods.bases.regression import RegressionLearner, RegressionSettings
 from continual.statistics.ridge import GramStatistics
 
 
-class StrataSettings(Settings):
+class StrataSettings(RegressionSettings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
 
-    renamed: ClassVar[Mapping[str, str]] = {**Settings.renamed, "strength": "penalty"}
+    renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")

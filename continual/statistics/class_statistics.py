@@ -184,7 +184,7 @@ class LowRank(ClassStatistics):
         """Fit (n, D) features with at most `components` directions."""
         mean = features.mean(0)
         rows = (features - mean) / max(len(features) - 1, 1) ** 0.5
-        return cls(len(features), mean, *_leading(rows, components))
+        return cls(len(features), mean, *leading(rows, components))
 
     def sampler(self, floor: float) -> Sampler:
         return Sampler(self.mean[None], torch.ones(1), self.factor, (self.rest + floor).sqrt())
@@ -203,12 +203,12 @@ class LowRank(ClassStatistics):
                 gap[None] * (m * n / (m + n) / (m + n - 1)) ** 0.5,
             ]
         )
-        factor, lost = _leading(rows, max(self.factor.shape[1], other.factor.shape[1]))
+        factor, lost = leading(rows, max(self.factor.shape[1], other.factor.shape[1]))
         rest = _merge_second(self.rest, other.rest, m, n, torch.zeros_like(gap)) + lost
         return LowRank(m + n, mean, factor, rest)
 
 
-def _leading(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
+def leading(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
     """Split rows^T rows into its leading factor (D, k), zero-padded, and the diagonal of the rest (D,)."""
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
     k = min(components, len(values))

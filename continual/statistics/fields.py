@@ -54,6 +54,18 @@ def without(value: T, index: int) -> T:
     return replace(value, **changes)  # type: ignore[type-var]
 
 
+def placed(value: T, places: Tensor, count: int) -> T:
+    """Return a dataclass of tensors in which its classes are at `places` (C,) among `count`; zeros for the others."""
+    changes = {}
+    for field in fields(value):  # type: ignore[arg-type]
+        own = getattr(value, field.name)
+        if "axis" in field.metadata and own is not None:
+            axis = field.metadata["axis"] % own.ndim
+            whole = own.new_zeros(*own.shape[:axis], count, *own.shape[axis + 1 :])
+            changes[field.name] = whole.index_copy(axis, places.to(own.device), own)
+    return replace(value, **changes)  # type: ignore[type-var]
+
+
 def _without_item(own: Any, index: int, axis: int) -> Any:
     if not isinstance(own, Tensor):
         return own[:index] + own[index + 1 :]

@@ -7,11 +7,13 @@ triangle is kept alone: half of the memory, and of the file.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from continual.statistics.class_statistics import leading
 from continual.statistics.fields import per_class, without
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
@@ -28,13 +30,20 @@ class GramStatistics:
     triangle: Tensor  #: (D (D + 1) / 2,), the lower triangle of sum x x^T, row by row
     targets: Tensor = per_class(axis=1)  #: (D, C), sum x y^T
     counts: Tensor = per_class()  #: (C,), images of each class
+    #: (C, r, D), F_c with F_c^T F_c the leading part of a class's scatter around its mean; None: not kept
+    scatter: Tensor | None = per_class(default=None)
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, classes: int) -> GramStatistics:
-        """Sum over features (n, D) with class indices (n,)."""
+    def of(cls, features: Tensor, labels: Tensor, classes: int, directions: int = 0) -> GramStatistics:
+        """Sum over features (n, D) with class indices (n,), and keep `directions` of each class's scatter."""
         x = features if features.device.type == "mps" else features.double()
         y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
-        return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0))
+        scatter = x.new_zeros(classes, directions, x.shape[1]) if directions else None
+        if scatter is not None:
+            for label in labels.unique().tolist():
+                own = x[labels == label]
+                scatter[label] = leading(own - own.mean(0), directions)[0].mT
+        return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0), scatter)
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
@@ -57,7 +66,22 @@ class GramStatistics:
             self.triangle + other.triangle,
             pad(self.targets, (0, extra)) + other.targets,
             pad(self.counts, (0, extra)) + other.counts,
+            self._joint_scatter(other),
         )
+
+    def _joint_scatter(self, other: GramStatistics) -> Tensor | None:
+        """Return the leading scatter (C, r, D) of the classes of both, of which the other has no fewer."""
+        if self.scatter is None or other.scatter is None:
+            return None
+        joint = other.scatter.clone()
+        for c, (m, n) in enumerate(zip(self.counts.tolist(), other.counts.tolist(), strict=False)):
+            if m and n:
+                gap = (self.targets[:, c] / m - other.targets[:, c] / n) * (m * n / (m + n)) ** 0.5
+                rows = torch.cat([self.scatter[c], joint[c], gap[None]])
+                joint[c] = leading(rows, joint.shape[1])[0].mT
+            elif m:
+                joint[c] = self.scatter[c]
+        return joint
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean (D,) and the deviation (D,) of all images; 1 for a feature that never varied."""
@@ -68,13 +92,43 @@ class GramStatistics:
         return mean, torch.where(variance > 1e-12 * (1 + mean.square()), variance.sqrt(), 1.0)
 
     def without(self, index: int) -> GramStatistics:
-        """Return the statistics without one class: exactly so, but for its scatter around its mean.
+        """Return the statistics without one class.
 
-        That scatter lies in the sum of products, added to the others', and can no longer be separated from them.
+        Its count and mean are taken out exactly, and so is what `scatter` knows of its scatter: all of it, if the class
+        has no more than r + 1 images. The rest has been added to the other classes' and is estimated: the same share of
+        what is left of all classes' scatter as the class has of its degrees of freedom, an image less one each.
         """
-        own, count = self.targets[:, index], self.counts[index]
-        products = self.triangle - lower_triangle(torch.outer(own, own)) / count
+        own, count, rank = self.targets[:, index], self.counts[index], 0
+        between = (self.targets / self.counts) @ self.targets.mT
+        if self.scatter is not None:
+            rank = self.scatter.shape[1]
+            rows = self.scatter.flatten(0, 1)
+            between += rows.mT @ rows
+        free = (self.counts - 1 - rank).clamp(min=0)
+        share = free[index] / free.sum().clamp(min=1)
+        taken = torch.outer(own, own) / count - share * between
+        if self.scatter is not None:
+            taken += self.scatter[index].mT @ self.scatter[index]
+        products = (1 - share) * self.triangle - lower_triangle(taken)
         return replace(without(self, index), total=self.total - own, triangle=products)
+
+    def balanced(self, exponent: float) -> GramStatistics:
+        """Return the sums in which a class of n_c images weighs as n_c^(1 - exponent): all alike at 1, as it is at 0.
+
+        The weights add up to all images. Every class's scatter around its mean is taken for its share of that of all,
+        which stays what it is; so only the classes' means are weighted anew, and no more need be known than the sums.
+        """
+        if exponent == 0 or bool((self.counts == self.counts[0]).all()):
+            return self
+        each = self.image_weights(exponent)
+        moved = (self.targets * ((each - 1) / self.counts.clamp(min=1))) @ self.targets.mT
+        targets = self.targets * each
+        return GramStatistics(targets.sum(1), self.triangle + lower_triangle(moved), targets, self.counts * each)
+
+    def image_weights(self, exponent: float) -> Tensor:
+        """Return what an image of each class (C,) weighs in `balanced`, 1 in the mean of all images."""
+        each = self.counts.clamp(min=1) ** -exponent
+        return each * (self.counts.sum() / (self.counts @ each))
 
 
 @dataclass(frozen=True)
@@ -196,18 +250,28 @@ def choose_penalty(
     *,
     standardise: bool,
     generator: torch.Generator,
+    balance: float = 0.0,
 ) -> float:
     """Return the penalty of least squared error on a fifth of the newest images (n, D).
 
     The fifth is drawn with `generator` (a CPU generator); the others, and all `before`, are solved on. Fewer
-    than five images are all solved on and judged on. Penalties too weak to be solved with are passed over.
+    than five images are all solved on and judged on. Penalties too weak to be solved with are passed over. Classes
+    weigh as `GramStatistics.balanced` says.
     """
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    sums = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
+    seen = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
+    sums = seen.balanced(balance)
     x = features[held].to(sums.total.dtype)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    errors = {s: float((solve(sums, s, standardise=standardise)(x) - y).square().mean()) for s in PENALTIES}
+    weights = seen.image_weights(balance)[labels[held], None]
+    errors = {s: float(((solve(sums, s, standardise=standardise)(x) - y).square() * weights).mean()) for s in PENALTIES}
     # A penalty too weak to be solved with has the error nan.
     return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])
+
+
+def penalty_of(sums: GramStatistics, head: LinearHead) -> float:
+    """Return which of PENALTIES an unstandardised head of the sums was solved with: that nearest to what it implies."""
+    left = ((sums.targets - sums.gram() @ head.weight) * head.weight).sum() / head.weight.square().sum()
+    return min(PENALTIES, key=lambda penalty: abs(math.log(penalty) - math.log(max(float(left), PENALTIES[0]))))

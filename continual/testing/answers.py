@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from continual.symmetry.views import group_named, transformed
 from continual.testing.assertions import assert_close, assert_same, expect, rows
-from continual.testing.cases import Case, reloaded
+from continual.testing.cases import Case, Learner, reloaded
 
 #: The symmetries that are tried: none, one that averages features, one that averages scores.
 SYMMETRIES: tuple[dict[str, Any], ...] = (
@@ -52,3 +53,32 @@ def transformed_images_get_the_same_answers(case: Case) -> None:
             expect(torch.equal(asked.predict(views).scores, expected), f"{who} answers otherwise after {name}")
         alone = torch.cat([learner.predict(view[None]).scores for view in views])
         expect(torch.allclose(alone, expected, atol=1e-5), f"an image alone is answered otherwise after {name}")
+
+
+def the_likeliest_class_is_the_answer(case: Case) -> None:
+    """What decides and what is called a probability are one thing: in a batch and alone, with and without a symmetry.
+
+    The largest of the probabilities, or of the scores where a method has no others, is the answer's, and no other is as
+    large; also from a file, and once a class was forgotten.
+    """
+    for settings in SYMMETRIES:
+        learner = case.after(case.experiences[:2], **settings) if settings else case.learned.variant()
+        where = f" under {settings}" if settings else ""
+        _answers_are_likeliest(learner, case.images, where)
+        for row in range(3):
+            _answers_are_likeliest(learner, case.images[row : row + 1], f" for an image alone{where}")
+    _answers_are_likeliest(reloaded(case.learned), case.images, " after loading")
+    forgetful = case.learned.variant()
+    forgetful.forget(forgetful.classes[0])
+    _answers_are_likeliest(forgetful, case.images, " after forgetting")
+
+
+def _answers_are_likeliest(learner: Learner, images: Tensor, where: str) -> None:
+    found = learner.predict(images)
+    answers = torch.tensor([found.classes.index(label) for label in found.labels])
+    for name, values in (("probabilities", found.probabilities), ("scores", found.scores)):
+        if values is not None:
+            expect(torch.equal(values.argmax(-1), answers), f"the largest of the {name} is not the answer's{where}")
+    if found.probabilities is not None:
+        best = found.probabilities.topk(min(2, len(found.classes)), dim=-1).values
+        expect(best.shape[1] == 1 or bool((best[:, 0] > best[:, -1]).all()), f"two classes are as likely{where}")

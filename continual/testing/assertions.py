@@ -28,11 +28,11 @@ def assert_same(expected: Prediction, got: Prediction, what: str) -> None:
         expect(torch.equal(a, b) if isinstance(a, Tensor) else a == b, f"{what}: {field.name} {a} became {b}")
 
 
-def assert_close(a: Prediction, b: Prediction) -> None:
-    """Two predictions have the same labels and stacks, and scores within 1e-5."""
+def assert_close(a: Prediction, b: Prediction, within: float = 1e-5) -> None:
+    """Two predictions have the same labels and stacks, and scores that differ by `within` at most."""
     expect(a.labels == b.labels, f"labels {a.labels} became {b.labels}")
     worst = float((a.scores - b.scores).abs().max())
-    expect(worst <= 1e-5, f"scores differ by {worst:.2g}, more than 1e-5")
+    expect(worst <= within, f"scores differ by {worst:.2g}, more than {within:g}")
     if a.stack is not None and b.stack is not None:
         expect(torch.equal(a.stack, b.stack), f"stacks {a.stack.tolist()} became {b.stack.tolist()}")
 

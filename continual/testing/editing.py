@@ -4,7 +4,15 @@ import torch
 
 from continual.data.inputs import Label
 from continual.errors import InputError
-from continual.testing.assertions import assert_same, assert_valid, expect, refused, survives_a_file, unchanged
+from continual.testing.assertions import (
+    assert_close,
+    assert_same,
+    assert_valid,
+    expect,
+    refused,
+    survives_a_file,
+    unchanged,
+)
 from continual.testing.cases import Case
 
 
@@ -63,6 +71,33 @@ def forgetting_leaves_the_other_classes(case: Case) -> None:
         learner.learn(torch.stack([x for x, _ in mine]), [y for _, y in mine])
         expect(learner.classes[-1] == label, f"{label} was not learned again: {learner.classes}")
         assert_valid(learner, case.images)
+
+
+def learning_and_forgetting_is_never_having_learned(case: Case) -> None:
+    """A class that comes and goes leaves nothing, for methods whose features never change: scores within 1e-4.
+
+    Regressions are asked with `exact_forget`, and answer so at once; without, they estimate a part of what is taken
+    out, and eight answers in ten are the same once they learn again. What a method chose on the newest experience
+    (a penalty of `ranpac`) is chosen anew by then.
+    """
+    if not case.learned.fixed_features:
+        return
+    exact = {"exact_forget": 8} if "exact_forget" in case.learned.settings_type.model_fields else {}
+    images, labels = case.experiences[2]
+    passing = [i for i, label in enumerate(labels) if label == labels[0]]
+    for settings in (exact, {}) if exact else (exact,):
+        learner, never = (case.after(case.experiences[:2], **settings) for _ in range(2))
+        for _ in range(5):
+            learner.learn(images[passing], [labels[0]] * len(passing))
+            learner.forget(labels[0])
+        expect(learner.classes == never.classes, f"classes are {learner.classes}")
+        for each in (learner, never):
+            each.learn(*case.experiences[-1])
+        found, expected = learner.predict(case.images), never.predict(case.images)
+        if settings == exact:
+            assert_close(found, expected, 1e-4)
+        same = sum(a == b for a, b in zip(found.labels, expected.labels, strict=True))
+        expect(same >= 0.8 * len(found.labels), f"{same} of {len(found.labels)} answers are the same")
 
 
 def forgetting_is_refused_where_it_makes_no_sense(case: Case) -> None:

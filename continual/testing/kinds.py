@@ -9,79 +9,120 @@ Each raises AssertionError that says what is broken. Nothing here needs pytest.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from continual.adapters.bank import TrainableAdapter, grouped, one, per_image, serve, shared, stacked
-from continual.adapters.base import AdapterKind, Adapters, Shapes, Weights
+from continual.adapters.bank import TrainableAdapter, completed, grouped, one, per_image, serve, shared, stacked
+from continual.adapters.base import AdapterKind, Weights
+from continual.backbones.base import FrozenBackbone
 from continual.losses.base import Batch, LossTerm
 from continual.merging.base import merged
 from continual.seeding import generator
 from continual.statistics.fields import pack, unpack
 from continual.testing.assertions import expect
-
-SHAPES = Shapes(depth=2, width=8)
-
-
-def _at_block(block: int, h: Tensor, adapters: Adapters) -> Tensor:
-    return adapters(block, h)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.allclose(a, b, atol=1e-5))
+from continual.testing.cases import tiny_backbone
 
 
 def check_adapter(kind: AdapterKind) -> None:
-    """A new adapter adds nothing; alone, per image, in groups and from a file an adapter does the same; it trains."""
-    h = torch.randn(5, 3, SHAPES.width, generator=generator(0, "tokens"))
-    new = kind.new(SHAPES, generator(0, "new"))
-    expect(all(torch.equal(new[n], t) for n, t in kind.new(SHAPES, generator(0, "new")).items()), "it draws otherwise")
-    expect(all(len(tensor) == SHAPES.depth for tensor in new.values()), "a tensor has no leading axis over the blocks")
-    expect(kind.numbers(SHAPES) == sum(tensor.numel() for tensor in new.values()), "its numbers are miscounted")
-    for block in range(SHAPES.depth):
-        expect(not shared(kind, new)(block, h).any(), "a new adapter adds something")
-    trained = [_drawn(new, k) for k in range(3)]
-    bank, chosen = stacked(trained), torch.tensor([2, 0, 1, 0, 2])
-    order = chosen.argsort(stable=True)
-    for block in range(SHAPES.depth):
-        alone = torch.cat([shared(kind, trained[k])(block, h[i : i + 1]) for i, k in enumerate(chosen.tolist())])
-        expect(_close(per_image(kind, bank, chosen)(block, h), alone), "one per image is not one at a time")
-        expect(
-            _close(grouped(kind, bank, chosen[order])(block, h[order]), alone[order]), "groups are not one at a time"
-        )
-        many, rows = h.repeat(5, 1, 1), chosen.repeat(5)
-        served = serve(kind, partial(_at_block, block), many, bank, rows)
-        expect(_close(served, alone.repeat(5, 1, 1)), "what is served is not one at a time")
-        expect(
-            torch.equal(shared(kind, one(bank, 1))(block, h), shared(kind, trained[1])(block, h)), "a bank changes it"
-        )
+    """A new adapter adds nothing; alone, per image, in groups and from a file an adapter does the same; it trains.
+
+    Where it is linear in what later adapters train, the mean of adapters is the mean of what they do.
+    """
+    frozen = tiny_backbone().frozen
+    images = torch.randn(5, 3, *frozen.image_size, generator=generator(0, "images"))
+    with torch.no_grad():
+        trained = _check_serving(kind, frozen, images)
     again = unpack(Weights, *pack(trained[0]))
     expect(all(torch.equal(again[name], tensor) for name, tensor in trained[0].items()), "a file changes it")
-    _check_training(kind, trained[0], h)
+    _check_merging(kind, trained)
+    for weights in (trained[0], _drawn(kind.new(frozen.shapes, generator(0, "new")), 0)):
+        _check_training(kind, weights, frozen, images)
 
 
-def _check_training(kind: AdapterKind, weights: Weights, h: Tensor) -> None:
+def _check_serving(kind: AdapterKind, frozen: FrozenBackbone, images: Tensor) -> list[dict[str, Tensor]]:
+    """Check one to five images under new and trained adapters, and return three of these."""
+    shapes = frozen.shapes
+    new, other = (kind.new(shapes, generator(0, "new")) for _ in range(2))
+    expect(all(torch.equal(new[name], tensor) for name, tensor in other.items()), "it draws otherwise")
+    blocks = shapes.depth - kind.first_block
+    long = [len(tensor) == blocks for name, tensor in new.items() if name not in kind.whole]
+    expect(kind.acts("after") or all(long), "a tensor has no leading axis over the blocks")
+    kept = kind.finished(new)
+    expect(kind.numbers(shapes) == sum(tensor.numel() for tensor in kept.values()), "its numbers are miscounted")
+    expect(kind.reading <= kept.keys(), "what later adapters share is not there")
+    stem, alone = frozen.stem(images, reads=kind.reads), frozen.features(images)
+    for begun in (new, kept):
+        expect(_close(frozen.features(stem, shared(kind, begun)), alone), "a new adapter adds something")
+    trained = [kind.finished(_drawn(new, k)) for k in range(3)]
+    bank, chosen = stacked(trained), torch.tensor([2, 0, 1, 0, 2])
+    order, places = chosen.argsort(stable=True), torch.arange(5)
+    each = zip(places.split(1), chosen.tolist(), strict=True)
+    one_by_one = torch.cat([frozen.features(stem[row], shared(kind, trained[k])) for row, k in each])
+    expect(not torch.allclose(one_by_one, alone, atol=1e-3), "a trained adapter does nothing")
+    together = frozen.features(stem, per_image(kind, bank, chosen))
+    expect(_close(together, one_by_one), "one per image is not one at a time")
+    in_groups = frozen.features(stem[order], grouped(kind, bank, chosen[order]))
+    expect(_close(in_groups, one_by_one[order]), "groups are not one at a time")
+    rows = places.repeat(5)
+    served = serve(kind, frozen.features, stem[rows], bank, chosen[rows])
+    expect(_close(served, one_by_one[rows]), "what is served is not one at a time")
+    pairs = stem[torch.tensor([0, 1, 2, 0])].of_views(2, None)
+    found = frozen.features(pairs, per_image(kind, bank, torch.tensor([2, 1])))
+    views = [(0, 2), (1, 2), (2, 1), (0, 1)]
+    apart = torch.cat([frozen.features(stem[places[[row]]], shared(kind, trained[k])) for row, k in views])
+    expect(_close(found, apart), "views of an image are not served by its adapter")
+    same = frozen.features(stem, shared(kind, one(bank, 1))), frozen.features(stem, shared(kind, trained[1]))
+    expect(torch.equal(*same), "a bank changes it")
+    return trained
+
+
+def _check_merging(kind: AdapterKind, trained: list[dict[str, Tensor]]) -> None:
+    """Adapters that share what they read are functions whose mean is that of their mean."""
+    if not kind.reading:
+        return
+    bank = completed([trained[0], *({n: t for n, t in own.items() if n not in kind.reading} for own in trained[1:])])
+    middle = merged("mean", bank, only=trained[0].keys() - kind.reading)
+    block, draw = kind.first_block, generator(0, "tokens")
+    h, own = torch.randn(2, 3, 32, generator=draw), torch.randn(96, 32, generator=draw)
+
+    def does(weights: Weights) -> Tensor:
+        adapters = shared(kind, weights)
+        return adapters.attention(block, own) if adapters.attention else adapters(block, h)
+
+    expect(_close(does(middle), torch.stack([does(weights) for weights in bank]).mean(0)), "its mean is not a mean")
+
+
+def _check_training(kind: AdapterKind, weights: Weights, frozen: FrozenBackbone, images: Tensor) -> None:
     adapter = TrainableAdapter(kind, weights)
-    kept = adapter.frozen()
-    sum(adapter.bind()(block, h).square().sum() for block in range(SHAPES.depth)).backward()  # type: ignore[union-attr]
+    kept, given = adapter.frozen(), {name: tensor.clone() for name, tensor in kind.finished(weights).items()}
+    frozen.features(images, adapter.bind()).square().sum().backward()
     idle = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]
     expect(not idle, f"no gradient reaches {idle}")
+    expect(all(p.grad is None for p in frozen.parameters()), "gradients reach the backbone")
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(1)
-    expect(all(torch.equal(kept[name], tensor) for name, tensor in weights.items()), "training reaches a frozen copy")
-    masks = adapter.masks(len(h), h.shape[1], generator(1))
+    expect(all(torch.equal(kept[name], tensor) for name, tensor in given.items()), "training reaches a frozen copy")
+    stem = frozen.stem(images)
+    masks = adapter.masks(len(images), stem.h.shape[1], generator(1))
     expect((masks is None) == (kind.dropout == 0), "masks are drawn if, and only if, there is dropout")
     if masks is not None:
-        noisy, still = adapter.bind(masks)(0, h), adapter.bind()(0, h)
+        noisy, still = adapter.bind(masks)(0, stem.h), adapter.bind()(0, stem.h)
         expect(not torch.equal(noisy, still), "dropout does nothing")
+    later = TrainableAdapter(kind, given, kind.reading)
+    expect(later.frozen().keys() == given.keys() - kind.reading, "a later adapter holds what it shares")
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.allclose(a, b, atol=2e-5, rtol=1e-4))
 
 
 def _drawn(like: Weights, key: int) -> dict[str, Tensor]:
-    return {name: torch.randn(t.shape, generator=generator(key, name)) for name, t in like.items()}
+    return {
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator(key, name)) for name, tensor in like.items()
+    }
 
 
 def check_merge_rule(name: str, **settings: Any) -> None:

@@ -1,9 +1,10 @@
-"""Calibrated probabilities of the classes, and the p-value of an out-of-distribution (OOD) score among known images.
+"""The p-value of an out-of-distribution (OOD) score among known images, and how often images not learned are right.
 
-Classes are Gaussians of one covariance, pooled over them and shrunk halfway to a multiple of I. Distances to them
-(Lee et al. 2018, arXiv 1807.03888, section 2) give probabilities, by one temperature; the smallest, less the distance
-to one Gaussian of all features (the *relative* distance, Ren et al. 2021, arXiv 2106.09022), is the OOD score. Its
-p-value is the share of known images expected to have one at least as high.
+Classes are Gaussians of one covariance, pooled over them and shrunk halfway to a multiple of I. Of the distances to
+them (Lee et al. 2018, arXiv 1807.03888, section 2) the smallest, less the distance to one Gaussian of all features (the
+*relative* distance, Ren et al. 2021, arXiv 2106.09022), is the OOD score. Its p-value is the share of known images
+expected to have one at least as high. The distances have probabilities too, by one temperature; those of an answer
+follow from the scores that decide it (`continual.uncertainty.tempering`).
 
 A class of few images lies closer to these than to any other image of it. So the temperature and the usual scores
 are leave-one-out estimates in closed form, and every distance is divided by the variance of a new image around the mean
@@ -67,8 +68,9 @@ class Gaussians:
 class Calibration:
     """What is usual among images of known classes."""
 
-    temperature: float  #: T of the probabilities
+    temperature: float  #: T of the distances
     ood_scores: Tensor  #: (LEVELS,), their quantiles, ascending
+    accuracy: float | None = None  #: the share nearest to their own class when left out; None in files of before
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,13 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
         distances.append(classes.left_out(features, own[-1]))
         scores.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
         weights.append(torch.full_like(scores[-1], known.count / len(features)))
-    temperature = fit_temperature(torch.cat(distances), torch.cat(own))
-    return Calibration(temperature, quantiles(torch.cat(scores), torch.cat(weights)))
+    every, labels, weight = torch.cat(distances), torch.cat(own), torch.cat(weights)
+    right = (every.argmin(-1) == labels).to(weight) @ weight / weight.sum()
+    return Calibration(fit_temperature(every, labels), quantiles(torch.cat(scores), weight), float(right))
 
 
 def _enough(statistics: Sequence[ClassStatistics]) -> bool:
     return len(statistics) > 1 and any(s.count > 1 for s in statistics)
-
-
-def judge(known: OODDetector | None, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return the probabilities (B, C) and the p-value (B,) of features (B, D), None where nothing is known."""
-    return (None, None) if known is None else (known.probabilities(features), known.p_value(features))
 
 
 def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
+from continual.uncertainty.tempering import agreeing
 
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
@@ -58,11 +59,29 @@ class Certainty:
             return None, None
         leverage = self.errors(features).square().sum(-1) + self.share.to(values)
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        return (t / self.temperature).softmax(-1), p_value(self.ood_scores.to(values), -t.amax(-1))
+        probabilities = agreeing((t / self.temperature).softmax(-1), values)
+        return probabilities, p_value(self.ood_scores.to(values), -t.amax(-1))
 
     def without(self, index: int) -> Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
         return self
+
+    def plus(self, other: Certainty) -> Certainty:
+        """Return the same, with what the images of another model said is usual as well."""
+        weights = torch.cat([one.images.expand(LEVELS) / LEVELS for one in (self, other)])
+        known = bool(weights.sum() > 0)
+        both = torch.cat([self.ood_scores, other.ood_scores])
+        return replace(
+            self,
+            losses=self.losses + other.losses,
+            ood_scores=quantiles(both, weights) if known else self.ood_scores,
+            images=self.images + other.images,
+            classes=torch.maximum(self.classes, other.classes),
+        )
+
+    def counting(self, share: Tensor) -> Certainty:
+        """Return the same, as if only a share () of the images had said what is usual."""
+        return replace(self, losses=self.losses * share, images=self.images * share)
 
     def mean_leverage(self, sums: GramStatistics) -> Tensor:
         """Return the mean leverage () of the images in the sums."""
@@ -70,10 +89,11 @@ class Certainty:
         squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
         return squares / count + bias.square().sum() + self.share
 
-    def updated(self, t: Tensor, labels: Tensor) -> Certainty:
+    def updated(self, t: Tensor, labels: Tensor, weights: Tensor | None = None) -> Certainty:
         """Return this updated by images left out, of own classes `labels` (n,), whose t are (n, C).
 
-        Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly.
+        Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly. `weights`
+        (n,) is what each image counts for; 1 without.
         """
         t, classes = t / self.typical, t.shape[1]
         fade = (self.classes / classes).clamp(max=1).square()
@@ -81,14 +101,19 @@ class Certainty:
         # Without a share for all classes alike, a few images that are all right would ask for T = 0.
         smooth = 1 / (1 + len(t))
         losses = [
-            F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="sum") for T in TEMPERATURES.tolist()
+            F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="sum")
+            if weights is None
+            else F.cross_entropy(t / T, labels, label_smoothing=smooth, reduction="none") @ weights
+            for T in TEMPERATURES.tolist()
         ]
-        weights = torch.cat([old.expand(LEVELS) / LEVELS, t.new_ones(len(t))])
+        own = t.new_ones(len(t)) if weights is None else weights
         return replace(
             self,
             losses=fade * self.losses + torch.stack(losses),
-            ood_scores=quantiles(torch.cat([self.ood_scores, -t.amax(-1)]), weights),
-            images=old + len(t),
+            ood_scores=quantiles(
+                torch.cat([self.ood_scores, -t.amax(-1)]), torch.cat([old.expand(LEVELS) / LEVELS, own])
+            ),
+            images=old + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
 
@@ -100,12 +125,15 @@ def certainty(
     newest: tuple[Tensor, Tensor] | None,
     before: Certainty | None,
     generator: torch.Generator,
+    balance: float = 0.0,
 ) -> Certainty:
-    """Return how sure a map may be that was solved from the sums by their system.
+    """Return how sure a map may be that was solved by the system of the sums, `GramStatistics.balanced` or as they are.
 
     `newest` are features (n, D') that the sums hold, with class indices (n,); None leaves what is usual as it was
-    `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch.
+    `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch. What is
+    usual is so of images that come from the classes as often as these weigh.
     """
+    seen, sums = sums, sums.balanced(balance)
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
@@ -127,13 +155,54 @@ def certainty(
         _left_out(own, leverage, 1.0),
         *(tensor.contiguous() for tensor in usual),
     )
-    if newest is None or classes < 2 or not (several := sums.counts[newest[1]] > 1).any():
+    if newest is None or classes < 2 or not (several := seen.counts[newest[1]] > 1).any():
         return found
     features, labels = newest[0][several].to(rows), newest[1][several]
+    if sums is not seen:
+        t = _left_out_weighted(seen, sums, system, readout, features, labels)
+        return found.updated(t, labels, seen.image_weights(balance)[labels])
     x = ((features - system.mean) / system.deviation).mT
     leverages = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
     t = _left_out(readout(features), leverages[:, None], F.one_hot(labels, classes))
     return found.updated(t, labels)
+
+
+def _left_out_weighted(
+    seen: GramStatistics,
+    sums: GramStatistics,
+    system: Standardised,
+    readout: LinearHead,
+    features: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Return t (n, C) for learned images (n, D') as if they had not been, where classes weigh as in `sums`.
+
+    Weights stay as they are: without an image d from the mean of its n, the class's mean lies d / (n - 1) further off,
+    and the scatter within classes loses n / (n - 1) d d^T. So A changes by U K U^T with U = [d, k], k the class's
+    mean, all centred, and the centred image is in the span of U as well: Woodbury's identity in two dimensions.
+    """
+    count, share = sums.counts.sum(), (sums.counts / sums.counts.sum())[labels]
+    means = (seen.targets / seen.counts).mT
+    ours, theirs = readout(features), readout(means)[labels]  # (n, C)
+    white = [
+        torch.linalg.solve_triangular(system.lower, ((rows - system.mean) / system.deviation).mT, upper=False).mT
+        for rows in (features, means)
+    ]
+    k = white[1][labels]
+    u = torch.stack([white[0] - k, k], 1)  # (n, 2, D'): d and k where A is the identity
+    values = torch.stack([ours - theirs, theirs - sums.counts / count], 1)  # (n, 2, C): what the weights make of them
+    step = 1 / (seen.counts[labels] - 1)
+    pull = sums.counts[labels] * step
+    products, change = u @ u.mT, u.new_zeros(len(u), 2, 2)
+    change[:, 0, 0] = 1 + step - pull * step * (1 - share)
+    change[:, 0, 1] = change[:, 1, 0] = pull
+    place = torch.stack([1 + share * step, torch.ones_like(step)], 1)[:, None]  # the image, less the mean without it
+    without = torch.linalg.solve(torch.eye(2).to(u) - products @ change, torch.cat([products, values], 2))
+    moved = pull[:, None] * (F.one_hot(labels, len(means)) - sums.counts / count)
+    # What is left of the targets: d is gone from the class's, and from the mean of all.
+    f = sums.counts / count + (place @ (without[:, :, 2:] - without[:, :, :1] * moved[:, None]))[:, 0]
+    h = 1 / count + (place @ without[:, :, :2] @ place.mT)[:, 0]
+    return f / h.clamp(min=1e-12).sqrt()
 
 
 def _left_out(values: Tensor, leverage: Tensor, targets: Tensor | float) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant.actions import Action, Images, Trivial
+from equivariant.actions import Action, Images
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
-from equivariant.outputs import Representation, check_batch, leaves
+from equivariant.outputs import Representation, check_batch, leaves, tensors
 from equivariant.parts.surgery import evaluating
 from equivariant.wrappers.base import OrbitWrapper
 
@@ -59,23 +59,24 @@ def equivariance_error(
 ) -> ElementErrors:
     """Return max |M(g·x) - g∘M(x)| / max |M(x)| for every element g, the worst over the images of `x` (B, …).
 
-    `input` and `output` say how the group acts; by default images and an invariant answer, or what a wrapper declares.
-    The model is called in evaluation mode, without gradients, and is left as it was. `float64` checks a copy of it in
+    `input` and `output` say how the group acts; by default on images, and on the answer as a wrapper declares or as its
+    shape says (`equivariant.outputs.by_shape`). The model is called in evaluation mode, without gradients, and is left
+    as it was. `float64` checks a copy of it in
     double precision, in which an exact model errs by 1e-15, not 1e-7. An error is infinite where an answer is not a
     number. Raises InputError if the batch is empty or does not fit `input`, or the answer does not fit `output`.
     """
     group = as_group(group)
     input = input or input_action(model)
-    output = output or (model.output if isinstance(model, OrbitWrapper) else Trivial())
+    output = output or (model.output if isinstance(model, OrbitWrapper) else None)
     check_batch(x)
     input.check(group, x)
     if float64:
         x, model = x.double(), copy.deepcopy(model).double() if isinstance(model, nn.Module) else model
     with evaluating(model):
-        plain = leaves(output, model(x))
+        plain = leaves(output, model(x), x)
         errors = []
         for g in range(group.order):
-            pairs = zip(plain, leaves(output, model(input(group, g, x))), strict=True)
+            pairs = zip(plain, tensors(model(input(group, g, x))), strict=True)
             errors.append(max(relative_error(action(group, g, y), z) for (action, y), (_, z) in pairs))
     return ElementErrors(group, tuple(errors))
 
@@ -205,7 +206,7 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     if expected.shape != got.shape:
         raise InputError(f"the answers for x and g·x differ in shape: {tuple(expected.shape)} and {tuple(got.shape)}")
     wide = torch.promote_types(expected.dtype, torch.float32)
-    a, b = expected.to(wide).flatten(1), got.to(wide).flatten(1)
+    a, b = (y.to(wide).reshape(y.shape[0], -1) for y in (expected, got))
     difference = torch.where(a == b, 0, a - b).abs().amax(1)
     size = a.abs().masked_fill(~a.isfinite(), 0).amax(1)
     error = float((difference / torch.where(size > 0, size, 1)).max())

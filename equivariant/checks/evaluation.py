@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from equivariant.actions import Action
 from equivariant.checks.equivariance import input_action
+from equivariant.checks.passes import counted
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import act_each, random_elements
@@ -31,6 +32,7 @@ class Evaluation:
     upright: float  #: on the images as they are
     turned: float  #: on the same images, each transformed by a random element
     weights: dict[str, float] = field(default_factory=dict)  #: mean weight of each element on the images as they are
+    passes: float = 1.0  #: of the backbone, for an image
 
 
 def evaluate(
@@ -50,7 +52,7 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     upright = turned = count = 0
     weights = torch.zeros(group.order, dtype=torch.float64)
-    with evaluating(model):
+    with evaluating(model), counted(model) as passes:
         for images, labels in batches(data, device_of(model), batch_size):
             transformed = act_each(group, random_elements(group, len(images), generator), images, action)
             if isinstance(model, WeightedWrapper) and model.group == group:
@@ -62,19 +64,29 @@ def evaluate(
             turned += int((model(transformed).argmax(1) == labels).sum())
             count += len(images)
     mean = dict(zip(group.names, (weights / count).tolist(), strict=True)) if weights.any() else {}
-    return Evaluation(upright / count, turned / count, mean)
+    return Evaluation(upright / count, turned / count, mean, passes.per_image(2 * count))
 
 
-def accuracy_and_loss(model: nn.Module, data: Data, batch_size: int) -> tuple[float, float]:
-    """Return the accuracy and the mean cross-entropy of a model on its own device."""
+@dataclass(frozen=True)
+class Scored:
+    """How a model does on labelled images."""
+
+    accuracy: float  #: in [0, 1]
+    loss: float  #: mean cross-entropy
+    passes: float  #: of the backbone, for an image
+    finished: float  #: views of an image that went through all of the backbone
+
+
+def score(model: nn.Module, data: Data, batch_size: int) -> Scored:
+    """Score a model on its own device."""
     right, loss, count = 0, 0.0, 0
-    with evaluating(model):
+    with evaluating(model), counted(model) as passes:
         for images, labels in batches(data, device_of(model), batch_size):
             scores = model(images)
             right += int((scores.argmax(1) == labels).sum())
             loss += float(functional.cross_entropy(scores.float(), labels, reduction="sum"))
             count += len(images)
-    return right / count, loss / count
+    return Scored(right / count, loss / count, passes.per_image(count), passes.finished(count))
 
 
 def as_dataset(data: Data, name: str = "data") -> Dataset[Any]:

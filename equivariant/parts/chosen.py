@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equivariant.actions import Action
 from equivariant.groups import FiniteGroup
-from equivariant.outputs import Representation, check_length, leaves, rebuild
+from equivariant.outputs import Representation, check_length, leaves, rebuild, skeleton
 
 Check = Callable[[Tensor, list[int]], None]
 
@@ -26,6 +26,11 @@ class Chosen:
 
     group: FiniteGroup
     weights: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """The number of each row's image, (R,)."""
+        return self.rows % self.weights.shape[1]
 
     @property
     def rows(self) -> Tensor:
@@ -41,14 +46,14 @@ class Chosen:
         """Return the chosen views g·x[b] of `x` (B, …), (R, …)."""
         return torch.cat([action(self.group, g, x[images]) for g, images in self._images()])
 
-    def combine(self, output: Any, representation: Representation, check: Check) -> Any:
-        """Return Σ_g w[g] g⁻¹∘y over the rows of the model's output y (R, …), shaped like `representation`.
+    def combine(self, output: Any, representation: Representation | None, like: Tensor, check: Check) -> Any:
+        """Return Σ_g w[g] g⁻¹∘y over the rows of the model's output y (R, …) for a batch `like` (B, …).
 
         `check` sees the answers of each element, (1, n, …) and [g], first.
         """
         chosen = self._images()
         tensors = []
-        for action, tensor in leaves(representation, output):
+        for action, tensor in leaves(representation, output, like):
             check_length(tensor, sum(len(images) for _, images in chosen))
             wide = torch.promote_types(tensor.dtype, torch.float32)
             total: Tensor | None = None
@@ -61,4 +66,4 @@ class Chosen:
                 total = total.index_add(0, images, back)
             assert total is not None
             tensors.append(total.to(tensor.dtype))
-        return rebuild(representation, iter(tensors))
+        return rebuild(skeleton(output), iter(tensors))

@@ -1,7 +1,7 @@
 """Proxy losses: how unsure a model is of one view. Equizero takes the view with the least.
 
 Each maps a model's output for n views to (n,). Scores are logits with the classes on axis 1, (n, K) or (n, K, H, W),
-the latter averaged over the places.
+the latter averaged over the places; of several outputs, the first is read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.errors import InputError
+from equivariant.outputs import first_scores
 from equivariant.ties import widened
 
 Proxy = Callable[[Any], Tensor]
 
 
-def entropy(logits: Tensor) -> Tensor:
+def entropy(logits: Any) -> Tensor:
     """Return the entropy of softmax(logits), in nats."""
     log_p = _wide(logits).log_softmax(1)
     return _over_places(-(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(1))
 
 
-def max_probability(logits: Tensor) -> Tensor:
+def max_probability(logits: Any) -> Tensor:
     """Return -log of the largest probability: the same order as -max softmax(logits), but it does not saturate."""
     return _over_places(-_wide(logits).log_softmax(1).amax(1))
 
@@ -41,8 +42,9 @@ class Similarity(nn.Module):
             raise InputError(f"references are floating-point (K, D), not {references.dtype} {tuple(references.shape)}")
         self.register_buffer("references", functional.normalize(references, dim=1))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Any) -> Tensor:
         """Return the loss of each feature, (n,)."""
+        features = first_scores(features)
         return -(functional.normalize(features, dim=1) @ self.references.to(features.dtype).T).amax(1)
 
 
@@ -61,9 +63,10 @@ def as_proxy(proxy: str | Proxy) -> Proxy:
     )
 
 
-def _wide(logits: Tensor) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.ndim < 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+def _wide(logits: Any) -> Tensor:
+    logits = logits if isinstance(logits, Tensor) else first_scores(logits)
+    if logits.ndim < 2:
+        got = tuple(logits.shape)
         raise InputError(f"this proxy loss needs class scores (n, K, …), but the model returned {got}: give your own")
     return widened(logits)
 

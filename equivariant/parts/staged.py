@@ -37,6 +37,7 @@ class StagedPair(Staged):
     def __init__(self, first: nn.Module, second: nn.Module, width: int) -> None:
         super().__init__()
         self.first, self.second, self.width = first, second, width
+        self.training = first.training and second.training
 
     def early(self, x: Tensor) -> Tensor:
         """Run the first module."""
@@ -69,7 +70,7 @@ class StagedViT(Staged):
                 f"{type(vit).__name__} is not laid out like timm's VisionTransformer, it lacks {', '.join(missing)}: "
                 f"cut the model in two yourself and use StagedPair(first, second, width)"
             )
-        self.vit, self.depth = vit, len(vit.blocks)
+        self.vit, self.depth, self.training = vit, len(vit.blocks), vit.training
         if not 1 <= blocks < self.depth:
             raise InputError(f"blocks={blocks!r} must be from 1 to {self.depth - 1}: the model has {self.depth} blocks")
         self.blocks, self.tokens, self.width = blocks, tokens, int(self.vit.embed_dim)

@@ -9,17 +9,22 @@ import torch
 from torch import nn
 
 from equivariant.errors import InputError
+from equivariant.parts.two_heads import take_off_two
 
 
 def take_off_head(model: nn.Module, name: str | None = None) -> tuple[nn.Module, nn.Module]:
     """Split a classifier, in place, into what gives features and its last layer: `(features, head)`.
 
     The sub-module `name` is replaced by the identity and returned. Without a name, the head is what a timm model calls
-    its classifier, or the child named `fc`, `classifier`, `head` or `heads`. Raises InputError if there is none.
+    its classifier, or the child named `fc`, `classifier`, `head` or `heads`. Of a model with two heads both are taken:
+    distilled ones (DeiT, LeViT, …) then give the features of both, (n, 2·D), VOLO, which classifies tokens, its tokens
+    (n, N, D). Raises InputError if there is no head.
 
         features, head = take_off_head(model)
         model = LambdaEquitune(features, "C4", head=head)
     """
+    if name is None and (two := take_off_two(model)) is not None:
+        return two
     name = name or _head_name(model)
     parent, child = _parent(model, name)
     head = parent.get_submodule(child)

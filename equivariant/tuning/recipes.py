@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from equivariant.errors import InputError
 
-Train = Literal["weights", "head", "everything"]
+Train = Literal["upright", "weights", "head", "everything"]
 Optimizer = Literal["adamw", "sgd"]
 
 
@@ -16,7 +16,8 @@ class Stage:
     """Train one part of a model for at most `steps` optimizer steps.
 
     `train` is "weights" (λ, or another network that weighs the elements), "head" (all outside the backbone but the
-    weights) or "everything". What is not trained stays in evaluation mode.
+    weights) or "everything". "upright" trains the weights without labels: to find, among all views of a training image,
+    the one as it was given; it shall be upright then. What is not trained stays in evaluation mode.
     """
 
     train: Train
@@ -38,7 +39,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages one after another; each ends at its best validation accuracy.
+    """Stages one after another; each ends at its best validation accuracy, among those with the fewest views finished.
 
     - `validate_every` steps the validation split is scored (and a checkpoint written, if there is a folder); after
       `patience` scores without a better one the stage stops early.
@@ -76,6 +77,7 @@ RECIPES = {
     "lambda_only": Recipe((Stage("weights"),)),
     "lambda_then_everything": Recipe((Stage("weights"), Stage("everything", learning_rate=1e-5))),
     "head_only": Recipe((Stage("head"),)),
+    "upright_only": Recipe((Stage("upright"),)),
     "published_lambda_only": Recipe((_LAMBDA,)),
     "published_lambda_then_everything": Recipe((_LAMBDA, _EVERYTHING)),
 }

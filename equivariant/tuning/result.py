@@ -17,7 +17,9 @@ class Record:
     step: int  #: optimizer steps taken in this stage
     loss: float | None  #: mean training loss since the last record; None before the first step
     validation_loss: float
-    validation_accuracy: float  #: in [0, 1]
+    validation_accuracy: float  #: in [0, 1]; of a stage "upright": images whose upright view alone scores best
+    passes: float = 1.0  #: of the backbone, for an image of the validation split
+    finished: float = 1.0  #: its views that went through all of the backbone
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class TuningResult:
         return [(n, e) for n, e in (("before", self.before), ("after", self.after)) if e is not None]
 
     def table(self) -> str:
-        """Return accuracies in percent, untransformed and transformed, as Markdown."""
-        rows = [f"| {n} | {e.upright:.2%} | {e.turned:.2%} |".replace("%", " %") for n, e in self._evaluations]
-        return "\n".join(["| | untransformed | transformed |", "|---|---|---|", *rows])
+        """Return accuracies in percent, untransformed and transformed, and backbone passes per image, as Markdown."""
+        rows = [f"| {n} | {e.upright:.2%} | {e.turned:.2%} | {e.passes:.2f} |" for n, e in self._evaluations]
+        head = ["| | untransformed | transformed | passes |", "|---|---|---|---|"]
+        return "\n".join([*head, *(row.replace("%", " %") for row in rows)])
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equivariant.actions import Action
-from equivariant.checks.evaluation import Data, accuracy_and_loss, as_dataset, batches, size_of
+from equivariant.checks.evaluation import Data, as_dataset, batches, score, size_of
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import act_each, random_elements
 from equivariant.parts.surgery import device_of
+from equivariant.tuning import upright
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import Record
+
+#: how many times fewer views a record must finish to be better for that alone
+FEWER = 1.1
 
 #: progress(what, steps done, steps in all, figures)
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -72,8 +76,11 @@ class Run:
                 return
             # Seeded by the step, so that a tuning that is resumed draws the same numbers.
             generator = torch.manual_seed(self.recipe.seed * 1_000_003 + self.stage * 500_009 + self.step)
-            scores = self.model(images if turn is None else turn(images, generator))
-            loss = functional.cross_entropy(scores.float(), labels)
+            if stage.train == "upright":
+                loss = upright.loss(upright.wrapper_of(self.model), images)
+            else:
+                scores = self.model(images if turn is None else turn(images, generator))
+                loss = functional.cross_entropy(scores.float(), labels)
             if not loss.isfinite():
                 raise InputError(
                     f"the loss became {loss.item()} at step {self.step} of stage {self.stage} ({stage.train}): lower "
@@ -92,16 +99,20 @@ class Run:
                 self._save(optimizer)
 
     def _validate(self, held_out: Data, loss: float | None) -> None:
-        accuracy, validation_loss = accuracy_and_loss(self.model, held_out, self.recipe.batch_size)
-        self.history.append(Record(self.stage, self.step, loss, validation_loss, accuracy))
+        scorer = upright.score if self.recipe.stages[self.stage].train == "upright" else score
+        found = scorer(self.model, held_out, self.recipe.batch_size)
+        record = Record(self.stage, self.step, loss, found.loss, found.accuracy, found.passes, found.finished)
+        self.history.append(record)
         if self._stale() == 0:
             self.best = {name: tensor.clone() for name, tensor in self._state().items()}
 
     def _stale(self) -> int:
         """Return how many records ago this stage was at its best."""
         records = [record for record in self.history if record.stage == self.stage]
-        scores = [(r.validation_accuracy, -r.validation_loss if isfinite(r.validation_loss) else -inf) for r in records]
-        return len(scores) - 1 - scores.index(max(scores))
+        best = 0
+        for number, record in enumerate(records):
+            best = number if _better(record, records[best]) else best
+        return len(records) - 1 - best
 
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items() if name in self.touched}
@@ -132,6 +143,18 @@ class Run:
         self.stage, self.step, self.touched = values["stage"], values["step"], set(state)
         self.history = [Record(**record) for record in values["history"]]
         self.best, self.loaded = _part(tensors, "best"), _part(tensors, "optimizer")
+
+
+def _better(one: Record, other: Record) -> bool:
+    """Whether to keep a record rather than one before it: by far fewer views finished, else accuracy, else loss.
+
+    While a network scores all views alike, the views of a tie are all finished, and answer together: more accurately
+    than the few that were asked for, at the price that choosing shall save. Such a record is none to come back to.
+    """
+    if max(one.finished, other.finished) > FEWER * min(one.finished, other.finished):
+        return one.finished < other.finished
+    keys = [(r.validation_accuracy, -r.validation_loss if isfinite(r.validation_loss) else -inf) for r in (one, other)]
+    return keys[0] > keys[1]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

@@ -43,7 +43,8 @@ def tune(
     - `model` holds one wrapper (or is it) and returns class scores (B, K). A plain model needs `group` and `parts`,
       e.g. `parts={"head": list(head.parameters())}`.
     - `train`, `validation`, `test`: (images (N, C, H, W), labels (N,)) or data sets of such pairs. Each stage ends at
-      its best validation accuracy, which may be where it began. `test` is scored before and after.
+      its best validation accuracy, which may be where it began, unless every view was finished there, as none scored
+      better, and fewer are later. `test` is scored before and after. A stage "upright" does not look at labels.
     - `folder`: a checkpoint is kept there, from which an interrupted tuning resumes, with the same result to the bit.
       Raises InputError if it is of another recipe or model.
     - `progress` is called after every step.
@@ -96,7 +97,8 @@ def parameter_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def trained_by(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters a stage trains; raises InputError, with the cure, if there are none."""
-    chosen = list(model.parameters()) if stage.train == "everything" else list(parts.get(stage.train, ()))
+    part = "weights" if stage.train == "upright" else stage.train
+    chosen = list(model.parameters()) if part == "everything" else list(parts.get(part, ()))
     if not chosen:
         cure = {
             "weights": "this model has no λ or score network: use LambdaEquitune, Canonicaliser or PrunedOrbit",
@@ -104,7 +106,7 @@ def trained_by(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Paramete
             "say parts={'head': …}",
             "everything": "the model has no parameters",
         }
-        raise InputError(f"there is nothing to train in stage {stage.train!r}: {cure[stage.train]}")
+        raise InputError(f"there is nothing to train in stage {stage.train!r}: {cure[part]}")
     return chosen
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,21 +12,33 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equivariant.actions import Action, Images, Trivial
+from equivariant.actions import Action, Images
 from equivariant.errors import GroupError, InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import align, chunks, orbit
-from equivariant.outputs import Representation, actions, check_batch, check_length, leaves, rebuild
+from equivariant.outputs import (
+    NOTHING,
+    Extra,
+    Representation,
+    actions,
+    check_batch,
+    check_length,
+    leaves,
+    rebuild,
+    seen,
+    skeleton,
+)
+from equivariant.parts.following import like_model
 
-#: images (n, C, H, W) -> the model's output for them, and a score (n,) or None
-View = Callable[[Tensor], tuple[Any, Tensor | None]]
+#: images (n, C, H, W), and what else the model takes -> its output for them, and a score (n,) or None
+View = Callable[..., tuple[Any, Tensor | None]]
 
 
 @dataclass(frozen=True)
 class Views:
     """A model's answers over an orbit: each tensor (|G|, B, …), aligned, so that they can be averaged."""
 
-    representation: Representation
+    containers: Any  #: what the model returned, without its tensors
     tensors: list[Tensor]  #: entry g is g⁻¹∘M(g·x)
     scores: Tensor | None = None  #: (|G|, B)
 
@@ -36,7 +48,7 @@ class Views:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Any:
         """Apply a function to every tensor (|G|, B, …), and return them shaped like the model's output."""
-        return rebuild(self.representation, iter([function(tensor) for tensor in self.tensors]))
+        return rebuild(self.containers, iter([function(tensor) for tensor in self.tensors]))
 
 
 def weighted_sum(weights: Tensor, tensor: Tensor) -> Tensor:
@@ -68,11 +80,15 @@ class Network:
 class OrbitWrapper(nn.Module, ABC):
     """A model made equivariant to a finite group: f(g·x) = g∘f(x).
 
-    - `model`: any module; it is not copied. Its first argument is a batch, images (B, C, H, W) by default.
+    - `model`: any module; it is not copied. Its first argument is a batch, images (B, C, H, W) by default. Others are
+      passed on: tensors (B, …) with their images, the rest as it is. What the wrapper adds starts with the model's
+      dtype, device and training mode.
     - `group`: a `FiniteGroup` or a name such as "C4" or "D4".
     - `input`: how the group acts on the input, `Images()` by default.
-    - `output`: how it acts on the output: `Trivial()` (the default) for class scores and features that shall be
-      invariant, `Maps()`, `Tokens()`, …, or a dict or tuple of such, shaped like the output.
+    - `output`: how it acts on the output: `Trivial()` for class scores and features that shall be invariant, `Maps()`,
+      `Tokens()`, …, or a dict or tuple of such, shaped like the output. By default shapes decide, tensor by tensor:
+      (B, K) is invariant, (B, K, h, w) of the image's proportions a map, with a warning that says so. What the model
+      returns its tensors in (dicts, named tuples, dataclasses) comes back as it is.
     - `chunk`: how many elements go through the model at once; None for all. Small bounds the memory.
     - `checkpoint`: when training, keep only each chunk's input and compute the rest again in the backward pass. (Batch
       norm in training mode then updates its running statistics twice.)
@@ -110,11 +126,12 @@ class OrbitWrapper(nn.Module, ABC):
         self.model = model
         self.group = as_group(group)
         self.input: Action = input or Images()
-        self.output: Representation = output or Trivial()
+        self.output = output
         self.chunk, self.checkpoint, self.check = chunk, checkpoint, check
         if not isinstance(self.input, Action):
             raise InputError(f"input={input!r} must be an action: Images(), Maps(), Tokens(), …")
         actions(self.output)
+        self.training = model.training
 
     @classmethod
     def around(cls, network: Network, group: FiniteGroup, chunk: int | None = None) -> nn.Module:
@@ -126,39 +143,41 @@ class OrbitWrapper(nn.Module, ABC):
         return cls(network.whole, group, chunk=chunk)
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Any:
-        """Return the equivariant answer for a batch `x` (B, …)."""
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the equivariant answer for a batch `x` (B, …); what follows is passed on to the model."""
 
-    def views(self, x: Tensor, view: View | None = None, scorer: str = "the score") -> Views:
+    def views(self, x: Tensor, view: View | None = None, scorer: str = "the score", extra: Extra = NOTHING) -> Views:
         """Run `view` (by default the model) over the orbit of `x` (B, …), chunk by chunk; `scorer` is for errors."""
-        self.check_input(x)
-        view = view or (lambda images: (self.model(images), None))
+        self.check_input(x, extra)
+        view = view or (lambda *args, **kwargs: (self.model(*args, **kwargs), None))
         tensors: list[list[Tensor]] = []
         scores: list[Tensor] = []
+        containers, batch = None, x.shape[0]
         for elements in chunks(self.group.order, self.chunk):
             images = orbit(self.group, x, self.input, elements).flatten(0, 1)
-            output, score = self.call(view, images)
+            output, score = self.call(view, images, extra.repeated(len(elements)))
             aligned = []
-            for action, tensor in leaves(self.output, output):
-                check_length(tensor, len(images))
-                tensor = tensor.unflatten(0, (len(elements), len(x)))
+            for action, tensor in leaves(self.output, output, x):
+                check_length(tensor, images.shape[0])
+                tensor = tensor.unflatten(0, (len(elements), batch))
                 self.check_answer(tensor, elements)
                 aligned.append(align(self.group, tensor, action, elements))
             tensors.append(aligned)
+            containers = skeleton(output)
             if score is not None:
-                scores.append(self.check_scores(score, elements, len(x), scorer))
+                scores.append(self.check_scores(score, elements, batch, scorer))
         joined = [torch.cat(parts) for parts in zip(*tensors, strict=True)]
-        return Views(self.output, joined, torch.cat(scores) if scores else None)
+        return Views(containers, joined, torch.cat(scores) if scores else None)
 
-    def call(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """Call `function(x)`, with checkpointing if it was asked for and gradients are wanted.
+    def call(self, function: Callable[..., Any], x: Tensor, extra: Extra = NOTHING) -> Any:
+        """Call `function(x, …)`, with checkpointing if it was asked for and gradients are wanted.
 
         Raises InputError where it fails on an `x` of another dtype than the weights.
         """
         try:
             if self.checkpoint and torch.is_grad_enabled():
-                return checkpoint(function, x, use_reentrant=False)
-            return function(x)
+                return checkpoint(function, x, *extra.args, use_reentrant=False, **extra.kwargs)
+            return function(x, *extra.args, **extra.kwargs)
         except RuntimeError as error:
             # Not refused beforehand, because some models convert their input themselves.
             weights = {p.dtype for p in self.parameters() if p.is_floating_point()}
@@ -170,23 +189,28 @@ class OrbitWrapper(nn.Module, ABC):
                 f"images.to(...) or model.to({x.dtype}) (it said: {said})"
             ) from error
 
+    def like_model(self, module: nn.Module) -> nn.Module:
+        """Return a new part of the wrapper with the model's dtype, device and training mode."""
+        return like_model(self.model, module)
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that decide how much each element counts; none, unless a method learns them."""
         return []
 
     # Checks --------------------------------------------------------------------------------------------
 
-    def check_input(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor, extra: Extra = NOTHING) -> None:
         """Raise InputError if `x` is no batch that the group can act on, or holds NaN (naming the images)."""
         check_batch(x)
         self.input.check(self.group, x)
-        if self._looks() and x.isnan().any():
+        extra.check(x.shape[0])
+        if self._looks() and seen(x.isnan()):
             images = x.flatten(1).isnan().any(1).nonzero().flatten().tolist()
             raise InputError(f"the input holds NaN in image {', '.join(map(str, images))} of the batch")
 
     def check_answer(self, answers: Tensor, elements: list[int]) -> None:
         """Raise InputError if answers (len(elements), B, …) hold NaN, naming the elements."""
-        if self._looks() and answers.isnan().any():
+        if self._looks() and seen(answers.isnan()):
             broken = answers.flatten(1).isnan().any(1).nonzero().flatten().tolist()
             names = ", ".join(self.group.names[elements[i]] for i in broken)
             raise InputError(f"the model returned NaN for element {names} of {self.group.name}, but its input had none")
@@ -200,7 +224,7 @@ class OrbitWrapper(nn.Module, ABC):
                 f"{what} must return one number for each of {count} images, ({count},), but returned {got}"
             )
         scores = scores.reshape(len(elements), batch)
-        if self._looks() and not scores.isfinite().all():
+        if self._looks() and seen(~scores.isfinite()):
             i, image = (~scores.isfinite()).nonzero()[0].tolist()
             place = f"element {self.group.names[elements[i]]} and image {image}"
             raise InputError(f"{what} returned {scores[i, image].item()} for {place}: it must be finite")
@@ -226,8 +250,8 @@ class OrbitWrapper(nn.Module, ABC):
             name, fingerprint = saved["group"], saved["sha256"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise GroupError(
-                f"these weights do not say which group they are for, {state!r} is no such note: save them again with "
-                f"state_dict() of the wrapper; nothing of this wrapper was loaded"
+                "these weights do not say which group they are for, their note of it cannot be read: save them again "
+                "with state_dict() of the wrapper; nothing of this wrapper was loaded"
             ) from error
         if fingerprint != self.group.fingerprint:
             raise GroupError(
@@ -235,22 +259,42 @@ class OrbitWrapper(nn.Module, ABC):
                 f"wrapper with {name!r}; nothing of this wrapper was loaded"
             )
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does; raises GroupError, with a name or two, where it would list all that differ."""
+        own, given = self.state_dict().keys(), state_dict.keys()
+        if strict and own != given:
+            raise GroupError(f"these weights {self._difference(own, given)}; nothing of this wrapper was loaded")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _difference(self, own: Set[str], given: Set[str]) -> str:
+        kind, missing, more = type(self).__name__, sorted(own - given), sorted(given - own)
+        if given == self.model.state_dict().keys():
+            return f"are those of the bare model: load them into the `model` of this {kind}"
+        lacks = f"lack {missing[0]!r} and {len(missing) - 1} other names" if missing else ""
+        holds = f"hold {more[0]!r} and {len(more) - 1} other names that it has not" if more else ""
+        return f"are not those of this {kind}, they {', and '.join(filter(None, (lacks, holds)))}"
+
     def extra_repr(self) -> str:
         """Say the group and the actions."""
-        return f"group={self.group.name}, input={self.input}, output={self.output}, chunk={self.chunk}"
+        output = "by shape" if self.output is None else self.output
+        return f"group={self.group.name}, input={self.input}, output={output}, chunk={self.chunk}"
 
 
 class WeightedWrapper(OrbitWrapper):
     """A wrapper whose answer is Σ_g w_g(x) g⁻¹∘M(g·x), with weights that sum to 1."""
 
     @abstractmethod
-    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+    def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the answer for `x` (B, …) and the weights w (|G|, B) behind it."""
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the answer for `x` (B, …)."""
-        return self.answer(x)[0]
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the answer for `x` (B, …); what follows is passed on to the model."""
+        return self.answer(x, *args, **kwargs)[0]
 
-    def orbit_weights(self, x: Tensor) -> Tensor:
+    def orbit_weights(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the weights w (|G|, B) behind the answer for `x` (B, …)."""
-        return self.answer(x)[1]
+        return self.answer(x, *args, **kwargs)[1]
+
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return the scores (|G|, B) behind the weights; raises InputError where no network gives any."""
+        raise InputError(f"{type(self).__name__} has no network that scores views: use LambdaEquitune, say")

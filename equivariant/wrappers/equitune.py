@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equivariant.outputs import Extra
 from equivariant.wrappers.base import WeightedWrapper
 
 
@@ -25,9 +26,9 @@ class Equitune(WeightedWrapper):
     name = "equitune"
     through_model = True
 
-    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+    def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the mean answer for `x` (B, …), and 1/|G| everywhere, (|G|, B)."""
-        views = self.views(x)
+        views = self.views(x, extra=Extra(args, kwargs))
         wide = torch.promote_types(x.dtype, torch.float32)
-        weights = x.new_full((self.group.order, len(x)), 1 / self.group.order, dtype=wide)
+        weights = x.new_full((self.group.order, x.shape[0]), 1 / self.group.order, dtype=wide)
         return views.combine(weights), weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
+from equivariant.outputs import Extra
 from equivariant.parts.proxies import Proxy, Similarity, as_proxy
 from equivariant.ties import best, default_tolerance
 from equivariant.wrappers.base import Network, WeightedWrapper, weighted_sum
@@ -66,23 +67,23 @@ class Equizero(WeightedWrapper):
         similarity = Similarity(network.head.weight.detach().clone())
         return nn.Sequential(cls(network.features, group, proxy=similarity, chunk=chunk), network.head)
 
-    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+    def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the chosen view's answer for `x` (B, …), and 1 for its element, 0 for the others, (|G|, B)."""
-        views = self.views(x, self._view, "the proxy loss")
+        views = self.views(x, self._view, "the proxy loss", Extra(args, kwargs))
         assert views.scores is not None
         tolerance = default_tolerance(views.tensors[0].dtype) if self.tie_tolerance is None else self.tie_tolerance
         weights = best(-views.scores, tolerance)
-        if not (self.straight_through and torch.is_grad_enabled()):
+        if not (self.straight_through and torch.is_grad_enabled()) or torch.compiler.is_exporting():
             return views.combine(weights), weights
-        uniform = torch.full_like(weights, 1 / len(weights))
+        uniform = torch.full_like(weights, 1 / self.group.order)
 
         def through(tensor: Tensor) -> Tensor:
             return _StraightThrough.apply(weighted_sum(weights, tensor.detach()), weighted_sum(uniform, tensor))
 
         return views.map(through), weights
 
-    def _view(self, images: Tensor) -> tuple[Any, Tensor]:
-        output = self.model(images)
+    def _view(self, images: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+        output = self.model(images, *args, **kwargs)
         with torch.no_grad():
             return output, self.proxy(output)
 
@@ -90,9 +91,15 @@ class Equizero(WeightedWrapper):
 class _StraightThrough(torch.autograd.Function):
     """Return the first argument; send the gradient to the second."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+    def forward(value: Tensor, surrogate: Tensor) -> Tensor:
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from equivariant.errors import InputError
-from equivariant.outputs import actions
+from equivariant.outputs import Extra, actions
 from equivariant.wrappers.base import OrbitWrapper
 
 
@@ -27,6 +27,6 @@ class OrbitMax(OrbitWrapper):
             if not action.permutes:
                 raise InputError(f"a maximum over {action} is not equivariant: use Equitune, LambdaEquitune, Equizero")
 
-    def forward(self, x: Tensor) -> Any:
-        """Return the maximum over the views of `x` (B, …)."""
-        return self.views(x).map(lambda tensor: tensor.amax(0))
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the maximum over the views of `x` (B, …); what follows is passed on to the model."""
+        return self.views(x, extra=Extra(args, kwargs)).map(lambda tensor: tensor.amax(0))

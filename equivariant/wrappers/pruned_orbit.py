@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
-from equivariant.outputs import leaves, rebuild
+from equivariant.outputs import NOTHING, Extra, can_look, rebuild, skeleton, tensors
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.networks import FeatureScore
 from equivariant.parts.staged import Staged, StagedViT
@@ -34,8 +34,9 @@ class PrunedOrbit(WeightedWrapper):
       equal scores: until it is trained, all elements tie and all are finished.
     - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
 
-    How many passes there are depends on the images, so `torch.export` will not take it. Other options as for
-    `OrbitWrapper`; a chunk bounds how many views are in one pass, early and late.
+    In an exported graph, and under `torch.func.vmap`, whose steps cannot depend on the images, all views are finished
+    and those that were not chosen count nothing. Other options as for `OrbitWrapper`; a chunk bounds how many views
+    are in one pass, early and late; what else the model takes goes to `early`.
     """
 
     name = "pruned"
@@ -60,7 +61,7 @@ class PrunedOrbit(WeightedWrapper):
             raise InputError(f"keep={keep!r} must be from 1 to {self.group.order}, the order of {self.group.name}")
         self.model: Staged = model
         self.keep, self.tie_tolerance = keep, tie_tolerance
-        self.score = FeatureScore(model.width) if score is None else score
+        self.score = self.like_model(FeatureScore(model.width)) if score is None else score
 
     @classmethod
     def around(
@@ -76,40 +77,65 @@ class PrunedOrbit(WeightedWrapper):
         staged = StagedViT(network.bare, blocks)
         return nn.Sequential(cls(staged, group, keep=keep, chunk=chunk), network.head)
 
-    def answer(self, x: Tensor) -> tuple[Any, Tensor]:
+    def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
-        rows, states, scores = self._early(x)
+        extra = Extra(args, kwargs)
+        self.check_input(x, extra)
+        if not can_look(x):
+            return self._all(x, extra)
+        rows, states, scores = self._early(x, extra)
         weights = soft(scores, None if self.training else self._best(scores))
         chosen = Chosen(self.group, weights)
         states = states[torch.isin(rows, chosen.rows)]
-        parts = [self.call(self.model.late, part) for part in states.split(len(x) * (self.chunk or len(states)))]
-        return chosen.combine(self._join(parts), self.output, self.check_answer), weights
+        size = x.shape[0] * (self.chunk or self.group.order)
+        parts = [self.call(self.model.late, part) for part in states.split(size)]
+        return chosen.combine(self._join(parts), self.output, x, self.check_answer), weights
+
+    def orbit_scores(self, x: Tensor) -> Tensor:
+        """Return s(early(g·x)) for every element and image, (|G|, B)."""
+        self.check_input(x)
+        return self._early(x)[2]
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of s."""
         return list(self.score.parameters())
 
-    def _early(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _all(self, x: Tensor, extra: Extra) -> tuple[Any, Tensor]:
+        """Return the same with every view finished."""
+
+        def view(*args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+            state = self.model.early(*args, **kwargs)
+            return self.model.late(state), self.score(state)
+
+        views = self.views(x, view, "the score network", extra)
+        assert views.scores is not None
+        weights = soft(views.scores, None if self.training else self._best(views.scores))
+        return views.combine(weights), weights
+
+    def _early(self, x: Tensor, extra: Extra = NOTHING) -> tuple[Tensor, Tensor, Tensor]:
         """Return the views still in the race, (R,) as g·B + b, their states (R, …), and all scores (|G|, B).
 
         A view that falls behind is dropped at once: whatever comes later, it cannot be among the best.
         """
-        self.check_input(x)
+        batch = x.shape[0]
         rows, states, scores = [], [], []
         for elements in chunks(self.group.order, self.chunk):
             # The views are made inside the call: nothing out here holds them while `early` runs.
-            fresh = self.call(partial(self._early_states, elements=elements), x)
-            scores.append(self.check_scores(self.score(fresh), elements, len(x), "the score network"))
+            fresh = self.call(partial(self._early_states, elements, extra), x)
+            scores.append(self.check_scores(self.score(fresh), elements, batch, "the score network"))
             states.append(fresh)
-            rows.append(torch.arange(len(fresh), device=x.device) + elements[0] * len(x))
+            rows.append(torch.arange(fresh.shape[0], device=x.device) + elements[0] * batch)
             if not self.training and elements[-1] >= self.keep:
                 racing = self._best(torch.cat(scores)).flatten()
                 states = [state[racing[own]] for state, own in zip(states, rows, strict=True)]
                 rows = [own[racing[own]] for own in rows]
         return torch.cat(rows), torch.cat(states), torch.cat(scores)
 
-    def _early_states(self, x: Tensor, elements: list[int]) -> Tensor:
-        return self.model.early(orbit(self.group, x, self.input, elements).flatten(0, 1))
+    def _early_states(self, elements: list[int], extra: Extra, x: Tensor) -> Tensor:
+        if extra == NOTHING:  # a call with *args would hold the views until it returns
+            return self.model.early(orbit(self.group, x, self.input, elements).flatten(0, 1))
+        extra = extra.repeated(len(elements))
+        return self.model.early(orbit(self.group, x, self.input, elements).flatten(0, 1), *extra.args, **extra.kwargs)
 
     def _best(self, scores: Tensor) -> Tensor:
         """Return a mask (|G|, B) of the elements to finish."""
@@ -118,5 +144,5 @@ class PrunedOrbit(WeightedWrapper):
 
     def _join(self, parts: list[Any]) -> Any:
         """Join the outputs of several passes along their batch axis."""
-        tensors = zip(*[[tensor for _, tensor in leaves(self.output, part)] for part in parts], strict=True)
-        return rebuild(self.output, iter([torch.cat(list(same)) for same in tensors]))
+        same = zip(*[[tensor for _, tensor in tensors(part)] for part in parts], strict=True)
+        return rebuild(skeleton(parts[0]), iter([torch.cat(list(pieces)) for pieces in same]))

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from continual.avalanche.module import LearnerModule
+from continual.cli.models import _records
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
 from continual.methods import methods
-from continual.serving.model import Served
+from continual.serving.model import Served, answer
 from continual.sklearn import ContinualClassifier
 from continual.symmetry import KINDS
 from continual.testing import synthetic_case
@@ -83,7 +84,19 @@ def test_every_door_gives_the_same_answer(name: str, kind: str, learned: Callabl
         assert classifier.predict(pictures).tolist() == expected.labels
         values = expected.scores if expected.probabilities is None else expected.probabilities
         order = [learner.classes.index(label) for label in classifier.classes_.tolist()]
-        np.testing.assert_allclose(classifier.predict_proba(pictures), values[:, order], atol=1e-6)
+        shares = classifier.predict_proba(pictures)
+        np.testing.assert_allclose(shares, values[:, order], atol=2e-6)
+
+        # What decides and what is called a probability are one thing.
+        assert classifier.classes_[shares.argmax(1)].tolist() == expected.labels
+        for row, label in enumerate(expected.labels):
+            said = answer(served, scores, row, 0.05)
+            assert said["answer"] == label
+            assert said["probability"] in (None, max(best["probability"] or 0 for best in said["best"]))
+        records = _records([Path(str(row)) for row in range(len(pictures))], expected)
+        assert [record["answer"] for record in records] == expected.labels
+        if expected.probabilities is not None:
+            assert [record["probability"] for record in records] == expected.probabilities.amax(1).tolist()
 
 
 @pytest.mark.parametrize(("name", "kind"), cases(lambda *pair: pair in GRAPHS))
@@ -105,6 +118,8 @@ def test_the_graph_gives_the_same_answer(
         best = expected.scores.sort(descending=True).values
         clear = (best[:, 0] - best[:, 1] > 2e-4).numpy()
         assert (found["scores"].argmax(1) == expected.scores.argmax(1).numpy())[clear].all()
+        if "probabilities" in found:
+            assert (found["probabilities"].argmax(1) == found["scores"].argmax(1)).all()
         for column in ("probabilities", "familiarity", "stack", "first_stack", "refinements"):
             value = getattr(expected, {"familiarity": "p_value"}.get(column, column))
             assert (column in found) == (value is not None), column

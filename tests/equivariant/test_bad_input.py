@@ -128,7 +128,9 @@ def test_outputs_without_a_batch_axis_or_of_labels() -> None:
             return {"a": x.flatten(1)}
 
     with pytest.raises(eq.InputError, match="output is a dict, not a tensor"):
-        eq.Equitune(Dict(), "C4")(X)
+        eq.Equitune(Dict(), "C4", output=eq.Trivial())(X)
+    with pytest.raises(eq.InputError, match="output is a NoneType, which holds no tensor"):
+        eq.Equitune(Returns(lambda x: None), "C4")(X)
 
 
 class Returns(nn.Module):

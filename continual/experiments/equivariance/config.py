@@ -123,7 +123,7 @@ class RowConfig(WrapperConfig):
 class StageConfig(Strict):
     """Train one part of the model; see `equivariant.Stage`."""
 
-    train: Literal["weights", "head", "everything"]
+    train: Literal["upright", "weights", "head", "everything"]
     steps: int = Field(1000, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -1,6 +1,9 @@
 """Training one adapter and a head on a frozen backbone, and answering with them."""
 
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -8,17 +11,19 @@ from torch import Tensor, nn
 
 from continual import distributed
 from continual.adapters.bank import TrainableAdapter, shared
-from continual.adapters.base import Shapes, Weights
+from continual.adapters.base import Regulation, Weights, read_blocks
 from continual.backbones.loading import Backbone
 from continual.backbones.vit import FrozenViT
-from continual.data.inputs import ExperienceData
+from continual.data.inputs import ExperienceData, Label
+from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings, Settings
 from continual.learning.state import S, State, learned
-from continual.learning.training import GradientTraining, Output, Start
+from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.losses.base import LossTerm
+from continual.methods.bases.kept_views import keep_views, unpacked
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores
 
@@ -26,13 +31,18 @@ from continual.statistics.head import Head, cosine_scores
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
     """Return the weights of a new adapter, which adds nothing yet; those of the same `keys` are the same numbers."""
     draw = generator(settings.seed, "adapters", *keys)
-    return settings.adapter_kind.new(Shapes(backbone.depth, backbone.width), draw)
+    return settings.adapter_kind.new(backbone.frozen.shapes, draw)
+
+
+def beginning(settings: AdapterSettings, backbone: Backbone) -> dict[str, Tensor]:
+    """Return what the adapters of a method that merges began at, as finished ones are kept."""
+    return settings.adapter_kind.finished(new_adapter(settings, backbone))
 
 
 class AdapterTraining(GradientTraining[S]):
     """Train one adapter, from the `weights` given or as a new one, and the head. Settings are `AdapterSettings`.
 
-    New adapters of the same `keys` begin with the same numbers.
+    New adapters of the same `keys` begin with the same numbers. Tensors that are `fixed` stay as they are given.
     """
 
     def __init__(
@@ -43,17 +53,19 @@ class AdapterTraining(GradientTraining[S]):
         head: Head | None,
         *terms: LossTerm,
         keys: tuple[int, ...] = (),
+        fixed: Collection[str] = (),
     ) -> None:
         begin = weights or new_adapter(start.settings, start.extractor.backbone, *keys)
-        self.adapter = TrainableAdapter(start.settings.adapter_kind, begin)
+        self.adapter = TrainableAdapter(start.settings.adapter_kind, begin, fixed)
         super().__init__(start, data, head, *terms, adapter=self.adapter)
         self.noise: torch.Generator | None = None
+        self.reads = len(read_blocks(start.extractor.backbone.depth, self.adapter.kind.reads))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapter at `lr` and the head at `head_lr_ratio * lr`."""
+        """Return the adapter at `lr`, times its kind's `lr_scale`, and the head at `head_lr_ratio * lr`."""
         lr = self.settings.lr
         return [
-            {"params": list(self.adapter.parameters()), "lr": lr},
+            {"params": list(self.adapter.parameters()), "lr": lr * self.adapter.kind.lr_scale},
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 
@@ -62,9 +74,56 @@ class AdapterTraining(GradientTraining[S]):
         keys = ("dropout", self.before.updates, epoch)
         self.noise = generator(self.settings.seed, *keys, device=self.device)
 
+    @cached_property
+    def regulation(self) -> Regulation | None:
+        """What the adapter's kind does in training besides."""
+        steps = self.epochs * -(-len(self.data.labels) // self.settings.batch_size)
+        return self.adapter.kind.regulation(dict(self.adapter.named_parameters()), steps)
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name."""
+        more = {} if self.regulation is None else self.regulation.live
+        return {**super().live_tensors(), **{f"regulation/{name}": tensor for name, tensor in more.items()}}
+
+    def loss(self, output: Output, labels: Sequence[Label]) -> Tensor:
+        """Return the loss of a batch, with what the adapter's kind adds to it."""
+        loss = super().loss(output, labels)
+        return loss if self.regulation is None else loss + self.regulation.penalty()
+
+    def after_step(self) -> None:
+        """Let the adapter's kind act on the new weights."""
+        if self.regulation is not None:
+            self.regulation.after_step()
+
+    def training_images(self, progress: Progress | None = None) -> Any:
+        """Return the images, or what the ViT makes of views of them that are kept.
+
+        Raises InputError where a term of the loss looks at images, which are then gone.
+        """
+        kind = self.adapter.kind
+        if not kind.views_kept:
+            return super().training_images(progress)
+        looking = [term.name for term in self.terms if type(term).observe is not LossTerm.observe]
+        if looking:
+            raise InputError(
+                f"the loss term {looking[0]} looks at every image, and of cached views there are none: set "
+                "adapter_args={'cached_views': 0}, or leave the term out"
+            )
+        where = {"seed": self.settings.seed, "experience": self.before.updates}
+        size, images = self.settings.eval_batch_size, self.data.training
+        return keep_views(
+            images, kind.views_kept, self.single, kind.reads, batch_size=size, progress=progress,
+            workers=self.workers, **where,
+        )  # fmt: skip
+
     def forward(self, images: Tensor) -> Output:
-        stem = self.single.stem(images)
-        masks = None
+        if images.ndim == 3:
+            features = self.single.features(unpacked(images, self.reads), self.adapter.bind())
+            return Output(features, self.head(features))
+        # What is only read takes no gradients, and is not kept for any.
+        reads, masks = self.adapter.kind.reads, None
+        with torch.no_grad() if reads else nullcontext():
+            stem = self.single.stem(images, reads=reads)
         if self.noise is not None:
             masks = self.adapter.masks(stem.h.shape[0], stem.h.shape[1], self.noise, distributed.part())
             if masks is not None:

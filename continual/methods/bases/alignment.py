@@ -21,6 +21,7 @@ from continual.statistics.class_statistics import ClassStatistics, Kind, fit
 from continual.statistics.fields import per_class
 from continual.statistics.head import Head
 from continual.uncertainty.gaussians import Calibration, OODDetector, calibrate, detector_of
+from continual.uncertainty.tempering import Decide, score_temperature, tempered
 
 Rescale = Callable[[Tensor], Tensor]  #: what a loss does to the logits (B, C) first
 
@@ -48,6 +49,29 @@ class AlignedState(State):
     def known(self) -> OODDetector | None:
         """What tells known images from others."""
         return detector_of(self.statistics, self.calibration)
+
+    @cached_property
+    def temperatures(self) -> dict[Any, float]:
+        """Those of the scores, by the settings that decide them; filled when one is first asked for."""
+        return {}
+
+    def judged(
+        self, settings: AlignmentSettings, values: Tensor, features: Tensor, decide: Decide, key: Any = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the probabilities (B, C) of scores (B, C), and the p-value (B,) of their features (B, D).
+
+        None where nothing is usual. `decide` says how scores come about, and `key` tells settings apart that decide
+        otherwise. The temperature follows from what is remembered; it is fitted when first asked for.
+        """
+        if self.calibration is None or self.known is None:
+            return None, None
+        if key not in self.temperatures:
+            known, statistics, floor = self.calibration, self.statistics, settings.covariance_floor
+            if known.accuracy is None:
+                known = calibrate(statistics, seeded(settings.seed, "calibration", self.updates)) or known
+            draw = seeded(settings.seed, "temperature", self.updates, device=values.device)
+            self.temperatures[key] = score_temperature(statistics, known.accuracy or 0.0, decide, floor, draw)
+        return tempered(values, self.temperatures[key]), self.known.p_value(features)
 
     def without(self, index: int) -> Self:
         """Return the state without the class of that index, calibrated on the others."""

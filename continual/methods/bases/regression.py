@@ -1,12 +1,13 @@
 """Methods that answer by ridge regression from running sums: their state, and those on features that never change."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial, reduce
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
@@ -14,12 +15,29 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import Simulation, State, learned
+from continual.learning.settings import Settings
+from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import Start, Training
 from continual.seeding import generator
+from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.leverage import Certainty, certainty, drawing
+
+
+class RegressionSettings(Settings):
+    """What every regression from running sums has."""
+
+    at_inference = Settings.at_inference | {"balance"}
+    before: ClassVar[Mapping[str, Any]] = {**Settings.before, "balance": 0.0}
+
+    balance: float = Field(
+        1.0, ge=0, le=1, description="0: classes weigh as often as they were learned, 1: all alike; and what is between"
+    )
+    exact_forget: int = Field(
+        0, ge=0, description="directions of each class's scatter that are kept: forgetting a class of up to one image "
+        "more is then exact; its scatter is estimated otherwise"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,8 @@ class RegressionState(State):
     sums: GramStatistics | None = None
     head: LinearHead | None = None
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
+    balance: float | None = None  #: what the head was solved with; None in files of before, for 0
+    penalty: float | None = None  #: too; None in files of before
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,11 +61,27 @@ class RegressionState(State):
         centres = (sums.targets / sums.counts - mean[:, None]) / deviation[:, None]
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
+    @cached_property
+    def solutions(self) -> dict[float, Self]:
+        """The state with heads of other `balance`; filled when one is first asked for."""
+        return {}
+
+    def without(self, index: int) -> Self:
+        """Return the state without the class of that index: the others' scores stay, what is usual is so of fewer."""
+        others = super().without(index)
+        if self.certainty is None or self.sums is None:
+            return others
+        share = 1 - self.sums.counts[index] / self.sums.counts.sum()
+        return replace(others, certainty=self.certainty.counting(share))
+
+
+R = TypeVar("R", bound=RegressionState)
+
 
 class RegressionUpdate(Training[RegressionState]):
     """Adds an experience's images to the sums and solves anew.
 
-    `read(extractor, images)` gives the features (B, D') of prepared images, `penalty` that of a regression on sums.
+    `read(extractor, images)` gives the features (B, D') of prepared images, `solved` what follows from the sums.
     """
 
     def __init__(
@@ -53,32 +89,71 @@ class RegressionUpdate(Training[RegressionState]):
         start: Start[RegressionState],
         data: ExperienceData,
         read: Callable[[Extractor, Tensor], Tensor],
-        penalty: Callable[[GramStatistics], float],
+        solved: Callable[..., RegressionState],
     ) -> None:
         super().__init__(start, data)
-        self.read, self.penalty = read, penalty
+        self.read, self.solved = read, solved
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
         features, labels = self.features(partial(self.read, self.extractor), progress)
-        sums = GramStatistics.of(features, labels, len(self.classes)).plus(before.sums)
-        system = Standardised.of(sums, self.penalty(sums))
-        head = system.solve(sums)
+        own = GramStatistics.of(features, labels, len(self.classes), self.settings.exact_forget)
         # Images that were answered wrong say nothing of what is usual.
         newest = None if self.correcting else (features, labels)
-        draw = generator(self.settings.seed, "sketch")
-        certain = certainty(sums, system, head, newest, before.certainty, draw)
-        return RegressionState(**self.progress_counts(), sums=sums, head=head, certainty=certain)
+        state = RegressionState(**self.progress_counts(), sums=own.plus(before.sums), certainty=before.certainty)
+        return self.solved(state, newest)
 
 
-class RegressionLearner(IncrementalLearner[RegressionState]):
+class SolvingLearner(IncrementalLearner[R]):
+    """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
+
+    @abstractmethod
+    def solved(self, state: R, newest: tuple[Tensor, Tensor] | None = None) -> R:
+        """Return the state with what follows from its sums under these settings.
+
+        `newest` are features (n, D') of images, of those in the sums, with class indices (n,).
+        """
+
+    @property
+    def current(self) -> R:
+        """The state, its head solved as the settings say."""
+        state, balance = self.state, self.settings.balance
+        if state.sums is None or (state.balance or 0.0) == balance:
+            return state
+        if balance not in state.solutions:
+            state.solutions[balance] = self.solved(state)
+        return state.solutions[balance]
+
+    def joined(self, states: Sequence[R], joint: JointClasses) -> R:
+        """Add the sums up, and solve. What is usual is what all models found; see `Certainty.plus`."""
+        parts = zip(states, joint.places, strict=True)
+        sums = [placed(learned(state.sums), places, len(joint.classes)) for state, places in parts]
+        known = [state.certainty for state in states if state.certainty is not None]
+        return self.solved(
+            replace(
+                states[0],
+                **joint.counts(),
+                sums=reduce(GramStatistics.plus, sums),
+                certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
+            )
+        )
+
+    def _forgotten(self, index: int) -> R:
+        """Return the state without a class; where forgetting is exact, all scores are as if it had never been there."""
+        state = super()._forgotten(index)
+        return self.solved(state) if self.settings.exact_forget else state
+
+
+class RegressionLearner(SolvingLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers per image.
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
-    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,189.
+    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,189. With `exact_forget` = r, r D' more per
+    class, in double.
     """
 
     state_type = RegressionState
+    settings_type = RegressionSettings
     probabilities = False
     fixed_features = True
 
@@ -91,15 +166,25 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         """Return the penalty on the squares of the weights."""
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
-        return RegressionUpdate(self.start, data, self.design_features, self.penalty)
+        return RegressionUpdate(self.start, data, self.design_features, self.solved)
+
+    def solved(self, state: RegressionState, newest: tuple[Tensor, Tensor] | None = None) -> RegressionState:
+        """Return the state with a head, and how sure it may be, under the penalty of its sums."""
+        own, sums = self.settings, learned(state.sums)
+        weighted = sums.balanced(own.balance)
+        penalty = self.penalty(weighted)
+        system = Standardised.of(weighted, penalty)
+        head, draw = system.solve(weighted), generator(own.seed, "sketch")
+        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
+        return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the regression's values, which only ranks, and what they are worth.
 
         The similarity is that of standardised features to the classes' means.
         """
-        features, certain = self.design_features(self.extractor, images, cache), self.state.certainty
-        values = learned(self.state.head)(features)
+        features, state = self.design_features(self.extractor, images, cache), self.current
+        values, certain = learned(state.head)(features), state.certainty
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
@@ -111,7 +196,7 @@ class RegressionLearner(IncrementalLearner[RegressionState]):
         if sums is None or self.symmetry is not None:
             return None
         maps = []
-        for state in (self.state, after.state):
+        for state in (self.current, after.current):
             if state.head is None or state.certainty is None:
                 return None
             maps.append((state.head, state.certainty.mean_leverage(sums)))

@@ -42,7 +42,7 @@ class AdapterFeatures:
     @cached_property
     def stem(self) -> SharedStem:
         """What all adapters have in common."""
-        return self.extractor.stem(self.images)
+        return self.extractor.stem(self.images, reads=self.kind.reads)
 
     @property
     def first(self) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from continual import merging
-from continual.adapters.bank import serve, shared, stacked
+from continual.adapters.bank import completed, serve, shared, stacked
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
@@ -25,8 +25,8 @@ from continual.learning.settings import AdapterSettings
 from continual.learning.state import Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
-from continual.merging.base import effective_alpha, merge_, merged
-from continual.methods.bases.adapter_training import AdapterTraining, new_adapter
+from continual.merging.base import check_settings, effective_alpha, merge_, merged
+from continual.methods.bases.adapter_training import AdapterTraining, beginning
 from continual.methods.bases.alignment import AlignmentSettings, aligned_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
@@ -37,7 +37,6 @@ from continual.registry import Registry
 from continual.seeding import generator
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.head import cosine_scores, updated
-from continual.uncertainty.gaussians import judge
 
 
 class MOSSettings(AdapterSettings, AlignmentSettings):
@@ -77,6 +76,11 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     )  # fmt: skip
 
     @model_validator(mode="after")
+    def _known_anchor_args(self) -> MOSSettings:
+        check_settings(self.anchor, self.anchor_args)
+        return self
+
+    @model_validator(mode="after")
     def _one_shortcut(self) -> MOSSettings:
         if self.early_exit is not None and self.consolidate is not None:
             raise ValueError("early_exit predicts the adapters as they were finished: leave consolidate out, or it")
@@ -91,11 +95,14 @@ class MOSTraining(AdapterTraining[MOSState]):
     def __init__(self, start: Start[MOSState], data: ExperienceData) -> None:
         before, settings = start.state, start.settings
         contrast = FeatureContrast(weight=settings.feature_contrast, temperature=settings.contrast_temperature)
-        super().__init__(start, data, before.bank[-1] if before.bank else None, before.head, contrast)
+        newest = completed(before.bank)[-1] if before.bank else None
+        fixed = settings.adapter_kind.reading if before.bank else ()
+        super().__init__(start, data, newest, before.head, contrast, fixed=fixed)
         self.anchor: Weights | None = None
         if before.bank:
-            begin = new_adapter(settings, start.extractor.backbone)
-            self.anchor = merged(settings.anchor, before.bank, _at(before.bank[0], begin), **settings.anchor_args)
+            begin = _at(before.bank[0], beginning(settings, start.extractor.backbone))
+            only = self.adapter.weights().keys()
+            self.anchor = merged(settings.anchor, before.bank, begin, only=only, **settings.anchor_args)
         merges = 1 if settings.merge == "step" else start.extractor.backbone.depth + 1
         self.alpha = effective_alpha(settings.alpha, merges)
         if not self.new_classes:
@@ -103,6 +110,7 @@ class MOSTraining(AdapterTraining[MOSState]):
 
     def after_step(self) -> None:
         """Merge the working adapter towards the finished ones (MOS, equation 6)."""
+        super().after_step()
         if self.anchor is not None and self.alpha > 0:
             merge_(self.adapter.weights(), self.anchor, self.alpha)
 
@@ -137,7 +145,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         under_first, every = shared(kind, bank[0]), stacked(bank)
 
         def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
-            stem = extractor.stem(images)
+            stem = extractor.stem(images, reads=kind.reads)
             first = extractor.features(stem, under_first)
             chosen = experience[[self.index[label] for label in labels]]
             if not chosen.any():
@@ -193,9 +201,23 @@ class MOSLearner(IncrementalLearner[MOSState]):
         else:
             predictor, enough = self._early_exit(answering)
             values, found, last = predictor.answer(first, features_of, enough)
-        known = judge(self.state.known, last)
         cosines = cosine_scores(first, answering.prototypes)
-        return Scores(values, found.stack, found.path[:, 0], found.refinements, *known, cosines)
+        return Scores(values, found.stack, found.path[:, 0], found.refinements, *self.judged(values, last), cosines)
+
+    def judged(self, values: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the probabilities (B, C) of scores (B, C), and the p-value (B,) of features (B, D) of the last stack.
+
+        The temperature is that of features drawn under their own stack, from which those under the first lie as far as
+        the two means of their class do: retrieval is trusted to find it.
+        """
+        state, answering = self.state, self.answering()
+
+        def decide(features: Tensor, own: Tensor) -> Tensor:
+            shifts = answering.prototypes - torch.stack([s.mean for s in state.statistics])
+            cosines = cosine_scores(features + shifts[own], answering.prototypes)
+            return answering.combine(answering.head(features), cosines)
+
+        return state.judged(self.settings, values, last, decide, self.settings.ensemble)
 
     def answering(self) -> Answering:
         """Return what decides an answer once features are known."""

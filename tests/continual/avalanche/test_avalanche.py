@@ -66,7 +66,7 @@ def test_other_periodic_evaluations_change_no_bit(options: Any, backbone: Any, b
 
 def test_same_bits_with_a_symmetry(backbone: Any, blobs: Any) -> None:
     stream, settings = blob_stream(blobs), {"group": "C4", "symmetry": "lambda_equitune"}
-    benchmark = to_avalanche(stream, backbone.preprocessing)
+    benchmark = to_avalanche(stream, backbone.preprocessing.for_a_group())
     ours = strategy("mos", backbone, **settings)
     for experience in benchmark.train_stream:
         ours.train(experience)

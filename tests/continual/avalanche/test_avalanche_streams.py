@@ -134,6 +134,15 @@ def test_our_own_stream_from_files_and_names(backbone: Any, blobs: Any, tmp_path
     assert_same(ours.learner, reference)
 
 
+@pytest.mark.parametrize("kind", ["lora", "ladder"])
+def test_other_kinds_of_adapters_train_as_in_our_own_loop(kind: str, backbone: Any, blobs: Any) -> None:
+    stream = blob_stream(blobs, classes=4)
+    own = {"adapter": kind, "adapter_args": {"reduction": 4, "cached_views": 2} if kind == "ladder" else {}}
+    ours = mos(backbone, **own)
+    ours.train(to_avalanche(stream, backbone.preprocessing).train_stream)
+    assert_same(ours.learner, plain(MOSLearner, backbone, stream, **own))
+
+
 def test_online_streams(backbone: Any, blobs: Any) -> None:
     """Pieces of an experience are experiences that bring known classes; each trains its own parameters."""
     train, test = blobs([0, 1, 2, 3], 6), blobs([0, 1, 2, 3], 3, seed=1)

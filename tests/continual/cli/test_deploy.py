@@ -145,7 +145,15 @@ def test_consolidate_says_the_cost_and_leaves_the_model(
     answers = json.loads(equimos("predict", "--model", out, tmp_path / "more", "--json", "-").stdout)
     assert {answer["stack"] for answer in answers} == {0}
     assert model.read_bytes() == before
+    merge = tmp_path / "merged.safetensors"
+    result = equimos("consolidate", "--model", model, "--out", merge, "--rule", "pcb", "--arg", "ratio=0.5", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert "2 stacks -> 1 (pcb)" in result.stdout
+    unmade = ["--out", tmp_path / "none.safetensors", "--yes", "--rule"]
     for words, said in (
+        ([*unmade, "pbc"], "did you mean 'pcb'"),
+        ([*unmade, "pcb", "--arg", "rati=1"], "did you mean 'ratio'"),
+        ([*unmade, "mean", "--arg", "ratio"], "--arg 'ratio' is not of the form key=value"),
         (["--out", out, "--yes"], "there already"),
         (["--out", tmp_path / "other.safetensors"], "--yes"),
     ):

@@ -53,6 +53,12 @@ preset = "reference"
 lr = 0.1
 [methods.slca]
 [methods.ridge]
+[methods.finetune]
+adapter = "ladder"
+adapter_args = {reduction = 2, cached_views = 2}
+[methods.ease]
+adapter = "adalora"
+adapter_args = {rank = 2, initial = 4}
 """
 
 
@@ -99,7 +105,7 @@ def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monke
     monkeypatch.setattr(run, "cell_record", keep)
     assert equimos("run", folder / "c.toml", "--out", folder / "one").exit_code == 0
     assert measured(folder / "two") == measured(folder / "one") != []
-    for method in ("mos", "slca", "ridge"):
+    for method in ("mos", "slca", "ridge", "finetune", "ease"):
         found, _ = model_file.read(folder / f"{method}.safetensors")
         # Nothing is trained by ridge, and its features are computed in the same batches.
         near = 0 if method == "ridge" else 1e-4
@@ -107,7 +113,7 @@ def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monke
         for name, tensor in tensors.items():
             # What a low-rank covariance leaves may be rounding alone: it is measured by the covariance.
             whole = tensors[name.removesuffix("rest") + "factor"].square() if name.endswith("/rest") else tensor
-            most = near * float(whole.abs().max())
+            most = near * float(whole.double().abs().max())
             torch.testing.assert_close(found[f"state/{name}"], tensor, rtol=near, atol=most, msg=f"{method}: {name}")
     for out in ("one", "two"):
         assert {path.name for path in (folder / out).iterdir()} >= {"cells", "records", "results.json", "run.json"}

@@ -27,6 +27,7 @@ from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 from continual.methods import method, methods
 from continual.statistics.head import Head
+from continual.symmetry import KINDS
 from continual.testing import coloured_squares, tiny_backbone
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -294,6 +295,17 @@ def test_a_method_of_one_pass(tmp_path: Path) -> None:
     learner = learned("ridge")
     writing.export_onnx(learner, tmp_path / "ridge.onnx")
     assert max(differences(learner, Runner(tmp_path / "ridge.onnx"), noise(5)).values()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["C4", "D4"])
+@pytest.mark.parametrize("symmetry", list(KINDS.all()))
+def test_every_symmetry_has_a_free_batch(symmetry: str, group: str, tmp_path: Path) -> None:
+    learner = learned("ridge", group=group, symmetry=symmetry)
+    writing.export_onnx(learner, tmp_path / "ridge.onnx")
+    runner = Runner(tmp_path / "ridge.onnx")
+    for count in (1, 2, 5):
+        assert max(differences(learner, runner, noise(count)).values()) < 1e-5
 
 
 @pytest.mark.slow

@@ -73,19 +73,54 @@ def test_mos_without_the_ensemble_keeps_answers_whose_stack_stays(blobs: Blobs) 
         assert all(old == new for old, new in same)
 
 
-def test_sums_without_a_class_lack_its_mean_and_keep_its_scatter() -> None:
+def test_sums_without_a_class_lack_its_mean_and_its_share_of_the_scatter() -> None:
     x = torch.randn(30, 4, dtype=torch.float64, generator=generator(0)) + torch.arange(30)[:, None] % 3
     y = torch.arange(30) % 3
-    rest, own = y != 1, x[y == 1]
-    sums = GramStatistics.of(x, y, 3).without(1)
-    renumbered = (y[rest] > 1).long()
-    expected = GramStatistics.of(x[rest], renumbered, 2)
-    scatter = (own - own.mean(0)).mT @ (own - own.mean(0))
+    rest, renumbered = x[y != 1], (y[y != 1] > 1).long()
+    sums, whole = GramStatistics.of(x, y, 3).without(1), GramStatistics.of(x, y, 3)
+    expected = GramStatistics.of(rest, renumbered, 2)
     for name in ("total", "targets", "counts"):
         torch.testing.assert_close(getattr(sums, name), getattr(expected, name))
-    torch.testing.assert_close(sums.gram(), expected.gram() + scatter)
+    within = [s.gram() - (s.targets / s.counts) @ s.targets.mT for s in (whole, sums)]
+    torch.testing.assert_close(within[1], within[0] * 2 / 3)
+    one = GramStatistics.of(x[:1], y[:1] + 3, 4).plus(whole).without(3)
+    torch.testing.assert_close(one.gram(), whole.gram())
     for standardise in (True, False):
         assert torch.isfinite(solve(sums, 1.0, standardise=standardise).weight).all()
+
+
+@pytest.mark.parametrize("directions", [0, 5, 11])
+def test_two_hundred_classes_that_came_and_went(directions: int) -> None:
+    """Of up to 12 images with 11 directions nothing is left but rounding; the estimate keeps the scatter's size."""
+    x, y = torch.randn(60, 16, generator=generator(1)).double(), torch.arange(60) % 5
+    never = GramStatistics.of(x + y[:, None], y, 5, directions)
+    sums = never
+    for cycle in range(200):
+        # Twice as many images in two parts: what is known of both is joined.
+        for part in range(1 + cycle % 2):
+            own = torch.randn(12 // (1 + cycle % 2), 16, generator=generator(2, cycle, part)).double() + cycle % 7
+            sums = GramStatistics.of(own, torch.full((len(own),), 5), 6, directions).plus(sums)
+        sums = sums.without(5)
+    error = (sums.gram() - never.gram()).norm() / never.gram().norm()
+    assert error < {0: 0.2, 5: 0.2, 11: 1e-10}[directions]
+    trace = [(s.gram() - (s.targets / s.counts) @ s.targets.mT).trace() for s in (sums, never)]
+    assert float(trace[0] / trace[1]) == pytest.approx(1, abs=0.1)
+    torch.testing.assert_close(sums.targets, never.targets)
+    if directions:
+        assert sums.scatter is not None
+        assert sums.scatter.shape == (5, directions, 16)
+
+
+@pytest.mark.parametrize("method", ["strata", "ridge"])
+def test_an_exact_learner_answers_at_once_as_if_the_class_had_never_been(method: str, blobs: Blobs) -> None:
+    learner, never = (learner_of(methods()[method], blobs, exact_forget=7) for _ in range(2))
+    images = blobs([0, 1, 2, 3], 8, 1)[0]
+    for _ in range(10):
+        learner.learn(*blobs([7], 8))
+        learner.forget(7)
+    torch.testing.assert_close(learner.predict(images).scores, never.predict(images).scores, atol=1e-6, rtol=0)
+    plain = learner_of(methods()[method], blobs)
+    assert sum(learner.memory().values()) - sum(plain.memory().values()) == 4 * 7 * len(plain.state.sums.total) * 8
 
 
 def test_a_joint_learner_learns_on_without_the_forgotten_and_with_the_new_name(blobs: Blobs) -> None:

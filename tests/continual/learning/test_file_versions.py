@@ -54,7 +54,28 @@ def test_it_answers_as_it_did(old: Path, frozen: Backbone) -> None:
     assert "scores" in expected
     for name, values in expected.items():
         value = getattr(found, {"familiarity": "p_value"}.get(name, name))
+        if name == "probabilities" and old.stem in ("mos", "slca"):
+            # They were of statistics, of which the likeliest class need not be the answer.
+            assert torch.equal(value.argmax(1), found.scores.argmax(1))
+            continue
         torch.testing.assert_close(value, torch.tensor(values), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ridge", "strata", "ranpac"])
+def test_classes_weigh_as_they_did_unless_asked_otherwise(name: str, frozen: Backbone) -> None:
+    """What is written after is of the same weights; asked for others, the same file answers by them."""
+    path = next(path for path in OLD if path.stem == name and path.parent.name == "v2")
+    learner = continual.load(path, frozen)
+    assert learner.settings.balance == 0
+    assert learner.state.balance is None
+    learner.learn(*coloured_squares([5], 1))
+    learner.learn(*coloured_squares([0, 1], 30))
+    assert learner.state.balance == 0
+    even = learner.variant(balance=1.0)
+    assert not torch.allclose(even.predict(images()).scores, learner.predict(images()).scores, atol=1e-4)
+    once = learner.variant(balance=1.0)
+    once.learn(*coloured_squares([0], 1))
+    assert once.state.balance == 1
 
 
 def test_it_learns_on(old: Path, frozen: Backbone) -> None:

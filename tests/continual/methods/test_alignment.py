@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,16 @@ def test_it_changes_nothing_it_was_given(head: Head, statistics: list[ClassStati
     assert all(torch.equal(a, b) for a, b in zip(tensors, now, strict=True))
     assert not any(torch.equal(a, b) for a, b in pairs(aligned, head))
     assert not any(t.requires_grad for pair in pairs(aligned, head) for t in pair)
+
+
+def test_every_class_weighs_alike_however_many_images_it_has(head: Head) -> None:
+    """As many features are drawn of each, and none counts for more: counts alone change nothing."""
+    rows = class_features(20, 1)
+    even = [fit(own) for own in rows]
+    uneven = [replace(known, count=count) for known, count in zip(even, (2, 500, 20, 3), strict=True)]
+    settings = AlignmentSettings(alignment_epochs=2, batch_size=4)
+    first, second = (align(head, known, settings, generator=generator(0)) for known in (even, uneven))
+    assert all(torch.equal(a, b) for a, b in pairs(first, second))
 
 
 def test_the_generator_decides_everything(head: Head, statistics: list[ClassStatistics]) -> None:

@@ -182,8 +182,8 @@ def test_what_is_strange_is_of_the_stack_that_answered(backbone: Backbone, blobs
     learner.state = replace(state, bank=(state.bank[0], {k: v * 0 for k, v in state.bank[1].items()}))
     other = learner.predict(images)
     served = got.stack == 1
-    assert other.probabilities is not None
-    assert not torch.allclose(other.probabilities[served], got.probabilities[served], atol=1e-5)
+    assert other.p_value is not None
+    assert not torch.allclose(other.p_value[served], got.p_value[served], atol=1e-5)
 
 
 def test_what_was_forgotten_is_unknown_and_the_rest_as_usual() -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import equivariant as eq
 from equivariant.tuning.orbit_cache import CachedOrbit, cache_views
 from equivariant.tuning.recipes import RECIPES, as_recipe
+from equivariant.tuning.result import Record
+from equivariant.tuning.run import _better
 from equivariant.tuning.tune import parameter_parts
 from tests.support.zoo import TinyUNet
 
@@ -158,6 +160,81 @@ def test_other_scores_train_without_a_cache(kind: str, trained: tuple[nn.Module,
     assert changed(wrapper, state(wrapper) | backbone) == set()
     assert result.after is not None
     assert result.after.turned > 0.9
+
+
+@pytest.fixture
+def pruned(trained: tuple[nn.Module, nn.Module]) -> eq.PrunedOrbit:
+    """The same network, cut in two; what is scored early is the image, of which a small network can see the top."""
+    features, head = copy.deepcopy(trained)
+    staged = eq.StagedPair(nn.Sequential(nn.Flatten(), features[1]), nn.Sequential(features[2:], head), 12)
+    return eq.PrunedOrbit(staged, "C4", keep=1).eval()
+
+
+@pytest.mark.parametrize("train", ["weights", "upright"])
+def test_a_tuned_pruned_orbit_is_trained_and_pruned(pruned: eq.PrunedOrbit, train: Any) -> None:
+    before = state(pruned)
+    result = eq.tune(pruned, TRAIN, VALIDATION, replace(SHORT, stages=(eq.Stage(train, 100, 0.01),)), test=TEST)
+    assert changed(pruned, before) == {"score"}
+    assert result.before is not None
+    assert result.after is not None
+    assert result.before.passes == pytest.approx(4), "untrained, all views tie and all are finished"
+    share = 12 / (12 + 2)  # of the two layers, which are nearly all there is
+    assert result.after.passes == pytest.approx(4 * share + (1 - share), abs=0.1)
+    assert result.after.upright == result.after.turned > 0.9
+    eq.assert_equivariant(pruned, "C4", TEST[0])
+    assert result.after.weights["e"] > 0.9
+    found = (pruned.orbit_weights(TEST[0])[0] == 1).float().mean()
+    assert found > 0.9, "the view as given is the only one that is finished"
+    assert max(record.finished for record in result.history) == (4 if train == "weights" else 1)
+
+
+def everywhere(count: int, seed: int) -> Data:
+    """Two classes that can be read in any view: darker and brighter, in much noise, below a bright top row."""
+    images = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(count) % 2
+    images += (labels * 0.6 - 0.3)[:, None, None, None]
+    images[:, 0, 0] += 2
+    return images, labels
+
+
+def test_it_is_pruned_though_the_whole_orbit_answers_better() -> None:
+    train, validation = everywhere(48, 0), everywhere(400, 1)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    eq.tune(layers, train, validation, replace(SHORT, stages=(eq.Stage("everything", 60, 0.01),)), group="C4")
+    wrapper = eq.PrunedOrbit(eq.StagedPair(layers[:2], layers[2:], 12), "C4").eval()
+    little = replace(SHORT, stages=(eq.Stage("weights", 4, 1e-4),), validate_every=2)
+    first, *later = eq.tune(wrapper, train, validation, little).history
+    assert first.finished == 4
+    assert all(record.validation_accuracy < first.validation_accuracy for record in later)
+    assert max(record.finished for record in later) < 1.1
+    assert (wrapper.orbit_weights(validation[0]) > 0).sum() < 1.1 * 400
+
+
+def test_upright_is_found_without_labels(pruned: eq.PrunedOrbit) -> None:
+    none = torch.zeros(64, dtype=torch.int64)
+    stages = (eq.Stage("upright", 100, 0.01),)
+    data = (TRAIN[0], none), (VALIDATION[0], none[:32])
+    result = eq.tune(pruned, *data, replace(SHORT, stages=stages))
+    assert result.history[0].validation_accuracy == 0, "views that tie are not found"
+    assert max(record.validation_accuracy for record in result.history) > 0.9
+    early, late = pruned.model.first, pruned.model.second
+    weighted = eq.LambdaEquitune(early, "C4", head=late, width=12)
+    for other in (weighted, eq.Canonicaliser(pruned.model, "C4", channels=1)):
+        tuned = eq.tune(other, *data, replace(SHORT, stages=stages))
+        assert max(record.validation_accuracy for record in tuned.history) > 0.9
+    with pytest.raises(eq.InputError, match="no network that scores views"):
+        eq.Equitune(pruned.model, "C4").orbit_scores(TRAIN[0])
+
+
+def test_a_record_that_finishes_fewer_views_is_better() -> None:
+    def record(accuracy: float, finished: float, loss: float = 1.0) -> Record:
+        return Record(0, 0, None, loss, accuracy, finished, finished)
+
+    assert _better(record(0.5, 1), record(0.9, 4))
+    assert not _better(record(0.9, 4), record(0.5, 1))
+    assert _better(record(0.9, 1.05), record(0.8, 1))
+    assert not _better(record(0.9, 1), record(0.9, 1))
+    assert _better(record(0.9, 1, 0.5), record(0.9, 1))
 
 
 def test_a_plain_model_needs_a_group_and_parts(trained: tuple[nn.Module, nn.Module]) -> None:
@@ -335,8 +412,8 @@ def test_table_picture_and_json(wrapper: eq.LambdaEquitune, tmp_path: Path) -> N
     pytest.importorskip("matplotlib")
     dataset = torch.utils.data.TensorDataset(*TEST)
     result = eq.tune(wrapper, TRAIN, VALIDATION, SHORT, test=dataset)
-    assert result.table().splitlines()[0] == "| | untransformed | transformed |"
-    assert "| after | 100.00 % | 100.00 % |" in result.table()
+    assert result.table().splitlines()[0] == "| | untransformed | transformed | passes |"
+    assert "| after | 100.00 % | 100.00 % | 4.00 |" in result.table()
     result.plot(tmp_path / "tuning.png")
     assert (tmp_path / "tuning.png").read_bytes()[:4] == b"\x89PNG"
     eq.tune(wrapper, TRAIN, VALIDATION, SHORT).plot(tmp_path / "course.svg")

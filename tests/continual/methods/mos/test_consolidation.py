@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import continual
+from continual.adapters.bank import shared
 from continual.errors import InputError
 from continual.learning.extractor import Extractor
-from continual.methods.mos.consolidation import consolidated, estimate
+from continual.merging.base import merged
+from continual.methods.bases.adapter_training import new_adapter
+from continual.methods.mos.consolidation import coefficients, consolidated, estimate
 from continual.methods.mos.learner import MOSLearner
 from continual.statistics.class_statistics import Kind, fit
 from continual.testing import coloured_squares, tiny_backbone
@@ -67,6 +70,40 @@ def test_what_is_remembered_of_a_class_moves_back_by_its_stack_s_shift(learner: 
         torch.testing.assert_close(moved, shift, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["mean", "ema", "ties", "pcb", "pairwise"])
+def test_a_merged_stack_takes_what_is_remembered_along(learner: MOSLearner, rule: str) -> None:
+    single, state = consolidated(learner, rule), learner.state
+    begin = new_adapter(learner.settings, learner.backbone)
+    expected = merged(rule, state.bank, begin)
+    assert all(torch.equal(single.state.bank[0][name], tensor) for name, tensor in expected.items())
+    # Statistics went about where features go on the average; these stacks differ enough to bend the way.
+    images = coloured_squares(range(7), 8)[0]
+    views = torch.stack([learner.backbone.preprocessing.evaluation()(image) for image in images])
+    kind, extractor = learner.settings.adapter_kind, learner.extractor
+    first, now = (extractor.features(views, shared(kind, one)).mean(0) for one in (state.bank[0], expected))
+    assert state.prototypes is not None
+    assert single.state.prototypes is not None
+    went = (single.state.prototypes.mean - state.prototypes.mean)[0]
+    assert float((went - (now - first)).norm()) < 0.75 * float((now - first).norm())
+    cost = learner.evaluate(*coloured_squares(range(7), 8, seed=1)) - single.evaluate(
+        *coloured_squares(range(7), 8, seed=1)
+    )
+    guess = estimate(learner, single)
+    assert cost == pytest.approx(guess.before - guess.after, abs=0.15)
+    single.learn(*coloured_squares([7], 4))
+    assert len(single.classes) == 8
+
+
+def test_coefficients_say_what_a_merge_is_made_of(learner: MOSLearner) -> None:
+    bank = learner.state.bank
+    torch.testing.assert_close(
+        coefficients(merged("mean", bank), bank), torch.tensor([0.0, 1 / 3, 1 / 3]).double(), atol=1e-4, rtol=0
+    )
+    assert not coefficients(bank[0], bank).any()
+    twice = coefficients(bank[1], [bank[0], bank[1], bank[1]])
+    torch.testing.assert_close(twice, torch.tensor([0.0, 0.5, 0.5]).double(), atol=1e-4, rtol=0)
+
+
 def test_it_can_learn_on(learner: MOSLearner) -> None:
     single = consolidated(learner)
     begun = single.state.shift_sums
@@ -109,5 +146,11 @@ def test_what_cannot_be_consolidated_says_why(learner: MOSLearner) -> None:
     old.state = replace(learner.state, shifts=())
     with pytest.raises(InputError, match="learn it anew"):
         consolidated(old)
+    with pytest.raises(InputError, match="unknown merge rule 'tie': did you mean 'ties'"):
+        consolidated(learner, "tie")
+    with pytest.raises(InputError, match="no setting 'share'"):
+        consolidated(learner, "pcb", share=0.2)
+    with pytest.raises(InputError, match="name a rule of merging"):
+        consolidated(learner, ratio=0.2)
     with pytest.raises(InputError, match="setting consolidate"):
         consolidated(learner.variant(consolidate="mean"))

@@ -249,10 +249,10 @@ def test_only_the_stacks_that_are_asked_for_are_run(
     frozen = type(learner.backbone.frozen)
     stem, features = frozen.stem, frozen.features
 
-    def counted_stem(self: Any, images: Tensor, prompts: Tensor | None = None) -> SharedStem:
+    def counted_stem(self: Any, images: Tensor, prompts: Tensor | None = None, reads: int = 0) -> SharedStem:
         nonlocal begun
         begun += len(images)
-        return stem(self, images, prompts)
+        return stem(self, images, prompts, reads)
 
     def counted_features(self: Any, start: SharedStem, adapters: Any = None) -> Tensor:
         nonlocal ran

@@ -1,0 +1,62 @@
+"""The command merge: two sites, one model, and what it says of images both have seen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from continual.cli.merging import joint_images
+from continual.lifecycle.seen_images import SeenImage, SeenImages
+from tests.continual.conftest import write_pictures
+
+Equimos = Callable[..., Any]
+
+
+def learn(equimos: Equimos, folder: Path, model: Path, weights: Path, *more: str) -> None:
+    words = ["--images", folder, "--model", model, "--weights", weights, "--yes", "--hold-out", "0", *more]
+    result = equimos("learn", *words)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_two_sites_become_one_model(equimos: Equimos, weights: Path, tmp_path: Path) -> None:
+    east, west = write_pictures(tmp_path / "east", ["rose", "tulip"]), write_pictures(tmp_path / "west", ["lily"])
+    shutil.copytree(east / "rose", west / "rose")
+    for site in (east, west):
+        learn(equimos, site, tmp_path / f"{site.name}.safetensors", weights)
+    words = [tmp_path / "east.safetensors", tmp_path / "west.safetensors", "--out", tmp_path / "both.safetensors"]
+    result = equimos("merge", *words)
+    assert result.exit_code == 0, result.stderr
+    assert "known to more than one: rose" in result.stdout
+    assert "4 images learned by more than one" in result.stdout
+    answers = equimos("predict", "--model", tmp_path / "both.safetensors", west / "lily", "--json", "-")
+    assert answers.exit_code == 0, answers.stderr
+    again = equimos("learn", "--images", west, "--model", tmp_path / "both.safetensors", "--dry-run")
+    assert "nothing new" in again.stdout + again.stderr
+    refused = equimos("merge", *words)
+    assert refused.exit_code == 2
+    assert "is there already" in refused.stderr
+
+
+def test_what_cannot_be_merged_writes_nothing(
+    equimos: Equimos, weights: Path, other_weights: Path, tmp_path: Path
+) -> None:
+    site = write_pictures(tmp_path / "site", ["rose", "tulip"])
+    learn(equimos, site, tmp_path / "a.safetensors", weights)
+    learn(equimos, site, tmp_path / "b.safetensors", other_weights)
+    for models, said in ((["a"], "two model files"), (["a", "b"], "its backbone is")):
+        files = [tmp_path / f"{name}.safetensors" for name in models]
+        result = equimos("merge", *files, "--out", tmp_path / "both.safetensors")
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert not (tmp_path / "both.safetensors").exists()
+
+
+def test_an_image_that_was_learned_anywhere_is_held_out_no_longer() -> None:
+    here = SeenImages((SeenImage(1, 0, "a", True), SeenImage(2, 0, "a")), ("old", "b"))
+    there = SeenImages((SeenImage(1, 0, "a"), SeenImage(2, 0, "a"), SeenImage(3, 0, "b", True)))
+    seen, twice = joint_images([here, there])
+    assert [(image.digest, image.held_out) for image in seen.images] == [(1, False), (2, False), (3, True)]
+    assert seen.forgotten == ("old",)
+    assert twice == 1

@@ -115,7 +115,8 @@ def cost(cells: Sequence[Cell], metric: Metric = learning_seconds, known: Looks 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
-    axes, grouped, known = figure.subplots(), by_label(cells), known or looks_of(cells)
+    axes: Any = figure.subplots()
+    grouped, known = by_label(cells), known or looks_of(cells)
     points: dict[str, tuple[float, float]] = {}
     for label, alike in grouped.items():
         price = [metric.figure(cell) for cell in alike]
@@ -125,8 +126,8 @@ def cost(cells: Sequence[Cell], metric: Metric = learning_seconds, known: Looks 
         x, y = (float(np.mean(np.array(v, dtype=np.float64))) for v in (price, right))
         points[label] = metric.factor * x, 100 * y
         style = {"color": known[label].colour, "marker": known[label].marker, "markersize": 6, "linestyle": ""}
-        spread = 100 * np.std(right, ddof=1) if len(right) > 1 else None
-        drawn = axes.errorbar(*points[label], spread, capsize=2, elinewidth=1, **style)
+        error = 100 * np.std(np.array(right, dtype=np.float64), ddof=1) if len(right) > 1 else None
+        drawn = axes.errorbar(*points[label], error, capsize=2, elinewidth=1, **style)
         for artist in (drawn.lines[0], *drawn.lines[1], *drawn.lines[2]):
             artist.set_gid(series_name(label))
     costs = [x for x, _ in points.values()]
@@ -172,7 +173,7 @@ def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw], known: Looks | N
 
 def _named(figure: Figure) -> Figure:
     """Write each line's label beside its end, on the last axes, with room between them; axes have their limits."""
-    axes = figure.axes[-1]
+    axes: Any = figure.axes[-1]
     lines = [line for line in axes.lines if line.get_gid() and len(line.get_xdata())]
     into = axes.transData + axes.transAxes.inverted()
     axes.set_xlim(*axes.get_xlim())

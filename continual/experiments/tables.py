@@ -201,7 +201,9 @@ def cell_lines(cells: Sequence[Cell]) -> list[list[object]]:
     """Return headings, then the figures of every method with every seed, one line each."""
     metrics = measures(cells)
     figures = [[m.figure(cell) if meaningful(m, cell.method) else None for m in metrics] for cell in cells]
-    lines = [[cell.label, cell.method, cell.seed, *values] for cell, values in zip(cells, figures, strict=True)]
+    lines: list[list[object]] = [
+        [cell.label, cell.method, cell.seed, *values] for cell, values in zip(cells, figures, strict=True)
+    ]
     return [["label", "method", "seed", *[metric.name for metric in metrics]], *lines]
 
 

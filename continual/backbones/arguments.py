@@ -1,8 +1,8 @@
-"""The arguments that may reach `timm.create_model`: what describes a network's structure, and nothing else.
+"""The arguments that may reach timm, torchvision and open_clip: what describes a network's structure, and nothing else.
 
 Such arguments come from model files, from the metadata of weights files and from configs, which may be a stranger's.
-timm has others, with which it fetches an address, writes to a folder or opens a file; none of them is here. This is
-the one place that decides, see `checked`.
+The libraries have others, with which they fetch an address, write to a folder or open a file; none of them is here.
+This is the one place that decides, see `checked`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ def _pair(kind: Any) -> Any:
     return kind | Annotated[list[kind], Field(min_length=2, max_length=2)]
 
 
-class StructuralArguments(BaseModel):
-    """What may be said of a timm network; each field is optional, and has timm's name and meaning."""
-
+class _Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StructuralArguments(_Arguments):
+    """What may be said of a timm network; each field is optional, and has timm's name and meaning."""
 
     # Of any network.
     in_chans: Annotated[StrictInt, Field(ge=1, le=1024)]
@@ -121,22 +123,50 @@ class StructuralArguments(BaseModel):
     ls_init_value: Annotated[StrictFloat | StrictInt, Field(ge=0, le=100)] | None
 
 
-def checked(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return arguments that describe the structure of the timm network `name`, as they are.
+class TorchvisionArguments(_Arguments):
+    """The same for torchvision's networks."""
+
+    num_classes: Annotated[StrictInt, Field(ge=1, le=100_000)]
+    image_size: Pixels
+    dropout: Rate
+    attention_dropout: Rate
+    stochastic_depth_prob: Rate
+    layer_scale: Annotated[StrictFloat | StrictInt, Field(ge=0, le=100)]
+    width_mult: Annotated[StrictFloat | StrictInt, Field(gt=0, le=16)]
+    zero_init_residual: StrictBool
+    groups: Annotated[StrictInt, Field(ge=1, le=4096)]
+    width_per_group: Annotated[StrictInt, Field(ge=1, le=4096)]
+    replace_stride_with_dilation: Annotated[list[StrictBool], Field(min_length=3, max_length=3)] | None
+    growth_rate: Annotated[StrictInt, Field(ge=1, le=4096)]
+    transform_input: StrictBool
+
+
+class ClipArguments(_Arguments):
+    """The same for open_clip's networks."""
+
+    force_image_size: _pair(Pixels)  # type: ignore[valid-type]
+    force_patch_dropout: Rate
+    force_context_length: Annotated[StrictInt, Field(ge=1, le=4096)]
+
+
+def checked(arguments: Mapping[str, Any], name: str, kind: type[BaseModel] = StructuralArguments) -> dict[str, Any]:
+    """Return arguments that describe the structure of the network `name`, as they are; timm's, unless of another kind.
 
     Raises BackboneError that names every other argument, and every value out of its bounds.
     """
     problems = []
     for key, value in arguments.items():
-        if key not in StructuralArguments.model_fields:
-            close = get_close_matches(str(key), StructuralArguments.model_fields, 2, 0.75)
+        if key not in kind.model_fields:
+            close = get_close_matches(str(key), kind.model_fields, 2, 0.75)
             cure = (
-                f"did you mean {' or '.join(close)}?" if close else "only what describes the network is, e.g. img_size"
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"only what describes the network is, e.g. {_EXAMPLE.get(kind, 'img_size')}"
             )
             problems.append(f"{str(key)[:80]!r} is not allowed, {cure}")
             continue
         try:
-            _CHECK.validate_assignment(_EMPTY, key, _plain(value))
+            kind.__pydantic_validator__.validate_assignment(kind.model_construct(), key, _plain(value))
         except ValidationError as error:
             problems.append(f"{key}={_short(value)} is not allowed: {error.errors()[0]['msg'].lower()}")
     if problems:
@@ -144,8 +174,7 @@ def checked(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(arguments)
 
 
-_CHECK = StructuralArguments.__pydantic_validator__
-_EMPTY = StructuralArguments.model_construct()  # type: ignore[call-arg]
+_EXAMPLE: dict[type[BaseModel], str] = {TorchvisionArguments: "num_classes", ClipArguments: "force_image_size"}
 
 
 def _plain(value: Any) -> Any:

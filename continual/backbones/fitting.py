@@ -76,6 +76,8 @@ def fill(
     except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError, IndexError, TypeError) as error:
         raise BackboneError(f"{path} does not fit {name!r}: {type(error).__name__} {error}") from error
     kept = {k: v for k, v in found.items() if k in own or not HEADS.match(k)}
+    if strange := [key for key in kept if kept[key].is_complex()]:
+        raise BackboneError(f"{path} holds complex numbers, of which no network is made: {listed(strange)}")
     if problems := mismatches(own, kept):
         matched = sum(key in kept and kept[key].shape == tensor.shape for key, tensor in own.items())
         raise BackboneError(

@@ -41,7 +41,7 @@ class Backbone:
     preprocessing: Preprocessing
     weights_file: str | None = None  #: the local file the weights were read from
     sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
-    fit: Fit | None = field(default=None, compare=False)  #: how a local file's tensors went into the network
+    fit: Fit | str | None = field(default=None, compare=False)  #: how a local file's tensors went into the network
     _on: dict[torch.device, Backbone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +85,7 @@ class Backbone:
             "sha256": self.sha256,
             "preprocessing": asdict(self.preprocessing),
         }
+        values |= {"weights_fit": str(self.fit)} if self.fit else {}
         # As they come back from a file, lists for tuples, so that the two can be compared.
         return dict(json.loads(json.dumps(values)))
 
@@ -195,7 +196,7 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None =
             f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {name!r} takes "
             f"{backbone.frozen.image_size} with {backbone.frozen.channels}"
         )
-    return replace(backbone, preprocessing=prepared)
+    return replace(backbone, preprocessing=prepared, fit=description.get("weights_fit") or backbone.fit)
 
 
 def _embedded(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:

@@ -141,11 +141,16 @@ def rollback(
     number: Annotated[
         int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
     ] = None,
+    weights: Weights = None,
 ) -> None:
-    """Go back to an earlier version of a model file; the one left is kept among the others."""
+    """Go back to an earlier version of a model file, once it has answered; the one left is kept among the others."""
     check_target(model)
+
+    def remark(why: str) -> None:
+        console(stderr=True).print(f"note: its numbers are sound, but it was not asked for an answer: {why}")
+
     with locks.claimed(model):
-        about = versions.rollback(model, number).about()
+        about = versions.rollback(model, number, weights=weights, remark=remark).about()
     console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
 
 

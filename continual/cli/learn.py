@@ -105,7 +105,7 @@ def learn(
     from continual.backbones import loading, recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience
+    from continual.data.inputs import as_experience, check_pictures
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
 
@@ -134,6 +134,7 @@ def learn(
             with waiting("loading the backbone"):
                 made = loading.load_backbone(backbone, weights=weights, **arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
+        check_pictures(learner.preprocessing)
         opening.check_keeping(learner, keep_held_out)
         seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
@@ -154,6 +155,8 @@ def learn(
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
+            if learner.backbone.fit:
+                said.print(f"weights: {learner.backbone.fit}", markup=False)
             said.print(input_size.words(learner.backbone, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)

@@ -128,6 +128,7 @@ def _info_table(about: dict[str, Any]) -> Table:
         names = [str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "") for c in own]
         rows += [(f"  experience {experience}", ", ".join(names))]
     rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
+    rows += [("  weights", backbone["weights_fit"])] if backbone.get("weights_fit") else []
     rows += [("  arguments", console.pairs(backbone["model_args"])), ("  preprocessing", console.pairs(preparation))]
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
     rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]

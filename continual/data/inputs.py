@@ -84,14 +84,20 @@ def prepared(
     if not isinstance(image, Tensor):
         image = open_image(image, index)
     if isinstance(image, Image.Image) and preprocessing.channels != 3:
-        if preprocessing.channels != 1:
-            raise InputError(
-                f"image {index} is a picture, but the backbone takes {preprocessing.channels} channels: give arrays "
-                f"({preprocessing.channels}, H, W)"
-            )
+        check_pictures(preprocessing)
         image = image.convert("L")
     result: Tensor = transform(image)
     return result
+
+
+def check_pictures(preprocessing: Preprocessing) -> None:
+    """Raise InputError if pictures and image files, which are read in RGB, cannot become the backbone's input."""
+    if (channels := preprocessing.channels) not in (1, 3):
+        raise InputError(
+            f"the backbone takes {channels} channels, and pictures are read as three: in Python, read the files to "
+            f"arrays ({channels}, H, W), with tifffile.imread say, and give learn and predict those, with "
+            "value_range=(black, white) unless they are uint8"
+        )
 
 
 def as_experience(
@@ -114,6 +120,7 @@ def as_experience(
     if isinstance(images, str | Path):
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
+        check_pictures(preprocessing)
         warn_of_unread(images)
         images, labels = list_folder(images)
         check_readable(images)

@@ -13,6 +13,8 @@ from zlib import crc32
 
 import numpy as np
 
+from continual import files
+from continual.errors import InputError
 from continual.escaping import plot
 from continual.experiments.results import by_label, gives_probabilities
 from continual.experiments.svg import quiet
@@ -255,5 +257,5 @@ def ticks(count: int, most: int = 10) -> list[int]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG on white."""
-    with quiet():
-        figure.savefig(path, dpi=150, facecolor="white")
+    with files.written(path, InputError) as place, quiet():
+        figure.savefig(place, dpi=150, facecolor="white", format="png")

@@ -93,6 +93,8 @@ def export_onnx(
             f"cannot export preprocessing with interpolation={prepared.interpolation} and crop_pct={prepared.crop_pct}:"
             f" the runner knows {' and '.join(FILTERS)}, and crops of at most the image"
         )
+    if prepared.channels != 3:
+        raise InputError(f"cannot export a backbone of {prepared.channels} channels: the runner reads pictures in RGB")
     plain = exact(learner)
     try:
         model = graph(plain)

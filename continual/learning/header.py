@@ -69,9 +69,7 @@ class _Part(BaseModel):
 
 
 class PreprocessingHeader(_Part):
-    """How images are prepared; further fields are left to `Preprocessing`, which knows them."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
+    """How images are prepared: the fields of `Preprocessing`."""
 
     size: Annotated[list[Annotated[StrictInt, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
     mean: Annotated[list[Number], Field(min_length=1, max_length=1024)]
@@ -86,7 +84,6 @@ class PreprocessingHeader(_Part):
     def _as_many_means_as_deviations(self) -> PreprocessingHeader:
         if len(self.mean) != len(self.std):
             raise ValueError(f"there are {len(self.mean)} means and {len(self.std)} standard deviations")
-        _texts(self.model_extra)
         return self
 
 
@@ -96,6 +93,7 @@ class BackboneHeader(_Part):
     name: Annotated[StrictStr, Field(max_length=300, pattern=r"^[\w\-]+(\.[\w\-.]+)?$")]
     model_args: Plain
     weights_file: Text | None
+    weights_fit: Text | None = None
     sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
     preprocessing: PreprocessingHeader
 

@@ -2,7 +2,8 @@
 
 Earlier versions of `parts.safetensors` lie in `parts.safetensors.history/`, named by their numbers; the model
 file itself is always the one in use. A new version is written beside it, the old one is kept, and only then does
-the new one take its name: a process that is killed in between leaves the old version in use. None of this loads torch.
+the new one take its name: a process that is killed in between leaves the old version in use. `save` and `rollback`
+alone load torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from continual import files
 from continual.errors import InputError, ModelFileError
 from continual.learning import model_file
-from continual.lifecycle import contents, locks
+from continual.lifecycle import contents, locks, trial
 from continual.lifecycle.seen_images import SeenImages
 
 if TYPE_CHECKING:
@@ -131,11 +132,14 @@ def rename(model: Path, event: str, old: Label, new: Label) -> None:
     replace(model, lambda place: model_file.copy(model, place, change))
 
 
-def rollback(model: Path, number: int | None = None) -> Version:
+def rollback(
+    model: Path, number: int | None = None, *, weights: Path | None = None, remark: Callable[[str], None] | None = None
+) -> Version:
     """Make an earlier version, by default the one before, the version in use; return it.
 
-    The version left stays among the others, so that `rollback` to it leads back. Raises InputError for a
-    version that is not there, ModelFileError for one that is damaged.
+    The version left stays among the others, so that `rollback` to it leads back. Before, its tensors are read and the
+    model answers once; where it cannot be asked (see `trial`), `remark` is told why. `weights` are its backbone's.
+    Raises InputError for a version that is not there, ModelFileError for one that is damaged.
     """
     found = versions(model)
     (now,) = [version.number for version in found if version.current]
@@ -143,6 +147,8 @@ def rollback(model: Path, number: int | None = None) -> Version:
     wanted = max((n for n in others if n < now), default=0) if number is None else number
     if source := others.get(wanted):
         contents.read(source)
+        if (unasked := trial.tried(source, weights)) and remark is not None:
+            remark(unasked)
         replace(model, partial(_link, source))
         return Version(wanted, model, True)
     said = "no earlier version" if number is None else f"no other version {number}"

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from continual.data.inputs import prepared
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
 
@@ -31,9 +32,9 @@ class Served:
     signature: Signature
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Return the model's input (3, H, W)."""
-        prepared: Tensor = self.learner.preprocessing.evaluation()(image)
-        return prepared
+        """Return the model's input (C, H, W)."""
+        preprocessing = self.learner.preprocessing
+        return prepared(image, 0, preprocessing, preprocessing.evaluation(), None)
 
     def trial(self) -> None:
         """Answer for a blank image as for a request, or raise: a model that cannot is not to be served."""

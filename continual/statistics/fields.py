@@ -76,6 +76,7 @@ def check(value: Any, classes: int | None, place: str = "") -> None:
     """Raise ValueError, with the field, unless a dataclass holds something of each of so many classes, all finite.
 
     What leaves a class out by a method `without` of its own says itself what it holds of each: None is any number.
+    What has a method `check_shapes` is asked for it.
 
     >>> @dataclass(frozen=True)
     ... class Means:
@@ -91,6 +92,11 @@ def check(value: Any, classes: int | None, place: str = "") -> None:
             if there != classes:
                 raise ValueError(f"{name} holds {there} classes, of {classes}")
         _check_parts(own, classes, name)
+    if hasattr(value, "check_shapes"):
+        try:
+            value.check_shapes()
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from None
 
 
 def _check_parts(own: Any, classes: int | None, name: str) -> None:

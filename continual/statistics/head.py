@@ -33,6 +33,11 @@ class Prototypes:
     mean: Tensor = per_class(axis=-2)  #: (..., C, D)
     count: Tensor = per_class(axis=-1)  #: (..., C) int64
 
+    def check_shapes(self) -> None:
+        """Raise ValueError unless there is a count for every mean."""
+        if self.mean.shape[:-1] != self.count.shape:
+            raise ValueError(f"mean is of shape {tuple(self.mean.shape)}, and count of {tuple(self.count.shape)}")
+
 
 def updated(before: Prototypes | None, features: Tensor, targets: Tensor, classes: int) -> Prototypes:
     """Return the prototypes of all `classes` after adding `features` (n, D) with class indices (n,)."""

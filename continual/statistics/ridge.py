@@ -33,6 +33,18 @@ class GramStatistics:
     #: (C, r, D), F_c with F_c^T F_c the leading part of a class's scatter around its mean; None: not kept
     scatter: Tensor | None = per_class(default=None)
 
+    def check_shapes(self) -> None:
+        """Raise ValueError unless all parts are of one width D and number of classes C."""
+        width, classes = self.total.numel(), self.counts.numel()
+        wanted = {"total": (width,), "triangle": (width * (width + 1) // 2,), "targets": (width, classes)}
+        wanted["counts"] = (classes,)
+        if self.scatter is not None:
+            rank = self.scatter.shape[1] if self.scatter.ndim == 3 else 0
+            wanted["scatter"] = (classes, rank, width)
+        for name, shape in wanted.items():
+            if (found := tuple(getattr(self, name).shape)) != shape:
+                raise ValueError(f"{name} is of shape {found}, not {shape}, for {width} features and {classes} classes")
+
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, classes: int, directions: int = 0) -> GramStatistics:
         """Sum over features (n, D) with class indices (n,), and keep `directions` of each class's scatter."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 from equivariant.actions import Action, Maps, Tokens, Trivial
 from equivariant.checks.equivariance import ElementErrors, equivariance_error, input_action, relative_error
 from equivariant.errors import InputError
+from equivariant.files import save_figure
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.parts.surgery import evaluating
 
@@ -58,7 +59,7 @@ class EquivarianceReport:
             axes.axvline(1e-5, color=FAINT, linewidth=0.8, linestyle=":")
             ink(axes)
         figure.supxlabel(f"relative equivariance error, {self.elements.group.name}")
-        figure.savefig(Path(path), dpi=150)
+        save_figure(figure, path)
 
 
 def equivariance_report(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from equivariant.checks.evaluation import Evaluation
+from equivariant.files import save_figure, written
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class TuningResult:
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        with written(path) as place:
+            place.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     def plot(self, path: str | Path) -> None:
         """Draw the course, the accuracies, and the learned weight of each element; needs matplotlib."""
@@ -84,4 +86,4 @@ class TuningResult:
             axes.tick_params(axis="x", rotation=45)
         for axes in figure.axes:
             ink(axes)
-        figure.savefig(Path(path), dpi=150)
+        save_figure(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import inf, isfinite
@@ -17,6 +16,7 @@ from torch.nn import functional
 from equivariant.actions import Action
 from equivariant.checks.evaluation import Data, as_dataset, batches, score, size_of
 from equivariant.errors import InputError
+from equivariant.files import written
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import act_each, random_elements
 from equivariant.parts.surgery import device_of
@@ -162,25 +162,26 @@ def _write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any])
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as place:
         # Cloned, because a safetensors file cannot hold tensors that share memory.
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(plain, temporary, metadata={"equivariant": json.dumps(values)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        save_file(plain, place, metadata={"equivariant": json.dumps(values)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors, values) of a checkpoint; raises InputError if it is damaged."""
-    from safetensors import SafetensorError, safe_open
+    """Return (tensors, values) of a checkpoint; raises InputError if it is damaged.
+
+    It is read and not mapped to memory: a mapped file that another process cuts short kills this one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-            return tensors, json.loads(file.metadata()["equivariant"])
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["equivariant"])
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged or no checkpoint ({error}): delete it to start again") from error
 
 

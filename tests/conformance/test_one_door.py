@@ -51,7 +51,7 @@ def learned() -> Callable[[str, str], tuple[IncrementalLearner[Any], list[Image.
             case = synthetic_case(learner, **quick)
             symmetry = {} if kind == NONE else {"group": "C4", "symmetry": kind}
             found = case.after(case.experiences[:2], eval_batch_size=len(case.images), **symmetry)
-            view = found.backbone.preprocessing.evaluation()
+            view = found.preprocessing.evaluation()
             pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in case.images]
             known[name, kind] = found, pictures, torch.stack([view(picture) for picture in pictures])
         return known[name, kind]

@@ -9,10 +9,13 @@ import importlib
 import pkgutil
 import random
 import resource
+import shutil
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +27,11 @@ from tests.hostile.watch import watched
 
 #: seconds of this process's time, and MiB above the start, that a command may take
 TIME, MEMORY = 10.0, 512
+#: seconds of the clock after which a command is stopped: the machine may have other work
+WAIT = 60.0
 Words = Sequence[str | Path]
+#: a command line, or something to do that returns what was wrong with what came of it
+Try = Words | Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,12 @@ class Hostile:
 
     Attributes:
         name: What is wrong, for the report.
-        make: Writes its files to an empty folder, and returns the command lines to try.
+        make: Writes its files to an empty folder, and returns what to try.
         refused: Whether every command must fail; of the others, any foreseen ending will do.
     """
 
     name: str
-    make: Callable[[Path], Sequence[Words]]
+    make: Callable[[Path], Sequence[Try]]
     refused: bool = False
 
 
@@ -62,25 +69,75 @@ def corpus(kind: str, materials: Materials, count: int, seed: int = 0) -> Iterat
     return islice(module.cases(random.Random(f"{kind} {seed}"), materials), count)
 
 
-def attempt(case: Hostile, folder: Path) -> list[str]:
-    """Run a case's commands in an empty folder; return what must not be: tracebacks, time, memory, deeds outside."""
-    problems = []
+@dataclass
+class Figures:
+    """What a run took, and what was found that must not be."""
+
+    cases: int = 0
+    tries: int = 0  #: commands and requests
+    longest: float = 0.0  #: seconds of this process's time that one took
+    memory: float = 0.0  #: MiB of this process at most, above the start
+    problems: list[str] = field(default_factory=list)
+
+
+def attempt(case: Hostile, folder: Path, figures: Figures | None = None) -> list[str]:
+    """Try a case's commands in an empty folder; return what must not be: tracebacks, time, memory, deeds outside."""
+    problems, figures = [], figures or Figures()
+    figures.cases += 1
     for words in case.make(folder):
-        line = [str(word) for word in words]
-        start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with watched(folder) as deeds:
-            result = CliRunner().invoke(app, line)
-        said = f"{case.name}: {' '.join(line)[:200]}"
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            text = "".join(traceback.format_exception(result.exception)[-3:])
-            problems.append(f"{said}: traceback {text}")
-        elif result.exit_code not in (0, 1, 2):
-            problems.append(f"{said}: exit code {result.exit_code}")
-        elif case.refused and result.exit_code == 0:
-            problems.append(f"{said}: was taken")
+        start, before = time.process_time(), _most_memory()
+        with watched(folder) as deeds, _alarm(WAIT):
+            if callable(words):
+                said, found = case.name, words()
+            else:
+                line = [str(word) for word in words]
+                said, found = f"{case.name}: {' '.join(line)[:200]}", _command(line, case.refused)
+        took, more = time.process_time() - start, _most_memory() - before
+        problems += [f"{said}: {found}"] if found else []
         problems += [f"{said}: {deed}" for deed in deeds]
-        if (took := time.process_time() - start) > TIME:
-            problems.append(f"{said}: {took:.1f} s")
-        if (more := (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024) > MEMORY:
-            problems.append(f"{said}: {more:.0f} MiB")
+        problems += [f"{said}: {took:.1f} s"] if took > TIME else []
+        problems += [f"{said}: {more:.0f} MiB"] if more > MEMORY else []
+        figures.tries, figures.longest = figures.tries + 1, max(figures.longest, took)
+    figures.problems += problems
     return problems
+
+
+def run(kind: str, materials: Materials, folder: Path, count: int, seed: int = 0) -> Figures:
+    """Try so many cases of a kind, each in a folder of its own below `folder`."""
+    figures, before = Figures(), _most_memory()
+    for number, case in enumerate(corpus(kind, materials, count, seed)):
+        place = folder / f"{kind}{number}"
+        place.mkdir()
+        attempt(case, place, figures)
+        shutil.rmtree(place, ignore_errors=True)
+    figures.memory = _most_memory() - before
+    return figures
+
+
+def _command(line: Sequence[str], refused: bool) -> str | None:
+    result = CliRunner().invoke(app, line)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return f"traceback {''.join(traceback.format_exception(result.exception)[-3:])}"
+    if result.exit_code not in (0, 1, 2):
+        return f"exit code {result.exit_code}"
+    return "was taken" if refused and result.exit_code == 0 else None
+
+
+def _most_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what waits for ever: for a pipe, say, which takes no time of this process."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"it hung for {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

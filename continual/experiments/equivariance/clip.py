@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from continual.backbones import arguments
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, InputError, nearest
 
@@ -41,8 +42,8 @@ def load_clip(
     """Return the image tower, the head (None without classes) and the preprocessing.
 
     `name` is open_clip's, with the weights' tag after a dot: "ViT-B-32.openai". A head's row is the mean of the class's
-    prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a wrong name, tag or
-    file, and InputError if open_clip is not installed.
+    prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a wrong name, tag,
+    argument or file, and InputError if open_clip is not installed.
     """
     clip = _open_clip()
     architecture, _, tag = name.partition(".")
@@ -54,11 +55,13 @@ def load_clip(
         raise BackboneError(f"{PREFIX}{architecture} needs its weights' tag: {choice}; or give weights=FILE")
     if weights is not None and not weights.is_file():
         raise BackboneError(f"no weights file at {weights}")
+    args = arguments.checked(args, f"{PREFIX}{architecture}", arguments.ClipArguments)
     source = str(weights) if weights else tag if pretrained else None
     # Some published weights were trained with another GELU than the architecture of that name has.
     gelu = bool((clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")) if tag else False
     try:
-        model = clip.create_model(architecture, pretrained=source, force_quick_gelu=gelu, pretrained_text=False, **args)
+        given = {**args, "pretrained": source, "force_quick_gelu": gelu, "pretrained_text": False, "weights_only": True}
+        model = clip.create_model(architecture, **given)
     except Exception as error:  # every hub, proxy and cache has exceptions of its own
         cure = "check that it is of this CLIP" if weights else "connect to the network once, or give weights=FILE"
         said, kind = str(error).strip().split("\n")[0][:200], type(error).__name__

@@ -12,6 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from continual import methods
+from continual.backbones import arguments
 from continual.backbones.fitting import fill
 from continual.backbones.loading import create, from_hub
 from continual.backbones.weights import noted, read_weights
@@ -121,9 +122,13 @@ def _torchvision(name: str, config: ModelConfig, pretrained: bool) -> Classifier
     if tag not in entries and (tag or (pretrained and config.weights is None)):
         raise BackboneError(f"{TORCHVISION}{name} needs its weights' tag: name one of {', '.join(entries)}")
     entry = entries.get(tag) or next(iter(entries.values()))
+    args = arguments.checked(config.args, f"{TORCHVISION}{name}", arguments.TorchvisionArguments)
     try:
-        model = models.get_model(name, weights=None, **config.args)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with torch.device("meta"):  # where a network takes no memory
+            skeleton = models.get_model(name, weights=None, **args)
+        arguments.check_size(skeleton, f"{TORCHVISION}{name}")
+        model = models.get_model(name, weights=None, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise BackboneError(f"torchvision cannot make {name!r} with {config.args}: {error}") from error
     if config.weights is not None:
         fill(model, read_weights(config.weights)[0], config.weights, f"{TORCHVISION}{name}", lambda state, _: state)

@@ -10,6 +10,7 @@ import numpy as np
 
 from continual import files
 from continual.console import show_rows
+from continual.errors import InputError
 from continual.escaping import markdown, plot
 from continual.experiments import tables
 from continual.experiments.equivariance.symmetry import Measures
@@ -118,7 +119,8 @@ def picture(found: Results, path: Path) -> None:
         ink(axes)
         axes.legend(frameon=False, fontsize="small")
     figure.suptitle(plot(found.title))
-    figure.savefig(path, dpi=130)
+    with files.written(path, InputError) as place:
+        figure.savefig(place, dpi=130, format="png")
 
 
 def _mean(rows: Sequence[Row], label: str, key: str) -> dict[str, float]:

@@ -49,8 +49,13 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_what_needs_a_header_alone_loads_no_torch(model: Path) -> None:
     """And the names of the commands are those of `equimos`, however it is started."""
-    commands = (["info"], ["rename", "rose", "lily"], ["history"], ["rollback"], ["rename", "tulip", "iris"])
-    for words in (*commands, ["history", "--json", "-"], ["rename", "gone", "lily"]):
+    commands = (
+        ["info"],
+        ["rename", "rose", "lily"],
+        ["history"],
+        ["rename", "lily", "rose"],
+    )
+    for words in (*commands, ["history", "--json", "-"], ["rename", "tulip", "iris"], ["rename", "gone", "lily"]):
         code = (
             "import sys; from continual.cli.app import main\n"
             "try: main()\n"
@@ -93,7 +98,9 @@ def test_killed_while_training(tmp_path: Path, flowers: Path, model: Path, train
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert digest(endless) == before
-    assert sorted(p.name for p in endless.parent.iterdir()) == ["endless.safetensors", "model.safetensors"]
+    # The lock of the dead binds no one.
+    left = sorted(p.name for p in endless.parent.iterdir() if p.suffix != ".lock")
+    assert left == ["endless.safetensors", "model.safetensors"]
     assert continual.load(endless).classes == ("rose", "tulip")
 
 

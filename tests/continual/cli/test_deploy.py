@@ -35,7 +35,7 @@ def test_export_refuses_in_one_line(
 ) -> None:
     for words, said in (
         (["--onnx", tmp_path / "no" / "x.onnx"], "no folder"),
-        (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "false_alarm_rate"),
+        (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "--false-alarm-rate"),
         (["--onnx", tmp_path / "x.onnx", "--images", tmp_path / "none.png"], "none.png"),
     ):
         result = equimos("export", "--model", model, *words)

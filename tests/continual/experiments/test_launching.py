@@ -61,7 +61,7 @@ def test_a_cell_another_process_is_at_is_left_to_it(
     equimos("run", config, "--out", out)
     (out / "cells" / "simple_cil-1993.json").unlink()
     (out / "work").mkdir()
-    os.link(tmp_path / "lock", out / "work" / "simple_cil-1993.lock")
+    (tmp_path / "lock").rename(out / "work" / "simple_cil-1993.lock")
     result = equimos("run", config, "--out", out)
     assert f"simple_cil, seed 1993, is left to process {holder.pid} on " in result.stderr
     assert not (out / "cells" / "simple_cil-1993.json").exists()
@@ -77,7 +77,7 @@ def test_two_learners_of_one_file(model: Path, flowers: Path) -> None:
     words = [*launching.COMMAND, "learn", "--yes", "--images", str(flowers), "--model", str(link)]
     with locks.claimed(model):
         result = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert result.stderr.startswith(f"error: {link} is being written by process {os.getpid()} on ")
+    assert result.stderr.startswith(f"error: {model} is being written by process {os.getpid()} on ")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert model.read_bytes() == before
 

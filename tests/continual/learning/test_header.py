@@ -30,6 +30,7 @@ def test_a_sound_header_passes_as_it_is() -> None:
         ({"backbone": {"sha256": "x"}}, "backbone.sha256"),
         ({"backbone": {"preprocessing": {"size": [10**9, 16]}}}, "backbone.preprocessing.size"),
         ({"backbone": {"preprocessing": {"std": [0.0, 1.0, 1.0]}}}, "backbone.preprocessing.std"),
+        ({"backbone": {"preprocessing": {"kind": 1}}}, "backbone.preprocessing.kind: this field is not known"),
         ({"extra": 1}, "extra: this field is not known"),
         ({"method": 3}, "method"),
     ],

@@ -235,3 +235,29 @@ def test_a_damaged_version_is_named_and_stops_nothing(equimos: Equimos, model: P
     assert f"{second} is damaged, and may know rose: delete it" in result.stderr
     assert all("rose" not in classes(v.path) for v in versions.versions(model) if v.path.is_file() and v.path != second)
     refused(equimos("rollback", "-m", model, 2), "2.safetensors")
+
+
+@pytest.mark.parametrize("how", ["nan", "shape"])
+def test_rollback_asks_a_version_before_it_is_used(equimos: Equimos, model: Path, how: str) -> None:
+    """Its header is sound, and its bytes are whole; what it holds is not."""
+    done(equimos("rename", "rose", "lily", "-m", model))
+    first, now = versions.versions(model)[0].path, model.read_bytes()
+    tensors, metadata = files.fetch(first)
+    name = next(name for name in sorted(tensors) if name.startswith("state/") and tensors[name].is_floating_point())
+    spoiled = torch.full_like(tensors[name], torch.nan) if how == "nan" else torch.stack([tensors[name]] * 2)
+    files.store(first, {**tensors, name: spoiled}, metadata)
+    refused(equimos("rollback", "-m", model, 1), "1.safetensors")
+    assert model.read_bytes() == now
+
+
+def test_rollback_without_the_backbones_weights_says_so(equimos: Equimos, model: Path) -> None:
+    done(equimos("rename", "rose", "lily", "-m", model))
+    file = Path(continual.load(model).backbone.describe()["weights_file"])
+    moved = file.rename(file.with_name("moved.safetensors"))
+    try:
+        result = equimos("rollback", "-m", model)
+        assert f"the weights of its backbone are not at {file}" in done(result) + result.stderr.replace("\n", " ")
+        result = equimos("rollback", "-m", model, 2, "--weights", moved)
+        assert "note" not in done(result) + result.stderr
+    finally:
+        moved.rename(file)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from continual.seeding import generator
+from continual.statistics.fields import check
 from continual.statistics.head import Prototypes, updated
 
 
@@ -32,3 +34,8 @@ def test_the_means_given_are_not_written() -> None:
     updated(Prototypes(means, counts), torch.zeros(2, 2), torch.tensor([0, 1]), 2)
     assert torch.equal(means, torch.ones(1, 2))
     assert counts.tolist() == [3]
+
+
+def test_counts_of_another_shape_than_the_means_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"mean is of shape \(2, 3, 4\), and count of \(1, 3\)"):
+        check(Prototypes(torch.zeros(2, 3, 4), torch.ones(1, 3, dtype=torch.int64)), 3)

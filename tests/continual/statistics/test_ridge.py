@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from sklearn.linear_model import Ridge
 from torch.nn.functional import one_hot
 
 from continual.methods.ridge import RidgeLearner
-from continual.statistics.fields import pack, unpack
+from continual.seeding import generator
+from continual.statistics.fields import check, pack, unpack
 from continual.statistics.ridge import (
     SHARES,
     GramStatistics,
@@ -115,3 +117,14 @@ def test_the_method_solves_with_the_strength_that_all_its_sums_ask_for(backbone:
     best = Standardised.of(state.sums, expected_best(state.sums)).solve(state.sums)
     assert torch.equal(state.head.weight, best.weight)
     assert not torch.allclose(best.weight, solve(state.sums, 1.0, standardise=True).weight)
+
+
+@pytest.mark.parametrize("part", ["total", "triangle", "targets", "counts", "scatter"])
+def test_parts_of_another_width_are_refused_with_their_shapes(part: str) -> None:
+    sums = GramStatistics.of(torch.randn(9, 4, generator=generator(0)), torch.arange(9) % 3, 3, directions=2)
+    check(sums, 3)
+    own = getattr(sums, part)
+    # Of targets and scatter, whose number of classes is checked elsewhere, the width differs.
+    spoiled = torch.cat([own, own[-1:]]) if own.ndim < 3 else own[..., 1:]
+    with pytest.raises(ValueError, match="is of shape|holds 4 classes"):
+        check(replace(sums, **{part: spoiled}), None if part != "total" else 3)

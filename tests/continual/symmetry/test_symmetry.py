@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_a_frame_is_the_mean_over_the_first_views(frozen: Backbone, images: Tens
 
 def test_score_averaging_is_the_mean_of_a_plain_learners_scores(frozen: Backbone, images: Tensor) -> None:
     learner = learned(RidgeLearner(frozen, group="C4", symmetry="score_averaging", orbit_statistics=False))
-    plain = learned(RidgeLearner(frozen))
+    plain = learned(RidgeLearner(replace(frozen, preprocessing=frozen.preprocessing.for_a_group())))
     expected = scores_of_views(plain, images, "C4").mean(0)
     assert torch.allclose(learner.predict(images).scores, expected, atol=1e-6)
 

@@ -14,6 +14,8 @@ import torch
 from continual.backbones import arguments
 from continual.backbones.loading import create, from_hub, load_backbone, rebuild, skeleton
 from continual.errors import BackboneError
+from continual.experiments.equivariance.config import ModelConfig
+from continual.experiments.equivariance.models import load_classifier
 from continual.testing import TINY_ARGS, tiny_backbone, tiny_convnet
 from tests.hostile.values import LEVERS
 
@@ -113,3 +115,41 @@ def test_a_download_is_said_before_it_starts(
         with pytest.raises(BackboneError):
             load_backbone(name)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weights_backbone", "DEFAULT"), ("progress", True), ("norm_layer", "os.system"), ("weights", "DEFAULT"),
+        ("num_classes", 10**9), ("width_per_group", 4096), ("image_size", 10**9), ("dropout", float("nan")),
+    ],
+)  # fmt: skip
+def test_levers_of_torchvision_are_refused(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    made = torchvision.models.get_model
+
+    def only_without_memory(*given: Any, **options: Any) -> Any:
+        assert torch.empty(0).is_meta, "a network was made"
+        return made(*given, **options)
+
+    monkeypatch.setattr(torchvision.models, "get_model", only_without_memory)
+    # A ResNet with so wide groups is too large; the others are nothing that describes it.
+    with pytest.raises(BackboneError, match=f"torchvision/resnet50.*({key}|parameters)"):
+        load_classifier(ModelConfig(name="torchvision/resnet50", args={key: value}), pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cache_dir", "../outside"), ("pretrained_image_path", "evil.pt"), ("pretrained_text_path", "evil.pt"),
+        ("pretrained_image", True), ("weights_only", False), ("jit", True), ("pretrained", "openai"),
+        ("device", "cuda"), ("force_image_size", 10**9), ("force_preprocess_cfg", {"mean": 0}),
+        ("vision_cfg", {"width": 10**9}),
+    ],
+)  # fmt: skip
+def test_levers_of_open_clip_are_refused(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("open_clip was asked"))
+    with pytest.raises(BackboneError, match=f"clip/ViT-B-32.*{key}"):
+        load_classifier(ModelConfig(name="clip/ViT-B-32.openai", args={key: value}), ["rose"], pretrained=False)

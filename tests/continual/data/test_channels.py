@@ -1,0 +1,119 @@
+"""Images of any number of channels, from the checkpoint to the answer of the file that was loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import continual
+from continual import SimpleCILLearner
+from continual.backbones.loading import Backbone, create, load_backbone
+from continual.data.inputs import prepared
+from continual.errors import InputError
+from continual.seeding import seeded
+from continual.testing import TINY_ARGS
+
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Backbone]:
+    """Backbones of any number of channels, of one checkpoint for RGB."""
+    path = tmp_path_factory.mktemp("rgb") / "w.safetensors"
+    with seeded(0, "weights"):
+        safetensors.torch.save_file(create(NAME, TINY_ARGS).state_dict(), path)
+    return lambda channels: load_backbone(NAME, weights=path, **{**TINY_ARGS, "in_chans": channels})
+
+
+def scenes(channels: int, dtype: Any, white: int) -> tuple[np.ndarray, list[str]]:
+    """Two classes (12, C, 20, 24): bright in the first channel, and in the second or the only one."""
+    rng, labels = np.random.default_rng(0), ["water", "forest"] * 6
+    images = rng.integers(0, white // 4, (12, channels, 20, 24))
+    images[0::2, 0] += white // 2
+    images[1::2, 1 % channels] += white // (2 if channels > 1 else 8)
+    return images.astype(dtype), labels
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+@pytest.mark.parametrize(("dtype", "white", "value_range"), [(np.uint8, 255, None), (np.uint16, 4095, (0, 4095))])
+@pytest.mark.parametrize("group", [None, "C4"])
+def test_learned_saved_and_loaded(
+    backbones: Callable[[int], Backbone],
+    channels: int,
+    dtype: Any,
+    white: int,
+    value_range: Any,
+    group: str | None,
+    tmp_path: Path,
+) -> None:
+    backbone = backbones(channels)
+    assert len(backbone.preprocessing.mean) == len(backbone.preprocessing.std) == channels
+    images, labels = scenes(channels, dtype, white)
+    learner = SimpleCILLearner(backbone, group=group)
+    learner.learn(images, labels, value_range=value_range)
+    learner.save(tmp_path / "m.safetensors", embed_backbone=True)
+    loaded = continual.load(tmp_path / "m.safetensors")
+    scores = learner.predict(images).scores
+    assert list(learner.predict(images).labels) == labels
+    wide = torch.from_numpy(images.astype(np.int32)) if dtype == np.uint16 else torch.from_numpy(images)
+    last = np.ascontiguousarray(np.moveaxis(images, 1, -1))
+    for given in (images, list(images), wide, *([last] if channels > 4 else [])):
+        assert torch.equal(loaded.predict(given).scores, scores), "as the range was when learned"
+
+
+def test_every_channel_is_normalised_by_its_own_numbers(backbones: Callable[[int], Backbone]) -> None:
+    backbone = backbones(5)
+    mean, std = (0.1, 0.2, 0.3, 0.4, 0.5), (0.5, 0.4, 0.3, 0.2, 0.1)
+    state = backbone.frozen.network.state_dict()
+    assert state["patch_embed.proj.weight"].shape[1] == 5
+    own = replace(backbone.preprocessing, mean=mean, std=std)
+    image = np.full((5, *own.size), 51, np.uint8)
+    found = prepared(image, 0, own, own.evaluation(), None)
+    expected = (0.2 - torch.tensor(mean)) / torch.tensor(std)
+    torch.testing.assert_close(found, expected[:, None, None].expand_as(found))
+
+
+@pytest.mark.parametrize("how", ["folder", "file", "picture"])
+def test_files_are_refused_with_the_cure(backbones: Callable[[int], Backbone], tmp_path: Path, how: str) -> None:
+    from PIL import Image
+
+    images, labels = scenes(5, np.uint8, 255)
+    learner = SimpleCILLearner(backbones(5))
+    learner.learn(images, labels)
+    (tmp_path / "a").mkdir()
+    picture = Image.new("RGB", (9, 9))
+    picture.save(tmp_path / "a" / "x.png")
+    ask: dict[str, Callable[[], Any]] = {
+        "folder": lambda: SimpleCILLearner(backbones(5)).learn(tmp_path),
+        "file": lambda: learner.predict(tmp_path / "a" / "x.png"),
+        "picture": lambda: learner.predict([picture]),
+    }
+    with pytest.raises(InputError, match=r"takes 5 channels, .* arrays \(5, H, W\), with tifffile"):
+        ask[how]()
+
+
+def test_a_model_of_grey_images_is_served_pictures(backbones: Callable[[int], Backbone]) -> None:
+    pytest.importorskip("fastapi")
+    from continual.serving.model import Served
+
+    images, labels = scenes(1, np.uint8, 255)
+    learner = SimpleCILLearner(backbones(1))
+    learner.learn(images, labels)
+    Served(learner, (0, 0, 0)).trial()
+
+
+def test_export_refuses_other_channels(backbones: Callable[[int], Backbone], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from continual.export.writing import export_onnx
+
+    learner = SimpleCILLearner(backbones(4))
+    learner.learn(*scenes(4, np.uint8, 255))
+    with pytest.raises(InputError, match="of 4 channels: the runner reads pictures in RGB"):
+        export_onnx(learner, tmp_path / "m.onnx")

@@ -95,7 +95,7 @@ def write_parquet(runs: Sequence[Path], out: Path) -> list[Path]:
     for per in LINES:
         made.append(out / f"{per}s.parquet")
         table = read_runs(*runs, per=per)  # type: ignore[arg-type]
-        with files.written(made[-1]) as temporary:
+        with files.written(made[-1], InputError) as temporary:
             try:
                 table.to_parquet(temporary, index=False)
             except ImportError:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from continual.experiments.results import gives_probabilities
 from continual.experiments.run_folder import collect
 from continual.metrics import series
 from continual.metrics.accuracy import accuracy
@@ -30,6 +31,9 @@ def test_a_run_folder_of_the_earlier_format_is_reported_on_as_then(equimos: Call
         then, now = (
             [*csv.DictReader((folder / name).read_text().splitlines())] for folder in (EARLIER, tmp_path / "report")
         )
+        for line in then:  # the one figure that is left out since: the calibration of scores that only rank
+            if not gives_probabilities(line["method"]):
+                line["calibration_error"] = ""
         assert [{key: line[key] for key in then[0]} for line in now] == then
     pictures = {path.stem for path in (tmp_path / "report" / "pictures").iterdir()}
     assert {"turned", "consistency", "reliability", "matrices", "retrieval", "negative_flips"} <= pictures

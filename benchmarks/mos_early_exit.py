@@ -31,6 +31,7 @@ from continual.learning.feature_cache import FeatureCache
 from continual.methods.mos.feature_shift import alike
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
+from equivariant.style import COLOURS
 
 TOLERANCES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -171,7 +172,7 @@ def picture(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for record, colour in zip(records, ("#4477aa", "#cc6677", "#228833", "#aa3377", "#777777") * 2, strict=False):
+    for record, colour in zip(records, COLOURS, strict=False):
         rows = [row for row in record["rows"] if row["early_exit"].replace(".", "").isdigit()]
         points = [(row["cost on paper"], max(1 - row["agreement"], 5e-4)) for row in rows]
         exact = record["rows"][0]["cost on paper"]

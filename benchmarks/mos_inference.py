@@ -46,6 +46,7 @@ from continual.backbones.loading import Backbone
 from continual.data.images import list_folder, open_image
 from continual.learning.feature_cache import FeatureCache
 from continual.methods.mos.learner import MOSLearner
+from equivariant.style import COLOURS, looks
 
 Sides = dict[str, Callable[[Tensor], Any]]
 
@@ -268,7 +269,10 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     counts = [row["experiences"] for row in rows]
-    for side, label, colour in (("reference", "published procedure", "#cc6677"), ("ours", "equimos", "#4477aa")):
+    for side, label, colour in (
+        ("reference", "published procedure", COLOURS[1]),
+        ("ours", "equimos", looks(["mos"])["mos"].colour),
+    ):
         axes.plot(counts, [row[side] for row in rows], "o-", color=colour, linewidth=1)
         axes.annotate(label, (counts[-1], rows[-1][side]), (0, 8), textcoords="offset points", ha="right", color=colour)
     axes.set(xscale="log", yscale="log", xlabel="experiences learned", ylabel="cost of an answer [plain forwards]")

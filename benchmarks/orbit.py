@@ -37,6 +37,7 @@ from torch import Tensor, nn
 import equivariant as eq
 from continual.backbones.loading import load_backbone
 from continual.learning.model_file import versions
+from equivariant.style import COLOURS, FAINT
 
 CLASSES = 100
 
@@ -222,9 +223,9 @@ def picture(found: dict[int, list[Cost]], group: str, path: Path) -> None:
     ]
     for row, (side, costs) in zip(panels, found.items(), strict=True):
         for axes, (what, ratio) in zip(row, ratios, strict=True):
-            bars = axes.barh([cost.name for cost in costs], [ratio(cost) for cost in costs], color="#4477aa")
+            bars = axes.barh([cost.name for cost in costs], [ratio(cost) for cost in costs], color=COLOURS[0])
             axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-            axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
+            axes.axvline(1, color=FAINT, linewidth=0.8, linestyle=":")
             axes.set(title=f"{what}, {side} px", xlabel="ratio to the plain model")
             axes.invert_yaxis()
             axes.margins(x=0.12)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from continual.console import add_row, console, new_table
+from equivariant.style import AFTER, BEFORE
 
 Rows = dict[str, list[dict[str, Any]]]  #: the figures of every row, one per seed
 
@@ -77,7 +78,7 @@ def picture(found: dict[str, Rows], path: Path) -> None:
     figure = Figure(figsize=(3 + 3.2 * len(found), 1.2 + 0.27 * most), layout="constrained")
     panels = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, found.items(), strict=True):
-        for key, marker, colour in (("upright", "o", "#4477aa"), ("turned", "x", "#cc6677")):
+        for key, marker, colour in (("upright", "o", BEFORE), ("turned", "x", AFTER)):
             values = 100 * np.array([[run[key] for run in runs] for runs in rows.values()])
             spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
             label = key.replace("turned", "transformed")

@@ -26,6 +26,7 @@ import continual
 from continual.cli import edits, learn
 from continual.learning.feature_cache import FeatureCache
 from continual.metrics.flips import flips
+from equivariant.style import COLOURS, ink
 
 RATE = 0.05  #: false alarms asked for
 COLUMNS = {
@@ -140,15 +141,16 @@ def draw(rows: list[dict[str, Any]], place: Path) -> None:
         ("relative to the first month", ["file", "latency"]),
     ]
     for panel, (title, names) in zip(panels.flat, shown, strict=True):
-        for name in names:
+        for name, colour in zip(names, COLOURS, strict=False):
             scale = rows[0][name] if title.startswith("relative") else 1
             points = [(step, row[name] / scale) for step, row in zip(steps, rows, strict=True) if row[name] is not None]
-            panel.plot([x for x, _ in points], [y for _, y in points], marker=".", label=name)
+            panel.plot([x for x, _ in points], [y for _, y in points], marker=".", label=name, color=colour)
         for step, row in zip(steps, rows, strict=True):
             if row["event"] != "learn":
                 panel.axvline(step, color="0.8", zorder=0)
         panel.set_xticks(steps, [str(row["month"]) if row["event"] == "learn" else "" for row in rows], fontsize=7)
-        panel.set_title(title, fontsize=10)
+        panel.set_title(title)
+        ink(panel)
         panel.set_xlabel("month (grey: a correction, a class forgotten)", fontsize=8)
         panel.set_ylim(bottom=0)
         panel.legend(fontsize=8)

@@ -11,6 +11,7 @@ from continual.backbones.loading import Backbone as Backbone
 from continual.backbones.loading import assemble as assemble
 from continual.backbones.loading import load_backbone as load_backbone
 from continual.errors import EquimosError as EquimosError
+from continual.experiments.frames import read_runs as read_runs
 from continual.export.writing import export_onnx as export_onnx
 from continual.learning.answers import Prediction as Prediction
 from continual.learning.learner import IncrementalLearner as IncrementalLearner

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import equivariant as eq
+from equivariant.style import AFTER, BEFORE
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -160,7 +161,7 @@ for axes, name, weight in zip(above.subplots(1, 4), weighted.group.names, weight
     axes.set_axis_off()
 
 axes = below.subplots()
-for shift, what, label, colour in ((-0.2, "upright", "upright", "#4477aa"), (0.2, "turned", "rotated", "#ee6677")):
+for shift, what, label, colour in ((-0.2, "upright", "upright", BEFORE), (0.2, "turned", "rotated", AFTER)):
     places = [place + shift for place in range(len(scores))]
     bars = axes.barh(places, [100 * getattr(score, what) for score in scores.values()], 0.4, color=colour, label=label)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)

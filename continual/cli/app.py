@@ -61,7 +61,6 @@ def _fail(message: str) -> NoReturn:
 app = typer.Typer(
     cls=Commands,
     help="Continual learning on pretrained vision models: learn new classes again and again, keep no images.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -83,6 +82,16 @@ def start(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@app.command("help")
+def help_(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Of this command.")] = None,
+) -> None:
+    """Show the help of a command: `equimos help learn`, `equimos help data prepare`."""
+    assert context.parent is not None
+    context.parent.command.main([*(words or ()), "--help"], prog_name=context.parent.info_name)
 
 
 def main() -> None:

@@ -62,10 +62,12 @@ def export(
     check_target(file)
     with ProgressBars(console(stderr=True)) as bars:
         paths = opening.readable(images or (), bars)
-        learner = opening.load_learner(found, weights, "cpu", method)
-        agreed = writing.export_onnx(
-            learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
-        )
+        with bars.waiting("loading the model"):
+            learner = opening.load_learner(found, weights, "cpu", method)
+        with bars.waiting("writing the graph, and comparing its answers with PyTorch's"):
+            agreed = writing.export_onnx(
+                learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
+            )
     if folder:
         write_text(onnx / "onnx_runner.py", standalone.source())
     out = console()
@@ -125,6 +127,7 @@ def serve(
     except ImportError as error:
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
+    from continual.cli.progress import waiting
 
     check_false_alarms(false_alarm_rate)
 
@@ -142,7 +145,8 @@ def serve(
     asked = ServingOptions(
         api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts, per_address=per_address
     )
-    in_use = ModelInUse(model, load)
+    with waiting("loading the model, and trying an answer"):
+        in_use = ModelInUse(model, load)
     if api_key is None and not server.is_loopback(host):
         console(stderr=True).print(f"warning: anyone who reaches {host} is answered; set EQUIMOS_API_KEY for a key")
     about = f"{model}: {in_use.now.learner.method}, {count(len(in_use.now.learner.classes), 'class')}"
@@ -173,6 +177,7 @@ def consolidate(
 ) -> None:
     """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
     from continual.cli import opening
+    from continual.cli.progress import waiting
     from continual.merging import RULES
     from continual.methods.mos import consolidation
     from continual.methods.mos.learner import MOSLearner
@@ -183,12 +188,14 @@ def consolidate(
     if out.exists():
         raise InputError(f"{out} is there already: name a new file with --out")
     found = contents.read(model)
-    learner = opening.load_learner(found, weights, device, method)
+    with waiting("loading the model"):
+        learner = opening.load_learner(found, weights, device, method)
     if not isinstance(learner, MOSLearner):
         raise InputError(f"consolidate is for models of method mos, and not of {learner.method}")
     rule = RULES.resolve(rule)
-    single = consolidation.consolidated(learner, rule, **assignments("--arg", args or []))
-    guess = consolidation.estimate(learner, single)
+    with waiting("joining the stacks, and estimating what that costs"):
+        single = consolidation.consolidated(learner, rule, **assignments("--arg", args or []))
+        guess = consolidation.estimate(learner, single)
     say = console().print
     say(f"{learner.state.experiences} stacks -> 1 ({rule}), one pass per image")
     say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")

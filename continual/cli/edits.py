@@ -16,6 +16,7 @@ from continual.errors import InputError, ModelFileError, nearest
 from continual.lifecycle import contents, locks, versions
 
 if TYPE_CHECKING:
+    from continual.cli.progress import ProgressBars
     from continual.data.inputs import Label
     from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.contents import ModelFile
@@ -57,7 +58,7 @@ def correct(
             entries = [replace(entry(path, truth, seen), label=truth, held_out=False) for path in paths]
             return f"corrected {count(len(paths), 'image')} of {label}", seen.with_images(entries)
 
-        _edit(model, change, weights, device, method, settings=set_)
+        _edit(model, change, weights, device, method, settings=set_, bars=bars)
     both = zip(paths, said, strict=True)
     show_rows([(path, old, new) for path, (truth, old, new) in both if {old, new} != {truth}], "file", "was", "is")
     now, then = (sum(answers[place] == answers[0] for answers in said) for place in (2, 1))
@@ -173,16 +174,19 @@ def _edit(
     method: str | None,
     settings: Sequence[str] | None = None,
     purged: str | None = None,
+    bars: ProgressBars | None = None,
 ) -> int:
     """Change a model by a function that says what it did and what was seen; the old file becomes an earlier version.
 
-    `settings` hold for the change alone. Earlier versions that know the class `purged` are deleted before other
-    processes may write; returns how many.
+    `settings` hold for the change alone; `bars` are those that are drawn already. Earlier versions that know the class
+    `purged` are deleted before other processes may write; returns how many.
     """
     from continual.cli.opening import load_learner
+    from continual.cli.progress import waiting
 
     with _claimed(model) as found:
-        learner = load_learner(found, weights, device, method, settings)
+        with (bars.waiting if bars else waiting)("loading the model"):
+            learner = load_learner(found, weights, device, method, settings)
         event, seen = change(learner, found.seen)
         learner = learner.variant(**found.header["settings"])
         versions.save(learner, model, event, embed_backbone=found.embedded, seen=seen, held_out=found.held_out)

@@ -168,7 +168,7 @@ def advise(
 
 @app.command()
 def tune(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, as in configs/equivariance.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, or a name: equivariance/quickstart.")],
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. data.per_class=20 group=D4."),
@@ -181,6 +181,9 @@ def tune(
     ] = False,
 ) -> None:
     """Tune and compare wrappers on untransformed and rotated images. The same command resumes an interrupted study."""
+    from continual.experiments import shipped
+
+    config = shipped.find(config, shipped.STUDIES)
     from continual import options
     from continual.cli.progress import ProgressBars
     from continual.experiments.equivariance import report

@@ -104,7 +104,7 @@ def learn(
     from continual import methods, options
     from continual.backbones import loading, recommended
     from continual.cli import opening
-    from continual.cli.progress import ProgressBars
+    from continual.cli.progress import ProgressBars, waiting
     from continual.data.inputs import as_experience, check_pictures
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
@@ -128,9 +128,11 @@ def learn(
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner
         if found:
-            learner = opening.load_learner(found, weights, device).variant(**wanted)
+            with waiting("loading the model"):
+                learner = opening.load_learner(found, weights, device).variant(**wanted)
         else:
-            made = loading.load_backbone(backbone, weights=weights, **arguments)
+            with waiting("loading the backbone"):
+                made = loading.load_backbone(backbone, weights=weights, **arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         check_pictures(learner.preprocessing)
         opening.check_keeping(learner, keep_held_out)

@@ -63,7 +63,8 @@ def predict(
     options.device(device)
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars)
-        learner = opening.load_learner(found, weights, device, method, set_)
+        with bars.waiting("loading the model"):
+            learner = opening.load_learner(found, weights, device, method, set_)
         asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
         records = _records(paths, asked)
     console.write_json(json, records)

@@ -11,6 +11,16 @@ import typer
 
 from continual.errors import InputError
 
+
+def config_names(incomplete: str) -> list[str]:
+    """Complete the names of the configs that come with the package."""
+    from continual.experiments.shipped import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+CONFIG = "A TOML file, or the name of a config that comes with equimos: `equimos show` lists them."
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help=CONFIG, autocompletion=config_names)]
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder per class.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
@@ -21,6 +31,7 @@ ModelArg = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
 ]
+Columns = Annotated[bool, typer.Option("--all", help="Show every measure, also on a narrow terminal.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16.")
 ]

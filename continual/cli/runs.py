@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Workers
-from continual.console import console
+from continual.cli.options import CONFIG, Columns, Config, Workers, config_names
+from continual.console import console, show_rows
 from continual.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from continual.experiments.config import RunConfig
+    from continual.experiments.equivariance.config import StudyConfig
+    from continual.experiments.published import Protocol
+    from continual.metrics.cell import Cell
 
 app = typer.Typer()
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")]
+WIDE = 160  #: columns of a terminal in which all main measures fit
+
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. stream.per_class=20 methods.mos.epochs=5."),
@@ -47,6 +51,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
     ] = False,
     allow_code: AllowCode = False,
+    every: Columns = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
     launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
     slurm: Annotated[
@@ -61,9 +66,13 @@ def run(
     With several --jobs, as many processes share the cells; with --launcher slurm they are submitted, and this one ends.
     The processes of torchrun run each cell together, and the first speaks for all.
     """
+    from continual.experiments import shipped
+
+    config = shipped.find(config)
+    if shipped.is_study(config):
+        raise InputError(f"{config} is a study of wrappers: `equimos equivariance tune` runs it")
     from continual import distributed, options
     from continual.cli.progress import ProgressBars
-    from continual.experiments import tables
     from continual.experiments.config import load_runs
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
@@ -105,17 +114,32 @@ def run(
             with ProgressBars(remarks) as bars:
                 cells = run_config(each, folder, bars, only or (), workers)
             if cells:
-                console().print(tables.terminal(each.title, tables.results_table(cells)))
+                _show_table(each.title, cells, every=every)
             files = sorted(str(p) for p in folder.iterdir() if p.is_file())
             remarks.print(f"table, curves and figures: {', '.join(files)}")
 
 
 @app.command()
-def show(config: Config, changes: Changes = None, allow_code: AllowCode = False) -> None:
-    """Check a config and print it in full, with every default, as TOML that can be run.
+def show(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help=CONFIG, autocompletion=config_names)] = None,
+    changes: Changes = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Check a config and print it in full, with every default, as TOML that can be run; without one, list those here.
 
     Python files that it names are not imported, unless with --allow-code.
     """
+    from continual.experiments import shipped
+
+    if config is None:
+        show_rows(((name, shipped.title(path)) for name, path in shipped.shipped().items()), "config", "what it is")
+        return
+    config = shipped.find(config)
+    if shipped.is_study(config):
+        from continual.experiments.equivariance.config import load_study
+
+        print(study_document(load_study(config, changes or ())), end="")
+        return
     from continual.experiments.config import load_runs
     from continual.registry import without_code
 
@@ -131,12 +155,21 @@ def make_report(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The report's folder.", show_default="report, in the first RUN")
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC,...", help="Of table.md and table.tex; `equimos list metrics` names them."),
+    ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Also write cells.parquet and experiences.parquet; needs equimos[pandas].")
+    ] = False,
+    every: Columns = False,
 ) -> None:
     """Compare finished runs: a page to read anywhere, tables and pictures, with published figures beside them.
 
     Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
     """
-    from continual.experiments import report, tables
+    from continual.cli.progress import waiting
+    from continual.experiments import report
     from continual.experiments.comparison import boards
     from continual.experiments.run_folder import collect
 
@@ -148,12 +181,31 @@ def make_report(
     for one in collected:
         if one.missing:
             remarks.print(f"not finished in {one.path}, and left out: {', '.join(one.missing)}")
-    files = report.write_report(found, collected, out)
+    chosen = None if columns is None else [name.strip() for name in columns.split(",")]
+    with waiting("drawing the pictures and writing the page"):
+        files = report.write_report(found, collected, out, chosen)
+        if parquet:
+            files += report.write_parquet(runs, out)
     for board in found:
-        console().print(tables.terminal(board.title, tables.results_table(board.cells, board.protocol)))
+        _show_table(board.title, board.cells, board.protocol, every=every)
         for note in board.notes():
             remarks.print(note)
     remarks.print(f"page: {files[0]}; {len(files) - 1} tables and pictures in {out}")
+
+
+def _show_table(title: str, cells: Sequence[Cell], protocol: Protocol | None = None, *, every: bool) -> None:
+    """Print the results: all of them if asked for, or where nobody reads along, else what fits; and what they say."""
+    from continual.experiments import tables
+    from continual.experiments.conclusion import conclusion
+
+    out = console()
+    brief = not every and out.is_terminal and out.width < WIDE
+    out.print(tables.terminal(title, tables.results_table(cells, protocol, brief=brief)))
+    remarks = console(stderr=True)
+    for line in conclusion(cells)[:1]:
+        remarks.print(line)
+    if brief:
+        remarks.print("--all shows every measure")
 
 
 def _folder(path: Path, changes: Sequence[str]) -> Path:
@@ -172,15 +224,33 @@ def document(config: RunConfig) -> str:
     return _toml(values)
 
 
+def study_document(study: StudyConfig) -> str:
+    """Return a study of wrappers as TOML with every setting; reading it again gives the same study."""
+    values = study.model_dump(mode="json", exclude={"rows"})
+    values["rows"] = {
+        label: {"wrapper": row.wrapper, "chunk": row.chunk, "recipe": row.recipe, **row.options}
+        for label, row in study.rows.items()
+    }
+    return _toml(values)
+
+
 def _toml(values: Mapping[str, Any], place: str = "") -> str:
     """Write a table; None, which TOML lacks, is left out, as its default says the same."""
     plain = {k: v for k, v in values.items() if v is not None and not isinstance(v, Mapping)}
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping) and v}
-    # JSON's strings, numbers, booleans and lists are TOML's.
-    text = "".join(f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in plain.items())
+    text = "".join(f"{_key(k)} = {_value(v)}\n" for k, v in plain.items())
     if place and text:
         text = f"\n[{place}]\n{text}"
     return text + "".join(_toml(v, f"{place}.{_key(k)}" if place else _key(k)) for k, v in tables.items())
+
+
+def _value(value: Any) -> str:
+    """Write a value in a line: JSON's strings, numbers and booleans are TOML's, its objects are not."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _key(name: str) -> str:

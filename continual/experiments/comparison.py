@@ -10,8 +10,9 @@ from typing import Any
 from continual.errors import InputError
 from continual.experiments import published
 from continual.experiments.published import Protocol
+from continual.experiments.results import keeps_images
 from continual.experiments.run_folder import Run
-from continual.methods import methods
+from continual.methods import METHODS
 from continual.metrics.cell import Cell
 
 
@@ -30,13 +31,17 @@ class Board:
         return sorted({cell.seed for cell in self.cells})
 
     def notes(self) -> list[str]:
-        """Say which methods have no probabilities, and which conditions are unlike the published."""
-        known, lines = methods(), []
-        without = [m for m in dict.fromkeys(c.method for c in self.cells) if m in known and not known[m].probabilities]
-        if without:
+        """Say which methods have no probabilities or keep images, and which conditions are unlike the published."""
+        known, lines = METHODS.all(), []
+        shown = dict.fromkeys(cell.method for cell in self.cells)
+        if without := [method for method in shown if method in known and not known[method].probabilities]:
             lines.append(
                 f"Without probabilities, and so without a calibration error: {', '.join(without)}. Nothing that they "
                 "remember says how often an answer is right."
+            )
+        if bounds := [method for method in shown if keeps_images(method)]:
+            lines.append(
+                f"Kept images: {', '.join(bounds)}. That is a bound for the others, and is not marked as best."
             )
         if self.protocol is None:
             return lines

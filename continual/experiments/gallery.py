@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from continual.experiments import pictures
-from continual.experiments.results import by_label
+from continual.experiments import heat_maps, pictures
+from continual.experiments.pictures import Looks
 from continual.metrics import measures
 from continual.metrics.accuracy import final
 from continual.metrics.calibration import with_probabilities
 from continual.metrics.cell import Cell
+from continual.metrics.cost import inference_seconds, learning_seconds
 from continual.metrics.retrieval import choices, right_stack
 from continual.metrics.transformed import consistency, turned
 
@@ -26,32 +27,42 @@ class Picture:
     name: str
     caption: str
     figure: Figure
+    first: bool = False  #: whether a page shows it at once
 
 
-def gallery(cells: Sequence[Cell]) -> Iterator[Picture]:
-    """Yield the pictures of some cells on the same stream; those that would be empty are left out."""
-    spread = " Bands are one standard deviation over the seeds." if len({cell.seed for cell in cells}) > 1 else ""
-    yield Picture("accuracy", f"Accuracy on all classes seen.{spread}", pictures.accuracy(cells))
+def gallery(cells: Sequence[Cell], known: Looks | None = None) -> Iterator[Picture]:
+    """Yield the pictures of some cells on the same stream; those that would be empty are left out.
+
+    `known` has the look of every label, so that several galleries can share it.
+    """
+    band = " Bands are one standard deviation over the seeds." if len({cell.seed for cell in cells}) > 1 else ""
+    yield Picture("accuracy", f"Accuracy on all classes seen.{band}", pictures.accuracy(cells, known=known), first=True)
+    caption = "Average accuracy against the time to learn the stream: up and left is better."
+    yield Picture("cost", caption, pictures.cost(cells, learning_seconds, known), first=True)
     if groups := list(dict.fromkeys(group for cell in cells for group in cell.groups)):
         seen = {final: "untransformed", **{turned.under(group): f"transformed by {group}" for group in groups}}
-        caption = f"Accuracy on test images as they are, and transformed by random elements of a group.{spread}"
-        yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]"))
+        caption = f"Accuracy on test images as they are, and transformed by random elements of a group.{band}"
+        yield Picture("turned", caption, pictures.panels(cells, seen, "accuracy on classes seen [%]", known=known))
         same = {consistency.under(group): f"transformed by {group}" for group in groups}
-        caption = "Is the symmetry forgotten? Images answered alike as they are and transformed by a random element."
-        yield Picture("consistency", caption + spread, pictures.panels(cells, same, "same answer [%]", limits=(0, 102)))
+        caption = (
+            f"Is the symmetry forgotten? Images answered alike as they are and transformed by a random element.{band}"
+        )
+        yield Picture("consistency", caption, pictures.panels(cells, same, "same answer [%]", (0, 102), known))
+    if any(inference_seconds.figure(cell) is not None for cell in cells):
+        caption = "Average accuracy against the time of an answer."
+        yield Picture("cost-inference", caption, pictures.cost(cells, inference_seconds, known))
     if len(cells[0].evaluations) > 1:
         caption = "Forgetting: the best accuracy an experience had, less that at the end."
-        yield Picture("forgetting", caption, pictures.forgetting(cells))
+        yield Picture("forgetting", caption, pictures.forgetting(cells, known))
     for metric in measures(cells):
         if metric.curve and any(value is not None for cell in cells for value in metric(cell)):
-            yield Picture(metric.name, metric.curve, pictures.curves(cells, metric))
-    if known := with_probabilities(cells):
+            yield Picture(metric.name, metric.curve, pictures.curves(cells, metric, known))
+    if sure := with_probabilities(cells):
         caption = "Reliability at the end; calibration error in brackets. Below the diagonal a method is overconfident."
-        yield Picture("reliability", caption, pictures.reliability(known))
-    for number, (label, alike) in enumerate(by_label(cells).items()):
-        if len(alike[0].evaluations) > 1:
-            yield Picture(f"matrix-{number}", f"{label}: accuracy matrix [%].", pictures.accuracy_matrix(alike))
-    for number, (label, alike) in enumerate(by_label(cells).items()):
-        if right_stack(alike[0])[-1] is not None and len(choices(alike[0])[-1]) > 1:
-            caption = f"{label}: which stack was chosen at the end, for the images of each [%]."
-            yield Picture(f"retrieval-{number}", caption, pictures.retrieval(alike))
+        yield Picture("reliability", caption, pictures.reliability(sure, known))
+    if len(cells[0].evaluations) > 1:
+        yield Picture("matrices", "Accuracy matrices [%], the mean over the seeds.", heat_maps.matrices(cells))
+    several = [cell for cell in cells if right_stack(cell)[-1] is not None and len(choices(cell)[-1]) > 1]
+    if several:
+        caption = "Which stack was chosen at the end, for the images of each [%]."
+        yield Picture("retrieval", caption, heat_maps.retrieval(several))

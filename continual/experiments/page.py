@@ -11,9 +11,11 @@ import numpy as np
 
 from continual import escaping
 from continual.console import count
-from continual.experiments import pictures
+from continual.experiments import svg
 from continual.experiments.comparison import Board
+from continual.experiments.conclusion import conclusion
 from continual.experiments.gallery import gallery
+from continual.experiments.pictures import Looks, looks_of, series_name
 from continual.experiments.results import by_label
 from continual.experiments.run_folder import Run
 from continual.experiments.tables import ABSENT, Table, further_table, results_table
@@ -21,6 +23,9 @@ from continual.metrics import measures
 from continual.metrics.accuracy import seen_accuracy
 from continual.metrics.calibration import last_reliability, with_probabilities
 from continual.metrics.cell import Cell
+
+#: how the legend draws matplotlib's dashes
+DASHES = {"-": "", "--": "6 3", ":": "2 2", "-.": "6 2 2 2"}
 
 
 def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
@@ -33,17 +38,23 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, undefined=strict, finalize=escaping.page
     )
+    known = looks_of([cell for board in boards for cell in board.cells])
     shown: list[dict[str, Any]] = []
     classes: dict[str, str] = {}
     for number, board in enumerate(boards):
         drawn = [
-            {"svg": Markup(pictures.inline(p.figure, f"b{number}p{place}", p.caption, classes)), "caption": p.caption}
-            for place, p in enumerate(gallery(board.cells))
+            {
+                "svg": Markup(svg.inline(p.figure, f"b{number}p{place}", p.caption, classes)),
+                "caption": p.caption,
+                "first": p.first,
+            }
+            for place, p in enumerate(gallery(board.cells, known))
         ]
         shown.append(
             {
                 "of": board,
                 "summary": _summary(board),
+                "conclusion": conclusion(board.cells),
                 "results": results_table(board.cells, board.protocol),
                 "pictures": drawn,
                 "further": further_table(board.cells),
@@ -54,8 +65,18 @@ def page(boards: Sequence[Board], runs: Sequence[Run]) -> str:
         )
     title = boards[0].title if len(boards) == 1 else f"{len(boards)} benchmarks"
     return environment.get_template("page.html").render(
-        title=title, boards=shown, classes=classes, meanings=_meanings(boards), runs=[_provenance(run) for run in runs]
+        title=title,
+        boards=shown,
+        classes=classes,
+        legend=_legend(known),
+        series={label: series_name(label).removeprefix("series-") for label in known},
+        meanings=_meanings(boards),
+        runs=[_provenance(run) for run in runs],
     )
+
+
+def _legend(known: Looks) -> list[dict[str, str]]:
+    return [{"label": label, "colour": look.colour, "dash": DASHES[look.dash]} for label, look in known.items()]
 
 
 def _meanings(boards: Sequence[Board]) -> dict[str, str]:
@@ -67,7 +88,11 @@ def _meanings(boards: Sequence[Board]) -> dict[str, str]:
         for metric in measures(board.cells)
         if metric.table and any(metric.figure(cell) is not None for cell in board.cells)
     }
-    return {**found, "±": "the standard deviation over the seeds (n - 1)"}
+    return {
+        **found,
+        "±": "the standard deviation over the seeds (n - 1)",
+        ABSENT: "no such figure, or it means nothing",
+    }
 
 
 def _summary(board: Board) -> str:
@@ -117,7 +142,26 @@ def _provenance(run: Run) -> dict[str, Any]:
     for key, value in run.record.items():
         facts += _facts(key, value) if key != "config" else ()
     config, name = json.dumps(run.config, indent=2, ensure_ascii=False), run.config.get("title") or run.path.name
-    return {"name": name, "missing": run.missing, "facts": facts, "config": config}
+    return {"name": name, "missing": run.missing, "said": _in_words(run, hashes), "facts": facts, "config": config}
+
+
+def _in_words(run: Run, hashes: Sequence[str]) -> str:
+    """Say where results come from, as far as the run has noted it; earlier versions noted it at the top."""
+    here = {**run.record, **(run.record.get("begun") or {})}
+    device, git, versions = (here.get(key) or {} for key in ("device", "git", "versions"))
+    parts = [f"The folder {run.path}"]
+    if here.get("time"):
+        parts.append(f"begun on {str(here['time'])[:10]}")
+    if isinstance(device, Mapping) and device.get("name"):
+        parts.append(f"run on {device['name']} ({device.get('model')}, {count(device.get('threads') or 1, 'thread')})")
+    if versions:
+        wanted = [f"{name} {versions[name]}" for name in ("equimos", "torch", "timm") if name in versions]
+        parts.append(f"with {', '.join(wanted)}")
+    if git.get("commit"):
+        changed = count(git.get("changed_files") or 0, "changed file")
+        parts.append(f"code at commit {git['commit'][:12]} with {changed}")
+    parts.append(f"weights of the backbone {', '.join(text[:12] for text in hashes)} (begin of their SHA-256)")
+    return ", ".join(parts) + "."
 
 
 def _facts(key: str, value: Any) -> Iterator[tuple[str, str]]:

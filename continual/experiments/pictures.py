@@ -1,251 +1,260 @@
-"""Pictures of results: curves over the experiences, heat maps, forgetting, reliability.
+"""Pictures of results: curves over the experiences, cost, forgetting, reliability; `heat_maps` has the matrices.
 
-Each function returns a matplotlib figure drawn in neutral ink. `save` writes it on white; `inline` makes it a part of a
-page, with transparent ground and the page's own text colour and font, for light and dark.
+Each function returns a matplotlib figure in the style of `equivariant.style`, with names where lines end. `save` writes
+it on white; `continual.experiments.svg.inline` makes it a part of a page.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
 from continual import files
 from continual.errors import InputError
-from continual.escaping import plot, terminal
+from continual.escaping import plot
 from continual.experiments.results import by_label
+from continual.experiments.svg import quiet
 from continual.metrics import transfer
-from continual.metrics.accuracy import final, matrix
+from continual.metrics.accuracy import average, final, matrix
 from continual.metrics.base import Metric
 from continual.metrics.calibration import expected_calibration_error, last_reliability
 from continual.metrics.cell import Cell
-from continual.metrics.retrieval import choices, first_choices
+from continual.metrics.cost import learning_seconds
+from equivariant.style import INK, Look, ink, looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: One per method; each has a contrast of 3 or more both with white and with the page's dark ground.
-COLOURS = (
-    "#2f80d0", "#d4620e", "#23915a", "#c2479b", "#8268d6",
-    "#a87d14", "#168c9c", "#d6473f", "#78848f", "#6f8f1c",
-)  # fmt: skip
-INK = "#1f2933"  #: stands for the page's text colour until the picture is on one
-MARKERS = "osD^vPX*<>"
-TAG = re.compile(r"<[^>]*>")
-STEP = re.compile(r"\s*\b([A-Za-z])\s+")  #: a letter of a path, with the space around it
+Looks = Mapping[str, Look]
+SMALL = 7.5  #: size of the names in a picture, in points
+LONGEST = 22  #: letters of a name in a picture
 
-#: draws one label's cells on axes in a style, whose label it may change
-Draw = Callable[[Any, list[Cell], dict[str, Any]], None]
+#: draws one label's cells on axes in a style, and returns the name to write at the line's end
+Draw = Callable[[Any, list[Cell], dict[str, Any]], str]
 
 
-def accuracy(cells: Sequence[Cell], title: str = "") -> Figure:
+def looks_of(cells: Sequence[Cell]) -> dict[str, Look]:
+    """Return the look of each label; see `equivariant.style.looks`."""
+    return looks({cell.label: cell.method for cell in cells})
+
+
+def series_name(label: str) -> str:
+    """Return the name under which everything of a label is grouped in a picture."""
+    return f"series-{crc32(label.encode()):08x}"
+
+
+def accuracy(cells: Sequence[Cell], title: str = "", known: Looks | None = None) -> Figure:
     """Draw the accuracy on all classes seen after each experience."""
-    return panels(cells, {final: title}, "accuracy on classes seen [%]", limits=(0, 102))
+    return panels(cells, {final: title}, "accuracy on classes seen [%]", limits=(0, 102), known=known)
 
 
-def curves(cells: Sequence[Cell], metric: Metric) -> Figure:
+def curves(cells: Sequence[Cell], metric: Metric, known: Looks | None = None) -> Figure:
     """Draw a metric against experiences, a line per label: the seeds' mean, and ± their deviation."""
-    return panels(cells, {metric: ""}, metric.heading)
+    return panels(cells, {metric: ""}, metric.heading, known=known)
 
 
 def panels(
-    cells: Sequence[Cell], metrics: Mapping[Metric, str], heading: str, limits: tuple[float, float] | None = None
+    cells: Sequence[Cell],
+    metrics: Mapping[Metric, str],
+    heading: str,
+    limits: tuple[float, float] | None = None,
+    known: Looks | None = None,
 ) -> Figure:
     """Draw several metrics side by side on one scale, as `curves` draws one; with their titles."""
-    # Many bands lie on one another: fainter, the lines can still be distinguished.
-    shade = 0.18 if len({cell.label for cell in cells}) <= 4 else 0.07
 
     def drawing(metric: Metric) -> Draw:
-        def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+        def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> str:
             values = metric.factor * np.array([metric(cell) for cell in alike], dtype=np.float64)
-            steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-            axes.plot(steps, mean, **style)
-            if len(values) > 1:
-                spread = values.std(0, ddof=1)
-                axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, color=style["color"], linewidth=0)
+            _band(axes, values, style, shade=0.18 if len({cell.label for cell in cells}) <= 4 else 0.07)
+            return short(alike[0].label)
 
         return draw
 
-    figure = _lines(cells, {title: drawing(metric) for metric, title in metrics.items()})
+    figure = _lines(cells, {title: drawing(metric) for metric, title in metrics.items()}, known)
     for axes in figure.axes:
         axes.set(xlabel="experiences learned", ylim=limits if limits else (min(0, axes.get_ylim()[0]), None))
-        axes.set_xticks(_ticks(max(len(cell.evaluations) for cell in cells)))
+        axes.set_xticks(ticks(max(len(cell.evaluations) for cell in cells)))
     figure.axes[0].set_ylabel(heading)
-    return figure
+    return _named(figure)
 
 
-def forgetting(cells: Sequence[Cell]) -> Figure:
+def forgetting(cells: Sequence[Cell], known: Looks | None = None) -> Figure:
     """Draw how much of each experience is forgotten at the end; the last has had no time to be."""
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
-        values = 100 * np.array([transfer.experience_forgetting(matrix(cell)) for cell in alike])
-        steps = np.arange(1, values.shape[1] + 1)
-        error = values.std(0, ddof=1) if len(values) > 1 else None
-        axes.errorbar(steps, values.mean(0), error, capsize=2, elinewidth=1, **style)
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> str:
+        _band(axes, 100 * np.array([transfer.experience_forgetting(matrix(cell)) for cell in alike]), style)
+        return short(alike[0].label)
 
-    figure = _lines(cells, {"": draw})
+    figure = _lines(cells, {"": draw}, known)
     figure.axes[0].set(xlabel="experience", ylabel="forgotten at the end [%]")
-    figure.axes[0].set_xticks(_ticks(max(len(cell.evaluations) for cell in cells) - 1))
-    return figure
+    figure.axes[0].set_xticks(ticks(max(len(cell.evaluations) for cell in cells) - 1))
+    return _named(figure)
 
 
-def reliability(cells: Sequence[Cell]) -> Figure:
+def reliability(cells: Sequence[Cell], known: Looks | None = None) -> Figure:
     """Draw the share answered right against confidence, over the last models of all seeds; the diagonal is perfect."""
 
-    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> None:
+    def draw(axes: Any, alike: list[Cell], style: dict[str, Any]) -> str:
         table = last_reliability(alike)
-        count, confidence, right = table[table[:, 0] > 0].T
-        error = expected_calibration_error(table)
-        style["label"] = f"{style['label']} ({100 * (error or 0):.1f} %)"
-        axes.plot(100 * confidence / count, 100 * right / count, **style)
+        images, confidence, right = table[table[:, 0] > 0].T
+        axes.plot(100 * confidence / images, 100 * right / images, **style)
+        return f"{short(alike[0].label)} ({100 * (expected_calibration_error(table) or 0):.1f} %)"
 
-    figure = _lines(cells, {"": draw})
+    figure = _lines(cells, {"": draw}, known)
     figure.axes[0].plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     labels = {"xlabel": "mean confidence of a bin [%]", "ylabel": "answered right [%]"}
     figure.axes[0].set(**labels, xlim=(0, 102), ylim=(0, 102))
+    return _named(figure)
+
+
+def cost(cells: Sequence[Cell], metric: Metric = learning_seconds, known: Looks | None = None) -> Figure:
+    """Draw the average accuracy against what it costs, a point per label: up and left is better."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axes: Any = figure.subplots()
+    grouped, known = by_label(cells), known or looks_of(cells)
+    points: dict[str, tuple[float, float]] = {}
+    for label, alike in grouped.items():
+        price = [metric.figure(cell) for cell in alike]
+        right = [average.figure(cell) for cell in alike]
+        if None in price or None in right:
+            continue
+        x, y = (float(np.mean(np.array(v, dtype=np.float64))) for v in (price, right))
+        points[label] = metric.factor * x, 100 * y
+        style = {"color": known[label].colour, "marker": known[label].marker, "markersize": 6, "linestyle": ""}
+        error = 100 * np.std(np.array(right, dtype=np.float64), ddof=1) if len(right) > 1 else None
+        drawn = axes.errorbar(*points[label], error, capsize=2, elinewidth=1, **style)
+        for artist in (drawn.lines[0], *drawn.lines[1], *drawn.lines[2]):
+            artist.set_gid(series_name(label))
+    costs = [x for x, _ in points.values()]
+    if costs and min(costs) > 0 and max(costs) > 10 * min(costs):
+        axes.set_xscale("log")
+    axes.set(xlabel=metric.heading, ylabel=average.heading)
+    axes.margins(0.12)
+    ink(axes)
+    _beside(axes, points, known)
     return figure
 
 
-def accuracy_matrix(cells: Sequence[Cell]) -> Figure:
-    """Draw the mean accuracy matrix of one label's cells: rows learned so far, columns the experience tested."""
-    mean = 100 * np.mean([matrix(cell) for cell in cells], axis=0)
-    return _heat_maps([("", mean)], "tested on experience", "experiences learned")
+def _band(axes: Any, values: Any, style: dict[str, Any], shade: float = 0.1) -> None:
+    """Draw the mean of values (seeds, steps), and ± their deviation where there are several seeds."""
+    steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+    axes.plot(steps, mean, **style)
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        look = {"color": style["color"], "linewidth": 0, "gid": style["gid"]}
+        axes.fill_between(steps, mean - spread, mean + spread, alpha=shade, **look)
 
 
-def retrieval(cells: Sequence[Cell]) -> Figure:
-    """Draw, for one label's cells, how often each stack was chosen for the images of each, before and after."""
-    maps = []
-    for title, tables in (("at first", first_choices), ("refined", choices)):
-        counts = np.sum([tables(cell)[-1] for cell in cells], axis=0)
-        maps.append((title, 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
-    return _heat_maps(maps, "chosen stack", "right stack")
-
-
-def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw]) -> Figure:
-    """Draw every label's cells on axes side by side, which have titles and one legend."""
+def _lines(cells: Sequence[Cell], drawings: Mapping[str, Draw], known: Looks | None) -> Figure:
+    """Draw every label's cells on axes side by side, which have titles; `_named` writes the labels at the lines."""
     # The object interface, not pyplot: no global state, no display needed.
     from matplotlib.figure import Figure
 
-    grouped = by_label(cells)
-    # Room for the legend below, two labels a line.
-    width = 4.6 if len(drawings) == 1 else 3.2 * len(drawings)
-    figure = Figure(figsize=(width, 3.2 + 0.1 * len(grouped)), layout="constrained")
+    grouped, known = by_label(cells), known or looks_of(cells)
+    width = 4.6 if len(drawings) == 1 else 2.6 * len(drawings) + 1.2
+    figure = Figure(figsize=(width, max(3.2, 0.15 * len(grouped))), layout="constrained")
     every = figure.subplots(1, len(drawings), squeeze=False, sharey=True)[0]
-    for number, (label, alike) in enumerate(grouped.items()):
-        style = {"label": plot(label), "color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 1.5}
-        style["linestyle"] = ("-", "--", ":")[number // len(COLOURS) % 3]
-        style["marker"] = MARKERS[number % len(MARKERS)]
+    for label, alike in grouped.items():
+        style = {**known[label].line, "markersize": 3.5, "linewidth": 1.5, "gid": series_name(label)}
         for axes, draw in zip(every, drawings.values(), strict=True):
-            draw(axes, alike, style)
+            before = len(axes.lines)
+            name = draw(axes, alike, style)
+            axes.lines[before].set_label(plot(name))
     for axes, title in zip(every, drawings, strict=True):
-        _ink(axes)
-        axes.set_title(plot(title), color=INK, fontsize=10)
-        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-    handles, labels = every[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+        axes.set_title(plot(title))
+        ink(axes)
     return figure
 
 
-def _heat_maps(maps: Sequence[tuple[str, Any]], across: str, down: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.7 if len(maps) == 1 else 2.6), layout="constrained")
-    every = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, (title, values) in zip(every, maps, strict=True):
-        size, ticks = len(values) + 0.5, _ticks(len(values), most=10 // len(maps))
-        place = {"interpolation": "none", "extent": (0.5, size, size, 0.5)}
-        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, **place)
-        axes.set(xlabel=across, ylabel=down if axes is every[0] else "", xticks=ticks, yticks=ticks)
-        axes.set_title(title, color=INK, fontsize=10)
-        _ink(axes)
-        if len(values) * len(maps) <= 12:
-            for (row, column), value in np.ndenumerate(values):
-                if not np.isnan(value):
-                    colour = "black" if value > 55 else "white"
-                    axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    bar = figure.colorbar(image, ax=figure.axes, shrink=0.8, label="[%]")
-    _ink(bar.ax)
+def _named(figure: Figure) -> Figure:
+    """Write each line's label beside its end, on the last axes, with room between them; axes have their limits."""
+    axes: Any = figure.axes[-1]
+    lines = [line for line in axes.lines if line.get_gid() and len(line.get_xdata())]
+    into = axes.transData + axes.transAxes.inverted()
+    axes.set_xlim(*axes.get_xlim())
+    axes.set_ylim(*axes.get_ylim())
+    ends = [into.transform((line.get_xdata()[-1], line.get_ydata()[-1])) for line in lines]
+    gap = 1.25 * SMALL / (72 * figure.get_figheight() * 0.8)
+    for line, (x, y), place in zip(lines, ends, spread([y for _, y in ends], gap), strict=True):
+        if not np.isfinite(y):
+            continue
+        look = {"color": line.get_color(), "gid": line.get_gid()}
+        leader = axes.plot([x, 1.03], [y, place], transform=axes.transAxes, clip_on=False, linewidth=0.5, **look)[0]
+        leader.set_in_layout(False)
+        axes.text(1.04, place, str(line.get_label()), transform=axes.transAxes, va="center", fontsize=SMALL, **look)
     return figure
 
 
-def _ink(axes: Any) -> None:
-    axes.patch.set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Return places near the wanted ones, in their order and at least `gap` apart, within 0 and 1 where they fit.
+
+    >>> [round(x, 2) for x in spread([0.5, 0.5, 0.98], 0.1)]
+    [0.5, 0.6, 0.98]
+    """
+    order = np.argsort(wanted, kind="stable")
+    places = np.nan_to_num(np.asarray(wanted, dtype=np.float64)[order])
+    for n in range(1, len(places)):
+        places[n] = max(places[n], places[n - 1] + gap)
+    for n in reversed(range(len(places))):
+        places[n] = min(places[n], 1.0 if n == len(places) - 1 else places[n + 1] - gap)
+    found = np.empty_like(places)
+    found[order] = places
+    return found.tolist()
 
 
-def _ticks(count: int, most: int = 10) -> list[int]:
+def _beside(axes: Any, points: Mapping[str, tuple[float, float]], known: Looks) -> None:
+    """Write labels beside points, each where it covers the least of other labels, points and the outside."""
+    figure = axes.figure
+    figure.draw_without_rendering()
+    frame, pixels = axes.get_window_extent(), figure.dpi / 72
+    centres = {label: axes.transData.transform(point) for label, point in points.items()}
+    taken = [(x - 5 * pixels, y - 5 * pixels, x + 5 * pixels, y + 5 * pixels) for x, y in centres.values()]
+    for label, (x, y) in centres.items():
+        text = short(label)
+        width, height = 0.56 * SMALL * len(text) * pixels, 1.2 * SMALL * pixels
+        sides = [(dx, dy) for dx in (1, -1, 0) for dy in (0, 1, -1, 2, -2, 3, -3) if dx or abs(dy) > 0]
+
+        def box(side: tuple[int, int], x: float = x, y: float = y, w: float = width, h: float = height) -> Any:
+            left = x + {1: 6 * pixels, -1: -6 * pixels - w, 0: -w / 2}[side[0]]
+            middle = y + side[1] * h
+            return left, middle - h / 2, left + w, middle + h / 2
+
+        def covered(side: tuple[int, int], box: Any = box) -> float:
+            mine = box(side)
+            outside = max(0, frame.x0 - mine[0]) + max(0, mine[2] - frame.x1)
+            outside += max(0, frame.y0 - mine[1]) + max(0, mine[3] - frame.y1)
+            return sum(_overlap(mine, other) for other in taken) + 50 * outside + abs(side[1]) + 0.1 * (side[0] != 1)
+
+        left, bottom, right, top = box(min(sides, key=covered))
+        taken.append((left, bottom, right, top))
+        place = axes.transAxes.inverted().transform((left, (bottom + top) / 2))
+        look = {"color": known[label].colour, "gid": series_name(label), "fontsize": SMALL, "va": "center"}
+        axes.text(*place, plot(text), transform=axes.transAxes, **look).set_in_layout(False)
+
+
+def _overlap(one: Any, other: Any) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+def short(label: str) -> str:
+    """Cut a label to what a picture has room for."""
+    return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+
+
+def ticks(count: int, most: int = 10) -> list[int]:
     """Number experiences from 1, at most so many of them."""
     return [*range(1, count + 1, max(1, -(-count // most)))]
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG on white."""
-    with files.written(path, InputError) as place, _quiet():
+    with files.written(path, InputError) as place, quiet():
         figure.savefig(place, dpi=150, facecolor="white", format="png")
-
-
-def inline(figure: Figure, name: str, description: str, classes: dict[str, str]) -> str:
-    """Return an SVG element for a page; `name` and `classes` are as in `_piece`."""
-    import matplotlib
-
-    text = io.StringIO()
-    with _quiet(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _piece(text.getvalue(), name, description, classes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Letters that matplotlib's font lacks are shown by the browser's, and as boxes in a PNG: no warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def _piece(svg: str, name: str, description: str, classes: dict[str, str]) -> str:
-    """Make a picture as matplotlib writes it in SVG a piece of a page: small, in the page's own colour and font.
-
-    `name` sets its ids apart from those of other pictures on the page. Styles are in `classes`, style to class, which
-    all pictures share and the page writes down; what is drawn in INK takes the page's text colour. Coordinates are
-    rounded to a hundredth of a point. Groups without attributes, names nothing refers to and white space are left out.
-    """
-    svg = re.sub(r">\s+<", "><", svg[svg.index("<svg") :])
-    svg = re.sub(r"<defs><style.*?</style></defs>", "", svg, count=1, flags=re.DOTALL)  # the page's own
-    ids = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]*)', svg))
-    short = {long: f"{name}-{number}" for number, long in enumerate(ids)}
-    groups: list[bool] = []  # of those open, whether they are kept
-
-    def letter(match: re.Match[str]) -> str:
-        return match[1]
-
-    def styled(match: re.Match[str]) -> str:
-        style = re.sub(r" ?font-family: [^;]*;| (?=\S+:)|(?<=:) ", "", match[1].replace(INK, "currentColor"))
-        return f' class="{classes.setdefault(style, f"s{len(classes)}")}"'
-
-    def smaller(match: re.Match[str]) -> str:
-        tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", match[0])
-        if tag.startswith("<g") and not tag.endswith("/>"):
-            groups.append(tag != "<g>")
-        if tag in ("<g>", "<g/>") or (tag == "</g>" and not groups.pop()):
-            return ""
-        tag = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), tag)
-        tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
-        tag = re.sub(r' d="([^"]*)"', lambda m: f' d="{STEP.sub(letter, m[1]).strip()}"', tag)
-        tag = re.sub(r' style="([^"]*)"', styled, tag)
-        return re.sub(r'(href="|url\()#([^")]*)', lambda m: f"{m[1]}#{short[m[2]]}", tag)
-
-    said = f'role="img" aria-label="{escape(terminal(description), quote=True)}"'
-    return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: said, TAG.sub(smaller, svg), count=1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from continual import files
+from continual.console import count
 from continual.errors import InputError
 from continual.escaping import latex_comment, markdown
 from continual.experiments import pictures, tables
@@ -38,16 +39,24 @@ def check_folder(out: Path) -> None:
         raise InputError(f"{out} is not empty and holds no report: choose another --out")
 
 
-def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> list[Path]:
+#: metrics in the LaTeX table, unless others are asked for
+COLUMNS = ("average", "final", "forgetting")
+
+
+def write_report(
+    boards: Sequence[Board], runs: Sequence[Run], out: Path, columns: Sequence[str] | None = None
+) -> list[Path]:
     """Write a report into a folder and return its files, the page first.
 
-    report.html is self-contained; table.md, .tex and .csv hold the results table, experiences.csv what was
-    measured after each experience, pictures/ every picture as PNG.
+    report.html is self-contained; table.md, .tex and .csv hold the results table, cells.csv every method with every
+    seed, experiences.csv what was measured after each experience, pictures/ every picture as PNG. `columns` names the
+    metrics of table.md (all main ones by default) and table.tex. Raises InputError for a metric that is not there.
     """
     from continual.experiments.page import page
 
     check_folder(out)
-    shown = [(board, tables.results_table(board.cells, board.protocol)) for board in boards]
+    shown = [(board, tables.results_table(board.cells, board.protocol, columns)) for board in boards]
+    printed = [tables.results_table(board.cells, board.protocol, columns or COLUMNS) for board in boards]
     texts = {
         PAGE: page(boards, runs),
         "table.md": "\n".join(
@@ -55,8 +64,12 @@ def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> lis
             + "".join(f"\n{markdown(note)}\n" for note in board.notes())
             for board, table in shown
         ),
-        "table.tex": "\n".join(f"{latex_comment(board.title)}\n{tables.latex(table)}" for board, table in shown),
+        "table.tex": "\n".join(
+            f"{latex_comment(board.title)}\n{tables.latex(table, _caption(board), f'tab:results-{number}')}"
+            for number, (board, table) in enumerate(zip(boards, printed, strict=True), start=1)
+        ),
         "table.csv": _joined(boards, [tables.result_lines(board.cells, board.protocol) for board in boards]),
+        "cells.csv": _joined(boards, [tables.cell_lines(board.cells) for board in boards]),
         "experiences.csv": _joined(boards, [tables.experience_lines(board.cells) for board in boards]),
     }
     (out / "pictures").mkdir(parents=True, exist_ok=True)
@@ -71,7 +84,42 @@ def write_report(boards: Sequence[Board], runs: Sequence[Run], out: Path) -> lis
     return made
 
 
+def write_parquet(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Write the tidy tables of `read_runs` into a folder as parquet, and return the files.
+
+    Raises InputError without pandas or pyarrow.
+    """
+    from continual.experiments.frames import LINES, read_runs
+
+    made = []
+    for per in LINES:
+        made.append(out / f"{per}s.parquet")
+        table = read_runs(*runs, per=per)  # type: ignore[arg-type]
+        with files.written(made[-1], InputError) as temporary:
+            try:
+                table.to_parquet(temporary, index=False)
+            except ImportError:
+                raise InputError('parquet needs pyarrow: pip install "equimos[pandas]"') from None
+    return made
+
+
+def _caption(board: Board) -> str:
+    """Say of a LaTeX table what it holds."""
+    cell, said = board.cells[0], "bold: best of the methods that keep no images"
+    spread = f"mean ± standard deviation over {len(board.seeds)} seeds" if len(board.seeds) > 1 else "one seed"
+    shape = f"{count(sum(cell.class_counts), 'class')} in {count(len(cell.class_counts), 'experience')}"
+    return f"{board.title}: {shape}; {spread}; {said}."
+
+
 def _joined(boards: Sequence[Board], found: Sequence[list[list[object]]]) -> str:
-    """Join lines of several boards below one heading, with the board's title in front."""
-    lines = [[board.title, *line] for board, (_, *rest) in zip(boards, found, strict=True) for line in rest]
-    return files.csv_text([["benchmark", *found[0][0]], *lines])
+    """Join lines of several boards below one heading, with the board's title in front.
+
+    A column that a board lacks, such as that of a group of transformations, is empty there.
+    """
+    headings = [*dict.fromkeys(str(heading) for first, *_ in found for heading in first)]
+    lines = [
+        [board.title, *map(dict(zip(first, line, strict=True)).get, headings)]
+        for board, (first, *rest) in zip(boards, found, strict=True)
+        for line in rest
+    ]
+    return files.csv_text([["benchmark", *headings], *lines])

@@ -16,6 +16,7 @@ from continual.data.inputs import Label
 from continual.datasets.streams import Experience, Stream
 from continual.learning.answers import Prediction
 from continual.learning.learner import IncrementalLearner
+from continual.methods import METHODS
 from continual.metrics import measures
 from continual.metrics.base import Series, mean
 from continual.metrics.cell import Cell, Evaluation
@@ -123,10 +124,15 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
     """Gather cells of the same label, in the order of their first appearance."""
     out, metrics = [], measures(cells)
     for label, alike in by_label(cells).items():
-        values = {metric.name: [metric.figure(cell) for cell in alike] for metric in metrics}
+        values: dict[str, Series] = {metric.name: [metric.figure(cell) for cell in alike] for metric in metrics}
         means, spread = ({key: f(v) for key, v in values.items()} for f in (mean, _deviation))
         out.append(Row(label, alike[0].method, len(alike), means, spread))
     return out
+
+
+def keeps_images(method: str) -> bool:
+    """Tell whether a method of this library keeps images it has seen, and so is a bound for those that do not."""
+    return method in METHODS.all() and not METHODS.all()[method].exemplar_free
 
 
 def by_label(cells: Iterable[Cell]) -> dict[str, list[Cell]]:

@@ -87,10 +87,12 @@ class _Run:
 
     def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress | None, workers: int) -> None:
         self.config, self.folder, self.progress, self.workers = config, folder, progress, workers
-        self.streams = streams(config)
+        with _waiting(progress, "loading the data"):
+            self.streams = streams(config)
         self._backbones: dict[int, Backbone] = {}
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
-        first = untrained(config.backbone) if config.backbone.pretrain else self._backbone(config.seeds[0])
+        with _waiting(progress, "loading the backbone"):
+            first = untrained(config.backbone) if config.backbone.pretrain else self._backbone(config.seeds[0])
         check_methods(config, first)
         data: dict[str, str] = {}
         if distributed.first():
@@ -214,6 +216,16 @@ def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:
     tensors, values = distributed.first_says(learner.export())
     learner.restore({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values)
     learner.recall(seen)
+
+
+@contextmanager
+def _waiting(progress: Progress | None, label: str) -> Iterator[None]:
+    """Say what is waited for while the block runs: a stage of one step."""
+    if progress is not None:
+        progress(label, 0, 1, {})
+    yield
+    if progress is not None:
+        progress(label, 1, 1, {})
 
 
 @contextmanager

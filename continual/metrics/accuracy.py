@@ -33,13 +33,13 @@ def seen_accuracy(cell: Cell) -> list[float]:
     return transfer.seen_accuracy(matrix(cell), cell.test_counts).tolist()
 
 
-@share(heading="final accuracy [%]", table="main", order=11, column="seen_accuracy")
+@share(heading="final accuracy [%]", table="main", order=11, column="seen_accuracy", brief=True)
 def final(cell: Cell) -> Series:
     """The accuracy on all classes after the last experience."""
     return [*seen_accuracy(cell)]
 
 
-@share(heading="average accuracy Ā [%]", table="main", order=10, reduce=mean, column="seen_accuracy")
+@share(heading="average accuracy Ā [%]", table="main", order=10, reduce=mean, column="seen_accuracy", brief=True)
 def average(cell: Cell) -> Series:
     """The mean, over the experiences, of the accuracy on all classes seen by then."""
     return [*seen_accuracy(cell)]
@@ -63,7 +63,7 @@ def new_accuracy(cell: Cell) -> Series:
     return [*transfer.new_accuracy(matrix(cell))]
 
 
-@metric(heading="forgetting [%]", higher_is_better=False, table="main", order=32, range=(-1, 1))
+@metric(heading="forgetting [%]", higher_is_better=False, table="main", order=32, range=(-1, 1), brief=True)
 def forgetting(cell: Cell) -> Series:
     """The mean, over all but the last experience, of the best accuracy so far less the last (Chaudhry et al. 2018)."""
     return _so_far(cell, transfer.forgetting)

@@ -71,6 +71,7 @@ class Metric:
     range: tuple[float, float] = (-inf, inf)  #: of the values
     column: str = ""  #: of its series in tables per experience, which several may share; else its name
     curve: str | None = None  #: caption of its picture, if it is drawn against experiences
+    brief: bool = False  #: whether it is shown where there is room for four columns
     by_group: bool = False  #: whether `compute` takes a group's name as well, and there is a figure for each
 
     def __post_init__(self) -> None:
@@ -90,6 +91,11 @@ class Metric:
         """Return the one figure of the whole stream; None where there is no such figure."""
         with self._named(cell):
             return self.reduce(self(cell))
+
+    @property
+    def arrow(self) -> str:
+        """The better direction: ↑ or ↓, nothing where neither is."""
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     @property
     def ours(self) -> bool:

@@ -21,7 +21,7 @@ def recorded(name: str, meaning: str, **shown: Any) -> Metric:
 
 learning_seconds = recorded(
     "learning_seconds", "Seconds in all.", heading="learning [s]", table="main", order=70, factor=1, decimals=0,
-    reduce=total, curve="Seconds to learn each experience.",
+    reduce=total, curve="Seconds to learn each experience.", brief=True,
 )  # fmt: skip
 waiting = recorded(
     "waiting", "The share of the training loop's time; of a GPU, which works on meanwhile, at most so much was idle.",

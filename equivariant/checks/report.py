@@ -41,6 +41,8 @@ class EquivarianceReport:
         """Draw the report into a file (.png, .svg, .pdf); needs matplotlib."""
         from matplotlib.figure import Figure
 
+        from equivariant.style import COLOURS, FAINT, ink
+
         panels: list[tuple[str, dict[str, float]]] = [
             ("element", dict(zip(self.elements.group.names, self.elements.errors, strict=True))),
             ("layer", self.layers),
@@ -51,11 +53,11 @@ class EquivarianceReport:
         figure = Figure(figsize=(4.2 * len(panels), 1.2 + 0.24 * tallest), layout="constrained")
         for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             shown = [min(max(error, 1e-17), 1e3) for error in values.values()]
-            axes.barh(list(values), shown, color="#4477aa", height=0.7)
+            axes.barh(list(values), shown, color=COLOURS[0], height=0.7)
             axes.set(xscale="log", xlim=(1e-17, max(10.0, *shown)), title=f"by {title}")
             axes.invert_yaxis()
-            axes.axvline(1e-5, color="#999999", linewidth=0.8, linestyle=":")
-            axes.spines[["top", "right"]].set_visible(False)
+            axes.axvline(1e-5, color=FAINT, linewidth=0.8, linestyle=":")
+            ink(axes)
         figure.supxlabel(f"relative equivariance error, {self.elements.group.name}")
         save_figure(figure, path)
 

@@ -51,6 +51,8 @@ class TuningResult:
         """Draw the course, the accuracies, and the learned weight of each element; needs matplotlib."""
         from matplotlib.figure import Figure
 
+        from equivariant.style import COLOURS, FAINT, ink
+
         evaluations, weights = self._evaluations, self.after.weights if self.after else {}
         count = 1 + bool(evaluations) + bool(weights)
         figure = Figure(figsize=(4 * count, 3.2), layout="constrained")
@@ -59,23 +61,29 @@ class TuningResult:
         for stage in sorted({record.stage for record in self.history}):
             records = [record for record in self.history if record.stage == stage]
             steps = [done + record.step for record in records]
-            axes.plot(steps, [record.validation_accuracy for record in records], label=f"stage {stage}")
+            axes.plot(
+                steps,
+                [record.validation_accuracy for record in records],
+                label=f"stage {stage}",
+                color=COLOURS[stage % len(COLOURS)],
+            )
             done += records[-1].step
         axes.set(xlabel="step", ylabel="validation accuracy")
         axes.legend(frameon=False)
         if evaluations:
             axes = next(panels)
             for i, (name, found) in enumerate(evaluations):
-                axes.bar([0.4 * i, 1.5 + 0.4 * i], [found.upright, found.turned], 0.38, label=name)
+                bars = [found.upright, found.turned]
+                axes.bar([0.4 * i, 1.5 + 0.4 * i], bars, 0.38, label=name, color=COLOURS[i])
             ticks = {"xticks": [0.2, 1.7], "xticklabels": ["untransformed", "transformed"]}
             axes.set(ylabel="test accuracy", ylim=(0, 1), **ticks)
             axes.legend(frameon=False)
         if weights:
             axes = next(panels)
-            axes.bar(list(weights), list(weights.values()), color="#4477aa")
-            axes.axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
+            axes.bar(list(weights), list(weights.values()), color=COLOURS[0])
+            axes.axhline(1 / len(weights), color=FAINT, linewidth=0.8, linestyle=":")
             axes.set(xlabel=f"element of {self.group}", ylabel="mean weight, images as they are")
             axes.tick_params(axis="x", rotation=45)
         for axes in figure.axes:
-            axes.spines[["top", "right"]].set_visible(False)
+            ink(axes)
         save_figure(figure, path)

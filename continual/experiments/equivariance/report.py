@@ -14,6 +14,7 @@ from continual.errors import InputError
 from continual.escaping import markdown, plot
 from continual.experiments import tables
 from continual.experiments.equivariance.symmetry import Measures
+from equivariant.style import AFTER, BEFORE, FAINT, ink, looks
 
 #: figure -> heading; all are shares
 COLUMNS = {
@@ -94,27 +95,28 @@ def picture(found: Results, path: Path) -> None:
     figure = Figure(figsize=(5 * (2 + bool(weighted)), 1.6 + 0.45 * max(6, len(labels))), layout="constrained")
     panels = figure.subplots(1, 2 + bool(weighted))
     places = np.arange(len(labels))
-    for shift, key, name in ((-0.2, "upright", "untransformed"), (0.2, "turned", "transformed")):
+    series = ((-0.2, "upright", "untransformed", BEFORE), (0.2, "turned", "transformed", AFTER))
+    for shift, key, name, colour in series:
         values = [[100 * getattr(row.measures, key) for row in rows if row.label == label] for label in labels]
         spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
-        panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=name)
+        panels[0].barh(places + shift, [np.mean(v) for v in values], 0.38, xerr=spread, label=name, color=colour)
     panels[0].set_yticks(places, [plot(label) for label in labels])
     panels[0].invert_yaxis()
     panels[0].set(xlabel="accuracy [%]", xlim=(0, 100))
+    known = looks({row.label: row.wrapper for row in rows})
     for label in labels:
+        style = {**known[label].line, "markersize": 4, "label": plot(label)}
         accuracy = _mean(rows, label, "by_element")
-        panels[1].plot(
-            list(accuracy), [100 * v for v in accuracy.values()], marker="o", markersize=4, label=plot(label)
-        )
+        panels[1].plot(list(accuracy), [100 * v for v in accuracy.values()], **style)
         if label in weighted:
             weights = _mean(rows, label, "weights")
-            panels[2].plot(list(weights), list(weights.values()), marker="o", markersize=4, label=plot(label))
+            panels[2].plot(list(weights), list(weights.values()), **style)
     panels[1].set(xlabel=f"test images transformed by an element of {found.group}", ylabel="accuracy [%]")
     if weighted:
-        panels[2].axhline(1 / len(weights), color="#999999", linewidth=0.8, linestyle=":")
+        panels[2].axhline(1 / len(weights), color=FAINT, linewidth=0.8, linestyle=":")
         panels[2].set(xlabel=f"element of {found.group}", ylabel="mean weight, images as they are")
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
+        ink(axes)
         axes.legend(frameon=False, fontsize="small")
     figure.suptitle(plot(found.title))
     with files.written(path, InputError) as place:

@@ -24,18 +24,18 @@ def drawn(console: Console) -> str:
 
 def test_without_a_terminal_a_finished_stage_leaves_one_line() -> None:
     first, second = drawn(Console(file=io.StringIO(), width=100)).splitlines()
-    assert first.startswith("training: 2 in ")
+    assert first.startswith("training: 2 steps in ")
     assert first.endswith("loss 0.500")
-    assert second.startswith("run: 1 in ")
-    assert second.endswith("accuracy 0.750")
+    assert second.startswith("run: ")
+    assert second.endswith("accuracy 75.0 %")
 
 
 def test_on_a_terminal_finished_bars_stay_and_inner_ones_go() -> None:
     text = drawn(Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None))
     last = text.split("\x1b[2K")[-1]
-    assert "2/2" in last
+    assert "2 steps" in last
     assert "loss 0.500" in last
-    assert "accuracy 0.750" in last
+    assert "accuracy 75.0 %" in last
     assert "part 1/1" not in last
 
 
@@ -44,7 +44,7 @@ def test_a_stage_may_come_again() -> None:
     with ProgressBars(console) as bars:
         for _ in range(2):
             bars("training the backbone", 1, 1, {})
-    assert console.file.getvalue().count("training the backbone: 1 in") == 2  # type: ignore[attr-defined]
+    assert console.file.getvalue().count("training the backbone: ") == 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -60,8 +60,8 @@ def test_a_stage_begins_where_the_last_one_ended(terminal: bool) -> None:
         now = 22.0
         bars("collecting features", 8, 8, {})
     shown = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
-    assert ("0:00:05" if terminal else "training: 1 in 5.0 s") in shown
-    assert ("0:00:07" if terminal else "collecting features: 8 in 7.0 s") in shown
+    assert (" 5.0 s" if terminal else "training: 5.0 s") in shown
+    assert ("8 images, 7.0 s" if terminal else "collecting features: 8 images in 7.0 s") in shown
 
 
 def test_an_error_leaves_the_terminal_usable() -> None:
@@ -75,3 +75,32 @@ def test_an_error_leaves_the_terminal_usable() -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert console.file.getvalue().endswith("\x1b[?25h")  # type: ignore[attr-defined] # the cursor is back
+
+
+def test_progress_says_units_and_the_time_left() -> None:
+    now = 0.0
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None, get_time=lambda: now)
+    with ProgressBars(console) as bars:
+        for done in (1, 2, 3):
+            now = 20.0 * done
+            bars("mos, seed 1993", done, 7, {"accuracy": 0.5})
+            bars("mos, seed 1993, experience 4/7: training", 5, 10, {"loss": 0.5, "waiting": 0.41})
+        bars._bars.refresh()
+        shown = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
+    assert "3 of 7 experiences, 1:20 left" in shown
+    assert "5 of 10 steps" in shown
+    assert "loss 0.500  data loading 41 %" in shown
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_wait_has_a_label_while_it_lasts(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
+    with ProgressBars(console) as bars:
+        with bars.waiting("loading the model"):
+            bars._bars.refresh()
+            during = console.file.getvalue()  # type: ignore[attr-defined]
+        bars("predicting", 2, 2, {})
+    after = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
+    assert ("loading the model" in during) is terminal
+    assert "loading the model" not in after
+    assert "2 images" in after

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from continual.cli import runs
+from continual.experiments import shipped
 from continual.experiments.config import load_config, load_runs
+from continual.experiments.equivariance.config import load_study
+from continual.experiments.run_folder import collect
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,3 +77,109 @@ def test_show_keeps_odd_names(equimos: Equimos, config: Path, tmp_path: Path) ->
     shown = tmp_path / "shown.toml"
     shown.write_text(equimos("show", config).stdout, encoding="utf-8")
     assert list(load_config(shown).methods) == ['a "b" é.c']
+
+
+STUDIES = [name for name in shipped.shipped() if name.startswith("equivariance/")]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_of_wrappers_are_shown_as_well(equimos: Equimos, name: str, tmp_path: Path) -> None:
+    result = equimos("show", name, "seeds=[7]")
+    assert result.exit_code == 0, result.stderr
+    shown = tmp_path / "shown.toml"
+    shown.write_text(result.stdout, encoding="utf-8")
+    before, after = load_study(shipped.find(Path(name)), ["seeds=[7]"]), load_study(shown)
+    assert after.seeds == [7]
+    assert {label: (row.wrapper, row.recipe, row.options) for label, row in after.rows.items()} == {
+        label: (row.wrapper, row.recipe, row.options) for label, row in before.rows.items()
+    }
+    assert after.recipes == before.recipes
+    assert after.model == before.model
+    assert after.data.source == before.data.source
+
+
+def test_every_config_of_the_project_has_a_name_and_is_listed(equimos: Equimos) -> None:
+    there = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in ROOT.glob("configs/**/*.toml")}
+    assert {*shipped.shipped()} == there
+    listed = equimos("show").stdout
+    assert all(name in listed for name in there)
+
+
+def test_a_config_is_found_by_its_name(equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert equimos("show", "quickstart").stdout == equimos("show", ROOT / "configs" / "quickstart.toml").stdout
+    planned = equimos("run", "quickstart", "--dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert "runs/quickstart" in planned.stdout
+    tried = equimos("equivariance", "tune", "quickstart", "--dry-run")
+    assert tried.exit_code == 0, tried.stderr
+    for words, said in (
+        (("show", "quickstrat"), "did you mean 'quickstart'"),
+        (("run", "zzz"), "`equimos show` lists them"),
+        (("run", "nowhere.toml"), "nowhere.toml"),
+        (("run", "equivariance/quickstart"), "`equimos equivariance tune` runs it"),
+    ):
+        result = equimos(*words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+    Path("quickstart").write_text("title = 1")
+    assert equimos("show", "quickstart").exit_code == 2, "a file of that name comes first"
+
+
+def test_an_installed_package_has_the_configs() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    packaged = {path for pattern in declared["continual"] for path in (ROOT / "continual").glob(pattern)}
+    assert {*shipped.shipped().values()} <= packaged
+
+
+def test_help_is_that_of_the_command(equimos: Equimos) -> None:
+    for words in (("run",), ("data", "prepare"), ()):
+        asked = equimos("help", *words)
+        assert asked.exit_code == 0
+        assert asked.stdout == equimos(*words, "--help").stdout
+    for words, meant in ((("shwo",), "did you mean 'show'"), (("data", "prepar"), "did you mean 'prepare'")):
+        result = equimos("help", *words)
+        assert result.exit_code == 2
+        assert meant in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("equimos pred", "predict"), ("equimos run qu", "quickstart"), ("equimos show cifar", "cifar100/mos_b0_inc5")],
+)
+def test_the_shell_completes_and_loads_nothing_for_it(typed: str, completed: str) -> None:
+    said = {"_EQUIMOS_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    program = (
+        "import sys; from continual.cli.app import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **said},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed in done.stdout.split()
+    assert not {"torch", "avalanche"} & {*done.stderr.split()}
+
+
+def test_a_narrow_terminal_gets_four_measures_and_all_if_asked(
+    equimos: Equimos, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = config.parent / "out"
+    assert equimos("run", config, "--out", out).exit_code == 0
+    cells = collect(out).cells
+    shown = {}
+    for every in (False, True):
+        narrow = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+        monkeypatch.setattr(runs, "console", lambda *, stderr=False, made=narrow: made)
+        runs._show_table("a title", cells, every=every)
+        shown[every] = narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert "memory" in shown[True]
+    assert "memory" not in shown[False]
+    assert "--all shows every measure" in shown[False]
+    assert "simple_cil: average accuracy" in shown[False]

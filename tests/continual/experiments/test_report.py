@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import re
@@ -14,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from continual.errors import InputError
 from continual.experiments import gallery, page, report, tables
 from continual.experiments.comparison import boards
+from continual.experiments.conclusion import conclusion, paired_interval
 from continual.experiments.published import find
 from continual.experiments.run_folder import collect
-from continual.metrics.accuracy import average, final
+from continual.metrics.accuracy import average, final, forgetting
+from continual.metrics.calibration import calibration_error
 from tests.support.simulated_runs import made_up, run_folder
 
 Equimos = Callable[..., Any]
@@ -36,8 +40,8 @@ def run(tmp_path: Path) -> Path:
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the first picture only, where a test is not about them."""
 
-    def first(cells: Any) -> Any:
-        return itertools.islice(gallery.gallery(cells), 1)
+    def first(cells: Any, known: Any = None) -> Any:
+        return itertools.islice(gallery.gallery(cells, known), 1)
 
     monkeypatch.setattr(report, "gallery", first)
     monkeypatch.setattr(page, "gallery", first)
@@ -74,8 +78,7 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
     out = run / "report"
     assert str(out / "report.html") in result.stderr
     pictures = {path.stem for path in (out / "pictures").iterdir()}
-    assert {"accuracy", "forgetting", "memory", "reliability", "matrix-0", "matrix-1", "retrieval-0"} <= pictures
-    assert "retrieval-1" not in pictures
+    assert {"accuracy", "cost", "forgetting", "memory", "reliability", "matrices", "retrieval"} <= pictures
     with (out / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     cells = collect(run).cells
@@ -85,7 +88,11 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
     assert lines[1]["right_stack"] == ""
     with (out / "experiences.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4 * 3
-    assert "\\toprule" in (out / "table.tex").read_text()
+    with (out / "cells.csv").open() as file:
+        each = {(line["label"], line["seed"]): line for line in csv.DictReader(file)}
+    assert len(each) == 4
+    assert float(each["mos", "1"]["final"]) == final.figure(cells[0])
+    assert float(each["simple_cil", "1"]["calibration_error"]) >= 0
     assert "| mos |" in (out / "table.md").read_text()
     assert "Without probabilities" not in (out / "table.md").read_text(), "both have some"
 
@@ -93,7 +100,8 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
     text = (out / "report.html").read_text()
     found = Page(text)
     assert found.open == []
-    assert "script" not in found.tags
+    assert found.tags.count("script") == 1
+    assert "src=" not in text.replace("xlink:href", "")
     assert found.tags.count("svg") > 8
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in found.addresses)
     assert not re.search(r"@import|url\((?!#)", text)
@@ -129,7 +137,8 @@ def test_names_of_users_are_text_on_the_page(equimos: Equimos, tmp_path: Path) -
     result = equimos("report", run)
     assert result.exit_code == 0, result.stderr
     text = (run / "report" / "report.html").read_text()
-    assert "<script" not in text
+    assert "<script>alert" not in text
+    assert text.count("<script") == 1
     assert "<i>" not in text
     assert "<i>title</i> [bold]" in result.stdout
     assert r"a\_b \& 50 \% \$x\$ | \textbackslash{}" in (run / "report" / "table.tex").read_text()
@@ -288,3 +297,116 @@ def test_a_method_is_not_taken_for_a_variant_of_another(tmp_path: Path) -> None:
     run = collect(run_folder(tmp_path / "run", cells))
     assert run.missing == ()
     assert [cell.label for cell in run.cells] == ["slca", "slca", "slca, slower", "slca, slower"]
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_latex_can_be_pasted_and_has_the_chosen_columns(equimos: Equimos, tmp_path: Path) -> None:
+    cells = [made_up(label, seed, right=0.9 - 0.3 * n) for n, label in enumerate(("mos", "ridge")) for seed in (1, 2)]
+    run = run_folder(tmp_path / "run", cells, title="50 % of a_b")
+    assert equimos("report", run).exit_code == 0
+    text = (run / "report" / "table.tex").read_text()
+    assert text.splitlines()[1] == r"\begin{table}"
+    caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
+    assert r"50 \% of a\_b: 6 classes in 3 experiences" in caption
+    assert "2 seeds" in caption
+    assert r"\label{tab:results-1}" in text
+    assert r"\begin{tabular}{lrrr}" in text
+    assert r"forgetting [\%] $\downarrow$" in text
+    best, other = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("mos", "ridge"))
+    assert best.count(r"\textbf") >= 2
+    assert r"& \textbf" not in other.split("&", 3)[1]
+    assert equimos("report", run, "--columns", "final, memory").exit_code == 0
+    text = (run / "report" / "table.tex").read_text()
+    assert "final accuracy" in text
+    assert "memory" in text
+    assert "forgetting" not in text.split(r"\midrule")[0].split(r"\toprule")[1]
+    result = equimos("report", run, "--columns", "finall")
+    assert result.exit_code == 2
+    assert "did you mean 'final'" in result.stderr
+
+
+def _told(label: str, seed: int, right: float, method: str | None = None) -> Any:
+    return replace(made_up(label, seed, experiences=4, right=right), method=method or label)
+
+
+def test_the_conclusion_names_who_wins_and_how_sure_that_is() -> None:
+    seeds = (1, 2, 3)
+    clear = [_told(label, seed, right) for label, right in (("mos", 0.95), ("ridge", 0.2)) for seed in seeds]
+    first, ends = conclusion(clear)
+    ahead = [100 * (average.figure(a) - average.figure(b)) for a, b in zip(clear[:3], clear[3:], strict=True)]
+    low, high = paired_interval(ahead) or (0, 0)
+    assert first.startswith("mos has the highest average accuracy: ")
+    assert (
+        f"{np.mean(ahead):.1f} points above ridge (95 % interval {low:.1f} to {high:.1f}, paired over 3 seeds)" in first
+    )
+    assert "forgotten" in ends
+    close = [_told("mos", seed, 0.7) for seed in seeds] + [
+        replace(_told("ridge", seed + 9, 0.7), seed=seed) for seed in seeds
+    ]
+    assert "do not decide" in conclusion(close)[0]
+    assert "one seed" in conclusion(clear[::3])[0]
+    assert "no seed in common" in conclusion([clear[0], replace(clear[3], seed=8)])[0]
+    assert conclusion(clear[:1])[0].startswith("mos: average accuracy")
+
+
+def test_a_method_that_keeps_images_is_a_bound_and_not_the_best() -> None:
+    cells = [_told("everything", 1, 1.0, "joint"), _told("mos", 1, 0.8), _told("ridge", 1, 0.3)]
+    assert conclusion(cells)[0].startswith("mos has the highest")
+    assert conclusion(cells)[-1].startswith("With all images kept, as a bound: Ā of everything ")
+    table = tables.results_table(cells)
+    column = table.headings.index(average.heading)
+    assert {line for line, place in table.best if place == column} == {1}
+
+
+def test_best_values_are_bold_and_ties_are_both() -> None:
+    cells = [made_up("mos", 1), made_up("slca", 1), made_up("finetune", 1, right=0.2)]
+    table = tables.results_table(cells)
+    for metric in (average, final):
+        column = table.headings.index(metric.heading)
+        assert {line for line, place in table.best if place == column} == {0, 1}
+        assert table.arrows[column] == "↑"
+    assert table.arrows[table.headings.index(forgetting.heading)] == "↓"
+    assert tables.results_table(cells[:2]).best == frozenset(), "where all are alike none is the best"
+    assert "| **" in tables.markdown(table)
+
+
+def test_a_figure_that_means_nothing_is_a_dash() -> None:
+    """A model without probabilities has no calibration."""
+    cells = [made_up("mos", 1), made_up("finetune", 1, stacks=False)]
+    cells[1].evaluations[:] = [replace(one, confidence=None) for one in cells[1].evaluations]
+    table = tables.results_table(cells)
+    column = table.headings.index(calibration_error.heading)
+    assert [line[column] == tables.ABSENT for line in table.lines] == [False, True]
+    assert calibration_error.figure(cells[1]) is None
+    only = tables.results_table(cells[1:])
+    assert calibration_error.heading not in only.headings
+    assert "reliability" not in {picture.name for picture in gallery.gallery(cells[1:])}
+
+
+def test_a_narrow_terminal_shows_four_columns_in_eighty() -> None:
+    cells = [
+        made_up(label, seed) for label in ("finetune", "simple_cil", "mos, without any refinement") for seed in (1, 2)
+    ]
+    table = tables.results_table(cells, brief=True)
+    assert len(table.headings) == 5
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    console.print(tables.terminal("Handwritten digits", table))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    for line in table.lines:
+        assert any(all(value in shown for value in line[1:]) for shown in lines), "values are not wrapped"
+    assert [heading[-1] for heading in table.shown_headings()[1:]] == ["↑", "↑", "↓", "↓"]
+
+
+def test_columns_that_one_benchmark_lacks_are_empty_there(tmp_path: Path) -> None:
+    runs = [
+        run_folder(tmp_path / "a", [made_up("mos", 1)]),
+        run_folder(tmp_path / "b", [made_up("mos", 1, 4, groups=("C4",))], stream={"classes": 1}),
+    ]
+    found = [collect(run) for run in runs]
+    report.write_report(boards(found), found, tmp_path / "out")
+    with (tmp_path / "out" / "table.csv").open() as file:
+        one, other = csv.DictReader(file)
+    assert one["consistency C4"] == ""
+    assert 0 <= float(other["consistency C4"]) <= 1
+    assert float(one["final"]) == final.figure(found[0].cells[0])

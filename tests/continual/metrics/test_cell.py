@@ -32,7 +32,7 @@ def test_a_run_folder_of_the_earlier_format_is_reported_on_as_then(equimos: Call
         )
         assert [{key: line[key] for key in then[0]} for line in now] == then
     pictures = {path.stem for path in (tmp_path / "report" / "pictures").iterdir()}
-    assert {"turned", "consistency", "reliability", "matrix-0", "retrieval-0", "negative_flips"} <= pictures
+    assert {"turned", "consistency", "reliability", "matrices", "retrieval", "negative_flips"} <= pictures
 
 
 def test_cells_of_the_earlier_format_have_no_raw_answers() -> None:

@@ -218,7 +218,7 @@ def _other_channels(folder: Path) -> None:
     assert (prepared(wide, "0..65535") - expected).abs().mean() < 0.01
     with pytest.raises(InputError, match="the 5 channels that the backbone takes"):
         prepared(images)
-    with pytest.raises(InputError, match=r"a picture, but the backbone takes 5 channels: give arrays \(5, H, W\)"):
+    with pytest.raises(InputError, match=r"the backbone takes 5 channels, and pictures are read as three"):
         prepared([Image.new("RGB", (16, 16))])
 
 

@@ -373,7 +373,7 @@ def test_best_values_are_bold_and_ties_are_both() -> None:
 def test_a_figure_that_means_nothing_is_a_dash() -> None:
     """A model without probabilities has no calibration."""
     cells = [made_up("mos", 1), made_up("finetune", 1, stacks=False)]
-    cells[1].evaluations[:] = [replace(one, confidence=None) for one in cells[1].evaluations]
+    cells[1] = replace(cells[1], evaluations=tuple(replace(one, confidence=None) for one in cells[1].evaluations))
     table = tables.results_table(cells)
     column = table.headings.index(calibration_error.heading)
     assert [line[column] == tables.ABSENT for line in table.lines] == [False, True]

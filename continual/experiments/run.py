@@ -30,6 +30,7 @@ from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.settings import Settings
 from continual.lifecycle import locks
 from continual.metrics.accuracy import seen_accuracy
 from continual.metrics.cell import Cell
@@ -191,11 +192,12 @@ def run_cell(
         for index, changes in enumerate(rows.values()):
             started = time.perf_counter()
             judged = learner.variant(**changes) if changes else learner
-            predictions = [judged.predict(e.test_images, **asked) for e in known]
+            own = {**asked, "cache": None} if changes.keys() & Settings.of_features else asked
+            predictions = [judged.predict(e.test_images, **own) for e in known]
             costs: dict[str, Any] = {"evaluation_seconds": time.perf_counter() - started, "learning_seconds": seconds}
             costs["inference_seconds"], costs["passes"] = inference_cost(judged, known)
             costs["parameters"] = sum(tensor.numel() for tensor in judged.export()[0].values())
-            others = {group: answer_transformed(judged, group, seed, known, **asked) for group in groups}
+            others = {group: answer_transformed(judged, group, seed, known, **own) for group in groups}
             costs |= {"memory": judged.memory(), "waiting": waited.share}
             cells[index] = measured(cells[index], predictions, stream, transformed=others, **costs)
         learned = number + 1

@@ -32,6 +32,8 @@ class Settings(BaseModel):
     #: what a model that exists may be given anew: how it answers, and how it trains, on the machine that is there
     at_inference: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "precision"})
     at_training: ClassVar[frozenset[str]] = frozenset()
+    #: what decides features besides weights: a variant that changes one shares no `FeatureCache`
+    of_features: ClassVar[frozenset[str]] = frozenset({"precision", "group", "symmetry", "views"})
     #: fields that name a thing of a registry; the user's own may be given as `file.py:Name`, see `make`
     named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
     #: what files say nothing of that were written before there was a setting, where that is not its default

@@ -116,3 +116,12 @@ def test_data_that_are_not_there_or_do_not_match(config: RunConfig, tmp_path: Pa
     (tmp_path / "train" / "class0" / "0.png").write_text("not an image")
     with pytest.raises(InputError, match=r"0\.png"):
         run_config(config)
+
+
+def test_a_variant_in_another_precision_has_features_of_its_own(
+    blob_run: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    text = '[methods.simple_cil]\n[methods.simple_cil.variants]\nhalf = { precision = "bfloat16" }\n'
+    cells = run_config(blob_run(text, classes=4), tmp_path / "out")
+    whole, half = (cell.evaluations[-1].confidence for cell in cells)
+    assert whole != half

@@ -27,6 +27,7 @@ from continual.adapters.base import AdapterKind, Weights
 from continual.backbones.loading import Backbone
 from continual.datasets.streams import Experience
 from continual.learning.extractor import Extractor
+from continual.learning.feature_cache import FeatureCache
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.strata import StrataLearner
@@ -42,14 +43,14 @@ class StackedStrata(StrataLearner):
     kind: ClassVar[AdapterKind]
     beside: ClassVar[bool]
 
-    def _read(self, extractor: Extractor, images: Tensor) -> Tensor:
+    def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:
         frozen: Any = extractor.backbone.frozen
         adapters, own = shared(self.kind, self.stack), frozen._mlp
-        own_tokens = [super()._read(extractor, images)] if self.beside else []
+        own_tokens = [super()._tokens(extractor, images, mirrored, None)] if self.beside else []
         # The first block's stem is without gradients computed by the same half: it gets its adapter here, too.
         frozen._mlp = lambda index, h: own(index, h) + adapters(index, h)
         try:
-            return torch.cat([*own_tokens, super()._read(extractor, images)], 1)
+            return torch.cat([*own_tokens, super()._tokens(extractor, images, mirrored, None)], 1)
         finally:
             del frozen._mlp
 

@@ -90,6 +90,7 @@ def test_a_mistake_leaves_it_as_it_was(backbone: Backbone, blobs: Blobs) -> None
 #: checks of scikit-learn that do not hold, each with the reason
 EXCEPTED = {
     "check_estimators_overwrite_params": "compares parameters by pickle, and a backbone makes copies on other devices",
+    "check_methods_subset_invariance": "asks for 1e-7; float32 products are rounded by the size of the batch",
 }
 
 

@@ -166,7 +166,7 @@ def test_ranpac_without_its_first_stage_has_no_stack_and_reads_frozen_features()
         learner = RanPACLearner(frozen, epochs=0, projection=50)
         learner.learn(*coloured_squares([0, 1], 4))
         learner.learn(*coloured_squares([2], 4))
-        assert learner.memory().keys() == {"sums", "head"}
+        assert learner.memory().keys() == {"sums", "head", "temperature"}
         view = frozen.preprocessing.evaluation()
         images = torch.stack([view(image) for image in coloured_squares([0, 2], 2, seed=1)[0]])
         assert learner.state.head is not None

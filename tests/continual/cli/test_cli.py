@@ -195,7 +195,11 @@ def test_info_needs_no_backbone(equimos: Equimos, tmp_path: Path, pictures: Pict
     assert (about["experiences"], about["updates"]) == (2, 2)
     assert about["backbone"]["sha256"] == sha256
     assert about["backbone"]["preprocessing"]["size"] == [16, 16]
-    assert about["memory_bytes"] == {"prototypes": 2 * 32 * 4 + 2 * 8, "images met (digests)": 6 * 21}
+    assert about["memory_bytes"] == {
+        "prototypes": 2 * 32 * 4 + 2 * 8,
+        "temperature": 1304,
+        "images met (digests)": 6 * 21,
+    }
     assert about["versions"]["torch"] == metadata.version("torch")
     text = equimos("info", "-m", model).stdout
     assert [line.split()[2:] for line in text.splitlines() if line.startswith("  experience")] == [

@@ -175,7 +175,7 @@ def test_a_narrow_terminal_gets_four_measures_and_all_if_asked(
     cells = collect(out).cells
     shown = {}
     for every in (False, True):
-        narrow = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+        narrow = Console(file=io.StringIO(), width=200 if every else 80, force_terminal=True, color_system=None)
         monkeypatch.setattr(runs, "console", lambda *, stderr=False, made=narrow: made)
         runs._show_table("a title", cells, every=every)
         shown[every] = narrow.file.getvalue()  # type: ignore[attr-defined]

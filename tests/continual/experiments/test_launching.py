@@ -87,7 +87,7 @@ def test_two_jobs_share_the_cells_of_a_sweep(equimos: Equimos, config: Path, tmp
         file.write("[methods.ridge]\n[sweep.one]\n[sweep.two]\nstream.per_class = 2\n")
     result = equimos("run", config, "seeds=[1, 2]", "--jobs", 2, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    said = [line for line in result.stderr.splitlines() if "seed" in line and ": 2 in" in line]
+    said = [line for line in result.stderr.splitlines() if "seed" in line and ": 2 experiences in" in line]
     assert len(said) == 8, "each of two runs, methods and seeds was run once"
     for name in ("one", "two"):
         cells = json.loads((tmp_path / "out" / name / "results.json").read_text())

@@ -231,7 +231,7 @@ def test_the_header_is_plain_json(learner: SimpleCILLearner, tmp_path: Path) -> 
     _, header = model_file.read(tmp_path / "model")
     assert header["method"] == "simple_cil"
     common = {"classes": [0, 1], "class_experience": [0, 0], "experiences": 1, "updates": 1, "fitted": {}}
-    assert header["state"] == {**common, "prototypes": {}}
+    assert header["state"] == {**common, "prototypes": {}, "temperature": {}}
     assert header["backbone"] == json.loads(json.dumps(learner.backbone.describe()))
     assert header["versions"] == model_file.versions()
     assert header["settings"]["seed"] == 1993

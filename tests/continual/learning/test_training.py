@@ -44,6 +44,7 @@ def test_new_classes_follow_the_old_ones_sorted(begin: Callable[..., FinetuneTra
         "class_experience": (0, 0, 1, 1),
         "experiences": 2,
         "updates": 2,
+        "choice": None,
         "fitted": {},
         "value_range": None,
     }

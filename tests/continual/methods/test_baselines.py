@@ -124,7 +124,7 @@ def test_prototypes_have_probabilities_of_images_left_out(backbone: Backbone, bl
     assert found.probabilities.amax(1).mean() > 0.8, "these classes are told apart"
     single = learn(SimpleCILLearner(backbone), blobs, [0])
     assert single.predict(blobs([0], 2)[0]).probabilities is None
-    single.learn(blobs([1], 1)[0], [1])
+    single.learn(blobs([1], 4)[0], [1] * 4)
     assert single.predict(blobs([0], 2)[0]).probabilities is not None
     kept = learner.state.temperature
     learner.correct(blobs([9], 1)[0], 1)

@@ -64,8 +64,8 @@ def test_missing_and_empty_folders(equimos: Equimos, unchanged: Path, tmp_path: 
     empty.mkdir()
     refused(equimos("learn", "--yes", "-i", empty, "-m", unchanged), empty, "one sub-folder of images per class")
     refused(equimos("predict", empty, "-m", unchanged), empty, "no images")
-    (empty / "IMG_1.heic").touch()
-    refused(equimos("predict", empty, "-m", unchanged), "no images but", "1 HEIF", "convert")
+    (empty / "IMG_1.jp2").touch()
+    refused(equimos("predict", empty, "-m", unchanged), "no images but", "1 JPEG 2000", "convert")
     refused(equimos("predict", empty / "x.png", "-m", unchanged), "no image at", empty / "x.png")
 
 

@@ -178,7 +178,11 @@ def test_files_that_cannot_be_read_and_copies_are_left_out_and_named(pictures: P
     assert str(folder / "rose" / "1.png") in bad
     assert copies == "1 image left out, identical to another of the class"
     (folder / "rose" / "IMG_1.jp2").write_bytes(b"from a telephone")
-    assert plan(folder, SeenImages(), []).notes[-1].startswith("left out: pictures of kinds that are not read (1 JPEG 2000)")
+    assert (
+        plan(folder, SeenImages(), [])
+        .notes[-1]
+        .startswith("left out: pictures of kinds that are not read (1 JPEG 2000)")
+    )
 
 
 @pytest.mark.parametrize("other", ["Rose", "rose ", "ro\u0308se", "ｒｏｓｅ"])

@@ -53,6 +53,16 @@ class Certainty:
     classes: Tensor  #: (), how many were known then
     leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
 
+    def check_shapes(self) -> None:
+        """Raise ValueError unless numbers are single, and curves and quantiles have as many as are kept."""
+        for name in ("share", "typical", "images", "classes", "leverage"):
+            if (found := getattr(self, name)) is not None and found.ndim:
+                raise ValueError(f"{name} is of shape {tuple(found.shape)}, not one number")
+        readings = self.losses.shape[:-1]
+        for name, count in (("losses", len(TEMPERATURES)), ("ood_scores", LEVELS)):
+            if (found := getattr(self, name).shape) != (*readings, count) or len(readings) > 1:
+                raise ValueError(f"{name} is of shape {tuple(found)}: {count} numbers are kept of each reading")
+
     @cached_property
     def temperatures(self) -> list[float]:
         """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""

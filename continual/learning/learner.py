@@ -26,6 +26,7 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.header import check_labels
 from continual.learning.loop import run
+from continual.learning.porting import Porting
 from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
@@ -33,7 +34,7 @@ from continual.learning.training import Checkpoints, Training
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,

@@ -15,6 +15,7 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.settings import Settings
 from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import Start, Training
@@ -117,6 +118,8 @@ class RegressionUpdate(Training[RegressionState]):
 class SolvingLearner(IncrementalLearner[R]):
     """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
 
+    unportable = None
+
     @abstractmethod
     def solved(self, state: R, newest: Rows | None = None) -> R:
         """Return the state with what follows from its sums under these settings; `newest` are images of the sums."""
@@ -144,6 +147,11 @@ class SolvingLearner(IncrementalLearner[R]):
                 certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
             )
         )
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> R:
+        """Map the sums, and solve. What is usual stays, in units of what the new sums say of a typical image."""
+        (space,), state = spaces, target.state
+        return target.solved(replace(state, sums=space.map.sums(learned(state.sums))))
 
     def _forgotten(self, index: int) -> R:
         """Return the state without a class; where forgetting is exact, all scores are as if it had never been there."""
@@ -180,6 +188,9 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty on the squares of the weights."""
 
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return [torch.stack(list(self.learned_features(extractor, images)), 1)]
+
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         return RegressionUpdate(self.start, data, self.learned_features, self.solved)
 
@@ -207,18 +218,32 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
     def simulation(self, after: Self) -> Simulation | None:
         """Draw values from the sums, as of images that were left out: see `drawing`."""
-        sums = self.state.sums
-        if sums is None or self.symmetry is not None:
+        return self._drawn(after, after.current.head, learned(self.state.sums)) if self.state.sums else None
+
+    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
+        """Draw values from the sums of before, those of the new head through the map, with what that leaves open."""
+        found, head = spaces[0].map, learned(after.current.head)
+        through = LinearHead(*found.through(head.weight, head.bias))
+        return self._drawn(after, through, learned(after.state.sums), found.residuals @ head.weight.cpu())
+
+    def _drawn(
+        self, after: Self, head: LinearHead | None, sums: GramStatistics, noise: Tensor | None = None
+    ) -> Simulation | None:
+        """Return answers for features of before, those of `after` by a `head` for them; `sums` are of its own features.
+
+        `noise` (n, C) are values of which its own have a random combination more.
+        """
+        mine, theirs = self.current, after.current
+        if self.symmetry is not None or not (mine.head and head and mine.certainty and theirs.certainty):
             return None
-        maps = []
-        for state in (self.current, after.current):
-            if state.head is None or state.certainty is None:
-                return None
-            maps.append((state.head, state.certainty.mean_leverage(sums)))
-        values = drawing(sums, maps)
+        own = learned(mine.sums)
+        maps = [(mine.head, mine.certainty.mean_leverage(own)), (head, theirs.certainty.mean_leverage(sums))]
+        values = drawing(own, maps)
 
         def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
             was, now = values(index, count, draw)
+            if noise is not None:
+                now = now + torch.randn(count, len(noise), generator=draw, device=draw.device).to(noise) @ noise
             return was.argmax(-1), now.argmax(-1)
 
         return answers

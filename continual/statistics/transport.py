@@ -9,8 +9,9 @@ Left-out residuals are exact in closed form, (I - H)^-1 times those of the fit (
 mean's part 1/n: without it the penalty of fewer images than features would be none at all. Rows of one image, its
 views, are left out together.
 
-Where both networks have features of one width, z - x may be regressed instead, which shrinks A to the identity and not
-to zero: an update of a network keeps most of what its features mean. The smaller left-out error decides.
+Where both networks have features of one width, z - c x is regressed instead, c of least squares, which shrinks A to a
+multiple of the identity and not to zero: an update of a network keeps most of what its features mean. Between networks
+that have nothing in common, c is about 0.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ SHARES = tuple(10 ** (k / 2) for k in range(8, -13, -1))
 class FeatureMap:
     """An affine map of features, A = kept I + down @ up, with what it leaves unexplained. Tensors are in double.
 
-    So many rows of residuals have rank below the features' width for few images, as A - kept I has.
+    Of fewer images than features, A - kept I and R are of low rank, and take as little memory.
     """
 
     down: Tensor  #: (D, r)
     up: Tensor  #: (r, D')
     bias: Tensor  #: (D',)
     residuals: Tensor  #: (n, D'), left out, divided by sqrt(n): R = residuals^T residuals
-    kept: float  #: 1 if shrunk to the identity, which takes D = D'; else 0
+    kept: float  #: c, the multiple of the identity that is shrunk to; 0 if D is not D'
     explained: float  #: share of the variance of z that is explained of images left out; negative: worse than the mean
 
     @classmethod
@@ -56,18 +57,18 @@ class FeatureMap:
         if not (x.isfinite().all() and z.isfinite().all()):
             raise ValueError("features are NaN or infinite")
         origin = x.mean(0)
-        left, values, right = torch.linalg.svd(x - origin, full_matrices=False)
+        x, z, centre = x - origin, z - z.mean(0), z.mean(0)
+        kept = float((x * z).sum() / x.square().sum().clamp(min=1e-300)) if x.shape[1] == z.shape[1] else 0.0
+        left, values, right = torch.linalg.svd(x, full_matrices=False)
         regular = values > 1e-10 * values[:1]
         left, values, right = left[:, regular], values[regular], right[regular]
-        wanted = [z, z - x] if x.shape[1] == z.shape[1] else [z]
-        fits = [_Fit(left, values, target, copies) for target in wanted]
-        chosen = min(fits, key=lambda fit: fit.error)
-        kept = float(fits.index(chosen))
-        up = chosen.filter[:, None] / values.clamp(min=1e-300)[:, None] * (left.mT @ chosen.wanted)
-        bias = z.mean(0) - (origin if kept else 0) - (origin @ right.mT) @ up
-        total = float(_left_out(z - z.mean(0), torch.zeros(len(z), 0).double(), torch.zeros(0), copies).square().sum())
-        explained = 1 - chosen.error / total if total > 0 else float(chosen.error == 0)
-        return cls(right.mT.contiguous(), up, bias, chosen.residuals / len(x) ** 0.5, kept, explained)
+        wanted = z - kept * x if kept else z
+        filter_, residuals = _least_error(left, values.square(), wanted, copies)
+        up = (filter_ / values)[:, None] * (left.mT @ wanted)
+        bias = centre - (kept * origin if kept else 0) - (origin @ right.mT) @ up
+        error, total = (float(own.square().sum()) for own in (residuals, _left_out(z, left[:, :0], filter_[:0], copies)))
+        explained = 1 - error / total if total else float(error == 0)
+        return cls(right.mT.contiguous(), up, bias, residuals / len(x) ** 0.5, kept, explained)
 
     @cached_property
     def noise(self) -> Tensor:
@@ -77,21 +78,21 @@ class FeatureMap:
     def directions(self, rows: Tensor) -> Tensor:
         """Return rows (..., D) without the bias: rows @ A, (..., D')."""
         moved = rows.to(self.up) @ self.down @ self.up
-        return (moved + rows.to(self.up) if self.kept else moved).to(rows)
+        return (moved + self.kept * rows.to(self.up) if self.kept else moved).to(rows)
 
     def points(self, features: Tensor) -> Tensor:
         """Return what features (..., D) are expected to become, (..., D')."""
         return self.directions(features) + self.bias.to(features)
 
     def drawn(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what features (n, D) may become, (n, D'): with residuals of the covariance R, drawn with `generator`."""
+        """Return what features (n, D) may become, (n, D'), with residuals of the covariance R from `generator`."""
         mixing = torch.randn(len(features), len(self.residuals), generator=generator, device=generator.device)
         return self.points(features) + (mixing.to(self.residuals) @ self.residuals).to(features)
 
     def through(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight (D, C) and bias (C,) that make of old features what those (D', C) make of expected new ones."""
         own = weight.to(self.up)
-        before = self.down @ (self.up @ own) + (own if self.kept else 0)
+        before = self.down @ (self.up @ own) + (self.kept * own if self.kept else 0)
         return before.to(weight), (self.bias @ own).to(bias) + bias
 
     def covariance(self, covariance: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class FeatureMap:
         lower = self.down * variance.to(self.up)[:, None]
         found = ((self.down.mT @ lower @ self.up) * self.up).sum(0)
         if self.kept:
-            found = found + variance.to(self.up) + 2 * (lower * self.up.mT).sum(1)
+            found = found + self.kept**2 * variance.to(self.up) + 2 * self.kept * (lower * self.up.mT).sum(1)
         return found.to(variance)
 
     def prototypes(self, known: Prototypes) -> Prototypes:
@@ -145,22 +146,19 @@ class FeatureMap:
         )
 
 
-class _Fit:
-    """The penalty of least left-out error for targets (n, D') on features of which the singular vectors are given."""
+def _least_error(left: Tensor, squares: Tensor, wanted: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+    """Return f (r,) of the penalty with the least left-out error, and the residuals (n, D') left out; see `_left_out`.
 
-    def __init__(self, left: Tensor, values: Tensor, wanted: Tensor, copies: int) -> None:
-        self.wanted, squares = wanted - wanted.mean(0), values.square()
-        unit = squares.mean() if len(squares) else squares.sum()
-
-        def filtered(share: float) -> Tensor:
-            return squares / (squares + share * unit)
-
-        def residuals(share: float) -> Tensor:
-            return _left_out(self.wanted, left, filtered(share), copies)
-
-        errors = {share: float(residuals(share).square().sum()) for share in SHARES}
-        best = min(errors, key=lambda share: errors[share] if errors[share] == errors[share] else float("inf"))
-        self.filter, self.residuals, self.error = filtered(best), residuals(best), errors[best]
+    `squares` (r,) are those of the singular values. Penalties too weak for rows of one image apart are passed over.
+    """
+    unit = squares.mean() if len(squares) else squares.sum()
+    best, least = (torch.zeros_like(squares), _left_out(wanted, left[:, :0], squares[:0], copies)), float("inf")
+    for share in SHARES:
+        filter_ = squares / (squares + share * unit)
+        found = _left_out(wanted, left, filter_, copies)
+        if (error := float(found.square().sum())) < least:
+            best, least = (filter_, found), error
+    return best
 
 
 def _left_out(wanted: Tensor, left: Tensor, filter_: Tensor, copies: int) -> Tensor:

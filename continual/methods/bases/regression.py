@@ -54,6 +54,8 @@ class RegressionState(State):
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
     balance: float | None = None  #: what the head was solved with; None in files of before, for 0
     penalty: float | None = None  #: too; None in files of before
+    #: what it is of the images, where a port has fixed it; None else. Cross-validation is misled by sums that were mapped
+    penalty_share: float | None = None
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +114,7 @@ class RegressionUpdate(Training[RegressionState]):
         # Images that were answered wrong say nothing of what is usual.
         newest = None if self.correcting else Rows(features, labels, copies, 1 / views, readings)
         state = RegressionState(**self.progress_counts(), sums=own.plus(before.sums), certainty=before.certainty)
+        state = replace(state, penalty_share=before.penalty_share)
         return self.solved(state, newest)
 
 
@@ -145,6 +148,7 @@ class SolvingLearner(IncrementalLearner[R]):
                 **joint.counts(),
                 sums=reduce(GramStatistics.plus, sums),
                 certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
+                penalty_share=next((state.penalty_share for state in states if state.penalty_share is not None), None),
             )
         )
 
@@ -198,7 +202,8 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         """Return the state with a head, and how sure it may be, under the penalty of its sums."""
         own, sums = self.settings, learned(state.sums)
         weighted = sums.balanced(own.balance)
-        penalty = self.penalty(weighted)
+        share = state.penalty_share
+        penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
         system = Standardised.of(weighted, penalty)
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
         certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)

@@ -9,6 +9,7 @@ from typing import Any
 from continual import options
 from continual.backbones import loading, recommended
 from continual.backbones.loading import Backbone
+from continual.backbones.weights import noted, read_weights
 from continual.console import can_ask, confirmed, console
 from continual.data import images
 from continual.data.preprocessing import Preprocessing
@@ -110,6 +111,24 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
     words = "".join(f" --model-arg {key}={value}" for key, value in made.items())
     console(stderr=True).print(f"no backbone is named: --backbone {choice.tag}{words} is taken")
     return choice.tag, made
+
+
+def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
+    """Return the backbone to which a model is to be ported, by its tag or its weights.
+
+    Of the same architecture, it has the model's arguments and preprocessing unless others are given; of another one,
+    how images are cropped and mirrored in training. Raises InputError for neither tag nor weights.
+    """
+    about = found.header["backbone"]
+    if weights is not None and name is None:
+        name = noted(read_weights(weights)[1])[0] or about["name"]
+    if name is None:
+        raise InputError("port needs the new backbone: --to TAG, or --to-weights FILE")
+    prepared = vars(Preprocessing.from_json(about["preprocessing"]))
+    kept = {key: prepared[key] for key in ("crop_scale", "mirror", "augment")}
+    if name == about["name"]:
+        kept = {**about["model_args"], **{key: prepared[key] for key in Preprocessing.changeable()}}
+    return loading.load_backbone(name, weights=weights, **{**kept, **arguments})
 
 
 def refuse_changes(

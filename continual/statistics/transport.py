@@ -66,7 +66,9 @@ class FeatureMap:
         filter_, residuals = _least_error(left, values.square(), wanted, copies)
         up = (filter_ / values)[:, None] * (left.mT @ wanted)
         bias = centre - (kept * origin if kept else 0) - (origin @ right.mT) @ up
-        error, total = (float(own.square().sum()) for own in (residuals, _left_out(z, left[:, :0], filter_[:0], copies)))
+        error, total = (
+            float(own.square().sum()) for own in (residuals, _left_out(z, left[:, :0], filter_[:0], copies))
+        )
         explained = 1 - error / total if total else float(error == 0)
         return cls(right.mT.contiguous(), up, bias, residuals / len(x) ** 0.5, kept, explained)
 

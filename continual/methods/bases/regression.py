@@ -54,7 +54,7 @@ class RegressionState(State):
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
     balance: float | None = None  #: what the head was solved with; None in files of before, for 0
     penalty: float | None = None  #: too; None in files of before
-    #: what it is of the images, where a port has fixed it; None else. Cross-validation is misled by sums that were mapped
+    #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
     penalty_share: float | None = None
 
     @cached_property

@@ -35,8 +35,8 @@ from continual.statistics.transport import FeatureMap
 from continual.uncertainty.left_out import Rows
 
 SIZE = 70
-CLASSES, TRAIN, TEST, MAPPING = 50, 18, 8, 300  #: classes of a model; images of each, and of anything, that are read
-LEARNED = 15  #: images of each class that a model learns, drawn by the seed
+CLASSES, TRAIN, TEST, MAPPING = 50, 15, 6, 220  #: classes of a model; images of each, and of anything, that are read
+LEARNED = 12  #: images of each class that a model learns, drawn by the seed
 STEPS, BATCH, RATE = 120, 16, 1e-4
 
 app = typer.Typer()
@@ -90,17 +90,19 @@ def read(
     torch.set_num_threads(1)
     backbone = load_backbone(name, weights=weights, img_size=size)
     learner, view = StrataLearner(backbone), backbone.preprocessing.evaluation()
-    found = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found = safetensors.torch.load_file(out) if out.exists() else {}
     for part, rows in _images(images, others).items():
+        if part in found:
+            continue
         parts = []
         for first in range(0, len(rows), 50):
             batch = torch.stack([view(open_image(path)) for path, _ in rows[first : first + 50]])
             with torch.no_grad():
                 parts.append(torch.stack(list(learner.learned_features(learner.extractor, batch)), 1).half())
         found[part] = torch.cat(parts).contiguous()
+        safetensors.torch.save_file(found, out)
         print(out.stem, part, len(rows), flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(found, out)
 
 
 def _images(images: Path, others: Path) -> dict[str, list[tuple[Path, int]]]:

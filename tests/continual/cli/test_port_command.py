@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from continual.learning import model_file
+from continual.learning import model_file, porting
 from continual.lifecycle import contents, versions
-from tests.continual.conftest import ARGUMENTS, NAME, write_pictures, write_weights
+from tests.continual.conftest import ARGUMENTS, NAME, write_pictures
 from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -138,7 +138,7 @@ def test_what_cannot_be_ported_writes_nothing(
     safetensors.torch.save_file({**state, **more}, deeper)
     for words, said in (
         (["--model", model], ["port needs the new backbone"]),
-        (["--model", model, "--to-weights", updated, "--keep-answers", "nan"], ["keep_answers is a weight"]),
+        (["--model", model, "--to-weights", updated, "--keep-answers", "nan"], ["--keep-answers"]),
         (["--model", model, "--to-weights", deeper, "--model-arg", "depth=3"], ["another architecture"]),
         (["--model", model, "--to-weights", updated, "--images", flowers], ["8 images are too few to map features by"]),
         (["--model", model, "--to-weights", updated, "--images", tmp_path / "none"], ["none"]),
@@ -157,13 +157,11 @@ def test_without_a_terminal_it_says_how_to_answer(equimos: Equimos, model: Path,
     refused(equimos("port", "--model", model, "--images", others, "--to-weights", updated), "--yes keeps it")
 
 
-def test_an_unrelated_backbone_is_refused(equimos: Equimos, weights: Path, pictures: Pictures, tmp_path: Path) -> None:
-    """A random network of large weights, and images that have nothing in common."""
-    model, far = tmp_path / "m.safetensors", write_weights(tmp_path / "far.safetensors", seed=5)
-    state = {k: w * 30 for k, w in safetensors.torch.load_file(far).items()}
-    safetensors.torch.save_file(state, far)
-    learned(equimos, write_pictures(tmp_path / "site", ["rose", "tulip"]), model, weights, "ridge")
+def test_a_backbone_of_which_too_little_is_explained_is_refused(
+    equimos: Equimos, model: Path, other_weights: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(porting, "LEAST_EXPLAINED", 1.01)
     before = model.read_bytes()
-    others = pictures("few", [f"thing {number}" for number in range(20)], 1)
-    refused(equimos("port", "--model", model, "--images", others, "--to-weights", far, "--yes"), "learn anew")
+    words = ["port", "--model", model, "--images", others, "--to-weights", other_weights, "--yes"]
+    refused(equimos(*words), "below 101% a ported model", "learn anew on the new backbone")
     assert model.read_bytes() == before

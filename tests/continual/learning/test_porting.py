@@ -1,4 +1,4 @@
-"""A learner goes to another backbone: what it remembers moves, what cannot move is refused, and nothing is half done."""
+"""A learner goes to another backbone: what it remembers moves, what cannot is refused, and nothing is half done."""
 
 from __future__ import annotations
 

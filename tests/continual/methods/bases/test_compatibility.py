@@ -57,7 +57,8 @@ def test_the_aligned_head_stays_nearer_to_the_one_before(kind: Kind) -> None:
         learner.learn(images[:16], labels[:16])
         before = learner.state
         learner.learn(images[16:], labels[16:])
-        assert before.head is not None and learner.state.head is not None
+        assert before.head is not None
+        assert learner.state.head is not None
         rows = torch.stack([own.mean for own in before.statistics])
         return divergence(before.head(rows), learner.state.head(rows)), learner.state.head.weight
 

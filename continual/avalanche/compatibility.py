@@ -12,7 +12,7 @@ from continual.errors import InputError
 from continual.methods.bases.compatibility import kept_answers
 
 
-class KeepAnswersPlugin(SupervisedPlugin):  # type: ignore[misc]
+class KeepAnswersPlugin(SupervisedPlugin):
     """Adds to a strategy's loss what keeps the answers of the model before, over the classes it knew.
 
     After every experience a copy of the model is kept; in later ones its answers on the minibatch are distilled, all
@@ -30,15 +30,15 @@ class KeepAnswersPlugin(SupervisedPlugin):  # type: ignore[misc]
         if not 0 <= weight < float("inf"):
             raise InputError(f"weight is a number from 0, got {weight}")
         self.weight, self.kind = weight, kind
-        self.before: Any = None  #: the model after the experience before
+        self.teacher: Any = None  #: the model after the experience before
         self.known: set[int] = set()  #: labels of that and earlier experiences
 
     def before_backward(self, strategy: Any, **_: Any) -> None:
         """Add the term to the minibatch's loss."""
-        if self.before is None or not self.weight:
+        if self.teacher is None or not self.weight:
             return
         with torch.no_grad():
-            old = self.before(strategy.mb_x)
+            old = self.teacher(strategy.mb_x)
         columns = sorted(self.known)
         student, targets = strategy.mb_output[:, columns], strategy.mb_y
         place = torch.full((max(int(targets.max()), *columns) + 1,), -1, device=targets.device)
@@ -49,5 +49,5 @@ class KeepAnswersPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_exp(self, strategy: Any, **_: Any) -> None:
         """Keep a copy of the model."""
-        self.before = copy.deepcopy(strategy.model).eval().requires_grad_(False)
+        self.teacher = copy.deepcopy(strategy.model).eval().requires_grad_(False)
         self.known |= {int(label) for label in strategy.experience.classes_in_this_experience}

@@ -97,8 +97,7 @@ def port(
                 if report.same and out is None:
                     console().print(f"{model}: its backbone is this one already; nothing to port")
                     return
-                judged = {} if report.same else {"simulation": report.simulation, "seen": found.seen}
-                outcome = review(before, learner, held_out, **judged, **given)
+                outcome = review(before, learner, held_out, simulation=report.simulation, **given)
             for line in _lines(report, before.backbone.name, backbone.name):
                 remarks.print(line)
             if found.held_out.digests:

@@ -143,6 +143,10 @@ class AvalancheLearner(IncrementalLearner[State]):
     probabilities = False
     any_backbone = True
 
+    def check(self) -> None:
+        if len(self.backbone.parts) > 1 and self.settings.train_backbone:
+            self.backbone.frozen.check_has_blocks(f"{self.method}, unless train_backbone=false,")
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.strategy: Any = None

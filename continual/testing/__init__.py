@@ -21,6 +21,7 @@ from continual.testing.cases import Case as Case
 from continual.testing.cases import coloured_squares as coloured_squares
 from continual.testing.cases import synthetic_case as synthetic_case
 from continual.testing.cases import tiny_backbone as tiny_backbone
+from continual.testing.cases import tiny_backbones as tiny_backbones
 from continual.testing.cases import tiny_convnet as tiny_convnet
 
 Law = Callable[[Case], None]

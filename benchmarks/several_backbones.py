@@ -19,7 +19,7 @@ from typing import Any
 
 import arguments
 import torch
-from measuring import spread, table
+from measuring import seconds, spread, table
 from real_streams import half_of
 from strata import answers
 from torch import Tensor
@@ -59,6 +59,14 @@ def read(learner: StrataLearner, files: list[tuple[Path, int]], place: Path) -> 
 def plain(extractor: Extractor, batch: Tensor) -> Tensor:
     """Return the features (B, D) as the network gives them."""
     return extractor.features(batch)
+
+
+def milliseconds(learner: StrataLearner, images: int = 16, rounds: int = 5) -> float:
+    """Return the processor time of one image's pass."""
+    batch = torch.zeros(images, *learner.preprocessing.shape)
+    with torch.no_grad():
+        taken = [seconds(lambda: learner.extractor.features(batch)) for _ in range(rounds + 1)]
+    return 1000 * min(taken[1:]) / images
 
 
 def drawn(classes: Tensor, trainable: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -165,6 +173,9 @@ def main() -> None:
     given = zip(asked.weights, asked.names, asked.sizes, strict=True)
     made = [load_backbone(name or None, weights=file, img_size=size) for file, name, size in given]
     learners = {one.name: StrataLearner(one, precision="bfloat16") for one in made}
+    for name, one in learners.items():
+        exact = milliseconds(one.variant(precision="float32"))
+        print(f"{name}: {exact:.1f} ms a pass, {milliseconds(one):.1f} in bfloat16", flush=True)
     found: list[dict[str, Any]] = []
     for data, (files, trainable) in files_of(asked).items():
         parts = {n: read(one, files, asked.features / f"{data}-{n}.pt") for n, one in learners.items()}

@@ -29,7 +29,9 @@ class FrozenJoined(FrozenBackbone):
 
     def __init__(self, parts: Sequence[FrozenBackbone], prepared: JoinedPreprocessing) -> None:
         super().__init__()
-        self.parts = tuple(parts)  # of one module under two names, torch.export sees proxies: the networks alone are known
+        self.parts = tuple(
+            parts
+        )  # of one module under two names, torch.export sees proxies: the networks alone are known
         self.network = nn.ModuleList(part.network for part in parts)
         self.prepared = prepared
         self.image_size = prepared.size

@@ -107,6 +107,12 @@ class JoinedHeader(_Part):
     sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
     parts: Annotated[list[BackboneHeader], Field(min_length=2, max_length=16)]
 
+    @model_validator(mode="after")
+    def _is_named_by_its_parts(self) -> JoinedHeader:
+        if self.name != " + ".join(part.name for part in self.parts):
+            raise ValueError("its name is not that of its parts")
+        return self
+
 
 def _kind_of(values: Any) -> str:
     return "<several>" if "parts" in (values if isinstance(values, dict) else vars(values)) else "<one>"

@@ -160,10 +160,12 @@ def learn(
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
-            for part in learner.backbone.parts:
+            parts = learner.backbone.parts
+            for number, part in enumerate(parts, start=1):
+                of = f"backbone {number}, " if len(parts) > 1 else ""
                 if part.fit:
-                    said.print(f"weights: {part.fit}", markup=False)
-                said.print(input_size.words(part, changeable=found is None))
+                    said.print(f"{of}weights: {part.fit}", markup=False)
+                said.print(of + input_size.words(part, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
             if learner.undecided:

@@ -46,8 +46,8 @@ def test_a_models_life(equimos: Equimos, tmp_path: Path, flowers: Path, words: l
     model = tmp_path / "m.safetensors"
     said = done(equimos("learn", "--yes", "--images", flowers, "--model", model, *words)).stderr
     assert "strata on vit_tiny_patch16_224 + resnet18" in said
-    assert "input: 16 x 16 px" in said
-    assert "input: 24 x 24 px" in said
+    assert "backbone 1, input: 16 x 16 px" in said
+    assert "backbone 2, input: 24 x 24 px" in said
     learner = continual.load(model)
     assert [part.preprocessing.size for part in learner.backbone.parts] == [(16, 16), (24, 24)]
     assert {part.preprocessing.crop_pct for part in learner.backbone.parts} == {0.95}

@@ -64,7 +64,9 @@ def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> No
 def _own(state: Mapping[str, Tensor] | None, place: int) -> dict[str, Tensor] | None:
     """Return one network's weights of those embedded of several."""
     own = f"{place}."
-    return state and {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
+    if state is None:
+        return None
+    return {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
 
 
 @seeded(0, "random weights, soon replaced")

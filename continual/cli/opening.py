@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,9 @@ def backbone_of(names: Sequence[str], files: Sequence[Path], arguments: dict[str
         )
     count = max(len(names), len(files))
     asked = options.for_each("--model-arg", arguments, count)
-    each = zip(names or [None] * count, files or [None] * count, asked, strict=True)
-    return side_by_side([load_backbone(name, weights=file, **own) for name, file, own in each])
+    return side_by_side(
+        [load_backbone(name, weights=file, **own) for name, file, own in zip_longest(names, files, asked)]
+    )
 
 
 def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tuple[str, dict[str, Any]]:

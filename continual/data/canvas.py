@@ -39,8 +39,8 @@ class JoinedPreprocessing(Preprocessing):
                 f"backbones side by side take images of {shown} px: give an img_size, so that all are square with "
                 "sides that differ by even numbers (then one lies in the middle of the other), or all of one size"
             )
-        values = [tuple(v for part in parts for v in getattr(part, name)) for name in ("mean", "std")]
-        return cls(max(sizes), *values, parts=tuple(parts))
+        mean, std = (tuple(v for part in parts for v in getattr(part, name)) for name in ("mean", "std"))
+        return cls(max(sizes), mean, std, parts=tuple(parts))
 
     @property
     def channels(self) -> int:

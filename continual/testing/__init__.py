@@ -5,6 +5,7 @@
     def test_my_method():
         check_learner(synthetic_case(MyLearner, epochs=2))
         check_learner(synthetic_case(MyLearner, tiny_convnet()))  # if it has `any_backbone = True`
+        check_learner(synthetic_case(MyLearner, tiny_backbones()))  # too
 
 or, one test per law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
 three or more experiences, the first three of 2, 1 and 2 new classes. `continual.testing.kinds` has the laws of adapters

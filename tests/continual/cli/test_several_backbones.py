@@ -62,7 +62,7 @@ def test_a_models_life(equimos: Equimos, tmp_path: Path, flowers: Path, words: l
     more = write_pictures(tmp_path / "more", ["iris"])
     done(equimos("learn", "--yes", "--images", more, "--model", model, "--keep-held-out", "2"))
     done(equimos("correct", flowers / "rose" / "0.png", "--class", "rose", "--model", model))
-    done(equimos("forget", "tulip", "--yes", "--model", model))
+    done(equimos("forget", "tulip", "--model", model))
     assert len(json.loads(done(equimos("history", "--model", model, "--json", "-")).stdout)) == 4
     assert "the model" not in done(equimos("rollback", "--model", model)).stderr
     assert set(continual.load(model).classes) == {"rose", "tulip", "iris"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from continual.backbones.loading import Backbone
 from continual.data.inputs import PreparedImages
 from continual.errors import BackboneError, InputError, ModelFileError
 from continual.learning import model_file
+from continual.learning.feature_store import FeatureStore
 from continual.learning.merged import merged
 from continual.methods import method, methods
 from continual.testing import coloured_squares, tiny_backbone, tiny_backbones, tiny_convnet
@@ -166,6 +168,20 @@ def test_models_of_two_places_are_merged(name: str) -> None:
     alone.learn(*coloured_squares([3, 4], 4))
     with pytest.raises(InputError, match="its backbone is vit_tiny"):
         merged([one, alone])
+
+
+def test_a_store_knows_their_features_wherever_the_weights_lie(tmp_path: Path) -> None:
+    images, store = coloured_squares([0, 1, 2], 4)[0], FeatureStore(tmp_path)
+    parts = tiny_backbones().parts
+    moved = [parts[0], replace(parts[1], weights_file="moved.safetensors")]
+    answers = []
+    for backbone in (list(parts), moved):
+        learner, before = method("strata")(backbone), store.saved
+        learner.store = store
+        learner.learn(images, coloured_squares([0, 1, 2], 4)[1])
+        answers.append(learner.predict(images).scores)
+    assert store.saved > before
+    assert torch.equal(*answers)
 
 
 def test_a_strategy_of_avalanche_that_trains_the_backbone_is_refused() -> None:

@@ -163,13 +163,8 @@ class AvalancheLearner(IncrementalLearner[State]):
         **_: Any,
     ) -> None:
         """Train the strategy on one experience, with images loaded in this process."""
-        data = as_experience(
-            images,
-            labels,
-            self.backbone.preprocessing,
-            value_range=value_range,
-            remembered=self.state.value_range,
-        )
+        prepared, before = self.backbone.preprocessing, self.state.value_range
+        data = as_experience(images, labels, prepared, value_range=value_range, remembered=before)
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
         self.seen.append(data)
         self.progress, updates = progress, self.state.updates

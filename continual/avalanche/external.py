@@ -163,8 +163,8 @@ class AvalancheLearner(IncrementalLearner[State]):
         **_: Any,
     ) -> None:
         """Train the strategy on one experience, with images loaded in this process."""
-        prepared, before = self.backbone.preprocessing, self.state.value_range
-        data = as_experience(images, labels, prepared, value_range=value_range, remembered=before)
+        prepared, meant = self.backbone.preprocessing, self.state.value_range
+        data = as_experience(images, labels, prepared, value_range=value_range, remembered=meant)
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
         self.seen.append(data)
         self.progress, updates = progress, self.state.updates

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from continual import options
-from continual.backbones import described, recommended
+from continual.backbones import described, loading, recommended
 from continual.backbones.descriptions import rebuild, with_weights
 from continual.backbones.joined import side_by_side
-from continual.backbones.loading import Backbone, load_backbone
+from continual.backbones.loading import Backbone
 from continual.console import can_ask, confirmed, console
 from continual.data import images
 from continual.data.preprocessing import Preprocessing
@@ -107,7 +107,7 @@ def backbone_of(names: Sequence[str], files: Sequence[Path], arguments: dict[str
     count = max(len(names), len(files))
     asked = options.for_each("--model-arg", arguments, count)
     return side_by_side(
-        [load_backbone(name, weights=file, **own) for name, file, own in zip_longest(names, files, asked)]
+        [loading.load_backbone(name, weights=file, **own) for name, file, own in zip_longest(names, files, asked)]
     )
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Weights = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth. For a model that exists, "
-                 "where they are now; they must be the same."),
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth, one each of several. For a "
+                 "model that exists, where they are now; they must be the same."),
 ]  # fmt: skip
 
 
@@ -61,7 +61,11 @@ def learn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Learn and keep without being asked.")] = False,
     backbone: Annotated[
-        str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
+        list[str] | None,
+        typer.Option(
+            metavar="TAG",
+            help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k; several are read side by side.",
+        ),
     ] = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
@@ -99,7 +103,7 @@ def learn(
         raise InputError(f"{images} has no class folder {unknown[0]!r}: {nearest(unknown[0], inside)}")
     check_target(model)
     from continual import methods, options
-    from continual.backbones import loading, recommended
+    from continual.backbones import recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
     from continual.data.inputs import as_experience, check_pictures
@@ -107,29 +111,30 @@ def learn(
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
 
     device_ = options.device(device)
-    arguments = options.assignments("--model-arg", model_arg or ())
+    arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
     wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
     if method is not None:
         method, preset = methods.with_preset(method, preset)
     with locks.claimed(model):
         found = contents.read(model) if model.exists() else None
         if found:
-            opening.refuse_changes(found, backbone, arguments, method, preset, wanted)
+            opening.refuse_changes(found, named, arguments, method, preset, wanted)
         else:
             method = opening.checked(method, preset, wanted)
-            if backbone is None and weights is None:
-                backbone, arguments = opening.proposed_backbone(f"{model} is a new model and", arguments, ask=not yes)
-            elif backbone is not None and weights is None:
-                recommended.check(backbone)
+            if not (named or files):
+                tag, arguments = opening.proposed_backbone(f"{model} is a new model and", arguments, ask=not yes)
+                named = [tag]
+            for tag in () if files else named:
+                recommended.check(tag)
         if not (yes or dry_run or can_ask()):
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner
         if found:
             with waiting("loading the model"):
-                learner = opening.load_learner(found, weights, device).variant(**wanted)
+                learner = opening.load_learner(found, files, device).variant(**wanted)
         else:
             with waiting("loading the backbone"):
-                made = loading.load_backbone(backbone, weights=weights, **arguments)
+                made = opening.backbone_of(named, files, arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         check_pictures(learner.preprocessing)
         opening.check_keeping(learner, keep_held_out)
@@ -152,9 +157,12 @@ def learn(
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
-            if learner.backbone.fit:
-                said.print(f"weights: {learner.backbone.fit}", markup=False)
-            said.print(input_size.words(learner.backbone, changeable=found is None))
+            parts = learner.backbone.parts
+            for number, part in enumerate(parts, start=1):
+                of = f"backbone {number}, " if len(parts) > 1 else ""
+                if part.fit:
+                    said.print(f"{of}weights: {part.fit}", markup=False)
+                said.print(of + input_size.words(part, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
             if learner.undecided:

@@ -43,7 +43,7 @@ SEAMS = {
         ("continual.console", "continual.cli", "continual.experiments", "continual.datasets"),
     ),
     "typer": ("continual.cli",),
-    "sklearn": ("continual.sklearn", "continual.datasets", "continual.experiments"),
+    "sklearn": ("continual.sklearn", "continual.selection", "continual.datasets", "continual.experiments"),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),
 }
 

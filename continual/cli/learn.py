@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers, check_shares
-from continual.console import can_ask, check_target, confirmed, console, count, show_rows, size
+from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, Workers, check_shares
+from continual.cli.reviewing import show_review, too_much, unmeasured
+from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
 
 if TYPE_CHECKING:
-    from continual.data.inputs import ExperienceData, Label
+    from continual.data.inputs import ExperienceData
+    from continual.learning.concept import Concept
     from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     Learner = IncrementalLearner[Any]
 
 app = typer.Typer()
-
-#: pairs of classes shown
-SHOWN = 15
 
 Weights = Annotated[
     Path | None,
@@ -39,11 +37,20 @@ Weights = Annotated[
 
 @app.command()
 def learn(
-    images: Images,
+    images: ImagesOrList,
     model: Model,
     only: Annotated[
         list[str] | None, typer.Option("--class", "-c", metavar="NAME", help="Look at these class folders alone.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Learn from these images too, which have no labels.")
+    ] = None,
+    ignoring: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Do not follow this stamp, a logo or a border, from now on.")
+    ] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let a list of images name those outside its folder, and links.")
+    ] = False,
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of new images per class to evaluate on, not to learn.")
     ] = 0.2,
@@ -95,7 +102,11 @@ def learn(
     but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
-    inside = {place.name for place in subfolders(parts_in(images).get("train", images))}
+    from continual.lifecycle import listing
+
+    given = listing.is_list(images)
+    folder = parts_in(images).get("train", images)
+    inside = {*listing.listed(images, outside)[1]} if given else {place.name for place in subfolders(folder)}
     if not inside:
         raise InputError(f"{images} holds no images: it needs one sub-folder of images per class")
     if unknown := sorted({*(only or ())} - inside):
@@ -105,9 +116,10 @@ def learn(
     from continual.backbones import loading, recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience, check_pictures
+    from continual.data.inputs import as_experience, check_pictures, with_unlabelled
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
+    from continual.lifecycle.unlabelled_images import stamped, without_labels
 
     device_ = options.device(device)
     arguments = options.assignments("--model-arg", model_arg or ())
@@ -139,7 +151,9 @@ def learn(
         seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
-            plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
+            plan = new_images.plan(
+                images, seen, known, only=only or (), hold_out=hold_out, outside=outside, progress=bars
+            )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
             for line in plan.lines(known):
@@ -150,6 +164,11 @@ def learn(
             return
         labels = [picture.entry.label for picture in plan.learn]
         data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing)
+        concept = None if ignoring is None else stamped(plan, ignoring)
+        if unlabelled is not None:
+            learner.check_unlabelled()
+            more, left_out = without_labels(unlabelled, plan)
+            data = with_unlabelled(data, more, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
@@ -160,11 +179,14 @@ def learn(
             said.print(input_size.words(learner.backbone, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
+            if data.unlabelled is not None:
+                known_already = f", {left_out} left out that have labels or cannot be read" if left_out else ""
+                said.print(f"unlabelled: {count(len(data.unlabelled), 'image')}{known_already}")
             if learner.undecided:
                 said.print("group: auto, D4 is taken if these images have no up")
             gone = found.held_out if found else HeldOutFeatures()
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
-            if known and max_flips is not None and (judged := _unmeasured(plan, gone, seen)):
+            if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
             answers = 2 * len(plan.held_out) + len(plan.hold_out)
             said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
@@ -173,9 +195,9 @@ def learn(
             if not (yes or confirmed("Learn this?")):
                 _stop(f"nothing learned; {left}")
             started = time.perf_counter()
-            outcome = _learn(learner, data, plan, gone, seen, workers)
+            outcome = _learn(learner, data, plan, gone, seen, workers, concept)
             if known:
-                if broken := _too_much(outcome, max_flips):
+                if broken := too_much(outcome, max_flips):
                     _stop(f"not kept, {broken}; {left}")
                 if not (yes or confirmed("Keep it?")):
                     _stop(f"not kept; {left}")
@@ -187,7 +209,8 @@ def learn(
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             names = sorted(set(labels))
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            event = f"learned {', '.join(map(str, names[:5]))}{more}"
+            event = f"learned {', '.join(map(str, names[:5]))}{more}{_beside(learner)}"
+            event += f", ignoring {concept.name}" if concept else ""
             versions.save(learner, model, event, embed_backbone=embed, seen=seen, held_out=kept, figures=figures)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
@@ -197,6 +220,12 @@ def learn(
     )
 
 
+def _beside(learner: Learner) -> str:
+    """Say of how many unlabelled images a model learned beside the others."""
+    used = learner.unlabelled_use
+    return f", and of {count(used.used, 'unlabelled image')}" if used else ""
+
+
 def _stop(said: str) -> NoReturn:
     """Say on standard error why nothing was kept, and end with exit code 1."""
     console(stderr=True).print(said)
@@ -204,7 +233,13 @@ def _stop(said: str) -> NoReturn:
 
 
 def _learn(
-    learner: Learner, data: ExperienceData, plan: Plan, gone: HeldOutFeatures, seen: SeenImages, workers: int
+    learner: Learner,
+    data: ExperienceData,
+    plan: Plan,
+    gone: HeldOutFeatures,
+    seen: SeenImages,
+    workers: int,
+    concept: Concept | None,
 ) -> Review:
     """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
     from continual.cli.progress import ProgressBars
@@ -212,69 +247,14 @@ def _learn(
 
     before = learner.variant()
     with ProgressBars(console(stderr=True)) as bars:
-        learner.learn(data, progress=bars, workers=workers)
+        learner.learn(data, ignoring=concept, progress=bars, workers=workers)
         held_out = [(picture.image, picture.entry.label) for picture in [*plan.held_out, *plan.hold_out]]
         outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
+    if learner.unlabelled_use is not None:
+        console(stderr=True).print(learner.unlabelled_use.words)
     if before.undecided and learner.state.choice is not None:
         console(stderr=True).print(learner.state.choice.words)
-    _show_review(outcome)
+    show_review(outcome)
     for line in plan.not_judged():
         console(stderr=True).print(line)
     return outcome
-
-
-def _show_review(found: Review) -> None:
-    """Say on standard error what broke: figures, and the pairs of classes in which most was lost."""
-    from continual.lifecycle.review import DRAWN
-
-    def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
-        return f"{sum(answers[i] == found.truth[i] for i in rows) / len(rows):.1%}"
-
-    say = console(stderr=True).print
-    known = [i for i, old in enumerate(found.old) if old is not None]
-    fresh = [i for i, old in enumerate(found.old) if old is None]
-    if known:
-        say(
-            f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
-            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} mended"
-        )
-    if found.gone:
-        say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
-    if fresh:
-        say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
-    rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
-    show_rows(rows, "was right", "is now taken for", "images", stderr=True)
-    if found.simulated:
-        mean = sum(found.simulated.values()) / len(found.simulated)
-        say(
-            f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
-            f"about {mean:.1%} of the answers broke (an estimate)"
-        )
-        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
-        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
-    if found.unjudged:
-        say(
-            f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
-            "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by"
-        )
-
-
-def _unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | None:
-    """Say, before anything is learned, what --max-flips cannot be measured on."""
-    judged = {picture.entry.label for picture in [*plan.held_out, *plan.hold_out]} | {*gone.labels(seen)}
-    if not (rest := [label for label in plan.known if label not in judged]):
-        return None
-    of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
-    return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"
-
-
-def _too_much(outcome: Review, max_flips: float | None) -> str | None:
-    """Say why an update is refused, if it is."""
-    if max_flips is None:
-        return None
-    if not (lost := outcome.shares_lost()):
-        return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
-    if max(lost) <= max_flips:
-        return None
-    guessed = ", by an estimate" if outcome.simulated and max(lost) == lost[-1] else ""
-    return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips})"

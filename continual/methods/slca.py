@@ -1,5 +1,6 @@
 """SLCA: the backbone itself learns, slowly, and the head is aligned on features drawn from class Gaussians."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
 
@@ -129,6 +129,11 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     settings_type = SLCASettings
     state_type = SLCAState
 
+    suppresses = True
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        return [self.extractor.features(images, weights=self.state.backbone)]
+
     def begin(self, data: ExperienceData) -> SLCATraining:
         return SLCATraining(self.start, data)
 
@@ -136,7 +141,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         state = self.state
         features = self.extractor.features(images, weights=state.backbone)
-        head = learned(state.head)
+        head = state.heeding
         values = head(features).softmax(-1)
         probabilities, p_value = state.judged(self.settings, values, features, lambda x, _: head(x).softmax(-1))
         return Scores(values, probabilities=probabilities, p_value=p_value)

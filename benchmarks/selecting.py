@@ -32,9 +32,9 @@ from continual.methods import method
 WAYS = ("random", "balanced", "image", "patterns")
 
 
-def files(folder: Path, classes: list[str]) -> tuple[list[Path], list[str]]:
-    """Return the images of some classes, and their labels."""
-    found = [(path, name) for name in classes for path in sorted((folder / name).iterdir())]
+def files(folder: Path, classes: list[str], most: int | None = None) -> tuple[list[Path], list[str]]:
+    """Return the first images of some classes, all of them by default, and their labels."""
+    found = [(path, name) for name in classes for path in sorted((folder / name).iterdir())[:most]]
     return [path for path, _ in found], [name for _, name in found]
 
 

@@ -54,8 +54,6 @@ class Stamped(Sequence[Any]):
         raw = self.images[index]
         image = open_image(raw, index)
         if isinstance(image, Tensor):
-            if image.dtype != torch.uint8:
-                raise InputError("a stamp is put on pictures: give files, PIL images or uint8 arrays")
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
         if not isinstance(self.stamp, Image.Image):
             return self.stamp(image)
@@ -100,8 +98,11 @@ class Concept:
         if (stamp is None) == (without is None):
             raise InputError("a concept is images and a stamp, or images with it and images without: give one of both")
         given = to_predict(images)
+        present: Sequence[Any]
+        absent: Sequence[Any]
         if stamp is not None:
-            present, absent = Stamped(given, stamp, size, seed), given
+            # Both are pictures: tensors would be resized in another way.
+            present, absent = Stamped(given, stamp, size, seed), Stamped(given, lambda image: image, size, seed)
             named = Path(stamp).stem if isinstance(stamp, str | Path) else "stamp"
         else:
             present, absent = given, to_predict(without)

@@ -9,7 +9,20 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.cli import concepts, data, deploy, edits, equivariance, learn, listings, merging, models, runs, selecting
+from continual.cli import (
+    cache,
+    concepts,
+    data,
+    deploy,
+    edits,
+    equivariance,
+    learn,
+    listings,
+    merging,
+    models,
+    runs,
+    selecting,
+)
 from continual.errors import EquimosError, is_out_of_memory, nearest
 from continual.escaping import terminal
 
@@ -69,6 +82,7 @@ for group in (learn, models, listings, runs, edits, merging, selecting, deploy):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
 app.add_typer(concepts.app, name="concept", cls=Commands)
+app.add_typer(cache.app, name="cache", cls=Commands)
 app.add_typer(equivariance.app, name="equivariance", cls=Commands)
 
 

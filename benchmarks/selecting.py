@@ -3,10 +3,10 @@
     python benchmarks/selecting.py --images DIR --weights FILE --out results.json [--half report] [--seeds ...]
 
 `DIR` holds train/CLASS and test/CLASS. A seed draws `--classes` classes of the half, as benchmarks/strata.py cuts them;
-the pool are all their training images. `strata` and `ridge` learn those that are picked, with their labels, and are
+the pool are all their training images. `ridge` and `simple_cil` learn those that are picked, with their labels, and are
 asked about the test images. `--out` and `--remember` are read if they are there: what is in them costs nothing.
 Balanced is at random with the same number a class: that takes the labels beforehand. With
-a known model, `strata` has learned 20 images of half of the classes; counted is the share of picks that are of the
+a known model, `ridge` has learned 20 images of half of the classes; counted is the share of picks that are of the
 other half, and the accuracy after it has learned them.
 """
 
@@ -29,6 +29,7 @@ from continual.data.inputs import PreparedImages
 from continual.learning.pool import By, select
 from continual.methods import method
 
+METHODS = ("ridge", "simple_cil")
 WAYS = ("random", "balanced", "image", "patterns")
 
 
@@ -36,11 +37,6 @@ def files(folder: Path, classes: list[str], most: int | None = None) -> tuple[li
     """Return the first images of some classes, all of them by default, and their labels."""
     found = [(path, name) for name in classes for path in sorted((folder / name).iterdir())[:most]]
     return [path for path, _ in found], [name for _, name in found]
-
-
-def learner_of(name: str, backbone: Any) -> Any:
-    """Return a learner that runs an image once: `strata` without mirror images."""
-    return method(name)(backbone, **({"mirror": False} if name == "strata" else {}))
 
 
 def read(paths: list[Path], backbone: Any) -> None:
@@ -92,8 +88,8 @@ def record(
         else:
             own = picks(way, pool, labels, budget, backbone, seed, None)
         found: dict[str, Any] = {"known": False, "way": way, "classes covered": len({labels[i] for i in own})}
-        for name in ("strata", "ridge", "simple_cil"):
-            learner = learner_of(name, backbone)
+        for name in METHODS:
+            learner = method(name)(backbone)
             learner.learn([pool[i] for i in own], [labels[i] for i in own])
             answers = learner.predict(test).labels
             found[name] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
@@ -103,13 +99,13 @@ def record(
     rest = [i for i in range(len(pool)) if i not in set(old)]
     paths, names_of = [pool[i] for i in rest], [labels[i] for i in rest]
     for way in ("random", "image", "image, known"):
-        model = learner_of("strata", backbone)
+        model = method(METHODS[0])(backbone)
         model.learn([pool[i] for i in old], [labels[i] for i in old])
         own = picks(way, paths, names_of, budget, backbone, seed, model if way.endswith("known") else None)
         found = {"known": True, "way": way, "of new classes": 100 * sum(names_of[i] not in half for i in own) / budget}
         model.learn([paths[i] for i in own], [names_of[i] for i in own])
         answers = model.predict(test).labels
-        found["strata"] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
+        found[METHODS[0]] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
         records.append(found)
     return [{"half": asked.half, "classes": asked.classes, "seed": seed, "budget": budget, **r} for r in records]
 
@@ -117,7 +113,7 @@ def record(
 def table(records: list[dict[str, Any]], known: bool) -> str:
     """Return mean and deviation over the seeds as Markdown."""
     records = [r for r in records if r["known"] == known]
-    names = ("of new classes", "strata") if known else ("classes covered", "strata", "ridge", "simple_cil")
+    names = ("of new classes", METHODS[0]) if known else ("classes covered", *METHODS)
     lines = ["| labels | picked | seeds | " + " | ".join(names) + " |", "| ---: | --- |" + " ---: |" * (len(names) + 1)]
     for key in dict.fromkeys((r["budget"], r["way"]) for r in records):
         own = [r for r in records if (r["budget"], r["way"]) == key]

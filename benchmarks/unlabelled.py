@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[2, 5])
     parser.add_argument("--pool", type=int, default=100, help="training images of each class, with and without labels")
     parser.add_argument("--adapters", action="store_true", help="train adapters instead of summing")
+    parser.add_argument("--methods", nargs="+", help="ridge or, with --adapters, finetune by default")
     parser.add_argument("--remember", type=Path, help="a file that keeps what the ViT says of images")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +93,7 @@ def main() -> None:
         backbone = remembering(backbone, asked.remember)
     records: list[dict[str, Any]] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
     for seed in asked.seeds:
-        for name in ("finetune",) if asked.adapters else ("ridge", "strata"):
+        for name in asked.methods or (["finetune"] if asked.adapters else ["ridge"]):
             for few in asked.labels:
                 if any((r["seed"], r["method"], r["labels"]) == (seed, name, few) for r in records):
                     continue

@@ -167,8 +167,8 @@ def learn(
         concept = None if ignoring is None else stamped(plan, ignoring)
         if unlabelled is not None:
             learner.check_unlabelled()
-            more, left_out = without_labels(unlabelled, plan)
-            data = with_unlabelled(data, more, learner.preprocessing)
+            unsorted, left_out = without_labels(unlabelled, plan)
+            data = with_unlabelled(data, unsorted, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,7 @@ def select(
     if csv is not None:
         write_text(csv, _manifest(picks, (Path() if csv == STDOUT else csv.parent).absolute()))
     if csv != STDOUT:
-        sizes = picks.stands_for or [None] * len(picks.indices)
+        sizes: Sequence[int | None] = picks.stands_for or [None] * len(picks.indices)
         show_rows(zip(picks.paths or (), sizes, strict=True), "file", "stands for")
     say = console(stderr=True).print
     say(f"{count(len(picks.indices), 'image')} of {len(pool)} chosen")
@@ -108,7 +109,7 @@ def _copy(picks: Selection, images: Path, folder: Path) -> None:
 
 def _manifest(picks: Selection, folder: Path) -> str:
     """Return a manifest without labels; paths below `folder` are relative to it."""
-    sizes = picks.stands_for or [None] * len(picks.indices)
+    sizes: Sequence[int | None] = picks.stands_for or [None] * len(picks.indices)
     lines: list[list[object]] = [["path", "label", "stands_for"]]
     for path, size in zip(picks.paths or (), sizes, strict=True):
         whole = path.absolute()

@@ -50,7 +50,7 @@ class Stamped(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Any) -> Image.Image:
+    def __getitem__(self, index: Any) -> Any:
         raw = self.images[index]
         image = open_image(raw, index)
         if isinstance(image, Tensor):

@@ -18,7 +18,6 @@ from continual.data.preprocessing import Preprocessing
 from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Scores
-from continual.learning.asking import Asking
 from continual.learning.concept import Concept
 from continual.learning.deciding import Deciding
 from continual.learning.edits import Edits
@@ -36,7 +35,7 @@ from continual.learning.unlabelled import UnlabelledUse
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Suppressing[S], Asking[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Suppressing[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,

@@ -65,7 +65,7 @@ def select(
         raise InputError(f"the budget is {budget}, and there are {len(pool)} images: ask for 1 to {len(pool)}")
     if (backbone is None) == (known is None):
         raise InputError("select takes a backbone, or a known learner, whose backbone is used: give one of them")
-    extractor = Extractor(backbone, device=_device(backbone)) if known is None else known.extractor.untransformed
+    extractor = _extractor(backbone, known)
     read = reader(extractor, by)
     found: list[Any] = []
     novel: list[Tensor] = []
@@ -91,7 +91,7 @@ def chosen(
 ) -> tuple[list[int], list[int] | None]:
     """Return places, and how many images each stands for, of what a pool's batches gave: features, or patterns."""
     if by == "image":
-        return nearest_to_centres(torch.cat([*found]), budget, seed, weights)
+        return nearest_to_centres(torch.cat(list(found)), budget, seed, weights)
     every = [patterns for batch in found for patterns in batch]
     return by_patterns(every, budget, generator(seed, "patterns"), weights), None
 
@@ -126,6 +126,8 @@ def reader(extractor: Extractor, by: By) -> Callable[[Tensor], Any]:
     return patterns
 
 
-def _device(backbone: Backbone | None) -> torch.device:
+def _extractor(backbone: Backbone | None, known: IncrementalLearner[Any] | None) -> Extractor:
+    if known is not None:
+        return known.extractor.untransformed
     assert backbone is not None
-    return next(backbone.frozen.parameters()).device
+    return Extractor(backbone, device=next(backbone.frozen.parameters()).device)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from continual.data.preprocessing import Preprocessing
 from continual.errors import InputError, nearest
-from continual.learning.answers import Scores
+from continual.learning.asking import Asking
 from continual.learning.concept import Concept, ConceptUse, directions, probe
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.state import S
@@ -23,19 +22,11 @@ from continual.statistics.ignored import STRENGTH, Ignored
 NOTHING = 1e-5
 
 
-class Suppressing(ABC, Generic[S]):
+class Suppressing(Asking[S]):
     """The learner's operations on concepts. Each either succeeds or leaves the learner as it was."""
 
     method: ClassVar[str]
     suppresses: ClassVar[bool] = False  #: whether what is remembered lets a concept be taken out
-    settings: Any
-    state: S
-    device: torch.device
-    score_batch: Callable[[Tensor], Scores]
-
-    @property
-    @abstractmethod
-    def preprocessing(self) -> Preprocessing: ...
 
     @property
     @abstractmethod

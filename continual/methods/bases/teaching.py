@@ -45,7 +45,7 @@ def meta_weights(losses: Losses, parameters: Mapping[str, Tensor], gradients: Ma
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
-        _, along = jvp(losses, own, (dict(gradients),))
+        along = jvp(losses, own, (dict(gradients),))[1]
     weights = along.clamp(min=0)
     return weights / (weights.sum() + SMALL)
 

@@ -62,7 +62,7 @@ def picks(
     if way == "balanced":
         names = sorted(set(labels))
         own = {name: draw.permutation([i for i, label in enumerate(labels) if label == name]) for name in names}
-        rounds = [own[name][number] for number in range(budget) for name in draw.permutation(names)]
+        rounds = [own[name][number] for number in range(-(-budget // len(names))) for name in draw.permutation(names)]
         return [int(i) for i in rounds[:budget]]
     by: By = "patterns" if way.startswith("patterns") else "image"
     if known is not None:

@@ -80,7 +80,7 @@ def select(
             done = min(done + distributed.count() * len(batch), len(pool))
             if progress is not None:
                 progress("looking at the pool", done, len(pool), {})
-    weights = torch.cat(distributed.in_turn(novel)) if novel else None
+    weights = torch.cat([*distributed.in_turn(novel)]) if novel else None
     indices, sizes = chosen(distributed.in_turn(found), budget, by, seed, weights)
     paths = paths_of(pool)
     return Selection(indices, sizes, None if paths is None else [paths[i] for i in indices])

@@ -5,9 +5,9 @@
 `DIR` holds train/CLASS and test/CLASS. A seed draws `--classes` classes of the half, as benchmarks/strata.py cuts them;
 the pool are all their training images. `ridge` and `simple_cil` learn those that are picked, with their labels, and are
 asked about the test images. `--out` and `--remember` are read if they are there: what is in them costs nothing.
-Balanced is at random with the same number a class: that takes the labels beforehand. With
-a known model, `ridge` has learned 20 images of half of the classes; counted is the share of picks that are of the
-other half, and the accuracy after it has learned them.
+Balanced is at random with the same number a class: that takes the labels beforehand. With a known model, `ridge` has
+learned 20 images of half of the classes; counted is the share of picks that are of the other half, and the accuracy
+after it has learned them.
 """
 
 from __future__ import annotations

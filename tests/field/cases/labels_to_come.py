@@ -33,7 +33,7 @@ def _half_filled_list(folder: Path) -> None:
     paths = _pictures(folder / "photos")
     lines = [f"photos/{path.name},{'rose' if number < 4 else ''},3" for number, path in enumerate(paths)]
     (folder / "picks.csv").write_text("\n".join(["path,label,stands_for", *lines]) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match="has 4 problems.*line 6: no label"):
+    with pytest.raises(InputError, match="has 4 problems:\nline 6: no label"):
         plan(folder / "picks.csv", SeenImages(), [])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -69,7 +70,7 @@ def test_a_stamp_lies_in_a_corner_and_keeps_its_shape() -> None:
     grey = torch.full((20, 3, 16, 32), 100, dtype=torch.uint8)
     on, corners = Stamped(grey, LOGO, 0.5, 1), set()
     for number in range(20):
-        red = torch.tensor(list(on[number].getdata())).reshape(16, 32, 3)[..., 0] == 255
+        red = torch.from_numpy(np.array(on[number]))[..., 0] == 255
         rows, columns = red.any(1).nonzero()[:, 0], red.any(0).nonzero()[:, 0]
         assert (len(rows), len(columns)) == (4, 8)
         corners.add((int(rows[0]), int(columns[0])))

@@ -38,7 +38,8 @@ from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores
-from continual.statistics.ridge import GramStatistics, LinearHead, choose_penalty, solve
+from continual.statistics.penalties import choose_penalty
+from continual.statistics.ridge import GramStatistics, LinearHead, solve
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 16, "precision": "bfloat16", "alignment_epochs": 0}
 #: what is trained -> settings that differ; "joint" learns all classes as one experience, "strata" is that method

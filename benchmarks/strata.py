@@ -27,7 +27,8 @@ from continual.data.inputs import PreparedImages
 from continual.data.loaders import evaluation_loader
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.ridge import GramStatistics, choose_penalty, solve
+from continual.statistics.penalties import choose_penalty
+from continual.statistics.ridge import GramStatistics, solve
 
 RIDGE, PROJECTION = "ridge", "ridge on a random projection of 2000"
 RIVALS = (RIDGE, PROJECTION)

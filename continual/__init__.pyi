@@ -1,6 +1,7 @@
 """What `continual` offers: the one list of its public names, each loaded from its module when it is first used."""
 
 from continual.adapters.base import AdapterKind as AdapterKind
+from continual.avalanche.selecting import PoolSelection as PoolSelection
 from continual.avalanche.strategy import MOS as MOS
 from continual.avalanche.strategy import Finetune as Finetune
 from continual.avalanche.strategy import Joint as Joint
@@ -14,8 +15,10 @@ from continual.errors import EquimosError as EquimosError
 from continual.experiments.frames import read_runs as read_runs
 from continual.export.writing import export_onnx as export_onnx
 from continual.learning.answers import Prediction as Prediction
+from continual.learning.concept import Concept as Concept
 from continual.learning.learner import IncrementalLearner as IncrementalLearner
 from continual.learning.merged import merged as merged
+from continual.learning.pool import select as select
 from continual.losses.base import LossTerm as LossTerm
 from continual.methods import load as load
 from continual.methods import method as method

@@ -44,7 +44,7 @@ SEAMS = {
     ),
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
     "typer": ("continual.cli",),
-    "sklearn": ("continual.sklearn", "continual.datasets", "continual.experiments"),
+    "sklearn": ("continual.sklearn", "continual.selection", "continual.datasets", "continual.experiments"),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),
 }
 

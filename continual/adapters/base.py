@@ -86,6 +86,8 @@ class AdapterKind(BaseModel, ABC):
     name: ClassVar[str]
     #: tensors without an axis over the blocks
     whole: ClassVar[frozenset[str]] = frozenset()
+    #: tensors (L, r, D) whose rows read the tokens between a block's halves, and nothing else does
+    token_readers: ClassVar[frozenset[str]] = frozenset()
     #: the first block that has weights of its own
     first_block: ClassVar[int] = 0
 

@@ -26,6 +26,7 @@ class Bottleneck(AdapterKind):
     """
 
     name: ClassVar[str] = "bottleneck"
+    token_readers: ClassVar[frozenset[str]] = frozenset({"down_weight"})
 
     bottleneck: int = Field(16, ge=1, description="r, the width of an adapter")
     adapter_scale: float = Field(0.1, description="s, the factor of an adapter's output")

@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.cli import cache, data, deploy, edits, equivariance, learn, listings, merging, models, porting, runs
+from continual.cli import (
+    cache,
+    concepts,
+    data,
+    deploy,
+    edits,
+    equivariance,
+    learn,
+    listings,
+    merging,
+    models,
+    porting,
+    runs,
+    selecting,
+)
 from continual.errors import EquimosError, is_out_of_memory, nearest
 from continual.escaping import terminal
 
@@ -65,9 +79,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (learn, models, listings, runs, edits, merging, porting, deploy):
+for group in (learn, models, listings, runs, edits, merging, porting, selecting, deploy):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
+app.add_typer(concepts.app, name="concept", cls=Commands)
 app.add_typer(cache.app, name="cache", cls=Commands)
 app.add_typer(equivariance.app, name="equivariance", cls=Commands)
 

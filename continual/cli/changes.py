@@ -11,7 +11,10 @@ from continual.console import console, count, show_rows
 
 if TYPE_CHECKING:
     from continual.data.inputs import Label
+    from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.new_images import Plan
     from continual.lifecycle.review import Review
+    from continual.lifecycle.seen_images import SeenImages
 
 #: pairs of classes shown
 SHOWN = 15
@@ -60,6 +63,15 @@ def show_review(found: Review, advice: str) -> None:
             f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
             f"{advice}"
         )
+
+
+def unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | None:
+    """Say, before anything is learned, what --max-flips cannot be measured on."""
+    judged = {picture.entry.label for picture in [*plan.held_out, *plan.hold_out]} | {*gone.labels(seen)}
+    if not (rest := [label for label in plan.known if label not in judged]):
+        return None
+    of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
+    return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"
 
 
 def too_much(outcome: Review, max_flips: float | None, keeping: str | None = None) -> str | None:

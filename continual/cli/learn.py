@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.changes import show_review, stop, too_much
-from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers, check_shares
+from continual.cli.changes import show_review, stop, too_much, unmeasured
+from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, Workers, check_shares
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
 from continual.errors import InputError, nearest
@@ -18,6 +18,7 @@ from continual.lifecycle.seen_images import SeenImages
 
 if TYPE_CHECKING:
     from continual.data.inputs import ExperienceData
+    from continual.learning.concept import Concept
     from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
@@ -36,11 +37,20 @@ Weights = Annotated[
 
 @app.command()
 def learn(
-    images: Images,
+    images: ImagesOrList,
     model: Model,
     only: Annotated[
         list[str] | None, typer.Option("--class", "-c", metavar="NAME", help="Look at these class folders alone.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Learn from these images too, which have no labels.")
+    ] = None,
+    ignoring: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Do not follow this stamp, a logo or a border, from now on.")
+    ] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let a list of images name those outside its folder, and links.")
+    ] = False,
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of new images per class to evaluate on, not to learn.")
     ] = 0.2,
@@ -96,7 +106,11 @@ def learn(
     but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
-    inside = {place.name for place in subfolders(parts_in(images).get("train", images))}
+    from continual.lifecycle import listing
+
+    given = listing.is_list(images)
+    folder = parts_in(images).get("train", images)
+    inside = {*listing.listed(images, outside)[1]} if given else {place.name for place in subfolders(folder)}
     if not inside:
         raise InputError(f"{images} holds no images: it needs one sub-folder of images per class")
     if unknown := sorted({*(only or ())} - inside):
@@ -106,9 +120,10 @@ def learn(
     from continual.backbones import recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience, check_pictures
+    from continual.data.inputs import as_experience, check_pictures, with_unlabelled
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
+    from continual.lifecycle.unlabelled_images import stamped, without_labels
 
     device_ = options.device(device)
     arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
@@ -141,7 +156,9 @@ def learn(
         seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
-            plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
+            plan = new_images.plan(
+                images, seen, known, only=only or (), hold_out=hold_out, outside=outside, progress=bars
+            )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
             for line in plan.lines(known):
@@ -152,6 +169,11 @@ def learn(
             return
         labels = [picture.entry.label for picture in plan.learn]
         data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing)
+        concept = None if ignoring is None else stamped(plan, ignoring)
+        if unlabelled is not None:
+            learner.check_unlabelled()
+            unsorted, left_out = without_labels(unlabelled, plan)
+            data = with_unlabelled(data, unsorted, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
@@ -165,11 +187,14 @@ def learn(
                 said.print(of + input_size.words(part, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
+            if data.unlabelled is not None:
+                known_already = f", {left_out} left out that have labels or cannot be read" if left_out else ""
+                said.print(f"unlabelled: {count(len(data.unlabelled), 'image')}{known_already}")
             if learner.undecided:
                 said.print("group: auto, D4 is taken if these images have no up")
             gone = found.held_out if found else HeldOutFeatures()
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
-            if known and max_flips is not None and (judged := _unmeasured(plan, gone, seen)):
+            if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
             answers = 2 * len(plan.held_out) + len(plan.hold_out)
             said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
@@ -178,7 +203,7 @@ def learn(
             if not (yes or confirmed("Learn this?")):
                 stop(f"nothing learned; {left}")
             started = time.perf_counter()
-            outcome = _learn(learner, data, plan, gone, seen, workers)
+            outcome = _learn(learner, data, plan, gone, seen, workers, concept)
             if known:
                 keeping = "--set keep_answers=1" if hasattr(learner.settings, "keep_answers") else None
                 if broken := too_much(outcome, max_flips, keeping):
@@ -193,7 +218,8 @@ def learn(
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             names = sorted(set(labels))
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            event = f"learned {', '.join(map(str, names[:5]))}{more}"
+            event = f"learned {', '.join(map(str, names[:5]))}{more}{_beside(learner)}"
+            event += f", ignoring {concept.name}" if concept else ""
             versions.save(learner, model, event, embed_backbone=embed, seen=seen, held_out=kept, figures=figures)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
@@ -203,8 +229,20 @@ def learn(
     )
 
 
+def _beside(learner: Learner) -> str:
+    """Say of how many unlabelled images a model learned beside the others."""
+    used = learner.unlabelled_use
+    return f", and of {count(used.used, 'unlabelled image')}" if used else ""
+
+
 def _learn(
-    learner: Learner, data: ExperienceData, plan: Plan, gone: HeldOutFeatures, seen: SeenImages, workers: int
+    learner: Learner,
+    data: ExperienceData,
+    plan: Plan,
+    gone: HeldOutFeatures,
+    seen: SeenImages,
+    workers: int,
+    concept: Concept | None,
 ) -> Review:
     """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
     from continual.cli.progress import ProgressBars
@@ -212,21 +250,14 @@ def _learn(
 
     before = learner.variant()
     with ProgressBars(console(stderr=True)) as bars:
-        learner.learn(data, progress=bars, workers=workers)
+        learner.learn(data, ignoring=concept, progress=bars, workers=workers)
         held_out = [(picture.image, picture.entry.label) for picture in [*plan.held_out, *plan.hold_out]]
         outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
+    if learner.unlabelled_use is not None:
+        console(stderr=True).print(learner.unlabelled_use.words)
     if before.undecided and learner.state.choice is not None:
         console(stderr=True).print(learner.state.choice.words)
     show_review(outcome, "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by")
     for line in plan.not_judged():
         console(stderr=True).print(line)
     return outcome
-
-
-def _unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | None:
-    """Say, before anything is learned, what --max-flips cannot be measured on."""
-    judged = {picture.entry.label for picture in [*plan.held_out, *plan.hold_out]} | {*gone.labels(seen)}
-    if not (rest := [label for label in plan.known if label not in judged]):
-        return None
-    of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
-    return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"

@@ -23,6 +23,10 @@ CONFIG = "A TOML file, or the name of a config that comes with equimos: `equimos
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help=CONFIG, autocompletion=config_names)]
 Model = Annotated[Path, typer.Option("--model", "-m", metavar="FILE", help="The model file.")]
 Images = Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="A folder with one folder per class.")]
+ImagesOrList = Annotated[
+    Path,
+    typer.Option("--images", "-i", metavar="DIR|CSV", help="A folder with one folder per class, or a list of images."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the fastest that is here.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads them in this one.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here; - for standard output.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,17 @@ LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
+class UnlabelledData:
+    """Images without labels, twice, as in `ExperienceData`; their labels mean nothing."""
+
+    training: Dataset[Any]
+    evaluation: Dataset[Any]
+
+    def __len__(self) -> int:
+        return len(self.evaluation)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class ExperienceData:
     """The images of one experience, twice; items are (float tensor (3, H, W), label, ...), further entries ignored."""
 
@@ -43,6 +54,7 @@ class ExperienceData:
     evaluation: Dataset[Any]  #: as they are, for statistics
     labels: Sequence[Label]  #: of all items, in order
     value_range: str | None = None  #: what the images' numbers meant, see `continual.data.ranges`; None for pictures
+    unlabelled: UnlabelledData | None = None  #: further images, of which nobody said what they are
 
 
 class PreparedImages(Dataset[tuple[Tensor, Label]]):
@@ -135,6 +147,21 @@ def as_experience(
         images = DecodedOnce(images, decoded)
     views = [PreparedImages(images, labels, preprocessing, augment=on, value_range=name) for on in (True, False)]
     return ExperienceData(views[0], views[1], labels, name)
+
+
+def with_unlabelled(data: ExperienceData, images: Any, preprocessing: Preprocessing) -> ExperienceData:
+    """Return an experience with further images, as `predict` takes them, that have no labels; the same without any.
+
+    What their numbers mean is as in those that have labels.
+    """
+    found = [] if images is None else to_predict(images)
+    if not len(found):
+        return data
+    views = [
+        PreparedImages(found, [0] * len(found), preprocessing, augment=on, value_range=data.value_range)
+        for on in (True, False)
+    ]
+    return replace(data, unlabelled=UnlabelledData(views[0], views[1]))
 
 
 def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], list[Label]]:

@@ -94,7 +94,7 @@ def _(learner: MOSLearner) -> Any:
     state, settings, frozen, extractor = learner.state, learner.settings, learner.backbone.frozen, learner.extractor
     assert state.head is not None
     assert state.prototypes is not None
-    head, prototypes, experience = state.head, state.prototypes.mean, state.experience_of_class
+    head, prototypes, experience = state.heeding, state.prototypes.mean, state.experience_of_class
     kind, bank = settings.adapter_kind, state.stacked_bank(settings.consolidate)
     first = shared(kind, one(bank, 0))
 

@@ -187,7 +187,7 @@ def single_views(
         evaluation = Transformed(Subset(evaluation, each), symmetry.group, [*elements] * len(data.labels))
     else:
         seeing = replace(extractor, symmetry=replace(symmetry, fitted=fitted))
-    return seeing, ExperienceData(training, evaluation, labels, data.value_range), fitted
+    return seeing, ExperienceData(training, evaluation, labels, data.value_range, data.unlabelled), fitted
 
 
 def choose_group(

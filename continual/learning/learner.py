@@ -4,7 +4,6 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -15,12 +14,12 @@ from continual import distributed
 from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
 from continual.data.images import LIMIT
-from continual.data.inputs import ExperienceData, Label, PreparedImages, as_experience, paths_of, range_of, to_predict
-from continual.data.loaders import evaluation_loader
+from continual.data.inputs import ExperienceData, Label, as_experience, with_unlabelled
 from continual.data.preprocessing import Preprocessing
 from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
-from continual.learning.answers import Prediction, Scores
+from continual.learning.answers import Scores
+from continual.learning.concept import Concept
 from continual.learning.deciding import Deciding
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
@@ -32,11 +31,13 @@ from continual.learning.porting import Porting
 from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
+from continual.learning.suppressing import Suppressing
 from continual.learning.training import Checkpoints, Training
+from continual.learning.unlabelled import UnlabelledUse
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S], Suppressing[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
@@ -58,8 +59,11 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
     #: True if answers follow from features that no later experience changes, and that a `FeatureCache` holds
     fixed_features: ClassVar[bool] = False
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
+    learns_unlabelled: ClassVar[bool] = False  #: whether `learn` takes unlabelled images as well
     settings_type: ClassVar[type[Settings]] = Settings
     store: FeatureStore | None = None  #: set it to take frozen features from the disk, and to keep them there
+    #: how many unlabelled images the last `learn` used, if it was given any
+    unlabelled_use: UnlabelledUse | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -140,6 +144,8 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
         images: Any,
         labels: Any = None,
         *,
+        unlabelled: Any = None,
+        ignoring: Concept | None = None,
         progress: Progress | None = None,
         workers: int = 0,
         checkpoints: Checkpoints | None = None,
@@ -157,6 +163,12 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
         "normalised", "unit" (0 to 1), "bytes" (0 to 255) or (black, white). It is remembered, in the file too. Left
         out, it is the one remembered, else the floats decide, with a warning; see `continual.data.ranges`.
 
+        `unlabelled` are further images, as `predict` takes them, that count as much as the method is sure of them;
+        those unlike all classes are left out, and no class comes of them. `unlabelled_use` then says how many counted.
+
+        What is learned does not follow a concept that is to be `ignoring`, nor does what later experiences bring:
+        adapters are trained without reading it, and heads are solved or corrected as by `suppress`.
+
         With `checkpoints` (a `continual.learning.checkpoints.CheckpointFolder`, say) the training is kept after every
         epoch, and resumes from there if it was stopped: called again with the same images, `learn` ends with
         the same bits. They serve this one call. `decoded` bytes of opened image files are kept for later epochs.
@@ -165,102 +177,66 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
         in either case, and when interrupted, the learner stays as it was.
         """
         data = self._given(images, labels, value_range, decoded=decoded)
+        if unlabelled is not None:
+            self.check_unlabelled(checkpoints)
+            data = with_unlabelled(data, unlabelled, self.preprocessing)
         if self.state.classes and type(self.state.classes[0]) is not type(data.labels[0]):
             raise InputError(
                 f"labels are {type(data.labels[0]).__name__}, but the classes learned so far are "
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
         check_labels(dict.fromkeys(data.labels))
+        if ignoring is None:
+            self._trained(data, progress, workers, checkpoints)
+            return
+        probe = self.to_ignore(ignoring, progress, workers)
+        probe._trained(data, progress, workers, checkpoints)
+        if self.suppresses:
+            probe.suppress(ignoring, progress=progress, workers=workers)
+        self.state, self.unlabelled_use = probe.state, probe.unlabelled_use
+
+    def _trained(
+        self, data: ExperienceData, progress: Progress | None, workers: int, checkpoints: Checkpoints | None
+    ) -> None:
+        """Learn an experience in the learner's own loop."""
         training = self.start_training(data, progress, workers)
         run(training, progress, workers, checkpoints)
+        if training.taught:
+            teacher, training = training, self.start_training(data, progress, workers)
+            training.learn_from(teacher, progress)
+            run(training, progress, workers)
         self.complete(training, progress)
+
+    def check_unlabelled(self, checkpoints: Checkpoints | None = None) -> None:
+        """Raise InputError for methods and settings with which unlabelled images are not learned."""
+        if not self.learns_unlabelled:
+            raise InputError(
+                f"{self.method} learns no unlabelled images: take strata, ridge, ranpac, mos, ease or finetune"
+            )
+        if self.settings.group is not None:
+            raise InputError("unlabelled images are not learned with a group: leave one of the two out")
+        if distributed.count() > 1 or checkpoints is not None:
+            raise InputError("unlabelled images are learned in one process, and without checkpoints")
 
     def complete(self, training: Training[S], progress: Progress | None = None) -> None:
         """Finish a training and keep what it learned: the last call of every training loop.
 
-        Raises LearningError, and keeps nothing, if an image's scores would not be finite.
+        Raises LearningError, and keeps nothing, if an image's scores would not be finite; InputError for unlabelled
+        images that changed nothing.
         """
         probe = self.variant()
         probe.state = training.finish(progress)
+        if training.data.unlabelled is not None and training.unlabelled_use is None:
+            raise InputError(
+                f"{self.method} trains nothing in this experience, so unlabelled images would change nothing: leave "
+                "them out, or bring a new class"
+            )
         if not torch.isfinite(probe.score_batch(training.data.evaluation[0][0][None]).values).all():
             raise LearningError(
                 f"experience {probe.state.updates} gave weights whose scores are not finite: lower the learning "
                 "rates; the learner is as it was before"
             )
-        self.state = probe.state
-
-    def predict(
-        self,
-        images: Any,
-        *,
-        workers: int = 0,
-        progress: Progress | None = None,
-        cache: FeatureCache | None = None,
-        false_alarm_rate: float | None = None,
-        unknown_rate: float | None = None,
-        value_range: ValueRange | None = None,
-    ) -> Prediction:
-        """Answer for images as `learn` takes them, a file, a PIL image, or a folder with images at any depth, sorted.
-
-        `value_range` is that of `learn`, for this call alone. Of a loader that shuffles, answers are in the order of
-        its data set.
-
-        With a `cache`, images that were asked about before cost only what is new since then: worth it where
-        the same test images are evaluated after every experience. With a `false_alarm_rate` such as 0.05, images
-        unlike all classes are marked, and about that share of the known ones.
-
-        `unknown_rate` is the old name of `false_alarm_rate`. Raises InputError before anything was learned, or for
-        images that cannot be used.
-        """
-        if unknown_rate is not None:
-            warnings.warn("unknown_rate is now called false_alarm_rate", DeprecationWarning, stacklevel=2)
-            false_alarm_rate = unknown_rate
-        if not self.state.classes:
-            raise InputError("nothing has been learned yet: call learn first")
-        if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
-            raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-        images = to_predict(images)
-        if len(images) == 0:
-            raise InputError("there are no images to predict: give at least one")
-        paths, name = paths_of(images), range_of(images, value_range, self.state.value_range)
-        images = PreparedImages(images, [0] * len(images), self.preprocessing, augment=False, value_range=name)
-        parts, done = [], 0
-        for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):
-            parts.append(self.score_batch(batch, cache))
-            done = min(done + distributed.count() * len(batch), len(images))
-            if progress is not None:
-                progress("predicting", done, len(images), {})
-        found = Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
-        return replace(found, paths=paths)
-
-    def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.
-
-        `predict`, Avalanche's evaluation, the server and exported graphs all ask here.
-        """
-        with torch.no_grad():
-            return self.answer(images.to(self.device), cache).cpu()
-
-    def answer(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Score one prepared batch on the learner's device, all views of it where a symmetry averages scores."""
-        symmetry = self.symmetry
-        if symmetry is None or not symmetry.averages_scores:
-            return self._scores(images, cache)
-        return Scores.averaged([self._scores(view, cache) for view in symmetry.orbit(images).unbind(1)])
-
-    def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
-        """Deprecated: `score_batch`."""
-        warnings.warn("scores is deprecated: call score_batch", DeprecationWarning, stacklevel=2)
-        return self.score_batch(images, cache)
-
-    def evaluate(
-        self, images: Any, labels: Any = None, *, workers: int = 0, value_range: ValueRange | None = None
-    ) -> float:
-        """Return the share of images answered right; raises InputError for a class never learned."""
-        data = self._given(images, labels, value_range)
-        truth = self.indices(data.labels)
-        answers = self.predict(data.evaluation, workers=workers).labels
-        return float((self.indices(answers) == truth).float().mean())
+        self.state, self.unlabelled_use = probe.state, training.unlabelled_use
 
     def _given(self, images: Any, labels: Any, value_range: ValueRange | None, *, decoded: int = 0) -> ExperienceData:
         remembered, prepared = self.state.value_range, self.preprocessing

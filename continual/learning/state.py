@@ -11,6 +11,7 @@ from torch import Tensor
 
 from continual.data.inputs import Label
 from continual.statistics.fields import per_class, without
+from continual.statistics.ignored import Ignored
 from continual.symmetry.choice import GroupChoice
 
 
@@ -30,6 +31,7 @@ class State:
     fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: what a symmetry fitted in the first experience
     value_range: str | None = None  #: what numbers meant in images that were learned, see `continual.data.ranges`
     choice: GroupChoice | None = None  #: what `group="auto"` took in the first experience
+    ignored: tuple[Ignored, ...] | None = None  #: concepts that answers are not to follow; None: there are none
 
     def renamed(self, old: Label, new: Label) -> Self:
         """Return the state in which the class `old` is called `new`."""
@@ -70,6 +72,11 @@ class JointClasses:
     def counts(self) -> dict[str, Any]:
         """Return the fields that every state has."""
         return {name: getattr(self, name) for name in ("classes", "class_experience", "experiences", "updates")}
+
+    def ignored(self, states: Sequence[State]) -> tuple[Ignored, ...] | None:
+        """Return the concepts that any of the states ignores, one of each name."""
+        found = {one.name: one for state in reversed(states) for one in state.ignored or ()}
+        return tuple(found.values()) or None
 
 
 S = TypeVar("S", bound=State)

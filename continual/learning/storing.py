@@ -1,9 +1,8 @@
 """A learner's file: what is written of it, and how it is read back."""
 
-from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
 from continual.errors import ModelFileError, is_out_of_memory
 from continual.learning import model_file
-from continual.learning.answers import Scores
+from continual.learning.asking import Asking
 from continual.learning.settings import Settings, current_names, restored
 from continual.learning.state import S, State
 from continual.statistics.fields import check, pack, size, unpack
@@ -22,7 +21,7 @@ from continual.statistics.fields import check, pack, size, unpack
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
-class Storing(ABC, Generic[S]):
+class Storing(Asking[S]):
     """The learner's operations on files, and the bytes it takes."""
 
     method: ClassVar[str]
@@ -32,7 +31,6 @@ class Storing(ABC, Generic[S]):
     settings: Any
     state: S
     device: torch.device
-    score_batch: Callable[[Tensor], Scores]
 
     def save(
         self,

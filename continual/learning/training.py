@@ -20,6 +20,7 @@ from continual.errors import LearningError
 from continual.learning.extractor import Extractor, Progress, extract, single_views
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
+from continual.learning.unlabelled import UnlabelledUse
 from continual.losses.base import Batch, LossTerm
 from continual.losses.cross_entropy import CrossEntropy
 from continual.seeding import generator
@@ -80,6 +81,7 @@ class Training(ABC, Generic[S]):
         self.epochs = 0
         self.workers = 0  #: processes that load images
         self.correcting = False  #: whether these images were answered wrong, and the head is to attend to them
+        self.unlabelled_use: UnlabelledUse | None = None  #: how many unlabelled images counted, once that is known
 
     @abstractmethod
     def finish(self, progress: Progress | None = None) -> S:
@@ -101,6 +103,22 @@ class Training(ABC, Generic[S]):
         (found,), labels = self.extract(lambda images, _: [read(images)], progress)
         return found, labels
 
+    def unlabelled(
+        self, compute: Callable[[Tensor], Sequence[Tensor]], progress: Progress | None = None
+    ) -> Sequence[Tensor]:
+        """Return what `compute(images)` gives of the unlabelled images, each result joined, (m, D)."""
+        assert self.data.unlabelled is not None
+        data, size = self.data.unlabelled.evaluation, self.settings.eval_batch_size
+        return extract(data, lambda images, _: compute(images), size, self.device, progress, self.workers)[0]
+
+    @property
+    def taught(self) -> bool:
+        """Whether this training, once it is over, is to be the teacher of another that learns unlabelled images too."""
+        return False
+
+    def learn_from(self, teacher: Training[S], progress: Progress | None = None) -> None:
+        """Learn unlabelled images too, as another training, which is over, answers for them."""
+
     def class_experience(self) -> tuple[int, ...]:
         """Return which experience introduced each class, the new ones included."""
         return (*self.before.class_experience, *[self.before.experiences] * len(self.new_classes))
@@ -115,6 +133,7 @@ class Training(ABC, Generic[S]):
             "fitted": self.fitted,
             "value_range": self.data.value_range or self.before.value_range,
             "choice": self.before.choice,
+            "ignored": self.before.ignored,
         }
 
 

@@ -16,6 +16,7 @@ from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
 from continual.lifecycle.capture_order import in_order
 from continual.lifecycle.fingerprints import digest, fingerprint
+from continual.lifecycle.listing import is_list, listed
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.lifecycle.split import Split, split
 
@@ -138,17 +139,19 @@ def plan(
     *,
     only: Sequence[str] = (),
     hold_out: float = 0.0,
+    outside: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
-    """Compare a folder with what a model has seen.
+    """Compare a folder, or the images that a manifest lists, with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
     for evaluation, the same ones whenever the same images are there. Of a folder with the parts of a split, the
-    training part is looked at. Raises InputError for a folder without images, or an unknown name in `only`.
+    training part is looked at. A manifest names images outside its folder with `outside` alone. Raises InputError for a
+    folder without images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
-    paths, names = list_folder(folder)
+    paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder)
     if unknown := set(only) - set(names):
         name = min(unknown)
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
@@ -163,7 +166,7 @@ def plan(
     _check_folders(folder, pictures, elsewhere, label_of, made)
     _check_names([name for name in label_of if name in wanted], made)
     _divide(pictures, hold_out, made, progress)
-    made.notes += _strays(folder, set(names))
+    made.notes += [] if is_list(folder) else _strays(folder, set(names))
     return made
 
 

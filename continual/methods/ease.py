@@ -129,6 +129,7 @@ class EASELearner(IncrementalLearner[EASEState]):
     summary = "one adapter per experience; prototypes in every subspace, old ones synthesised in new ones"
     linear_memory = False
     settings_type = EASESettings
+    learns_unlabelled = True
     state_type = EASEState
     unportable = None
 

@@ -40,6 +40,7 @@ class FinetuneLearner(SingleAdapterLearner[SingleAdapterState]):
     summary = "one adapter and head trained on every experience in turn; forgets"
     settings_type = FinetuneSettings
     state_type = SingleAdapterState
+    learns_unlabelled = True
 
     def begin(self, data: ExperienceData) -> FinetuneTraining:
         return FinetuneTraining(self.start, data)

@@ -16,6 +16,7 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start, Training
+from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught, usual
 from continual.methods.bases.first_adapter import (
     FirstAdapterSettings,
     FirstAdapterState,
@@ -25,7 +26,10 @@ from continual.methods.bases.first_adapter import (
 from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
 from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.seeding import generator
-from continual.statistics.ridge import PENALTIES, GramStatistics, choose_penalty, penalty_of, plainly_solved
+from continual.statistics.ignored import penalised
+from continual.statistics.penalties import PENALTIES, choose_penalty, penalty_of
+from continual.statistics.ridge import GramStatistics, plainly_solved
+from continual.statistics.weighted import weighted_sums
 from continual.uncertainty.left_out import Rows, values_left_out
 from continual.uncertainty.temperature import joined
 
@@ -47,8 +51,9 @@ def solved(state: RanPACState, balance: float) -> tuple[RanPACState, Tensor]:
     sums = learned(state.sums)
     penalty = penalty_of(sums, learned(state.head)) if state.penalty is None else state.penalty
     weighted = sums.balanced(balance)
+    rows = penalised(state.ignored, float(weighted.counts.sum()))
     for strength in (penalty, *(p for p in PENALTIES if p > penalty)):
-        head, lower = plainly_solved(weighted, strength)
+        head, lower = plainly_solved(weighted, strength, rows)
         if head.weight.isfinite().all():  # a penalty chosen for other sums may be too weak for these
             break
     return replace(state, head=head, balance=balance, penalty=penalty), lower
@@ -70,11 +75,35 @@ class RanPACUpdate(Training[RanPACState]):
         penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw, balance=own.balance)
         sums = GramStatistics.of(hidden, labels, classes, own.exact_forget).plus(self.before.sums)
         state = RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty)
-        state, lower = solved(state, own.balance)
-        rows = Rows(hidden, labels, self.copies).several(sums)
-        weights = sums.image_weights(own.balance)[rows.labels]
-        known = temperature_after(self, *values_left_out(rows, weights, lower, learned(state.head)))
-        return replace(state, temperature=known)
+
+        def solve(pseudo: PseudoLabels | None) -> tuple[RanPACState, Tensor]:
+            more = sums
+            if pseudo is not None:
+                more = weighted_sums(unseen, pseudo.labels, pseudo.weights, classes, own.exact_forget).plus(sums)
+            done, lower = solved(replace(state, sums=more), own.balance)
+            rows = Rows(hidden, labels, self.copies).several(more)
+            weights = more.image_weights(own.balance)[rows.labels]
+            left_out = values_left_out(rows, weights, lower, learned(done.head))
+            return replace(done, temperature=temperature_after(self, *left_out)), left_out[0].amax(-1)
+
+        def answer(found: tuple[RanPACState, Tensor]) -> PseudoLabels:
+            values = learned(found[0].head)(unseen)
+            probabilities = found[0].probabilities(values)
+            if probabilities is None or not len(found[1]):
+                raise not_known("ranpac")
+            return PseudoLabels.of(probabilities, usual(found[1], values.amax(-1)))
+
+        if self.data.unlabelled is None:
+            return solve(None)[0]
+        unseen = self.project(self.unlabelled(lambda x: [adapted_features(self.extractor, own, stack, x)], progress)[0])
+        (state, _), pseudo = self_taught(solve, answer)
+        self.unlabelled_use = UnlabelledUse.of(pseudo, self.classes)
+        return state
+
+    @property
+    def taught(self) -> bool:
+        """The sums alone learn unlabelled images."""
+        return False
 
     def frozen_adapter(self) -> Weights:
         """Return the first experience's adapter; without any, none."""
@@ -103,6 +132,7 @@ class RanPACLearner(SolvingLearner[RanPACState]):
     any_backbone = True
     settings_type = RanPACSettings
     fixed_features = True
+    learns_unlabelled = True
     state_type = RanPACState
     settings: RanPACSettings
 
@@ -145,6 +175,9 @@ class RanPACLearner(SolvingLearner[RanPACState]):
     def project(self, features: Tensor) -> Tensor:
         """Return `relu(z W)` (B, M) of features z (B, D)."""
         return torch.relu(features @ self.projection.to(features))
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        return [self.project(adapted_features(self.extractor, self.settings, learned(self.state.stack), images))]
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = adapted_features(self.extractor, self.settings, learned(self.state.stack), images, cache)

@@ -141,6 +141,11 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     unportable = None
     keeps_answers = True
 
+    suppresses = True
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        return [self.extractor.features(images, weights=self.state.backbone)]
+
     def begin(self, data: ExperienceData) -> SLCATraining:
         return SLCATraining(self.start, data)
 
@@ -177,7 +182,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""
         state = self.state
         features = self.extractor.features(images, weights=state.backbone)
-        head = learned(state.head)
+        head = state.heeding
         values = head(features).softmax(-1)
         probabilities, p_value = state.judged(self.settings, values, features, lambda x, _: head(x).softmax(-1))
         return Scores(values, probabilities=probabilities, p_value=p_value)

@@ -57,7 +57,7 @@ class StrataLearner(RegressionLearner):
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]) if self._samples else None
-        return RegressionUpdate(self.start, data, self.learned_features, self.solved, readings)
+        return RegressionUpdate(self.start, data, self.learned_features, self.solved, readings, self.reading)
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""

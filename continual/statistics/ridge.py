@@ -7,7 +7,6 @@ triangle is kept alone: half of the memory, and of the file.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +17,6 @@ from continual.statistics.fields import expect_shapes, per_class, without
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
-#: the penalties tried by `choose_penalty`
-PENALTIES = tuple(10.0**k for k in range(-8, 9))
 
 
 @dataclass(frozen=True)
@@ -171,9 +168,13 @@ def solve(sums: GramStatistics, penalty: float, *, standardise: bool) -> LinearH
     return Standardised.of(sums, penalty).solve(sums)
 
 
-def plainly_solved(sums: GramStatistics, penalty: float) -> tuple[LinearHead, Tensor]:
-    """Return the map `solve` gives without standardising, and L (D, D) of G + penalty I = L L^T; nan if singular."""
-    lower = _factor(sums.gram(), penalty)
+def plainly_solved(sums: GramStatistics, penalty: float, ignored: Tensor | None = None) -> tuple[LinearHead, Tensor]:
+    """Return the map `solve` gives without standardising, and L (D, D) of G + penalty I = L L^T; nan if singular.
+
+    The values' changes along rows of `ignored` (m, D) are penalised by their squares.
+    """
+    gram = sums.gram()
+    lower = _factor(gram if ignored is None else gram + ignored.mT @ ignored, penalty)
     return LinearHead(torch.cholesky_solve(sums.targets, lower).contiguous(), torch.zeros_like(sums.counts)), lower
 
 
@@ -185,12 +186,21 @@ class Standardised:
     deviation: Tensor  #: (D,)
     penalty: float
     lower: Tensor  #: (D, D), L of A = L L^T; all nan if the penalty is too little to make A regular
+    ignored: Tensor | None = None  #: (m, D), standardised rows whose products are part of A
 
     @classmethod
-    def of(cls, sums: GramStatistics, penalty: float) -> Standardised:
-        """Standardise the sums, and factor."""
+    def of(cls, sums: GramStatistics, penalty: float, ignored: Tensor | None = None) -> Standardised:
+        """Standardise the sums, and factor; squares of the values' changes along rows `ignored` (m, D) cost as well."""
         mean, deviation = sums.moments()
-        return cls(mean, deviation, penalty, _factor(_products(sums, mean, deviation), penalty))
+        products, rows = _products(sums, mean, deviation), None if ignored is None else ignored / deviation
+        if rows is not None:
+            products += rows.mT @ rows
+        return cls(mean, deviation, penalty, _factor(products, penalty), rows)
+
+    def shrunk(self, drawn: Tensor) -> Tensor:
+        """Return the estimate of tr(A^-1 (A - sum x x^T)) that rows of A^-1's root (k, D) give."""
+        own = self.penalty * drawn.square().sum()
+        return own if self.ignored is None else own + (drawn @ self.ignored.mT).square().sum()
 
     def solve(self, sums: GramStatistics) -> LinearHead:
         """Return the map for the sums it was made of, which takes features as they are."""
@@ -259,38 +269,3 @@ def _factor(gram: Tensor, penalty: float) -> Tensor:
     gram.diagonal().add_(penalty)
     lower, failed = torch.linalg.cholesky_ex(gram)
     return torch.full_like(lower, torch.nan) if failed else lower
-
-
-def choose_penalty(
-    before: GramStatistics | None,
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    *,
-    standardise: bool,
-    generator: torch.Generator,
-    balance: float = 0.0,
-) -> float:
-    """Return the penalty of least squared error on a fifth of the newest images (n, D).
-
-    The fifth is drawn with `generator` (a CPU generator); the others, and all `before`, are solved on. Fewer
-    than five images are all solved on and judged on. Penalties too weak to be solved with are passed over. Classes
-    weigh as `GramStatistics.balanced` says.
-    """
-    order = torch.randperm(len(features), generator=generator).to(features.device)
-    cut = len(features) // 5
-    held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    seen = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
-    sums = seen.balanced(balance)
-    x = features[held].to(sums.total.dtype)
-    y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    weights = seen.image_weights(balance)[labels[held], None]
-    errors = {s: float(((solve(sums, s, standardise=standardise)(x) - y).square() * weights).mean()) for s in PENALTIES}
-    # A penalty too weak to be solved with has the error nan.
-    return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])
-
-
-def penalty_of(sums: GramStatistics, head: LinearHead) -> float:
-    """Return which of PENALTIES an unstandardised head of the sums was solved with: that nearest to what it implies."""
-    left = ((sums.targets - sums.gram() @ head.weight) * head.weight).sum() / head.weight.square().sum()
-    return min(PENALTIES, key=lambda penalty: abs(math.log(penalty) - math.log(max(float(left), PENALTIES[0]))))

@@ -172,8 +172,8 @@ def certainty(
         rows = (torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5).to(rows)
     drawn = torch.linalg.solve_triangular(system.lower, rows, upper=False, left=False)
     weight = (drawn / system.deviation).mT
-    # The leverages of all images sum to 1 + tr(I - penalty A^-1).
-    leverage = ((1 + rows.square().sum() - system.penalty * drawn.square().sum()) / count).clamp(1e-6, 1 - 1e-6)
+    # The leverages of all images sum to 1 + tr(I - A^-1 (A - sum x x^T)).
+    leverage = ((1 + rows.square().sum() - system.shrunk(drawn)) / count).clamp(1e-6, 1 - 1e-6)
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))

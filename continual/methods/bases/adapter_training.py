@@ -22,11 +22,13 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings, Settings
 from continual.learning.state import S, State, learned
-from continual.learning.training import GradientTraining, Output, Progress, Start
+from continual.learning.training import GradientTraining, Output, Progress, Start, Training
 from continual.losses.base import LossTerm
 from continual.methods.bases.kept_views import keep_views, unpacked
+from continual.methods.bases.teaching import Taught, taught_by, use_of
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores
+from continual.statistics.ignored import orthonormal
 
 
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
@@ -60,6 +62,8 @@ class AdapterTraining(GradientTraining[S]):
         self.adapter = TrainableAdapter(start.settings.adapter_kind, begin, fixed)
         super().__init__(start, data, head, *terms, adapter=self.adapter)
         self.noise: torch.Generator | None = None
+        self.unlabelled_images: Taught | None = None  #: what a teacher said of unlabelled images, in a second training
+        self.unread()
         self.reads = len(read_blocks(start.extractor.backbone.depth, self.adapter.kind.reads))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -74,6 +78,17 @@ class AdapterTraining(GradientTraining[S]):
         """Seed the adapter's dropout for this epoch (counted from 0)."""
         keys = ("dropout", self.before.updates, epoch)
         self.noise = generator(self.settings.seed, *keys, device=self.device)
+        if self.unlabelled_images is not None:
+            self.unlabelled_images.begin(epoch)
+
+    @property
+    def taught(self) -> bool:
+        return self.data.unlabelled is not None and self.epochs > 0
+
+    def learn_from(self, teacher: Training[S], progress: Progress | None = None) -> None:
+        assert isinstance(teacher, AdapterTraining)
+        self.unlabelled_images = taught_by(teacher, progress)
+        self.unlabelled_use = use_of(self.unlabelled_images, self.classes)
 
     @cached_property
     def regulation(self) -> Regulation | None:
@@ -89,12 +104,35 @@ class AdapterTraining(GradientTraining[S]):
     def loss(self, output: Output, labels: Sequence[Label]) -> Tensor:
         """Return the loss of a batch, with what the adapter's kind adds to it."""
         loss = super().loss(output, labels)
-        return loss if self.regulation is None else loss + self.regulation.penalty()
+        loss = loss if self.regulation is None else loss + self.regulation.penalty()
+        return loss if self.unlabelled_images is None else loss + self.unlabelled_images.loss(self, loss)
 
     def after_step(self) -> None:
-        """Let the adapter's kind act on the new weights."""
+        """Let the adapter's kind act on the new weights, and keep them from reading what is ignored."""
         if self.regulation is not None:
             self.regulation.after_step()
+        self.unread()
+
+    @torch.no_grad()
+    def unread(self) -> None:
+        """Take the directions of ignored concepts out of what adapter and head read, as the gradients' projection does.
+
+        down_l v_l = 0 in every block: W <- W (I - V^T V), V orthonormal. Momentum and weight decay stay in that space.
+        """
+        for concepts, weight in self._unread:
+            weight -= (weight @ concepts.mT) @ concepts
+
+    @cached_property
+    def _unread(self) -> list[tuple[Tensor, Tensor]]:
+        """Orthonormal directions (..., k, D), and the weights (..., r, D) that are not to read them."""
+        ignored = [one for one in self.before.ignored or () if one.blocks is not None and one.final is not None]
+        if not ignored:
+            return []
+        blocks = torch.stack([one.blocks for one in ignored], 1)  # type: ignore[misc]
+        final = torch.stack([one.final for one in ignored])  # type: ignore[misc]
+        own = dict(self.adapter.named_parameters())
+        pairs = [(orthonormal(blocks), own[name]) for name in self.adapter.kind.token_readers & own.keys()]
+        return [(rows.to(weight), weight) for rows, weight in [*pairs, (orthonormal(final), self.head.weight)]]
 
     def training_images(self, progress: Progress | None = None) -> Any:
         """Return the images, or what the ViT makes of views of them that are kept.

@@ -23,6 +23,7 @@ from continual.seeding import generator as seeded
 from continual.statistics.class_statistics import ClassStatistics, Kind, fit
 from continual.statistics.fields import per_class
 from continual.statistics.head import Head
+from continual.statistics.ignored import check_width, corrected
 from continual.uncertainty.gaussians import Calibration, OODDetector, calibrate, detector_of
 from continual.uncertainty.tempering import Decide, score_temperature, tempered
 
@@ -55,6 +56,16 @@ class AlignedState(State):
     head: Head | None = None
     statistics: tuple[ClassStatistics, ...] = per_class(default=())
     calibration: Calibration | None = None  #: what is usual of known images
+
+    @cached_property
+    def heeding(self) -> Head:
+        """The head that answers: as it was aligned, or, with ignored concepts, the nearest that follows them less."""
+        assert self.head is not None
+        return corrected(self.head, self.statistics, self.ignored)
+
+    def check_shapes(self) -> None:
+        """Raise ValueError for concepts of another width than the head's."""
+        check_width(self.ignored, None if self.head is None else self.head.weight.shape[1])
 
     @cached_property
     def known(self) -> OODDetector | None:

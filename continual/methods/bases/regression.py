@@ -19,10 +19,13 @@ from continual.learning.porting import Space
 from continual.learning.settings import Settings
 from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import Start, Training
+from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught
 from continual.seeding import generator
 from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
+from continual.statistics.ignored import check_width, penalised
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.statistics.weighted import weighted_sums
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty, certainty, drawing
 
@@ -65,6 +68,10 @@ class RegressionState(State):
         centres = (sums.targets / sums.counts - mean[:, None]) / deviation[:, None]
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
+    def check_shapes(self) -> None:
+        """Raise ValueError for concepts of another width than the sums'."""
+        check_width(self.ignored, None if self.sums is None else len(self.sums.total))
+
     @cached_property
     def solutions(self) -> dict[float, Self]:
         """The state with heads of other `balance`; filled when one is first asked for."""
@@ -87,7 +94,8 @@ class RegressionUpdate(Training[RegressionState]):
 
     `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
     follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
-    are the shares of the views in what will be asked about; without, it is their mean.
+    are the shares of the views in what will be asked about; without, it is their mean. `reading` is the one that is
+    asked about now.
     """
 
     def __init__(
@@ -97,9 +105,10 @@ class RegressionUpdate(Training[RegressionState]):
         read: Callable[[Extractor, Tensor], Sequence[Tensor]],
         solved: Callable[..., RegressionState],
         readings: Tensor | None = None,
+        reading: int = 0,
     ) -> None:
         super().__init__(start, data)
-        self.read, self.solved, self.readings = read, solved, readings
+        self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before = self.before
@@ -115,13 +124,45 @@ class RegressionUpdate(Training[RegressionState]):
         newest = None if self.correcting else Rows(features, labels, copies, 1 / views, readings)
         state = RegressionState(**self.progress_counts(), sums=own.plus(before.sums), certainty=before.certainty)
         state = replace(state, penalty_share=before.penalty_share)
-        return self.solved(state, newest)
+        if self.data.unlabelled is None:
+            return self.solved(state, newest)
+        return self._self_taught(state, newest, directions, progress)
+
+    def _self_taught(
+        self, state: RegressionState, newest: Rows | None, directions: int, progress: Progress | None
+    ) -> RegressionState:
+        """Solve with the unlabelled images' own answers, weighed by their probabilities; `newest` have labels."""
+        found = self.unlabelled(lambda images: self.read(self.extractor, images), progress)
+        views, rows = len(found), torch.stack([*found], 1)
+        shares = rows.new_full((views,), 1 / views) if self.readings is None else self.readings[self.reading].to(rows)
+        asked, labelled = torch.einsum("v,nvd->nd", shares, rows), learned(state.sums)
+
+        def solve(pseudo: PseudoLabels | None) -> RegressionState:
+            if pseudo is None:
+                return self.solved(state, newest)
+            labels, weights = (own.repeat_interleave(views) for own in (pseudo.labels, pseudo.weights / views))
+            more = weighted_sums(rows.flatten(0, 1), labels, weights, len(self.classes), directions)
+            return self.solved(replace(state, sums=more.plus(labelled)), newest)
+
+        def answer(state: RegressionState) -> PseudoLabels:
+            judged = learned(state.certainty).judge(learned(state.head)(asked), asked, self.reading)
+            if judged[0] is None or judged[1] is None:
+                raise not_known("a regression")
+            return PseudoLabels.of(judged[0], judged[1])
+
+        solved, pseudo = self_taught(solve, answer)
+        self.unlabelled_use = UnlabelledUse.of(pseudo, self.classes)
+        return solved
 
 
 class SolvingLearner(IncrementalLearner[R]):
     """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
 
     unportable = None
+    suppresses = True
+
+    def ignoring(self, state: R) -> R:
+        return self.solved(state)
 
     @abstractmethod
     def solved(self, state: R, newest: Rows | None = None) -> R:
@@ -146,6 +187,7 @@ class SolvingLearner(IncrementalLearner[R]):
             replace(
                 states[0],
                 **joint.counts(),
+                ignored=joint.ignored(states),
                 sums=reduce(GramStatistics.plus, sums),
                 certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
                 penalty_share=next((state.penalty_share for state in states if state.penalty_share is not None), None),
@@ -174,10 +216,14 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     state_type = RegressionState
     settings_type = RegressionSettings
     fixed_features = True
+    learns_unlabelled = True
 
     @abstractmethod
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the features (B, D') of prepared images that are asked about, from `cache` where it has them."""
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        return [self.design_features(self.extractor, images)]
 
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         """Return the features (B, D') of prepared images that are regressed on: of one view, or several of each."""
@@ -196,7 +242,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         return [torch.stack(list(self.learned_features(extractor, images)), 1)]
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
-        return RegressionUpdate(self.start, data, self.learned_features, self.solved)
+        return RegressionUpdate(self.start, data, self.learned_features, self.solved, reading=self.reading)
 
     def solved(self, state: RegressionState, newest: Rows | None = None) -> RegressionState:
         """Return the state with a head, and how sure it may be, under the penalty of its sums."""
@@ -204,7 +250,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         weighted = sums.balanced(own.balance)
         share = state.penalty_share
         penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
-        system = Standardised.of(weighted, penalty)
+        system = Standardised.of(weighted, penalty, penalised(state.ignored, float(weighted.counts.sum())))
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
         certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
         return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty)

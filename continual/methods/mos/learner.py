@@ -116,6 +116,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         super().after_step()
         if self.anchor is not None and self.alpha > 0:
             merge_(self.adapter.weights(), self.anchor, self.alpha)
+            self.unread()
 
     def finish(self, progress: Progress | None = None) -> MOSState:
         """Keep the adapter, remember the classes, align the head (MOS section 3.2)."""
@@ -176,9 +177,17 @@ class MOSLearner(IncrementalLearner[MOSState]):
     summary = "one adapter per experience, merging in training, self-refined retrieval at inference"
     settings_type = MOSSettings
     state_type = MOSState
+    learns_unlabelled = True
     settings: MOSSettings
     unportable = None
     keeps_answers = True
+
+    suppresses = True
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        kind, extractor = self.settings.adapter_kind, self.extractor
+        stem = extractor.stem(images, reads=kind.reads)
+        return [extractor.features(stem, shared(kind, stack)) for stack in completed(self.state.bank)]
 
     def begin(self, data: ExperienceData) -> MOSTraining:
         return MOSTraining(self.start, data)
@@ -258,9 +267,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
             return ensemble(logits, cosines, state.experiences) / 2 if settings.ensemble else logits.softmax(-1)
 
         experience = state.experience_of_class
-        return Answering(
-            learned(state.head), learned(state.prototypes).mean, experience, settings.retrieval_rounds, combine
-        )
+        return Answering(state.heeding, learned(state.prototypes).mean, experience, settings.retrieval_rounds, combine)
 
     def _early_exit(self, answering: Answering) -> tuple[EarlyExit, float]:
         """Return what predicts answers, and how certain is enough."""
@@ -295,4 +302,4 @@ class MOSLearner(IncrementalLearner[MOSState]):
 
     def _simulated(self, index: int, count: int, draw: torch.Generator) -> Tensor:
         sampler = self.state.statistics[index].sampler(self.settings.covariance_floor)
-        return learned(self.state.head)(sampler.draw(count, draw)).argmax(-1)
+        return self.state.heeding(sampler.draw(count, draw)).argmax(-1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -36,10 +37,13 @@ Tensors = dict[str, Tensor]
 @pytest.fixture
 def commands(pictures: Pictures, other_weights: Path) -> dict[str, list[str]]:
     """What is interrupted."""
-    more, odd = pictures("more", ["iris"]), pictures("odd", ["lily"])
-    others = pictures("others", [f"thing {number}" for number in range(20)], 1)
+    more, odd, others = pictures("more", ["iris"]), pictures("odd", ["lily"]), pictures("others", ["oak", "elm"])
+    things = pictures("things", [f"thing {number}" for number in range(20)], 1)
+    stamp = others.with_name("stamp.png")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(stamp)
     return {
-        "port": ["port", "--yes", "--images", str(others), "--to-weights", str(other_weights)],
+        "concept": ["concept", "suppress", "--stamp", str(stamp), "--images", str(others), "--size", "0.5"],
+        "port": ["port", "--yes", "--images", str(things), "--to-weights", str(other_weights)],
         "learn": ["learn", "--yes", "--images", str(more)],
         "correct": ["correct", str(odd), "--class", "tulip"],
         "forget": ["forget", "rose"],
@@ -84,7 +88,7 @@ def _same(a: Tensors, b: Tensors) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename", "port"])
+@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename", "port", "concept"])
 def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str, list[str]], name: str) -> None:
     """SIGKILL: after each, the file holds the old content or the new, and loads; so does every version.
 
@@ -187,7 +191,7 @@ def small_disk(tmp_path: Path, model: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename"])
+@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename", "concept"])
 @pytest.mark.parametrize("state", ["full", "read-only"])
 def test_a_disk_that_is_full_or_read_only(
     equimos: Equimos, small_disk: Path, model: Path, commands: dict[str, list[str]], name: str, state: str
@@ -253,7 +257,7 @@ def test_two_writers_of_which_one_is_killed(
     commands["rollback"] = ["rollback"]
     events |= {"learn": "learned iris", "correct": "corrected 4 images of tulip", "forget": "forgot rose"}
     events["port"] = "ported from"
-    events |= {"rename": "renamed rose to wild rose", "rollback": "before"}
+    events |= {"rename": "renamed rose to wild rose", "rollback": "before", "concept": "suppressed stamp"}
 
     def begin() -> None:
         _restored(model, trained)

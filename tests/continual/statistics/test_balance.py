@@ -15,7 +15,8 @@ from continual.methods import method
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.ridge import PENALTIES, GramStatistics, Standardised, penalty_of, solve
+from continual.statistics.penalties import PENALTIES, penalty_of
+from continual.statistics.ridge import GramStatistics, Standardised, solve
 from continual.testing import tiny_backbone
 from continual.uncertainty.left_out import Rows, t_left_out_weighted
 from continual.uncertainty.leverage import certainty

@@ -15,11 +15,11 @@ from torch.nn.functional import one_hot
 from continual.methods.ridge import RidgeLearner
 from continual.seeding import generator
 from continual.statistics.fields import check, pack, unpack
+from continual.statistics.penalties import choose_penalty
 from continual.statistics.ridge import (
     SHARES,
     GramStatistics,
     Standardised,
-    choose_penalty,
     expected_best,
     lower_triangle,
     solve,

@@ -1,0 +1,175 @@
+"""The commands `equimos concept ...`: check, suppress, allow, find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from continual.cli.options import Device, Json, Method, Model, Weights, Workers, check_there
+from continual.console import STDOUT, check_outputs, check_target, console, show_rows, write_json
+from continual.errors import InputError, nearest
+from continual.lifecycle import contents, locks, versions
+
+if TYPE_CHECKING:
+    from continual.learning.concept import Concept
+    from continual.lifecycle.contents import ModelFile
+
+app = typer.Typer(
+    help="How much a model uses a watermark, a border or a background; and taking it out.", no_args_is_help=True
+)
+
+Pool = Annotated[
+    Path | None, typer.Option("--images", "-i", metavar="DIR", help="Images of anything, which get the stamp.")
+]
+StampFile = Annotated[
+    Path | None, typer.Option("--stamp", metavar="FILE", help="The picture that is put on: a logo, or a border.")
+]
+Size = Annotated[
+    float, typer.Option(help="The stamp's larger side, as a share of an image's smaller; 1 covers the whole image.")
+]
+With = Annotated[Path | None, typer.Option("--with", metavar="DIR", help="Images that have it.")]
+Without = Annotated[Path | None, typer.Option("--without", metavar="DIR", help="Images like them that do not.")]
+Name = Annotated[str | None, typer.Option(help="What it is called.", show_default="the stamp's or the folder's name")]
+
+
+@app.command()
+def check(
+    model: Model, images: Pool = None, stamp: StampFile = None, size: Size = 0.25, with_: With = None,
+    without: Without = None, name: Name = None, json: Json = None, method: Method = None, weights: Weights = None,
+    device: Device = "auto", workers: Workers = 0,
+) -> None:  # fmt: skip
+    """Say how much a model uses something: whether it sees it, and how many answers change with it."""
+    check_outputs(json)
+    _check_given(images, stamp, with_, without)
+    found = contents.read(model)
+    from continual.cli.opening import load_learner
+    from continual.cli.progress import ProgressBars
+
+    concept = made(images, stamp, size, with_, without, name)
+    with ProgressBars(console(stderr=True)) as bars:
+        with bars.waiting("loading the model"):
+            learner = load_learner(found, weights, device, method)
+        use = learner.concept_use(concept, progress=bars, workers=workers)
+    if write_json(json, asdict(use)):
+        for line in use.lines:
+            console().print(line)
+
+
+@app.command()
+def suppress(
+    model: Model, images: Pool = None, stamp: StampFile = None, size: Size = 0.25, with_: With = None,
+    without: Without = None, name: Name = None,
+    strength: Annotated[float, typer.Option(help="How much a change of values costs; 100 was no better.")] = 10.0,
+    method: Method = None, weights: Weights = None, device: Device = "auto", workers: Workers = 0,
+) -> None:  # fmt: skip
+    """Let a model use something less, from what it remembers; a new version, which later experiences keep to."""
+    _check_given(images, stamp, with_, without)
+    with _claimed(model) as found:
+        from continual.cli.opening import load_learner
+        from continual.cli.progress import ProgressBars
+
+        concept = made(images, stamp, size, with_, without, name)
+        with ProgressBars(console(stderr=True)) as bars:
+            with bars.waiting("loading the model"):
+                learner = load_learner(found, weights, device, method)
+            before = learner.concept_use(concept, progress=bars, workers=workers)
+            learner.suppress(concept, strength, progress=bars, workers=workers)
+            after = learner.concept_use(concept, progress=bars, workers=workers)
+        _save(learner, model, found, f"suppressed {concept.name}")
+    what = "answers that change with it" if concept.paired else "how far answers with and without it differ"
+    console().print(f"{model}: {concept.name} suppressed; {what}: {after.changed:.1%}, {before.changed:.1%} before")
+    console(stderr=True).print(f"`equimos concept allow {concept.name} --model {model}` takes that back")
+
+
+@app.command()
+def allow(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of what was suppressed.")],
+    model: Model, method: Method = None, weights: Weights = None, device: Device = "auto",
+) -> None:  # fmt: skip
+    """Take a `suppress` back: the answers are those that the model would have without it."""
+    with _claimed(model) as found:
+        known = [str(one["name"]) for one in found.header["state"].get("ignored") or ()]
+        if name not in known:
+            raise InputError(f"{model} suppresses no {name!r}: {nearest(name, known) if known else 'nothing at all'}")
+        from continual.cli.opening import load_learner
+        from continual.cli.progress import waiting
+
+        with waiting("loading the model"):
+            learner = load_learner(found, weights, device, method)
+        learner.allow(name)
+        _save(learner, model, found, f"allowed {name}")
+    console().print(f"{model}: {name} is not suppressed any more")
+
+
+@app.command()
+def find(
+    model: Model,
+    images: Annotated[Path, typer.Option("--images", "-i", metavar="DIR", help="Images as the model gets them.")],
+    words: Annotated[
+        list[str], typer.Option("--word", "-w", metavar="TEXT", help="A thing that it may use; give several.")
+    ],
+    clip: Annotated[str, typer.Option(metavar="NAME.TAG", help="open_clip's name and weights.")] = "ViT-B-32.openai",
+    clip_weights: Annotated[Path | None, typer.Option(metavar="FILE", help="CLIP's weights, not by a tag.")] = None,
+    json: Json = None, method: Method = None, weights: Weights = None, device: Device = "auto", workers: Workers = 0,
+) -> None:  # fmt: skip
+    """Rank things by how much a model's answers go along with them, by CLIP: a report, which proves nothing."""
+    check_outputs(json)
+    check_there([images])
+    if len(words) < 2:
+        raise InputError("find ranks things against one another: give --word twice or more")
+    found = contents.read(model)
+    from continual.cli import opening
+    from continual.cli.progress import ProgressBars
+    from continual.experiments.named_concepts import ranked
+
+    with ProgressBars(console(stderr=True)) as bars:
+        paths = opening.readable([images], bars)
+        with bars.waiting("loading the model"):
+            learner = opening.load_learner(found, weights, device, method)
+        rows = ranked(learner, paths, words, clip, clip_weights, progress=bars, workers=workers)
+    if write_json(json, [asdict(row) for row in rows]):
+        table = [(row.name, f"{row.spread:.2f}", row.most, row.least) for row in rows]
+        show_rows(table, "thing", "spread", "most with", "least with")
+    if json != STDOUT:
+        console(stderr=True).print("a large spread is a hint, not a proof: `equimos concept check` measures")
+
+
+def made(
+    images: Path | None, stamp: Path | None, size: float, with_: Path | None, without: Path | None, name: str | None
+) -> Concept:
+    """Return the concept that options name."""
+    from continual.learning.concept import Concept
+
+    if stamp is not None:
+        assert images is not None
+        return Concept.of(images, stamp=stamp, size=size, name=name)
+    return Concept.of(with_, without, name=name)
+
+
+def _check_given(images: Path | None, stamp: Path | None, with_: Path | None, without: Path | None) -> None:
+    pairs, folders = (stamp, images), (with_, without)
+    if (None in pairs) == (None in folders) or (any(pairs) and any(folders)):
+        raise InputError("name it by --stamp FILE and --images DIR, or by --with DIR and --without DIR")
+    check_there(place for place in (*pairs, *folders) if place is not None)
+
+
+@contextmanager
+def _claimed(model: Path) -> Iterator[ModelFile]:
+    """Read a model file that no other process may write in the block."""
+    check_target(model)
+    with locks.claimed(model):
+        found = contents.read(model)
+        try:
+            yield found
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{model} is as it was") from None
+
+
+def _save(learner: Any, model: Path, found: ModelFile, event: str) -> None:
+    """Make a new version, in which all else is as it was."""
+    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, held_out=found.held_out)

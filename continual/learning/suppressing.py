@@ -1,0 +1,153 @@
+"""How a learner comes to use a concept less: checked, suppressed, allowed again, and ignored while it learns."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from continual.errors import InputError, nearest
+from continual.learning.asking import Asking
+from continual.learning.concept import Concept, ConceptUse, directions, probe
+from continual.learning.extractor import Extractor, Progress
+from continual.learning.state import S
+from continual.statistics.ignored import STRENGTH, Ignored
+
+#: changes of features that are less than this share of the features are none
+NOTHING = 1e-5
+
+
+class Suppressing(Asking[S]):
+    """The learner's operations on concepts. Each either succeeds or leaves the learner as it was."""
+
+    method: ClassVar[str]
+    suppresses: ClassVar[bool] = False  #: whether what is remembered lets a concept be taken out
+
+    @property
+    @abstractmethod
+    def extractor(self) -> Extractor: ...
+
+    @abstractmethod
+    def variant(self, **settings: Any) -> Self: ...
+
+    # What a method defines -----------------------------------------------------------------------------
+
+    def concept_features(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the features (B, K) of prepared images that answers are made of; several where adapters differ."""
+        raise NotImplementedError
+
+    def ignoring(self, state: S) -> S:
+        """Return a state whose ignored concepts have changed with what follows from that."""
+        return state
+
+    # What users call -----------------------------------------------------------------------------------
+
+    def concept_use(self, concept: Concept, *, progress: Progress | None = None, workers: int = 0) -> ConceptUse:
+        """Return how much the learner uses a concept: whether its features show it, and how many answers change.
+
+        Raises InputError before anything was learned.
+        """
+        self._check_learned()
+        own = self.suppresses
+
+        def read(images: Tensor) -> Sequence[Tensor]:
+            given = images.to(self.device)
+            features = self.concept_features(given)[-1] if own else self.extractor.features(given)
+            return [features, self.score_batch(given).values.to(features.device)]
+
+        (features, values), (others, plain) = self._read(concept, read, progress, workers)
+        answers, before = values.argmax(-1), plain.argmax(-1)
+        with_it, without = Counter(answers.tolist()), Counter(before.tolist())
+        grown = {
+            label: with_it[i] / len(answers) - without[i] / len(before) for i, label in enumerate(self.state.classes)
+        }
+        if concept.paired:
+            changed = float((answers != before).float().mean())
+        else:
+            changed = sum(abs(share) for share in grown.values()) / 2
+        towards = dict(sorted(grown.items(), key=lambda pair: -pair[1]))
+        return ConceptUse(concept.name, len(answers), probe(features, others), changed, concept.paired, towards)
+
+    def suppress(
+        self,
+        concept: Concept,
+        strength: float = STRENGTH,
+        *,
+        progress: Progress | None = None,
+        workers: int = 0,
+    ) -> None:
+        """Let answers follow a concept less, by a penalty on how much it changes their values; later ones keep it.
+
+        Nothing is trained, and no image that was learned is needed: sums and class statistics say enough. A concept of
+        the same name is replaced; `allow` takes it back. Raises InputError for methods that remember no such thing,
+        and for a concept that changes no feature.
+        """
+        if not 0 < strength < float("inf"):
+            raise InputError(f"strength is a number above 0, got {strength}")
+        if not self.suppresses:
+            raise InputError(
+                f"{self.method} remembers neither sums nor class statistics, from which a concept could be taken out: "
+                "take strata, ridge, ranpac, mos or slca, or begin with learn(..., ignoring=concept)"
+            )
+        self._check_learned()
+        read = self._read(concept, lambda x: self.concept_features(x.to(self.device)), progress, workers)
+        rows = [concept.changes(*pair) for pair in zip(*read, strict=True)]
+        if max(float(own.abs().max()) for own in rows) <= NOTHING * max(float(own.abs().max()) for own in read[1]):
+            raise InputError(f"{concept.name} changes no feature of these images: there is nothing to suppress")
+        there = next((one for one in self.state.ignored or () if one.name == concept.name), None)
+        new = replace(
+            there or Ignored(concept.name, strength), strength=strength, rows=torch.cat(rows).cpu().contiguous()
+        )
+        self.state = self._with(new)
+
+    def allow(self, name: str) -> None:
+        """Let answers follow a concept again, as if it had never been suppressed: the opposite of `suppress`.
+
+        What adapters were trained without stays so. Raises InputError for a name that is not suppressed.
+        """
+        ignored = self.state.ignored or ()
+        rest = tuple(one for one in ignored if one.name != name)
+        if len(rest) == len(ignored):
+            known = [one.name for one in ignored]
+            raise InputError(f"no concept {name!r} is suppressed: {nearest(name, known) if known else 'there is none'}")
+        self.state = self.ignoring(replace(self.state, ignored=rest or None))
+
+    # What learning with a concept needs ---------------------------------------------------------------
+
+    def to_ignore(self, concept: Concept, progress: Progress | None = None, workers: int = 0) -> Self:
+        """Return a learner that will train without following a concept.
+
+        Raises InputError for methods that neither remember what `suppress` needs, nor train adapters that read tokens.
+        """
+        kind = getattr(self.settings, "adapter_kind", None) if getattr(self.settings, "epochs", 0) else None
+        reads = kind is not None and kind.token_readers and self.extractor.backbone.frozen.has_blocks
+        if not (reads or self.suppresses):
+            raise InputError(
+                f"{self.method} cannot ignore a concept: take strata, ridge, ranpac, mos, slca or finetune"
+            )
+        probe = self.variant()
+        if reads:
+            options = {"batch_size": self.settings.eval_batch_size, "progress": progress, "workers": workers}
+            blocks, final = directions(concept, self.extractor.untransformed, **options)
+            probe.state = probe._with(Ignored(concept.name, STRENGTH, None, blocks, final), solve=False)
+        return probe
+
+    def _with(self, new: Ignored, *, solve: bool = True) -> S:
+        rest = tuple(one for one in self.state.ignored or () if one.name != new.name)
+        state = replace(self.state, ignored=(*rest, new))
+        return self.ignoring(state) if solve else state
+
+    def _check_learned(self) -> None:
+        if not self.state.classes:
+            raise InputError("nothing has been learned yet: call learn first")
+
+    def _read(self, concept: Concept, read: Any, progress: Progress | None, workers: int) -> Any:
+        return concept.read(
+            read, self.preprocessing, self.device, value_range=self.state.value_range,
+            batch_size=self.settings.eval_batch_size, progress=progress, workers=workers,
+        )  # fmt: skip

@@ -1,0 +1,166 @@
+"""The commands `equimos concept ...`, `learn --ignoring` and `learn --unlabelled`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import continual
+from continual.errors import InputError
+from continual.experiments.named_concepts import ranked, stand_in
+from tests.continual.conftest import write_pictures
+
+Equimos = Callable[..., Any]
+Pictures = Callable[..., Path]
+
+
+@pytest.fixture
+def logo(tmp_path: Path) -> Path:
+    Image.new("RGBA", (8, 8), (255, 0, 0, 255)).save(tmp_path / "logo.png")
+    return tmp_path / "logo.png"
+
+
+@pytest.fixture
+def parts(equimos: Equimos, pictures: Pictures, weights: Path, tmp_path: Path) -> Path:
+    """A strata model of three classes."""
+    model = tmp_path / "parts.safetensors"
+    folder = pictures("parts", ["bolt", "nut", "washer"], 8)
+    words = ("learn", "--yes", "--images", folder, "--model", model, "--weights", weights, "--hold-out", "0")
+    assert equimos(*words).exit_code == 0
+    return model
+
+
+def test_checked_suppressed_and_allowed_again(
+    equimos: Equimos, pictures: Pictures, weights: Path, parts: Path, logo: Path
+) -> None:
+    pool, before = pictures("others", ["iris", "rose"], 6), parts.read_bytes()
+    how = ("--model", parts, "--stamp", logo, "--images", pool, "--size", "0.5")
+    checked = equimos("concept", "check", *how, "--json", "-")
+    assert checked.exit_code == 0, checked.stderr
+    found = json.loads(checked.stdout)
+    assert (found["name"], found["present"], found["paired"]) == ("logo", 12, True)
+    assert parts.read_bytes() == before
+    assert "a linear probe finds it" in equimos("concept", "check", *how).stdout
+    done = equimos("concept", "suppress", *how)
+    assert done.exit_code == 0, done.stderr
+    assert "logo suppressed; answers that change with it" in done.stdout
+    images = sorted(pool.rglob("*.png"))
+    less = continual.load(parts, weights=weights).predict(images).scores
+    assert "suppressed logo" in equimos("history", "--model", parts).stdout
+    allowed = equimos("concept", "allow", "logo", "--model", parts)
+    assert allowed.exit_code == 0, allowed.stderr
+    (parts.parent / "old.safetensors").write_bytes(before)
+    plain = continual.load(parts.parent / "old.safetensors", weights=weights).predict(images).scores
+    now = continual.load(parts, weights=weights).predict(images).scores
+    assert torch.equal(now, plain)
+    assert not torch.equal(less, plain)
+    assert "suppresses no 'logo': nothing at all" in equimos("concept", "allow", "logo", "--model", parts).stderr
+
+
+def test_folders_with_and_without_it(equimos: Equimos, pictures: Pictures, parts: Path) -> None:
+    marked, plain = pictures("marked", ["iris"], 8), pictures("plain", ["rose"], 8)
+    how = ("--model", parts, "--with", marked, "--without", plain)
+    assert "how far answers with and without it differ" in equimos("concept", "check", *how).stdout
+    done = equimos("concept", "suppress", *how, "--name", "ground")
+    assert done.exit_code == 0, done.stderr
+    assert "ground suppressed" in done.stdout
+
+
+def test_what_cannot_be_is_one_error_and_nothing_is_written(
+    equimos: Equimos, pictures: Pictures, weights: Path, parts: Path, logo: Path, tmp_path: Path
+) -> None:
+    pool, few = pictures("others", ["iris", "rose"], 6), pictures("few", ["iris"], 3)
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
+    sumless = tmp_path / "sumless.safetensors"
+    learn = ("learn", "--yes", "--images", pool, "--model", sumless, "--weights", weights, "--method", "simple_cil")
+    assert equimos(*learn).exit_code == 0
+    before = {path: path.read_bytes() for path in (parts, sumless)}
+    for words, said in (
+        (("--model", parts, "--stamp", clear, "--images", pool), "clear changes no feature of these images"),
+        (("--model", parts, "--stamp", logo, "--images", few), "needs 8 images of each kind"),
+        (("--model", parts, "--stamp", logo), "name it by --stamp FILE and --images DIR, or"),
+        (("--model", parts, "--stamp", logo, "--images", pool, "--with", pool), "name it by --stamp FILE"),
+        (("--model", parts, "--stamp", tmp_path / "gone.png", "--images", pool), "no image at"),
+        (("--model", sumless, "--stamp", logo, "--images", pool), "simple_cil remembers neither sums nor class stat"),
+        (("--model", parts, "--stamp", logo, "--images", pool, "--strength", "-1"), "strength is a number above 0"),
+    ):
+        found = equimos("concept", "suppress", *words)
+        assert found.exit_code == 2
+        assert said in found.stderr
+        assert found.stderr.count("error:") == 1
+        assert {path: path.read_bytes() for path in before} == before
+        assert not parts.with_name(parts.name + ".history").exists()
+
+
+def test_learning_without_a_stamp(equimos: Equimos, pictures: Pictures, weights: Path, parts: Path, logo: Path) -> None:
+    more = pictures("more", ["screw"], 10)
+    done = equimos("learn", "--yes", "--images", more, "--model", parts, "--ignoring", logo, "--hold-out", "0")
+    assert done.exit_code == 0, done.stderr
+    assert "ignoring logo" in equimos("history", "--model", parts).stdout
+    learner: Any = continual.load(parts, weights=weights)
+    assert [one.name for one in learner.state.ignored] == ["logo"]
+    assert learner.classes == ("bolt", "nut", "washer", "screw")
+
+
+def test_unlabelled_images_are_planned_counted_and_noted(
+    equimos: Equimos, pictures: Pictures, weights: Path, tmp_path: Path
+) -> None:
+    labelled, model = pictures("labelled", ["iris", "rose"], 4), tmp_path / "m.safetensors"
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for number, path in enumerate(sorted(write_pictures(tmp_path / "all", ["iris", "rose"], 12).rglob("*.png"))):
+        shutil.copy(path, loose / f"{number}.png")  # the first four of a class are those that have labels
+    words = ("learn", "--images", labelled, "--model", model, "--weights", weights, "--unlabelled", loose)
+    plan = equimos(*words, "--dry-run", "--hold-out", "0.25")
+    assert plan.exit_code == 0, plan.stderr
+    assert "unlabelled: 16 images, 8 left out that have labels or cannot be read" in plan.stdout
+    done = equimos(*words, "--yes", "--hold-out", "0.25", "--set", "eval_batch_size=8")
+    assert done.exit_code == 0, done.stderr
+    assert "of 16 images used, the others are unlike all classes" in done.stderr
+    assert "unlabelled image" in equimos("history", "--model", model).stdout
+    assert continual.load(model, weights=weights).classes == ("iris", "rose")
+    before = model.read_bytes()
+    more = pictures("more", ["tulip"], 4)
+    refused = equimos("learn", "--yes", "--images", more, "--model", model, "--unlabelled", labelled)
+    assert refused.exit_code == 2
+    assert "holds no images without labels" in refused.stderr
+    assert model.read_bytes() == before
+
+
+def test_things_are_ranked_by_clip(tiny_clip: str, parts: Path, weights: Path, pictures: Pictures) -> None:
+    learner: Any = continual.load(parts, weights=weights)
+    images = sorted(pictures("pool", ["bolt", "nut", "washer"], 4).rglob("*.png"))
+    rows = ranked(learner, images, ["a logo", "rust", "sky"], tiny_clip, pretrained=False)
+    assert {row.name for row in rows} == {"a logo", "rust", "sky"}
+    assert [row.spread for row in rows] == sorted((row.spread for row in rows), reverse=True)
+    assert {row.most for row in rows} <= set(learner.classes)
+    with pytest.raises(InputError, match="needs 8 images, and there are 3"):
+        ranked(learner, images[:3], ["a logo", "rust"], tiny_clip, pretrained=False)
+
+
+def test_the_stand_in_finds_what_scores_follow() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=draw)
+    slopes = torch.tensor([[2.0, 0, 0, 0, 0, 0], [-2.0, 0, 0, 0, 0, 0]])
+    found = stand_in(x, (x @ slopes.mT).softmax(-1))
+    assert found[:, 0].abs().min() > 10 * found[:, 1:].abs().max()
+
+
+def test_find_says_what_it_needs(
+    equimos: Equimos, pictures: Pictures, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pictures("pool", ["bolt"], 8)
+    words = ("concept", "find", "--model", parts, "--images", pool)
+    assert "give --word twice or more" in equimos(*words, "--word", "logo").stderr
+    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    found = equimos(*words, "--word", "logo", "--word", "sky")
+    assert found.exit_code == 2
+    assert 'pip install "equimos[clip]"' in found.stderr

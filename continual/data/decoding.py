@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +45,17 @@ class Decoded:
     transparent: bool = False  #: whether some of it was, and shows the ground now
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that lies in something larger (a parquet file, say), read when they are asked for."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 # From a file to a picture ------------------------------------------------------------------------------
 
 
@@ -56,6 +68,21 @@ def opened(source: str | Path | bytes, name: str) -> Decoded:
     except UnreadableError as error:
         cure = "remove or convert it" if error.kind == "unknown" else "remove it or replace it"
         raise InputError(f"{name} is not a readable image ({error}): {cure}") from error
+
+
+def decoded(raw: str | Path | EncodedImage) -> Decoded:
+    """Read an image file; raises InputError that names it if it is none, see `continual.data.decoding`."""
+    if not isinstance(raw, EncodedImage):
+        return opened(raw, str(raw))
+    try:
+        content = raw.read()
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {raw}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
+    return opened(content, str(raw))
 
 
 def decode(source: str | Path | bytes, *, name: str = "", most_pixels: int = MOST_PIXELS) -> Decoded:

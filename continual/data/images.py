@@ -6,7 +6,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,16 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from continual.console import count
-from continual.data.arrays import picture
-from continual.data.decoding import Decoded, as_rgb, opened
+from continual.data.decoding import EncodedImage as EncodedImage
+from continual.data.decoding import as_rgb
+from continual.data.decoding import decoded as decoded
 from continual.data.file_kinds import is_read, kind_at
 from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
+from continual.data.tensors import picture
 from continual.errors import InputError
 
 #: bytes that `DecodedOnce` keeps: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500
 LIMIT = 2**29
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file that lies in something larger (a parquet file, say), read when they are asked for."""
-
-    name: str
-    read: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
@@ -47,21 +37,6 @@ def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
         return upright(raw)
     except ValueError as error:
         raise InputError(f"image {index} cannot be used: {error}") from None
-
-
-def decoded(raw: str | Path | EncodedImage) -> Decoded:
-    """Read an image file; raises InputError that names it if it is none, see `continual.data.decoding`."""
-    if not isinstance(raw, EncodedImage):
-        return opened(raw, str(raw))
-    try:
-        content = raw.read()
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"no image at {raw}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
-    return opened(content, str(raw))
 
 
 class DecodedOnce(Sequence[Any]):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual.data.arrays import Array, as_array, finished, is_float, is_integer, needs_range, picture, spread
+from continual.data.arrays import Array, as_array, check_finished, finished, is_float, needs_range, range_among
 from continual.data.containers import Label as Label
-from continual.data.containers import by_position, image_of
+from continual.data.containers import as_batch, by_position, image_of, in_order
 from continual.data.containers import plain_labels as plain_labels
 from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
 from continual.data.images import (
@@ -27,7 +28,8 @@ from continual.data.images import (
     warn_of_unread,
 )
 from continual.data.preprocessing import Preprocessing
-from continual.data.ranges import NORMALISED, ValueRange, decide
+from continual.data.ranges import NORMALISED, ValueRange
+from continual.data.tensors import picture
 from continual.errors import InputError
 from continual.seeding import seeded
 
@@ -147,22 +149,8 @@ def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], l
 
 def as_images(images: Any) -> Sequence[Any]:
     """Return images as a sequence of single images, by position; a lone image is refused with the cure."""
-    if isinstance(images, str | Path | Image.Image):
-        raise InputError("give a list of images: [image] for a single one")
-    images = by_position(images)
-    if is_dataset(images):
-        return ImageColumn(with_length(images))
-    if isinstance(images, Tensor | np.ndarray):
-        shape = tuple(images.shape)
-        if images.ndim not in (3, 4):
-            raise InputError(f"images have shape {shape}: give a batch, (B, 3, H, W)")
-        if images.ndim == 3 and (isinstance(images, Tensor) or shape[-1] in (3, 4) or shape[0] in (3, 4)):
-            raise InputError(
-                f"images have shape {shape}: give a batch, image[None] for a single one, images[:, None] for grey ones"
-            )
-    if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}: list(...) is")
-    return images
+    images = in_order(images)
+    return ImageColumn(with_length(images)) if is_dataset(images) else as_batch(images)
 
 
 def to_predict(images: Any) -> Sequence[Any]:
@@ -201,10 +189,7 @@ def range_of(images: Any, stated: ValueRange | None = None, remembered: str | No
     """
     if stated is None and isinstance(images, ImageColumn) and _prepares(images.dataset):
         stated = NORMALISED
-    found = [array for array in _looked_at(images) if needs_range(array)] if stated is None else []
-    ends = [both for array in found if (both := spread(array))]
-    both = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
-    return decide(stated, remembered, both, integers=any(is_integer(array) for array in found))
+    return range_among(_looked_at(images) if stated is None else (), stated, remembered)
 
 
 def _prepares(dataset: Any) -> bool:
@@ -233,18 +218,16 @@ def _check_finished(images: Sequence[Any], preprocessing: Preprocessing, value_r
         return
     if isinstance(images, Tensor | np.ndarray):
         if is_float(images):
-            _checked(images, preprocessing)
+            _checked(images, preprocessing, single=images.ndim < 4)
     elif isinstance(images, list | tuple):
         for image in images:
             if (array := as_array(image_of(image))) is not None and is_float(array):
                 _checked(array, preprocessing)
 
 
-def _checked(array: Array, preprocessing: Preprocessing, where: str = "") -> Tensor:
-    """Return normalised images as float32, or raise InputError if the backbone does not take them."""
-    values = finished(array)
-    try:
-        preprocessing.check(values if values.ndim == 4 else values[None])
-    except ValueError as error:
-        raise InputError(f"{where}{error}") from error
+def _checked(array: Array, preprocessing: Preprocessing, where: str = "", *, single: bool = True) -> Tensor:
+    """Return a normalised image, or a batch, as float32; raises InputError if the backbone does not take it."""
+    values = torch.from_numpy(finished(array))
+    batch = values[None] if single else values
+    check_finished(batch.shape, bool(batch.isfinite().all()), preprocessing.channels, preprocessing.size, where)
     return values

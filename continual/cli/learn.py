@@ -12,6 +12,7 @@ import typer
 from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers, check_shares
 from continual.console import can_ask, check_target, confirmed, console, count, show_rows, size
 from continual.data.folders import parts_in, subfolders
+from continual.data.ranges import range_name
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
@@ -82,6 +83,14 @@ def learn(
         ),
     ] = None,
     symmetry: Symmetry = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW..HIGH",
+            help="What black and white are in files of many channels (TIFF, .npy) that are not uint8: 0..10000, unit, "
+            "bytes or normalised. Remembered.",
+        ),
+    ] = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
     ] = False,
@@ -95,6 +104,8 @@ def learn(
     but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
+    if value_range is not None:
+        value_range = range_name(value_range)
     inside = {place.name for place in subfolders(parts_in(images).get("train", images))}
     if not inside:
         raise InputError(f"{images} holds no images: it needs one sub-folder of images per class")
@@ -105,7 +116,7 @@ def learn(
     from continual.backbones import loading, recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience, check_pictures
+    from continual.data.inputs import as_experience
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
 
@@ -134,12 +145,14 @@ def learn(
             with waiting("loading the backbone"):
                 made = loading.load_backbone(backbone, weights=weights, **arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
-        check_pictures(learner.preprocessing)
+        channels, remembered = learner.preprocessing.channels, learner.state.value_range
         opening.check_keeping(learner, keep_held_out)
         seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
-            plan = new_images.plan(images, seen, known, only=only or (), hold_out=hold_out, progress=bars)
+            plan = new_images.plan(
+                images, seen, known, only=only or (), hold_out=hold_out, progress=bars, channels=channels
+            )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
             for line in plan.lines(known):
@@ -149,7 +162,8 @@ def learn(
             console().print(f"{model}: nothing new in {images}")
             return
         labels = [picture.entry.label for picture in plan.learn]
-        data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing)
+        given = {"value_range": value_range, "remembered": remembered}
+        data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing, **given)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"

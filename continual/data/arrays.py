@@ -74,14 +74,15 @@ def range_among(arrays: Iterable[Array], stated: ValueRange | None = None, remem
     return decide(stated, remembered, every, integers=any(is_integer(array) for array in found))
 
 
-def finished(array: Array) -> np.ndarray:
+def finished(array: Array, channels: int = 3) -> np.ndarray:
     """Return a normalised image (C, H, W) or a batch of them as float32; (..., H, W, C) of numpy as well."""
     if is_tensor(array):
         values: np.ndarray = array.detach().cpu().float().numpy()
         return values
     values = np.array(array, dtype=np.float32, order="C")
-    channels_last = values.ndim > 2 and values.shape[-1] in (1, 3)
-    return np.moveaxis(values, -1, -3) if channels_last and values.shape[-3] not in (1, 3) else values
+    allowed = (1, 3) if channels in (1, 3) else (channels,)
+    last = values.ndim > 2 and values.shape[-1] in allowed and values.shape[-3] not in allowed
+    return np.moveaxis(values, -1, -3) if last else values
 
 
 def check_finished(shape: Sequence[int], finite: bool, channels: int, size: Sequence[int], where: str = "") -> None:

@@ -10,6 +10,7 @@ Part of the stand-alone runner: see `continual.export.standalone`.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import zlib
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ import numpy as np
 from continual.data.file_kinds import UnreadableError
 from continual.errors import NeedsExtraError
 
+_QUIET = logging.NullHandler()
 NPY = b"\x93NUMPY"  #: what a .npy file begins with
 _NONE, _DEFLATE = 1, (8, 32946)  # compressions of TIFF
 _WITH_IMAGECODECS = {5: "LZW", 32773: "PackBits", 50000: "Zstandard"}
@@ -46,7 +48,7 @@ def read_bands(file: BinaryIO, kind: str | None, channels: int, most: int) -> np
     if size > 8 * most + 2**20:
         raise UnreadableError("large", f"it has {size} bytes: at most {most} numbers are read")
     if start == NPY:
-        return _of_npy(file, channels, most)
+        return _of_npy(file, size, channels, most)
     if kind != "TIFF":
         what = "no picture" if kind is None else f"{kind}, a picture"
         raise UnreadableError(
@@ -58,6 +60,7 @@ def read_bands(file: BinaryIO, kind: str | None, channels: int, most: int) -> np
         raise NeedsExtraError(
             f"TIFF files of {channels} channels need tifffile: pip install 'equimos[tiff]', or give .npy files"
         ) from None
+    logging.getLogger("tifffile").addHandler(_QUIET)  # what is wrong with a file is said by the error
     try:
         content = file.read()
         with tifffile.TiffFile(io.BytesIO(content)) as opened:
@@ -71,7 +74,7 @@ def read_bands(file: BinaryIO, kind: str | None, channels: int, most: int) -> np
 # .npy --------------------------------------------------------------------------------------------------
 
 
-def _of_npy(file: BinaryIO, channels: int, most: int) -> np.ndarray:
+def _of_npy(file: BinaryIO, size: int, channels: int, most: int) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -86,7 +89,9 @@ def _of_npy(file: BinaryIO, channels: int, most: int) -> np.ndarray:
         raise UnreadableError(
             "unusable", f"its shape is {shape}, and the backbone takes {channels} channels: save (H, W, {channels})"
         )
-    _check_numbers(math.prod(shape), most)
+    _check_numbers(math.prod(shape), dtype, most)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise UnreadableError("damaged", "it is cut off")
     try:
         values: np.ndarray = np.load(file, allow_pickle=False)
     except Exception as error:
@@ -94,8 +99,8 @@ def _of_npy(file: BinaryIO, channels: int, most: int) -> np.ndarray:
     return values if usual else np.moveaxis(values, 0, -1)
 
 
-def _check_numbers(count: int, most: int) -> None:
-    if count > most:
+def _check_numbers(count: int, dtype: Any, most: int) -> None:
+    if count * max(4, dtype.itemsize) > 4 * most:
         raise UnreadableError("large", f"it has {count} numbers: at most {most} are read")
     if count == 0:
         raise UnreadableError("damaged", "it has no pixels")
@@ -118,7 +123,7 @@ def _of_tiff(opened: Any, content: bytes, channels: int, most: int) -> np.ndarra
     shape = (first.imagelength, first.imagewidth)
     if any((page.imagelength, page.imagewidth, page.dtype) != (*shape, first.dtype) for page in pages):
         raise UnreadableError("unusable", "its pages, one for each channel, differ in size or dtype")
-    _check_numbers(math.prod(shape) * channels, most)
+    _check_numbers(math.prod(shape) * channels, first.dtype or np.dtype(np.uint8), most)
     for page in pages:
         _check_page(page, content, most)
     # (planes, depth, H, W, samples)
@@ -156,6 +161,8 @@ def _check_page(page: Any, content: bytes, most: int) -> None:
     segment = (height if page.is_tiled else min(height, page.imagelength)) * width * inside
     if segment > most or sum(page.databytecounts) > 2 * len(content):
         raise UnreadableError("large", "its tiles or strips are larger than the picture, or lie one on the other")
+    if page.compression == _NONE and page.nbytes > len(content) and all(page.dataoffsets):
+        raise UnreadableError("damaged", "it is cut off")
     if page.compression in _WITH_IMAGECODECS or page.predictor == 3:
         _check_imagecodecs(_WITH_IMAGECODECS.get(page.compression, "a predictor for floats"))
     if page.compression in _DEFLATE:

@@ -90,7 +90,7 @@ CASES = [
     Case(
         SECTION,
         "files whose numbers are not uint8",
-        "`value_range=(black, white)`, `--value-range 0..4095`, is asked for before anything is learned, and remembered",
+        "`value_range=(black, white)`, `--value-range 0..4095`, is asked for before learning, and remembered",
         "12-bit sensors in 16-bit files come out nearly black",
         _range,
     ),
@@ -104,8 +104,8 @@ CASES = [
     Case(
         SECTION,
         "`.npy` files in folders",
-        "images where the backbone takes other than one or three channels, (H, W, C) or (C, H, W); else left out. `.npz` "
-        "is left out",
+        "images where the backbone takes other than one or three channels, (H, W, C) or (C, H, W); else left out, as "
+        "`.npz` is",
         "patches of scenes are often saved with np.save",
         _folders,
     ),

@@ -14,7 +14,7 @@ class InputError(EquimosError):
     """Images, labels or options that cannot be used as they are."""
 
 
-class NeedsExtraError(InputError):
+class NeedsExtraError(EquimosError):
     """What was given can be used once a further package is installed, which the text names."""
 
 

@@ -21,7 +21,7 @@ from continual.data.decoding import decoded as decoded
 from continual.data.file_kinds import is_read, kind_at
 from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
 from continual.data.tensors import picture
-from continual.errors import InputError, NeedsExtraError
+from continual.errors import InputError
 
 #: bytes that `DecodedOnce` keeps: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500
 LIMIT = 2**29
@@ -169,8 +169,6 @@ def check_readable(
     for done, path in enumerate(paths, 1):
         try:
             open_image(path, channels=channels)
-        except NeedsExtraError:
-            raise
         except InputError as error:
             broken.append(str(error))
         if progress is not None:

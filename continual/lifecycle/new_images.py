@@ -12,7 +12,7 @@ from continual.console import count
 from continual.data.folders import alike, parts_in, subfolders
 from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
 from continual.data.inputs import Label
-from continual.errors import InputError, NeedsExtraError, nearest
+from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
 from continual.lifecycle.capture_order import in_order
 from continual.lifecycle.fingerprints import digest, fingerprint
@@ -199,8 +199,6 @@ def _look(
             asked = name in wanted
             seen = made.seen
             found = entry(path, label_of[name], seen, transparent, channels) if asked else lookup(path, seen)
-        except NeedsExtraError:
-            raise
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue

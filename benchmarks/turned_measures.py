@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import equivariant as eq
 from continual.learning.feature_cache import FeatureCache
+from equivariant.ties import default_tolerance, top
 
 Images = tuple[Tensor, Tensor]  #: inputs (N, 3, H, W) and labels (N,)
 
@@ -50,11 +51,15 @@ def without_memory(places: list[Remembered]) -> Iterator[None]:
 
 
 def finds_upright(wrapper: eq.WeightedWrapper, images: Tensor) -> Tensor:
-    """Return for which upright images (B,) the heaviest view is upright: as it is, or mirrored left to right."""
+    """Return for which upright images (B,) the heaviest view is upright, as it is or mirrored left to right.
+
+    Where others are as heavy, it was not found.
+    """
     with torch.no_grad():
-        heaviest = wrapper.orbit_weights(images).argmax(0)
-    upright = [k for k, name in enumerate(wrapper.group.names) if name in ("e", "mirror_h")]
-    return torch.isin(heaviest, torch.tensor(upright))
+        weights = wrapper.orbit_weights(images)
+    heaviest = top(weights, 1, default_tolerance(weights.dtype))
+    turned = [k for k, name in enumerate(wrapper.group.names) if name not in ("e", "mirror_h")]
+    return ~heaviest[turned].any(0)
 
 
 def measure(model: nn.Module, g: eq.FiniteGroup, test: Images, places: list[Remembered]) -> dict[str, float | None]:

@@ -14,6 +14,10 @@ class InputError(EquimosError):
     """Images, labels or options that cannot be used as they are."""
 
 
+class NeedsExtraError(EquimosError):
+    """What was given can be used once a further package is installed, which the text names."""
+
+
 class BackboneError(EquimosError):
     """A backbone that cannot be built: its name, weights or shapes are wrong."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class EquivariantError(ValueError):
     """Base of every error that bad input to this package can cause."""
@@ -13,3 +15,13 @@ class GroupError(EquivariantError):
 
 class InputError(EquivariantError):
     """A tensor, model or option that cannot be used as it is."""
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Name the first of some names, and how many more there are.
+
+    >>> first_of(["a"]), first_of(["a", "b"]), first_of("abc")
+    ("'a'", "'a' and 1 other name", "'a' and 2 other names")
+    """
+    more = len(names) - 1
+    return f"{names[0]!r}" + (f" and {more} other name{'s' * (more > 1)}" if more else "")

@@ -61,7 +61,7 @@ def export(
         onnx.mkdir()
     check_target(file)
     with ProgressBars(console(stderr=True)) as bars:
-        paths = opening.readable(images or (), bars)
+        paths = opening.readable(images or (), bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, "cpu", method)
         with bars.waiting("writing the graph, and comparing its answers with PyTorch's"):

@@ -40,14 +40,14 @@ def correct(
 ) -> None:
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
     check_there(images)
-    _label(contents.read(model).classes, label)
+    _label((there := contents.read(model)).classes, label)
     from continual.cli.opening import readable
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.new_images import entry
 
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
-        paths = readable(images, bars)
+        paths = readable(images, bars, there.channels)
 
         def change(learner: IncrementalLearner[Any], seen: SeenImages) -> tuple[str, SeenImages]:
             truth = _label(learner.classes, label)
@@ -55,7 +55,10 @@ def correct(
             learner.correct(paths, truth, progress=bars, workers=workers)
             after = learner.predict(paths, workers=workers).labels
             said.extend((truth, old, new) for old, new in zip(before, after, strict=True))
-            entries = [replace(entry(path, truth, seen), label=truth, held_out=False) for path in paths]
+            entries = [
+                replace(entry(path, truth, seen, channels=there.channels), label=truth, held_out=False)
+                for path in paths
+            ]
             return f"corrected {count(len(paths), 'image')} of {label}", seen.with_images(entries)
 
         _edit(model, change, weights, device, method, settings=set_, bars=bars)

@@ -12,6 +12,7 @@ from continual.cli.changes import show_review, stop, too_much, unmeasured
 from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, Workers, check_shares
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
+from continual.data.ranges import range_name
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
@@ -93,6 +94,14 @@ def learn(
         ),
     ] = None,
     symmetry: Symmetry = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW..HIGH",
+            help="What black and white are in files of many channels (TIFF, .npy) that are not uint8: 0..10000, unit, "
+            "bytes or normalised. Remembered.",
+        ),
+    ] = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
     ] = False,
@@ -106,6 +115,8 @@ def learn(
     but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
+    if value_range is not None:
+        value_range = range_name(value_range)
     from continual.lifecycle import listing
 
     given = listing.is_list(images)
@@ -120,7 +131,7 @@ def learn(
     from continual.backbones import recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience, check_pictures, with_unlabelled
+    from continual.data.inputs import as_experience, with_unlabelled
     from continual.lifecycle import estimate, input_size, new_images
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
     from continual.lifecycle.unlabelled_images import stamped, without_labels
@@ -151,13 +162,20 @@ def learn(
             with waiting("loading the backbone"):
                 made = opening.backbone_of(named, files, arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
-        check_pictures(learner.preprocessing)
+        channels, remembered = learner.preprocessing.channels, learner.state.value_range
         opening.check_keeping(learner, keep_held_out)
         seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
             plan = new_images.plan(
-                images, seen, known, only=only or (), hold_out=hold_out, outside=outside, progress=bars
+                images,
+                seen,
+                known,
+                only=only or (),
+                hold_out=hold_out,
+                outside=outside,
+                progress=bars,
+                channels=channels,
             )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
@@ -168,7 +186,8 @@ def learn(
             console().print(f"{model}: nothing new in {images}")
             return
         labels = [picture.entry.label for picture in plan.learn]
-        data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing)
+        meant = {"value_range": value_range, "remembered": remembered}
+        data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing, **meant)
         concept = None if ignoring is None else stamped(plan, ignoring)
         if unlabelled is not None:
             learner.check_unlabelled()

@@ -63,7 +63,7 @@ def predict(
     opening.settings_now(found, set_, method)
     options.device(device)
     with ProgressBars(console.console(stderr=True)) as bars:
-        paths = opening.readable(images, bars)
+        paths = opening.readable(images, bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method, set_)
         asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)

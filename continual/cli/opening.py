@@ -24,11 +24,11 @@ from continual.lifecycle.contents import ModelFile
 from continual.methods import RECOMMENDED, load, method, methods, with_preset
 
 
-def images_in(given: Path, *, say: bool = False) -> list[Path]:
+def images_in(given: Path, *, say: bool = False, channels: int = 3) -> list[Path]:
     """Return the images below a folder, or the one image given; `say` on the terminal what is left out."""
     if not given.is_dir():
         return [given]
-    found, others = images.image_files(given), images.unread(given)
+    found, others = images.image_files(given, channels), images.unread(given, channels=channels)
     if found and others and say:
         console(stderr=True).print(f"left out of {given}: {others}", markup=False)
     if not found:
@@ -36,10 +36,13 @@ def images_in(given: Path, *, say: bool = False) -> list[Path]:
     return found
 
 
-def readable(given: Iterable[Path], progress: Progress) -> list[Path]:
-    """Return the images below some folders, or given themselves; raises InputError that names those that are broken."""
-    paths = [path for place in given for path in images_in(place, say=True)]
-    images.check_readable(paths, progress)
+def readable(given: Iterable[Path], progress: Progress, channels: int = 3) -> list[Path]:
+    """Return the images below some folders, or given themselves; raises InputError that names those that are broken.
+
+    `channels` is how many the model takes.
+    """
+    paths = [path for place in given for path in images_in(place, say=True, channels=channels)]
+    images.check_readable(paths, progress, channels)
     return paths
 
 

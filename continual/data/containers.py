@@ -1,14 +1,18 @@
-"""Images and labels in the containers people have them in, read by position and never by key."""
+"""Images and labels in the containers people have them in, read by position and never by key.
+
+Without torch, as it is part of the stand-alone runner: see `continual.export.standalone`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from continual.data.images import EncodedImage
+from continual.data.arrays import is_tensor
+from continual.data.decoding import EncodedImage
 from continual.errors import InputError
 
 Label = str | int  #: a class's name as the user knows it
@@ -38,7 +42,7 @@ def by_position(values: Any, what: str = "images") -> Any:
         values = values[:, 0]
     if isinstance(values, np.ndarray):
         return values.tolist() if values.ndim == 1 and values.dtype.kind in "OUST" else values
-    if isinstance(values, Tensor | list | tuple):
+    if is_tensor(values) or isinstance(values, list | tuple):
         return values
     if isinstance(getattr(values, "shape", None), tuple) and len(values.shape) == 2 and hasattr(values, "columns"):
         if values.shape[1] != 1:
@@ -52,6 +56,33 @@ def by_position(values: Any, what: str = "images") -> Any:
     return values
 
 
+def in_order(images: Any) -> Any:
+    """Return what may hold several images by position; raises InputError for a single one.
+
+    Arrays and tensors are checked to be batches.
+    """
+    if isinstance(images, str | Path) or hasattr(images, "getbands"):
+        raise InputError("give a list of images: [image] for a single one")
+    return by_position(images)
+
+
+def as_batch(images: Any) -> Any:
+    """Return what `in_order` gave; raises InputError if it is no batch of images, nor a sequence of them."""
+    tensor = is_tensor(images)
+    if tensor or isinstance(images, np.ndarray):
+        shape = tuple(images.shape)
+        if images.ndim not in (3, 4):
+            raise InputError(f"images have shape {shape}: give a batch, (B, 3, H, W)")
+        if images.ndim == 3 and (tensor or shape[-1] in (3, 4) or shape[0] in (3, 4)):
+            raise InputError(
+                f"images have shape {shape}: give a batch, image[None] for a single one, images[:, None] for grey ones"
+            )
+    sequence = hasattr(images, "__len__") and hasattr(images, "__getitem__")
+    if not sequence or isinstance(images, bytes | bytearray):
+        raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}: list(...) is")
+    return images
+
+
 def _names(table: Any) -> Any:
     return table.column_names if hasattr(table, "column_names") else table.columns
 
@@ -59,7 +90,7 @@ def _names(table: Any) -> Any:
 def plain_labels(labels: Any) -> list[Label]:
     """Return labels (list, array, tensor or column) as a list of str or int; raise InputError on anything else."""
     labels = by_position(labels, "labels")
-    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    values = labels.tolist() if is_tensor(labels) or isinstance(labels, np.ndarray) else labels
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
         raise InputError(f"labels must be a list, an array or a tensor, got {type(labels).__name__}")
     values = [plain(value) for value in values]
@@ -104,4 +135,4 @@ def _key(item: Mapping[Any, Any], names: Sequence[str], what: str) -> str:
 
 def plain(value: Any) -> Any:
     """Return a single number of numpy or torch as Python's."""
-    return value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value
+    return value.item() if (is_tensor(value) or isinstance(value, np.generic)) and value.ndim == 0 else value

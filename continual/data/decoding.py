@@ -11,13 +11,15 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from continual.data.file_kinds import FORMATS, heif, kind_of
+from continual.data.bands import pictures, read_bands
+from continual.data.file_kinds import FORMATS, UnreadableError, heif, kind_of
 from continual.data.orientation import TURNS, only_orientation, orientation
 from continual.data.segments import Stripped, strip_jpeg, strip_png
 from continual.errors import InputError
@@ -28,29 +30,32 @@ MOST_SCANS = 50  #: of one JPEG: encoders write some 10, and each costs as much 
 _DNG_VERSION = 0xC612  # a TIFF tag
 
 
-class UnreadableError(ValueError):
-    """A file or picture that is not taken: why, and whether it is `unknown`, too `large`, `damaged` or `unusable`."""
+@dataclass(frozen=True)
+class Decoded:
+    """A picture in RGB, as people see it; or what a file of many channels holds, see `continual.data.bands`."""
 
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
+    image: Any  #: a `PIL.Image.Image`, or an array (H, W, C)
+    transparent: bool = False  #: whether some of it was, and shows the ground now
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A picture in RGB, as people see it."""
+class EncodedImage:
+    """The bytes of an image file that lies in something larger (a parquet file, say), read when they are asked for."""
 
-    image: Any  #: a `PIL.Image.Image`
-    transparent: bool = False  #: whether some of it was, and shows the ground now
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 # From a file to a picture ------------------------------------------------------------------------------
 
 
-def opened(source: str | Path | bytes, name: str) -> Decoded:
+def opened(source: str | Path | bytes, name: str, channels: int = 3) -> Decoded:
     """Return what `decode` does; raises InputError that names the file and what to do."""
     try:
-        return decode(source, name=name)
+        return decode(source, name=name, channels=channels)
     except FileNotFoundError:
         raise InputError(f"no image at {name}") from None
     except UnreadableError as error:
@@ -58,29 +63,53 @@ def opened(source: str | Path | bytes, name: str) -> Decoded:
         raise InputError(f"{name} is not a readable image ({error}): {cure}") from error
 
 
-def decode(source: str | Path | bytes, *, name: str = "", most_pixels: int = MOST_PIXELS) -> Decoded:
+def decoded(raw: str | Path | EncodedImage, channels: int = 3) -> Decoded:
+    """Read an image file; raises InputError that names it if it is none, see `decode`."""
+    if not isinstance(raw, EncodedImage):
+        return opened(raw, str(raw), channels)
+    try:
+        content = raw.read()
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no image at {raw}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
+    return opened(content, str(raw), channels)
+
+
+def unpacked(raw: Any, channels: int) -> Any:
+    """Return the array that a file of many channels holds, and all else as it is."""
+    is_file = isinstance(raw, str | Path | EncodedImage)
+    return decoded(raw, channels).image if is_file and not pictures(channels) else raw
+
+
+def decode(source: str | Path | bytes, *, name: str = "", most_pixels: int = MOST_PIXELS, channels: int = 3) -> Decoded:
     """Read an image file, or the bytes of one that is called `name`; raises UnreadableError that says why not.
 
-    Raises FileNotFoundError if there is no such file.
+    For one and three `channels` it is a picture, in RGB; for others a file of as many, of which `most_pixels` numbers
+    are read. Raises FileNotFoundError if there is no such file.
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), Path(name).suffix, most_pixels)
+        return _decode(io.BytesIO(source), Path(name).suffix, most_pixels, channels)
     path = Path(source)
     if path.exists() and not path.is_file():
         raise UnreadableError("unknown", "it is no file")
     try:
         with path.open("rb") as file:
-            return _decode(file, path.suffix, most_pixels)
+            return _decode(file, path.suffix, most_pixels, channels)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UnreadableError("damaged", error.strerror or str(error)) from error
 
 
-def _decode(file: BinaryIO, suffix: str, most_pixels: int) -> Decoded:
+def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Decoded:
+    kind = kind_of(file, suffix)
+    if not pictures(channels):
+        return Decoded(read_bands(file, kind, channels, most_pixels))
     from PIL import Image
 
-    kind = kind_of(file, suffix)
     opener = heif() if kind == "HEIF" else None
     if kind == "HEIF" and opener is None:
         raise UnreadableError("unknown", "it is HEIF (HEIC): pip install 'equimos[heif]', or convert it to JPEG")

@@ -65,6 +65,14 @@ _UNREAD_SUFFIXES = {
 }  # fmt: skip
 
 
+class UnreadableError(ValueError):
+    """A file or picture that is not taken: why, and whether it is `unknown`, too `large`, `damaged` or `unusable`."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
 def kind_of(file: BinaryIO, suffix: str = "") -> str | None:
     """Return what a file holds: one of `FORMATS`, another kind of picture, or None; it is left at its beginning."""
     head = file.read(_HEAD)

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,26 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from continual.console import count
-from continual.data.arrays import picture
-from continual.data.decoding import Decoded, as_rgb, opened
+from continual.data.bands import pictures
+from continual.data.decoding import EncodedImage as EncodedImage
+from continual.data.decoding import as_rgb
+from continual.data.decoding import decoded as decoded
 from continual.data.file_kinds import is_read, kind_at
 from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
+from continual.data.tensors import picture
 from continual.errors import InputError
 
 #: bytes that `DecodedOnce` keeps: some 30,000 images of 64 x 64 pixels, or 500 of 500 x 500
 LIMIT = 2**29
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file that lies in something larger (a parquet file, say), read when they are asked for."""
+def open_image(raw: Any, index: int | str = 0, channels: int = 3) -> Any:
+    """Return a raw image as RGB, a PIL image or a tensor; of a file of other `channels`, its array.
 
-    name: str
-    read: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
-    """Return a raw image as RGB; raise InputError with the file's name, or the index, if it is not one."""
+    Raises InputError with the file's name, or the index, if it is not one.
+    """
     if isinstance(raw, str | Path | EncodedImage):
-        return decoded(raw).image
+        return decoded(raw, channels).image
     raw = raw if isinstance(raw, Image.Image) else picture(raw, index)
     if isinstance(raw, Tensor):
         return raw
@@ -49,21 +43,6 @@ def open_image(raw: Any, index: int | str = 0) -> Image.Image | Tensor:
         raise InputError(f"image {index} cannot be used: {error}") from None
 
 
-def decoded(raw: str | Path | EncodedImage) -> Decoded:
-    """Read an image file; raises InputError that names it if it is none, see `continual.data.decoding`."""
-    if not isinstance(raw, EncodedImage):
-        return opened(raw, str(raw))
-    try:
-        content = raw.read()
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"no image at {raw}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
-    return opened(content, str(raw))
-
-
 class DecodedOnce(Sequence[Any]):
     """A sequence of images whose files are opened when they are first asked for, and not again.
 
@@ -71,9 +50,9 @@ class DecodedOnce(Sequence[Any]):
     processes each keeps what it has opened, within its share of the limit.
     """
 
-    def __init__(self, images: Sequence[Any], limit: int = LIMIT) -> None:
-        self.images, self.limit, self.held = images, limit, 0
-        self._kept: dict[int, Image.Image] = {}
+    def __init__(self, images: Sequence[Any], limit: int = LIMIT, channels: int = 3) -> None:
+        self.images, self.limit, self.channels, self.held = images, limit, channels, 0
+        self._kept: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,9 +63,9 @@ class DecodedOnce(Sequence[Any]):
         raw = self.images[index]
         if not isinstance(raw, str | Path | EncodedImage):
             return raw
-        image, worker = open_image(raw), get_worker_info()
-        assert isinstance(image, Image.Image)
-        size = 4 * image.width * image.height  # of a pixel in memory, the fourth byte is unused
+        image, worker = open_image(raw, channels=self.channels), get_worker_info()
+        # Of a pixel in memory, the fourth byte is unused.
+        size = 4 * image.width * image.height if isinstance(image, Image.Image) else image.nbytes
         if self.held + size <= self.limit // (1 if worker is None else worker.num_workers):
             self._kept[index] = image
             self.held += size
@@ -102,8 +81,10 @@ def upright(image: Image.Image) -> Image.Image:
     return found
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, channels: int = 3) -> list[Path]:
     """Return the image files at any depth below a folder, sorted; what is `ignored` is left out.
+
+    For a backbone of many `channels`, .npy files are images, too.
 
     Links are followed. Raises InputError for a folder that cannot be read, a link to a folder around it, names that
     are not UTF-8, which could not be written to any result, and pipes and devices that are called images.
@@ -120,7 +101,7 @@ def image_files(folder: Path) -> list[Path]:
             if link.parent.resolve().is_relative_to(link.resolve()):
                 raise InputError(f"{link} links to a folder that it is in: remove the link")
         names = [name for name in names if not ignored(name)]
-        found += [here / name for name in names if is_read(kind_at(here / name))]
+        found += [here / name for name in names if is_image(here / name, channels)]
     found.sort()
     if odd := [path for path in found if irregular(path)]:
         raise InputError(f"{odd[0]} is a pipe or a device, no file: remove it")
@@ -130,16 +111,21 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
-def unread(folder: Path, *, others: bool = True) -> str:
+def is_image(path: Path, channels: int = 3) -> bool:
+    """Tell whether a file in a folder is taken for an image, for a backbone of so many channels."""
+    return is_read(kind_at(path)) or (not pictures(channels) and path.suffix.lower() == ".npy")
+
+
+def unread(folder: Path, *, others: bool = True, channels: int = 3) -> str:
     """Say what lies below a folder and is left out: pictures of kinds that are not read, and `others`, no pictures."""
     found, strange = Counter[str](), []
     for path in sorted(folder.rglob("*")):
-        if ignored_path(path.relative_to(folder)) or not path.is_file():
+        if ignored_path(path.relative_to(folder)) or not path.is_file() or is_image(path, channels):
             continue
         kind = kind_at(path)
         if kind is None:
             strange.append(path.name)
-        elif not is_read(kind):
+        else:
             found[kind] += 1
     said = []
     if found:
@@ -152,35 +138,37 @@ def unread(folder: Path, *, others: bool = True) -> str:
     return "; ".join(said)
 
 
-def warn_of_unread(folder: str | Path) -> None:
+def warn_of_unread(folder: str | Path, channels: int = 3) -> None:
     """Warn of pictures below a folder that are left out: where nobody prints a plan."""
-    if said := unread(Path(folder), others=False):
+    if said := unread(Path(folder), others=False, channels=channels):
         warnings.warn(f"left out of {folder}: {said}", UserWarning, stacklevel=3)
 
 
-def list_folder(folder: str | Path) -> tuple[list[Path], list[str]]:
+def list_folder(folder: str | Path, channels: int = 3) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
     Raises InputError if there is no such folder, no image in it, or if its folders are the parts of a split.
     """
     folder = Path(folder)
     refuse_split(folder)
-    found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind)]
+    found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind, channels)]
     if not found:
-        others = unread(folder)
+        others = unread(folder, channels=channels)
         said = f" but {others}" if others else ": it needs one sub-folder of images per class"
         raise InputError(f"{folder} holds no images{said}")
     return [path for path, _ in found], [name for _, name in found]
 
 
 def check_readable(
-    paths: Sequence[str | Path], progress: Callable[[str, int, int, dict[str, float]], None] | None = None
+    paths: Sequence[str | Path],
+    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    channels: int = 3,
 ) -> None:
-    """Open every file once; raise one InputError that names those that are not images."""
+    """Open every file once; raise one InputError that names those that are no images of so many `channels`."""
     broken = []
     for done, path in enumerate(paths, 1):
         try:
-            open_image(path)
+            open_image(path, channels=channels)
         except InputError as error:
             broken.append(str(error))
         if progress is not None:

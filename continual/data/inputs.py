@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual.data.arrays import Array, as_array, finished, is_float, is_integer, needs_range, picture, spread
+from continual.data.arrays import Array, as_array, check_finished, finished, is_float, needs_range, range_among
 from continual.data.containers import Label as Label
-from continual.data.containers import by_position, image_of
+from continual.data.containers import as_batch, by_position, image_of, in_order
 from continual.data.containers import plain_labels as plain_labels
 from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
+from continual.data.decoding import unpacked
 from continual.data.images import (
     DecodedOnce,
     check_readable,
@@ -27,7 +29,8 @@ from continual.data.images import (
     warn_of_unread,
 )
 from continual.data.preprocessing import Preprocessing
-from continual.data.ranges import NORMALISED, ValueRange, decide
+from continual.data.ranges import NORMALISED, ValueRange
+from continual.data.tensors import picture
 from continual.errors import InputError
 from continual.seeding import seeded
 
@@ -74,7 +77,8 @@ class PreparedImages(Dataset[tuple[Tensor, Label]]):
         value_range: str | None = None,
     ) -> None:
         self.images, self.labels, self.preprocessing = by_position(images), labels, preprocessing
-        self.value_range = range_of(self.images) if value_range is None else value_range
+        channels = preprocessing.channels
+        self.value_range = range_of(self.images, channels=channels) if value_range is None else value_range
         self._transform = preprocessing.training() if augment else preprocessing.evaluation()
 
     def __len__(self) -> int:
@@ -89,6 +93,9 @@ def prepared(
     raw: Any, index: int | str, preprocessing: Preprocessing, transform: Any, value_range: str | None
 ) -> Tensor:
     """Return one raw image as the backbone's input: `transform` applied, unless it is normalised already."""
+    unfolded = unpacked(raw, preprocessing.channels)
+    index = index if unfolded is raw else str(raw)
+    raw = unfolded
     array = as_array(raw)
     if array is not None and is_float(array) and value_range == NORMALISED:
         return _checked(array, preprocessing, f"image {index}: ")
@@ -106,9 +113,8 @@ def check_pictures(preprocessing: Preprocessing) -> None:
     """Raise InputError if pictures and image files, which are read in RGB, cannot become the backbone's input."""
     if (channels := preprocessing.channels) not in (1, 3):
         raise InputError(
-            f"the backbone takes {channels} channels, and pictures are read as three: in Python, read the files to "
-            f"arrays ({channels}, H, W), with tifffile.imread say, and give learn and predict those, with "
-            "value_range=(black, white) unless they are uint8"
+            f"the backbone takes {channels} channels, and pictures have three: give TIFF or .npy files of {channels} "
+            f"channels, or arrays ({channels}, H, W), with value_range=(black, white) unless they are uint8"
         )
 
 
@@ -132,19 +138,18 @@ def as_experience(
     if isinstance(images, str | Path):
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
-        check_pictures(preprocessing)
-        warn_of_unread(images)
-        images, labels = list_folder(images)
-        check_readable(images)
+        warn_of_unread(images, preprocessing.channels)
+        images, labels = list_folder(images, preprocessing.channels)
+        check_readable(images, channels=preprocessing.channels)
     elif labels is None:
         images, labels = _pairs(images)
     images, labels = labelled(images, labels)
     if not labels:
         raise InputError("an experience needs at least one image")
-    name = range_of(images, value_range, remembered)
+    name = range_of(images, value_range, remembered, preprocessing.channels)
     _check_finished(images, preprocessing, name)
     if decoded:
-        images = DecodedOnce(images, decoded)
+        images = DecodedOnce(images, decoded, preprocessing.channels)
     views = [PreparedImages(images, labels, preprocessing, augment=on, value_range=name) for on in (True, False)]
     return ExperienceData(views[0], views[1], labels, name)
 
@@ -174,32 +179,19 @@ def labelled(images: Any, labels: Any, what: str = "") -> tuple[Sequence[Any], l
 
 def as_images(images: Any) -> Sequence[Any]:
     """Return images as a sequence of single images, by position; a lone image is refused with the cure."""
-    if isinstance(images, str | Path | Image.Image):
-        raise InputError("give a list of images: [image] for a single one")
-    images = by_position(images)
-    if is_dataset(images):
-        return ImageColumn(with_length(images))
-    if isinstance(images, Tensor | np.ndarray):
-        shape = tuple(images.shape)
-        if images.ndim not in (3, 4):
-            raise InputError(f"images have shape {shape}: give a batch, (B, 3, H, W)")
-        if images.ndim == 3 and (isinstance(images, Tensor) or shape[-1] in (3, 4) or shape[0] in (3, 4)):
-            raise InputError(
-                f"images have shape {shape}: give a batch, image[None] for a single one, images[:, None] for grey ones"
-            )
-    if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        raise InputError(f"images must be a sequence, an array or a tensor, got {type(images).__name__}: list(...) is")
-    return images
+    images = in_order(images)
+    return ImageColumn(with_length(images)) if is_dataset(images) else as_batch(images)
 
 
-def to_predict(images: Any) -> Sequence[Any]:
+def to_predict(images: Any, channels: int = 3) -> Sequence[Any]:
     """Return what `predict` was given as a sequence: also a file, a folder with images at any depth, or a PIL image."""
     if isinstance(images, str | Path):
         if not Path(images).is_dir():
             return [Path(images)]
-        if not (files := image_files(Path(images))):
-            raise InputError(f"{images} holds no images: {unread(Path(images)) or 'give a folder with some'}")
-        warn_of_unread(images)
+        if not (files := image_files(Path(images), channels)):
+            others = unread(Path(images), channels=channels)
+            raise InputError(f"{images} holds no images: {others or 'give a folder with some'}")
+        warn_of_unread(images, channels)
         return files
     return as_images([images] if isinstance(images, Image.Image) else images)
 
@@ -221,17 +213,17 @@ def _pairs(images: Any) -> tuple[Sequence[Any], list[Label]]:
 # Ranges ------------------------------------------------------------------------------------------------------
 
 
-def range_of(images: Any, stated: ValueRange | None = None, remembered: str | None = None) -> str | None:
+def range_of(
+    images: Any, stated: ValueRange | None = None, remembered: str | None = None, channels: int = 3
+) -> str | None:
     """Return what the numbers of images mean, by `continual.data.ranges`; None if all say it themselves.
 
-    All that are in memory are looked at; of a data set, `LOOKED_AT` of its images. Raises InputError for NaN.
+    All that are in memory are looked at; of a data set, and of files of many `channels`, `LOOKED_AT` of its images.
+    Raises InputError for NaN.
     """
     if stated is None and isinstance(images, ImageColumn) and _prepares(images.dataset):
         stated = NORMALISED
-    found = [array for array in _looked_at(images) if needs_range(array)] if stated is None else []
-    ends = [both for array in found if (both := spread(array))]
-    both = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
-    return decide(stated, remembered, both, integers=any(is_integer(array) for array in found))
+    return range_among(_looked_at(images, channels) if stated is None else (), stated, remembered)
 
 
 def _prepares(dataset: Any) -> bool:
@@ -240,18 +232,22 @@ def _prepares(dataset: Any) -> bool:
     return isinstance(dataset, PreparedImages) or (inner is not None and _prepares(inner))
 
 
-def _looked_at(images: Any) -> Iterator[Any]:
-    """Yield the arrays among images; of a data set, some, and none if its first image is no such array."""
+def _looked_at(images: Any, channels: int) -> Iterator[Any]:
+    """Yield the arrays among images; of a data set, and of files, some; none if its first image is no such array."""
     if isinstance(images, Tensor | np.ndarray):
         yield images
         return
     indices: Sequence[int] = range(len(images))
+    step = max(1, -(-len(images) // LOOKED_AT))
     if not isinstance(images, list | tuple) and len(images):
-        first = as_array(image_of(images[0]))
-        step = -(-len(images) // LOOKED_AT)
+        first = as_array(unpacked(image_of(images[0]), channels))
         indices = [] if first is None or not needs_range(first) else range(0, len(images), step)
     with seeded(0, "range"):
-        yield from (array for i in indices if (array := as_array(image_of(images[i], i))) is not None)
+        for i in indices:
+            raw = image_of(images[i], i)
+            array = as_array(raw if i % step else unpacked(raw, channels))
+            if array is not None:
+                yield array
 
 
 def _check_finished(images: Sequence[Any], preprocessing: Preprocessing, value_range: str | None) -> None:
@@ -260,18 +256,16 @@ def _check_finished(images: Sequence[Any], preprocessing: Preprocessing, value_r
         return
     if isinstance(images, Tensor | np.ndarray):
         if is_float(images):
-            _checked(images, preprocessing)
+            _checked(images, preprocessing, single=images.ndim < 4)
     elif isinstance(images, list | tuple):
         for image in images:
             if (array := as_array(image_of(image))) is not None and is_float(array):
                 _checked(array, preprocessing)
 
 
-def _checked(array: Array, preprocessing: Preprocessing, where: str = "") -> Tensor:
-    """Return normalised images as float32, or raise InputError if the backbone does not take them."""
-    values = finished(array)
-    try:
-        preprocessing.check(values if values.ndim == 4 else values[None])
-    except ValueError as error:
-        raise InputError(f"{where}{error}") from error
+def _checked(array: Array, preprocessing: Preprocessing, where: str = "", *, single: bool = True) -> Tensor:
+    """Return a normalised image, or a batch, as float32; raises InputError if the backbone does not take it."""
+    values = torch.from_numpy(finished(array, preprocessing.channels))
+    batch = values[None] if single else values
+    check_finished(batch.shape, bool(batch.isfinite().all()), preprocessing.shape[0], preprocessing.size, where)
     return values

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from continual.data import framing
+from continual.data.arrays import check_finished
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,8 @@ class Preprocessing:
         return _Posed(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def check(self, images: Tensor) -> None:
-        """Raise ValueError unless `images` is a finite float batch of the model's size."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(
-                f"the backbone takes (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}: "
-                "pass uint8 tensors, PIL images or paths to have them resized and normalised, or say with value_range "
-                "what the numbers mean"
-            )
-        if not torch.isfinite(images).all():
-            raise ValueError("the images hold NaN or infinite values: remove or repair them first")
+        """Raise InputError unless `images` is a finite float batch of the model's size."""
+        check_finished(images.shape, bool(torch.isfinite(images).all()), self.shape[0], self.size)
 
 
 class _Posed(Preprocessing):

@@ -4,28 +4,43 @@
 `continual.export.standalone`. In Python:
 
     runner = Runner("parts.onnx")
-    runner.predict(["photos/0.png"])   # paths, PIL images or uint8 arrays (H, W, 3)
+    runner.predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
 or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image. Each answer is a dict: `answer` (the
 class), `score`, and, where the model has them, `probability` (calibrated), `familiarity`, `unknown` and `stack`.
-Images are read, rotated, laid on white, resized and cut out as the model learned them. A camera's frames, as arrays,
-need no Pillow: without it they are resized here, with its weights and rounding, columns first (some releases of it take
-the rows first, which is not the same to the last bit). HEIC files need pillow-heif.
+Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
+uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit" for 0 to 1,
+"bytes" for 0 to 255, "normalised" for the model's inputs; else floats are looked at, with a warning. A camera's frames,
+as arrays, need no Pillow: without it they are resized here, with its weights and rounding, columns first (some releases
+of it take the rows first, which is not the same to the last bit). HEIC files need pillow-heif.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from continual.data.decoding import as_rgb, on_ground, opened
+from continual.data.arrays import (
+    as_array,
+    channels_last,
+    check_finished,
+    coloured,
+    finished,
+    is_float,
+    range_among,
+    readable,
+)
+from continual.data.containers import as_batch, image_of, in_order
+from continual.data.decoding import EncodedImage, as_rgb, decoded, on_ground
 from continual.data.framing import Pose, middle, pose_of, sides
+from continual.data.ranges import NORMALISED, ValueRange
 from continual.errors import InputError
 
 FORMAT = "equimos-onnx"
@@ -55,36 +70,41 @@ class Runner:
         found = self.session.run(self._outputs, {"images": np.ascontiguousarray(inputs, np.float32)})
         return dict(zip(self._outputs, found, strict=True))
 
-    def outputs(self, images: Iterable[Any], *, batch_size: int = 8) -> dict[str, np.ndarray]:
+    def outputs(
+        self, images: Any, *, batch_size: int = 8, value_range: ValueRange | None = None
+    ) -> dict[str, np.ndarray]:
         """Return the model's own outputs for images, see `predict`."""
-        parts, batch = [], []
-        for index, image in enumerate(images):
-            batch.append(prepare(image, self.about["preprocessing"], index))
-            if len(batch) == batch_size:
-                parts.append(self.run(np.stack(batch)))
-                batch = []
-        if batch or not parts:
-            parts.append(self.run(np.stack(batch) if batch else np.zeros((0, *self.shape), np.float32)))
+        given, parts = inputs(images, self.about, value_range), []
+        while batch := [*islice(given, batch_size)]:
+            parts.append(self.run(np.stack(batch)))
+        if not parts:
+            parts.append(self.run(np.zeros((0, *self.shape), np.float32)))
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def predict(
-        self, images: Sequence[Any], *, false_alarm_rate: float | None = None, batch_size: int = 8
+        self,
+        images: Any,
+        *,
+        false_alarm_rate: float | None = None,
+        batch_size: int = 8,
+        value_range: ValueRange | None = None,
     ) -> list[dict[str, Any]]:
-        """Answer for images: paths, PIL images, uint8 arrays (H, W), (H, W, 1), (H, W, 3) or, transparent, (H, W, 4).
+        """Answer for images: paths, PIL images, arrays (H, W), (H, W, 1), (H, W, 3) or, transparent, (H, W, 4).
 
-        `false_alarm_rate`, the share of known images that may be called unknown, is the model's own by default. Raises
-        InputError for what the learner does not take either, such as a single frame instead of a list of images.
+        `value_range` says what the numbers of floats and wide integers mean, see above. `false_alarm_rate`, the share
+        of known images that may be called unknown, is the model's own by default. Raises InputError for what the
+        learner does not take either, such as a single frame instead of a list of images.
         """
-        check_several(images)
-        if len(images) == 0:
+        if len(check_several(images)) == 0:
             return []
         rate = self.about["unknown_rate"] if false_alarm_rate is None else false_alarm_rate
-        found = self.outputs(images, batch_size=batch_size)
+        found = self.outputs(images, batch_size=batch_size, value_range=value_range)
         answers = []
         for row, best in enumerate(found["scores"].argmax(1)):
             answer = {"answer": self.classes[best], "score": float(found["scores"][row, best])}
             if "probabilities" in found:
                 answer["probability"] = float(found["probabilities"][row, best])
+            if "familiarity" in found:
                 answer["familiarity"] = float(found["familiarity"][row])
                 answer["unknown"] = answer["familiarity"] <= rate
             if "stack" in found:
@@ -93,81 +113,73 @@ class Runner:
         return answers
 
 
-def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.ndarray:
+def inputs(images: Any, about: Mapping[str, Any], value_range: ValueRange | None = None) -> Iterator[np.ndarray]:
+    """Yield several images as the model's inputs; raises InputError for what is none, or fits no range."""
+    images = check_several(images)
+    images = [image_of(images[place], place) for place in range(len(images))]
+    arrays = (array for image in images if (array := as_array(image)) is not None)
+    name = range_among(arrays if value_range is None else (), value_range, about.get("value_range"))
+    for index, image in enumerate(images):
+        yield prepare(image, about["preprocessing"], index, name)
+
+
+def prepare(image: Any, preprocessing: Mapping[str, Any], index: int = 0, value_range: str | None = None) -> np.ndarray:
     """Turn an image into the model's input, float32 (3, H, W): resize, cut out the centre, normalise.
 
-    For several backbones that is done for each, with zeros around smaller inputs: see `continual.data.canvas`.
+    `value_range` is the name of what floats and wide integers mean; normalised images are inputs already. For several
+    backbones that is done for each, with zeros around smaller inputs: see `continual.data.canvas`.
     """
-    pixels, size = _pixels(image, index), preprocessing["size"]
-    return np.concatenate([_canvas(pixels, part, size) for part in _parts(preprocessing)])
+    parts, size = _parts(preprocessing), preprocessing["size"]
+    array = as_array(image)
+    if array is not None and is_float(array) and value_range == NORMALISED:
+        values, planes = finished(array)[None], sum(len(part["mean"]) for part in parts)
+        check_finished(values.shape, bool(np.isfinite(values).all()), planes, size, f"image {index}: ")
+        return values[0]
+    pixels = _pixels(image, index, value_range)
+    return np.concatenate([_canvas(pixels, part, size) for part in parts])
 
 
-def _parts(preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
+def _parts(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return how an image is prepared for each backbone."""
-    return [
-        {**part, "posed": preprocessing.get("posed", False)} for part in preprocessing.get("parts", [preprocessing])
-    ]
+    posed = {"posed": preprocessing.get("posed", False)}
+    return [{**part, **posed} for part in preprocessing.get("parts", [preprocessing])]
 
 
-def _canvas(pixels: np.ndarray, preprocessing: dict[str, Any], size: Sequence[int]) -> np.ndarray:
+def _canvas(pixels: np.ndarray, preprocessing: Mapping[str, Any], size: Sequence[int]) -> np.ndarray:
     """Return one backbone's input in the middle of zeros, float32 (3, size)."""
-    cut = _framed(pixels, preprocessing).astype(np.float32) * np.float32(1 / 255)  # as torchvision does
+    cut = _framed(pixels, preprocessing)
+    # As torchvision does: bytes are scaled, and floats cut off where resizing exceeds their range.
+    unit = cut.astype(np.float32) * np.float32(1 / 255) if cut.dtype == np.uint8 else np.clip(cut, 0, 1)
     mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
     margins = [(have - own) // 2 for have, own in zip(size, cut.shape[:2], strict=True)]
-    planes = np.ascontiguousarray(((cut - mean) / std).transpose(2, 0, 1))
+    planes = np.ascontiguousarray(((unit - mean) / std).transpose(2, 0, 1))
     return np.pad(planes, [(0, 0), *((margin, margin) for margin in margins)])
 
 
-def check_several(images: Any) -> None:
-    """Raise InputError for what is no sequence of images: one image, or what has no order."""
-    single = isinstance(images, str | Path | bytes) or hasattr(images, "getbands") or isinstance(images, Mapping)
-    shape: tuple[int, ...] | None = images.shape if isinstance(images, np.ndarray) else None
-    if shape is not None and not (len(shape) == 1 and images.dtype.kind in "OUST"):  # but for an array of paths
-        single = len(shape) not in (3, 4) or (len(shape) == 3 and shape[-1] in (3, 4))
-    if single or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        about = "" if shape is None else f" of shape {shape}"
-        raise InputError(f"give a list of images, [image] for a single one; got {type(images).__name__}{about}")
+def check_several(images: Any) -> Any:
+    """Return images that go by position; raises InputError for what is no sequence of images, or has no order."""
+    return as_batch(in_order(images))
 
 
-def _pixels(image: Any, index: int) -> np.ndarray:
-    """Return an image as uint8 (H, W, 3)."""
-    if isinstance(image, str | Path):
-        return np.asarray(opened(image, str(image)).image)
+def _pixels(image: Any, index: int, value_range: str | None) -> np.ndarray:
+    """Return an image as (H, W, 3), uint8 or float32 from 0 to 1."""
+    if isinstance(image, str | Path | EncodedImage):
+        return np.asarray(decoded(image).image)
     if hasattr(image, "getbands"):
         try:
             return np.asarray(as_rgb(image).image)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
-    if isinstance(image, bytes | bytearray):
-        return np.asarray(opened(bytes(image), f"image {index}").image)
-    shape: Any = getattr(image, "shape", ())
-    if not isinstance(image, np.ndarray) or 0 in shape or len(shape) not in (2, 3):
-        raise InputError(_refusal(image, index))
-    if image.dtype == np.bool_:
-        image = image * np.uint8(255)
-    if image.dtype != np.uint8:
-        raise InputError(_refusal(image, index))
-    if len(shape) == 2:
-        image = image[..., None]
-    elif shape[2] not in (1, 3, 4):  # channels first, where they cannot be last
-        if shape[0] not in (1, 3):
-            raise InputError(_refusal(image, index))
-        image = image.transpose(1, 2, 0)
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return on_ground(image) if image.shape[2] == 4 else image
+    values = channels_last(*readable(image, index, value_range))
+    if values.shape[2] == 1:
+        return np.repeat(values, 3, axis=2)
+    if values.shape[2] == 4:
+        return on_ground(values) if values.dtype == np.uint8 else coloured(values, 3)
+    return values
 
 
-def _refusal(image: Any, index: int) -> str:
-    shape = f" of shape {tuple(image.shape)} and dtype {image.dtype}" if hasattr(image, "shape") else ""
-    return (
-        f"image {index} is a {type(image).__name__}{shape}: give paths, PIL images or uint8 arrays (H, W, 3); other "
-        "numbers as uint8"
-    )
-
-
-def _framed(pixels: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
-    """Return uint8 (size, 3): resized and cut out, in the pose of the picture for a model with a group."""
+def _framed(pixels: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
+    """Return (size, 3): resized and cut out, in the pose of the picture for a model with a group."""
     size, posed = preprocessing["size"], preprocessing.get("posed", False)
     top, left, height, width = middle(pixels.shape[:2])
     pixels = pixels[top : top + height, left : left + width]
@@ -183,6 +195,8 @@ def _resized(pixels: np.ndarray, height: int, width: int, interpolation: str) ->
     try:
         from PIL import Image
     except ImportError:
+        return resize(pixels, height, width, interpolation)
+    if pixels.dtype != np.uint8:
         return resize(pixels, height, width, interpolation)
     return np.asarray(Image.fromarray(pixels).resize((width, height), {"bilinear": 2, "bicubic": 3}[interpolation]))
 
@@ -201,17 +215,19 @@ FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 
 
 def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """Resize uint8 (H, W, C) with the weights, order and rounding of Pillow: columns first, 22 bits of fraction."""
+    """Resize (H, W, C), columns first, with Pillow's weights of 22 bits: uint8, rounded as there, or floats."""
     if pixels.shape[1] != width:
         across = _weights(pixels.shape[1], width, interpolation)
-        pixels = _round(np.einsum("ow,hwc->hoc", across, pixels, optimize=True))
+        pixels = _round(np.einsum("ow,hwc->hoc", across, pixels, optimize=True), pixels.dtype)
     if pixels.shape[0] != height:
         down = _weights(pixels.shape[0], height, interpolation)
-        pixels = _round(np.einsum("oh,hwc->owc", down, pixels, optimize=True))
+        pixels = _round(np.einsum("oh,hwc->owc", down, pixels, optimize=True), pixels.dtype)
     return pixels
 
 
-def _round(sums: np.ndarray) -> np.ndarray:
+def _round(sums: np.ndarray, dtype: Any) -> np.ndarray:
+    if dtype != np.uint8:
+        return (sums / 2**22).astype(dtype)
     return np.clip(np.floor((sums + 2**21) / 2**22), 0, 255).astype(np.uint8)
 
 

@@ -168,6 +168,7 @@ def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
         "class_experience": list(learner.state.class_experience),
         "unknown_rate": false_alarm_rate,
         "temperature": getattr(getattr(learner.state, "calibration", None), "temperature", None),
+        "value_range": learner.state.value_range,
         "preprocessing": {**asdict(learner.preprocessing), "posed": learner.preprocessing.posed},
         **({"backbones": backbones} if several else {"backbone": backbones[0]}),
         "versions": model_file.versions(),

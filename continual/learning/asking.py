@@ -77,10 +77,10 @@ class Asking(ABC, Generic[S]):
             raise InputError("nothing has been learned yet: call learn first")
         if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-        images = to_predict(images)
+        images = to_predict(images, channels := self.preprocessing.channels)
         if len(images) == 0:
             raise InputError("there are no images to predict: give at least one")
-        paths, name = paths_of(images), range_of(images, value_range, self.state.value_range)
+        paths, name = paths_of(images), range_of(images, value_range, self.state.value_range, channels)
         images = PreparedImages(images, [0] * len(images), self.preprocessing, augment=False, value_range=name)
         parts, done = [], 0
         for batch, _ in evaluation_loader(images, self.settings.eval_batch_size, num_workers=workers):

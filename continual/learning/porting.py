@@ -141,7 +141,7 @@ class Porting(ABC, Generic[S]):
         if (backbone.sha256, backbone.preprocessing) == (self.backbone.sha256, self.backbone.preprocessing):
             return PortReport(0)
         target = self._on(backbone)
-        images = to_predict(images)
+        images = to_predict(images, self.backbone.preprocessing.channels)
         if len(images) < LEAST_IMAGES:
             raise InputError(
                 f"{len(images)} images are too few to map features by: give {LEAST_IMAGES} at least, better 200, of "

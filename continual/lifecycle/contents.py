@@ -48,6 +48,11 @@ class ModelFile:
         """Whether the backbone's weights are in the file."""
         return bool(self.header["backbone_embedded"])
 
+    @property
+    def channels(self) -> int:
+        """How many channels its images have."""
+        return len(self.header["backbone"]["preprocessing"]["mean"])
+
     @cached_property
     def held_out(self) -> HeldOutFeatures:
         """Features of some images that are held out; reading them loads torch."""

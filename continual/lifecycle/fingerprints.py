@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +31,24 @@ def digest(content: bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
-def fingerprint(image: Image.Image) -> int:
-    """Return the difference hash of an image, as a signed number of 64 bits.
+def fingerprint(image: Image.Image | NDArray[Any]) -> int:
+    """Return the difference hash of an image, as a signed number of 64 bits; of an array (H, W, C), of its mean.
 
     >>> left = Image.linear_gradient("L").rotate(90)
     >>> fingerprint(left) == fingerprint(left.resize((100, 50))) == -1
     True
     """
+    image = image if isinstance(image, Image.Image) else _mean(image)
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     signs = np.packbits(grey[:, 1:] > grey[:, :-1])
     return int.from_bytes(signs.tobytes(), "little", signed=True)
+
+
+def _mean(values: NDArray[Any]) -> Image.Image:
+    """Return the mean over channels (H, W, C) as a picture from black, the least number that is one, to white."""
+    mean = np.nan_to_num(values.mean(axis=-1, dtype=np.float64), posinf=0, neginf=0)
+    span = mean.max() - mean.min()
+    return Image.fromarray(((mean - mean.min()) * (255 / span if span else 0)).astype(np.uint8))
 
 
 class Compared(NamedTuple):

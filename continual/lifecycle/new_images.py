@@ -118,7 +118,9 @@ def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
     return seen.by_digest.get(mark, mark)
 
 
-def entry(path: Path, label: Label, seen: SeenImages, transparent: list[Path] | None = None) -> SeenImage:
+def entry(
+    path: Path, label: Label, seen: SeenImages, transparent: list[Path] | None = None, channels: int = 3
+) -> SeenImage:
     """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image.
 
     A new image that is transparent in part is added to `transparent`.
@@ -126,7 +128,7 @@ def entry(path: Path, label: Label, seen: SeenImages, transparent: list[Path] | 
     found = lookup(path, seen)
     if isinstance(found, SeenImage):
         return found
-    picture = decoded(unchanged(path, found))
+    picture = decoded(unchanged(path, found), channels)
     if picture.transparent and transparent is not None:
         transparent.append(path)
     return SeenImage(found, fingerprint(picture.image), label)
@@ -141,17 +143,18 @@ def plan(
     hold_out: float = 0.0,
     outside: bool = False,
     progress: Progress | None = None,
+    channels: int = 3,
 ) -> Plan:
     """Compare a folder, or the images that a manifest lists, with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
     for evaluation, the same ones whenever the same images are there. Of a folder with the parts of a split, the
-    training part is looked at. A manifest names images outside its folder with `outside` alone. Raises InputError for a
-    folder without images, or an unknown name in `only`.
+    training part is looked at. A manifest names images outside its folder with `outside` alone. `channels` is how many
+    the backbone takes. Raises InputError for a folder without images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
-    paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder)
+    paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder, channels)
     if unknown := set(only) - set(names):
         name = min(unknown)
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
@@ -162,11 +165,11 @@ def plan(
         made.notes.append(f"{whole} has the parts of a split: what is new in {folder} is learned{left}")
     label_of = {name: _label(name, made) for name in dict.fromkeys(names)}
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
-    pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress)
+    pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress, channels)
     _check_folders(folder, pictures, elsewhere, label_of, made)
     _check_names([name for name in label_of if name in wanted], made)
     _divide(pictures, hold_out, made, progress)
-    made.notes += [] if is_list(folder) else _strays(folder, set(names))
+    made.notes += [] if is_list(folder) else _strays(folder, set(names), channels)
     return made
 
 
@@ -181,7 +184,12 @@ def _label(name: str, made: Plan) -> Label:
 
 
 def _look(
-    files: list[tuple[Path, str]], label_of: dict[str, Label], wanted: set[str], made: Plan, progress: Progress | None
+    files: list[tuple[Path, str]],
+    label_of: dict[str, Label],
+    wanted: set[str],
+    made: Plan,
+    progress: Progress | None,
+    channels: int,
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
@@ -191,7 +199,8 @@ def _look(
             progress("looking at images", done, len(files), {})
         try:
             asked = name in wanted
-            found = entry(path, label_of[name], made.seen, transparent) if asked else lookup(path, made.seen)
+            seen = made.seen
+            found = entry(path, label_of[name], seen, transparent, channels) if asked else lookup(path, seen)
         except InputError as error:
             corrupt += [str(error)] if name in wanted else []
             continue
@@ -210,7 +219,8 @@ def _look(
         else:
             made.problems.append(f"{path} and {new[found.digest].path} are the same image in two classes: remove one")
     if corrupt:
-        made.notes.append(f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}")
+        said = f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}"
+        (made.notes if len(corrupt) < len(files) else made.problems).append(said)
     if transparent:
         made.notes.append(f"{count(len(transparent), 'new image')} transparent in part, which is seen as white")
     if copies:
@@ -278,12 +288,12 @@ def _check_names(names: Sequence[str], made: Plan) -> None:
     made.problems += alike([*map(str, made.known), *names])
 
 
-def _strays(folder: Path, used: set[str]) -> list[str]:
+def _strays(folder: Path, used: set[str], channels: int) -> list[str]:
     """Remark on images outside class folders, and on class folders without images."""
-    loose = sum(path.parent == folder for path in image_files(folder))
+    loose = sum(path.parent == folder for path in image_files(folder, channels))
     empty = {place.name for place in subfolders(folder)} - used
     notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
-    notes += [f"left out: {others}"] if (others := unread(folder)) else []
+    notes += [f"left out: {others}"] if (others := unread(folder, channels=channels)) else []
     return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])
 
 

@@ -274,7 +274,7 @@ class _Server:
     async def _prepared(self, model: Served, name: str, file: UploadFile) -> Tensor:
         def prepared() -> Tensor:
             data = file.file.read(self.options.limits.image_bytes + 1)
-            image = picture(data, name, self.options.limits)
+            image = picture(data, name, self.options.limits, model.channels)
             try:
                 return model.prepare(image)
             except ValueError as error:

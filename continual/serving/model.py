@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from continual.data.bands import pictures
 from continual.data.inputs import prepared
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
@@ -31,14 +33,21 @@ class Served:
     learner: Learner
     signature: Signature
 
-    def prepare(self, image: Image.Image) -> Tensor:
-        """Return the model's input (C, H, W)."""
+    @property
+    def channels(self) -> int:
+        """How many channels images have that the model is asked about."""
+        return self.learner.preprocessing.channels
+
+    def prepare(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Return the model's input (C, H, W) of a picture, or of an array (H, W, C) in the range that was learned."""
         preprocessing = self.learner.preprocessing
-        return prepared(image, 0, preprocessing, preprocessing.evaluation(), None)
+        return prepared(image, 0, preprocessing, preprocessing.evaluation(), self.learner.state.value_range)
 
     def trial(self) -> None:
         """Answer for a blank image as for a request, or raise: a model that cannot is not to be served."""
-        found = answer(self, self.scores([self.prepare(Image.new("RGB", (64, 48)))]), 0, 0.05)
+        many = not pictures(self.channels)
+        blank = np.zeros((48, 64, self.channels), np.uint8) if many else Image.new("RGB", (64, 48))
+        found = answer(self, self.scores([self.prepare(blank)]), 0, 0.05)
         json.dumps({"answers": found, "classes": self.learner.classes}, allow_nan=False, ensure_ascii=False).encode()
 
     def scores(self, images: Sequence[Tensor]) -> Scores:

@@ -6,12 +6,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import Request
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from continual.data.decoding import UnreadableError, decode
+from continual.data.decoding import decode
+from continual.data.file_kinds import UnreadableError
+from continual.errors import NeedsExtraError
 from continual.serving.scans import most_scans
 
 #: the status and the words for each kind of `UnreadableError`
@@ -46,7 +49,7 @@ class Limits:
         return 2 * self.image_bytes + 2**16
 
 
-def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
+def picture(data: bytes, name: str, limits: Limits, channels: int = 3) -> Image.Image | np.ndarray:
     """Decode an image, see `continual.data.decoding`; raises RefusedError, which names it by `name`."""
     if not data:
         raise RefusedError(400, f"{name} is empty")
@@ -55,7 +58,9 @@ def picture(data: bytes, name: str, limits: Limits) -> Image.Image:
     if (rounds := most_scans(data)) > limits.scans:
         raise RefusedError(413, f"{name} has {rounds} scans or parts: at most {limits.scans} scans are taken")
     try:
-        found: Image.Image = decode(data, name=name, most_pixels=limits.pixels).image
+        found: Image.Image | np.ndarray = decode(data, name=name, most_pixels=limits.pixels, channels=channels).image
+    except NeedsExtraError as error:
+        raise RefusedError(415, f"{name} is not taken: {error}") from None
     except UnreadableError as error:
         status, what = REFUSALS[error.kind]
         raise RefusedError(status, f"{name} {what}: {error}") from None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from equivariant.actions import Action, Images
-from equivariant.errors import GroupError, InputError
+from equivariant.errors import GroupError, InputError, first_of
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import align, chunks, orbit
 from equivariant.outputs import (
@@ -270,8 +270,8 @@ class OrbitWrapper(nn.Module, ABC):
         kind, missing, more = type(self).__name__, sorted(own - given), sorted(given - own)
         if given == self.model.state_dict().keys():
             return f"are those of the bare model: load them into the `model` of this {kind}"
-        lacks = f"lack {missing[0]!r} and {len(missing) - 1} other names" if missing else ""
-        holds = f"hold {more[0]!r} and {len(more) - 1} other names that it has not" if more else ""
+        lacks = f"lack {first_of(missing)}" if missing else ""
+        holds = f"hold {first_of(more)} that it has not" if more else ""
         return f"are not those of this {kind}, they {', and '.join(filter(None, (lacks, holds)))}"
 
     def extra_repr(self) -> str:

@@ -95,8 +95,47 @@ def test_files_are_refused_with_the_cure(backbones: Callable[[int], Backbone], t
         "file": lambda: learner.predict(tmp_path / "a" / "x.png"),
         "picture": lambda: learner.predict([picture]),
     }
-    with pytest.raises(InputError, match=r"takes 5 channels, .* arrays \(5, H, W\), with tifffile"):
+    with pytest.raises(InputError, match="takes 5 channels.* give TIFF or .npy files of"):
         ask[how]()
+
+
+@pytest.mark.parametrize("kind", ["planar", "chunky", "npy"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_folder_of_files_is_learned_asked_and_served(
+    backbones: Callable[[int], Backbone], tmp_path: Path, kind: str, dtype: Any
+) -> None:
+    pytest.importorskip("fastapi")
+    from continual.serving.model import Served
+    from continual.serving.uploads import Limits, RefusedError, picture
+
+    tifffile = pytest.importorskip("tifffile")
+    white = 255 if dtype == np.uint8 else 4095
+    images, labels = scenes(5, dtype, white)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "scenes" / label).mkdir(parents=True, exist_ok=True)
+        place = tmp_path / "scenes" / label / f"{number:02}.{'npy' if kind == 'npy' else 'tif'}"
+        if kind == "npy":
+            np.save(place, image)
+        elif kind == "planar":
+            tifffile.imwrite(place, image, photometric="minisblack", planarconfig="separate", compression="zlib")
+        else:
+            tifffile.imwrite(place, np.moveaxis(image, 0, -1), photometric="minisblack", planarconfig="contig")
+    given = {} if dtype == np.uint8 else {"value_range": (0, 4095)}
+    learner, arrays = SimpleCILLearner(backbones(5)), SimpleCILLearner(backbones(5))
+    learner.learn(tmp_path / "scenes", **given)
+    paths = sorted((tmp_path / "scenes").rglob("*.*"))
+    order = [int(path.stem) for path in paths]
+    arrays.learn(images[order], [labels[i] for i in order], **given)
+    found = learner.predict(tmp_path / "scenes")
+    assert list(found.labels) == [path.parent.name for path in paths]
+    torch.testing.assert_close(found.scores, arrays.predict(images[order]).scores, atol=0, rtol=0)
+    served = Served(learner, (0, 0, 0))
+    served.trial()
+    sent = served.prepare(picture(paths[0].read_bytes(), paths[0].name, Limits(), served.channels))
+    assert torch.equal(served.scores([sent]).values[0], found.scores[0])
+    with pytest.raises(RefusedError, match=r"too large: it has 2400 numbers") as refused:
+        picture(paths[0].read_bytes(), "a", Limits(pixels=2399), served.channels)
+    assert refused.value.status == 413
 
 
 def test_a_model_of_grey_images_is_served_pictures(backbones: Callable[[int], Backbone]) -> None:

@@ -38,7 +38,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = image_files.open_image
 
-    def counted(raw: Any, index: int = 0) -> Any:
+    def counted(raw: Any, index: int = 0, channels: int = 3) -> Any:
         names.append(Path(raw).name)
         return real(raw, index)
 

@@ -218,7 +218,7 @@ def _other_channels(folder: Path) -> None:
     assert (prepared(wide, "0..65535") - expected).abs().mean() < 0.01
     with pytest.raises(InputError, match="the 5 channels that the backbone takes"):
         prepared(images)
-    with pytest.raises(InputError, match=r"the backbone takes 5 channels, and pictures are read as three"):
+    with pytest.raises(InputError, match=r"the backbone takes 5 channels, and pictures have three"):
         prepared([Image.new("RGB", (16, 16))])
 
 

@@ -29,8 +29,14 @@ def learner_of(model: str, size: int, experiences: int, device: str, precision: 
     learner = MOSLearner(
         backbone, device=device, precision=precision, epochs=0, alignment_epochs=0, statistics="diagonal"
     )
+    return with_random_adapters(learner, experiences)
+
+
+def with_random_adapters(learner: MOSLearner, experiences: int) -> MOSLearner:
+    """Return a new learner after so many experiences of one class, untrained, with adapters drawn by chance."""
+    learner = learner.variant(epochs=0, alignment_epochs=0, statistics="diagonal")
     for experience in range(experiences):
-        learner.learn(torch.randn(2, 3, size, size), [experience] * 2)
+        learner.learn(torch.randn(2, 3, *learner.backbone.frozen.image_size), [experience] * 2)
     about, tensors = learner.export()
     draw = torch.Generator().manual_seed(0)
     for name, tensor in tensors.items():

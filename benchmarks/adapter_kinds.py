@@ -14,9 +14,12 @@ Kinds that are off add nothing, so one row is that of all but the ladder, which 
 from __future__ import annotations
 
 import json
+import math
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Annotated, Any
 
 import torch
@@ -153,6 +156,7 @@ def main(
     methods: Annotated[str, typer.Option(help="Names, with commas.")] = ",".join(METHODS),
     row: Annotated[list[str] | None, typer.Option(help="A kind with settings of its own; several.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of every method, as JSON.")] = None,
+    minutes: Annotated[float, typer.Option(help="After which no other cell begins; the next call goes on.")] = math.inf,
 ) -> None:
     """Measure what is not in the file yet, print a table and keep every figure."""
     torch.set_num_threads(1)
@@ -163,17 +167,19 @@ def main(
     config = StreamConfig(classes=classes // experiences, only=only, max_classes=classes, per_class=per_class)
     about = {"images": images.name, "half": half, "classes": classes, "experiences": experiences}
     about |= {"per class": per_class, "size": size, "settings": given}
-    for seed in seeds:
-        stream = make_stream("adapter kinds", train, test, config, seed)
-        for name in methods.split(","):
-            for one in row or ROWS:
-                cell = {**about, "seed": seed, "method": name, "row": one}
-                if any(cell.items() <= record.items() for record in records):
-                    continue
-                learner = made(name, one, backbone, seed=seed, **given)
-                records.append(cell | measured(learner, stream, joint=name == "joint"))
-                print(records[-1], flush=True)
-                out.write_text(json.dumps({"ran on": surroundings(), "records": records}, indent=1) + "\n")
+    orders = product(seeds, methods.split(","), row or ROWS)
+    cells = [{**about, "seed": s, "method": name, "row": one} for s, name, one in orders]
+    began = time.perf_counter()
+    for cell in cells:
+        if any(cell.items() <= record.items() for record in records):
+            continue
+        if time.perf_counter() - began > 60 * minutes:
+            break
+        stream = make_stream("adapter kinds", train, test, config, cell["seed"])
+        learner = made(cell["method"], cell["row"], backbone, seed=cell["seed"], **given)
+        records.append(cell | measured(learner, stream, joint=cell["method"] == "joint"))
+        print(records[-1], flush=True)
+        out.write_text(json.dumps({"ran on": surroundings(), "records": records}, indent=1) + "\n")
     print(summary([record for record in records if about.items() <= record.items()]))
 
 

@@ -10,6 +10,7 @@ alternate in one process; on a CPU times are processor time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -84,22 +85,33 @@ def main(
     experiences: Annotated[list[int], typer.Option(help="How many were learned.")] = [5, 20, 50, 200],  # noqa: B006
     epochs: Annotated[list[int], typer.Option(help="Of training.")] = [5, 20],  # noqa: B006
 ) -> None:
-    """Measure, and write ladder_cost.json and ladder_cost.md."""
+    """Measure what ladder_cost.json does not hold yet, and write it and ladder_cost.md."""
     torch.set_num_threads(1)
     backbone = backbone_of(weights, size)
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(max(batch, number), 3, size, size, generator=draw).to(device)
     same: dict[str, Any] = {"device": device, "precision": precision}
-    record: dict[str, Any] = {"ran on": surroundings(), "size": size, "batch": batch, **same}
-    record["answers"] = [
-        {"experiences": n, **answers(backbone, images[:batch], n, rounds, **same)} for n in experiences
-    ]
-    record["training"] = [training(backbone, images[:number], n, max(1, rounds // 2), **same) for n in epochs]
+    kept = out / "ladder_cost.json"
+    record: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"answers": [], "training": []}
+    record |= {"ran on": surroundings(), "size": size, "batch": batch, **same}
+    for count in experiences:
+        if count not in [row["experiences"] for row in record["answers"]]:
+            row = answers(backbone, images[:batch], count, rounds, **same)
+            record["answers"].append({"experiences": count, **row})
+            write(out, "ladder_cost", record, tables(record))
+    for count in epochs:
+        if count not in [row["epochs"] for row in record["training"]]:
+            record["training"].append(training(backbone, images[:number], count, max(1, rounds // 2), **same))
+            write(out, "ladder_cost", record, tables(record))
+
+
+def tables(record: dict[str, Any]) -> str:
+    """Return what was measured, as Markdown."""
     lines = [[str(row["experiences"]), *(f"{row[kind]:.2f}" for kind in KINDS)] for row in record["answers"]]
     text = table(["experiences", *(f"{kind} [own passes]" for kind in KINDS)], lines)
     keys = ["bottleneck in ladders' time", "kept for gradients", "peak of a step", "peak with cached views"]
     lines = [[str(row["epochs"]), *(f"{row[key]:.2f}" for key in keys)] for row in record["training"]]
-    write(out, "ladder_cost", record, f"{text}\n{table(['epochs', *keys], lines)}")
+    return f"{text}\n{table(['epochs', *keys], lines)}"
 
 
 if __name__ == "__main__":

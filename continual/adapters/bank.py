@@ -96,7 +96,8 @@ def per_image(kind: AdapterKind, bank: Weights, chosen: Tensor) -> Serving:
         return own if block < kind.first_block else kind.attention(of_block(block), own)
 
     def after(tokens: Sequence[Tensor], pool: Pool) -> Tensor:
-        each = chosen.repeat_interleave(tokens[0].shape[0] // len(chosen))  # an adapter serves all views of its image
+        # An adapter serves all views of its image; `len` would hold a graph to as many images as it was traced with.
+        each = chosen.repeat_interleave(tokens[0].shape[0] // chosen.shape[0])
         return kind.after(one(bank, each), tokens, pool)
 
     return _where_it_acts(kind, beside, attention, after)

@@ -262,3 +262,31 @@ def test_widths_that_do_not_divide_are_refused_with_the_divisors() -> None:
             adapters.KINDS.get(name)().check(Shapes(2, 32))
         with pytest.raises(InputError, match="leaves the first block as it is"):
             adapters.KINDS.get(name)().check(Shapes(1, 32, 96))
+
+
+@pytest.mark.parametrize("name", adapters.KINDS.all())
+def test_an_adapter_for_each_image_traces_for_any_number_of_images(name: str) -> None:
+    shapes, views = Shapes(3, 32, 96), 2
+    kind = adapters.KINDS.get(name)(
+        **({"reduction": 4} if name == "ladder" else {"width": 8} if name == "compacter" else {})
+    )
+    bank = stacked([{n: t.float() for n, t in kind.finished(drawn(kind, shapes, key)).items()} for key in (1, 2)])
+
+    class Served(torch.nn.Module):
+        def forward(self, h: Tensor, chosen: Tensor) -> Tensor:
+            served = per_image(kind, bank, chosen)
+            if served.after is not None:
+                tokens = [h.repeat_interleave(views, 0)] * (1 + len(read_blocks(3, served.reads)))
+                return served.after(tokens, lambda z: z[:, 0])
+            return served.beside(1, h) if served.beside is not None else served.attention(1, h)  # type: ignore[misc]
+
+    size = (96, 32) if kind.acts("attention") else (5, 32)
+
+    def given(count: int) -> tuple[Tensor, Tensor]:
+        shape = size if kind.acts("attention") else (count, *size)
+        return torch.randn(shape, generator=generator(3)), torch.arange(count) % 2
+
+    batch = torch.export.Dim("batch", min=1)
+    axes = (None if kind.acts("attention") else {0: batch}, {0: batch})
+    graph = torch.export.export(Served(), given(3), dynamic_shapes=axes).module()
+    torch.testing.assert_close(graph(*given(5)), Served()(*given(5)))

@@ -119,6 +119,11 @@ class AdapterKind(BaseModel, ABC):
         """
         return frozenset()
 
+    @property
+    def places(self) -> str:
+        """Which part of what it changes an adapter's numbers are for, where a setting says so."""
+        return ""
+
     def check(self, shapes: Shapes) -> None:
         """Raise InputError for a ViT that has no place for adapters of this kind."""
 

@@ -28,20 +28,32 @@ def packed(stem: SharedStem) -> Tensor:
 
     Tokens are brought to mean 0 and deviation 1, as a ladder reads them, so that none is too large for it.
     """
-    *tokens, features = (stem.h, *stem.passed)
-    rows = [standardised(level.float()).half() for level in tokens]
-    return torch.cat([*rows, features.float().view(torch.float16).unflatten(-1, (2, -1)).flatten(1, 2)], 1)
+    tokens, features = _apart(stem)
+    return torch.cat([tokens, features.view(torch.float16).unflatten(-1, (2, -1)).flatten(1, 2)], 1)
 
 
 def unpacked(rows: Tensor, reads: int) -> SharedStem:
     """Return the stem of which `packed` gave the rows (B, R, D), with tokens after so many blocks."""
-    features = rows[:, -2:].flatten(1).contiguous().view(torch.float32).unsqueeze(1)
-    h, *tokens = rows[:, :-2].float().chunk(reads + 1, 1)
-    return SharedStem(h, None, passed=(*tokens, features))
+    return _stem(rows[:, :-2], rows[:, -2:].flatten(1).contiguous().view(torch.float32).unsqueeze(1), reads)
+
+
+def _apart(stem: SharedStem) -> tuple[Tensor, Tensor]:
+    """Return all tokens (B, R - 2, D) in half precision, and features (B, 1, D)."""
+    *tokens, features = (stem.h, *stem.passed)
+    return torch.cat([standardised(level.float()).half() for level in tokens], 1), features.float()
+
+
+def _stem(tokens: Tensor, features: Tensor, reads: int) -> SharedStem:
+    h, *levels = tokens.float().chunk(reads + 1, 1)
+    return SharedStem(h, None, passed=(*levels, features))
 
 
 class TokenReader(nn.Module):
-    """Images (B, 3, H, W) to all that a ladder reads of them, (B, R, D) in half precision; see `packed`."""
+    """Images (B, 3, H, W) to all that a ladder reads of them, (B, R, D) in half precision.
+
+    The last two rows are the features, rounded, and what rounding left: numbers that nothing takes for NaN, as it may
+    the bits of `packed`.
+    """
 
     def __init__(self, frozen: FrozenViT, reads: int) -> None:
         super().__init__()
@@ -50,7 +62,9 @@ class TokenReader(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the rows, without gradients."""
         with torch.no_grad():
-            return packed(self.frozen.stem(images, reads=self.reads))
+            tokens, features = _apart(self.frozen.stem(images, reads=self.reads))
+            rounded = features.half()
+            return torch.cat([tokens, rounded, (features - rounded.float()).half()], 1)
 
 
 class SideNetwork(nn.Module):
@@ -63,7 +77,8 @@ class SideNetwork(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the features."""
-        return self._features(unpacked(rows, self.reads), self.adapter.bind())
+        features = rows[:, -2:].float().sum(1, keepdim=True)
+        return self._features(_stem(rows[:, :-2], features, self.reads), self.adapter.bind())
 
 
 def side_network(

@@ -66,7 +66,7 @@ def cache_views(wrapper: OrbitWrapper, data: Data, batch_size: int, tick: Tick |
     Raises InputError if that is no tensor.
     """
     model, count = wrapper.model, frozen_modules(wrapper.model)
-    first = model[:count] if type(model) is nn.Sequential else model
+    first = model[:count] if type(model) is nn.Sequential and count < len(model) else model
     caches, truth = [], []
     with evaluating(wrapper):
         for images, labels in batches(data, device_of(wrapper), batch_size, tick=tick):

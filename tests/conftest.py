@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +24,14 @@ hypothesis.settings.load_profile("equimos")
 def _one_thread() -> None:
     """Tiny tensors are fastest on one thread, and tests run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features of runs are kept for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQUIMOS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -39,9 +39,10 @@ SEAMS = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), ("continual.serving",)),
     "datasets": ("continual.datasets",),
     **dict.fromkeys(
-        ("jinja2", "platformdirs", "rich"),
+        ("jinja2", "rich"),
         ("continual.console", "continual.cli", "continual.experiments", "continual.datasets"),
     ),
+    "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
     "typer": ("continual.cli",),
     "sklearn": ("continual.sklearn", "continual.datasets", "continual.experiments"),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),

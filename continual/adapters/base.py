@@ -198,7 +198,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `x @ weight.T + bias` in one operation, the weights shared by the batch or one for each image."""
     if weight.dim() == 2:
         return linear(x, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 def make(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> AdapterKind:

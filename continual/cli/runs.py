@@ -51,6 +51,9 @@ def run(
         bool, typer.Option("--dry-run", help="Check data, weights and stream, and say how much work it is.")
     ] = False,
     allow_code: AllowCode = False,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Share frozen features with other methods, seeds and runs.")
+    ] = True,
     every: Columns = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
     launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
@@ -64,6 +67,8 @@ def run(
     Python files that the config names are imported and run; with --dry-run only if --allow-code is there as well.
 
     With several --jobs, as many processes share the cells; with --launcher slurm they are submitted, and this one ends.
+    Frozen features are kept on the disk, up to 8 GiB: see `equimos cache show`. Times are as if they had been computed.
+
     The processes of torchrun run each cell together, and the first speaks for all.
     """
     from continual.experiments import shipped
@@ -77,6 +82,7 @@ def run(
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
     from continual.experiments.run import run_config
+    from continual.learning.feature_store import FeatureStore
     from continual.registry import without_code
 
     with distributed.processes():
@@ -99,6 +105,7 @@ def run(
         remarks.quiet = not distributed.first()
         words = ["run", str(config), *(changes or ()), "--out", str(out), "--workers", str(workers)]
         words += [word for label in only or () for word in ("--only", label)]
+        words += [] if store else ["--no-store"]
         if launcher == "slurm":
             submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
             ids = ", ".join(str(job.job_id) for job in submitted)
@@ -112,7 +119,7 @@ def run(
             known = " (cells that are there are not run again)" if folder.exists() else ""
             remarks.print(f"{each.title}: {', '.join(each.methods)}; results in {folder}{known}")
             with ProgressBars(remarks) as bars:
-                cells = run_config(each, folder, bars, only or (), workers)
+                cells = run_config(each, folder, bars, only or (), workers, FeatureStore() if store else None)
             if cells:
                 _show_table(each.title, cells, every=every)
             files = sorted(str(p) for p in folder.iterdir() if p.is_file())

@@ -76,6 +76,8 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
     noise. And forward passes of the whole backbone, from the images that its blocks or stages are given; None for
     learners that do not run it.
     """
+    learner = learner.variant()
+    learner.store = None
     share = max(1, IMAGES // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
     stages, passed, tries = learner.backbone.frozen.stages, 0, []

@@ -29,6 +29,7 @@ from continual.experiments.transformed import answer_transformed, transformed_tr
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_store import FeatureStore
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import Settings
 from continual.lifecycle import locks
@@ -43,13 +44,15 @@ def run_config(
     progress: Progress | None = None,
     only: Sequence[str] = (),
     workers: int = 0,
+    store: FeatureStore | None = None,
 ) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
     A cell is one method with one seed. Finished cells are not run again, unfinished ones resume where they stopped,
     with the same bits, and those that another process runs are left to it. `only` names the methods (keys of
     `methods`) to run now; without `out` the folder is a temporary one. Several processes (see `continual.distributed`)
-    run each cell together; the first writes and returns the cells, the others return nothing. Raises InputError for a
+    run each cell together; the first writes and returns the cells, the others return nothing. Frozen features are taken
+    from a `store`, and kept there; times are then as if they had been computed. Raises InputError for a
     folder of another run; nothing is written before the data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
@@ -62,7 +65,7 @@ def run_config(
                 f"without torchrun"
             )
     with TemporaryDirectory() if out is None else nullcontext(out) as folder:
-        run = _Run(config, RunFolder(Path(folder)), progress, workers)
+        run = _Run(config, RunFolder(Path(folder)), progress, workers, store)
         for seed, label in product(config.seeds, wanted):
             run.make(label, seed)
         if not distributed.first():
@@ -86,8 +89,15 @@ def streams(config: RunConfig) -> dict[int, Stream]:
 class _Run:
     """What the cells of one call have in common."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress | None, workers: int) -> None:
-        self.config, self.folder, self.progress, self.workers = config, folder, progress, workers
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        progress: Progress | None,
+        workers: int,
+        store: FeatureStore | None,
+    ) -> None:
+        self.config, self.folder, self.progress, self.workers, self.store = config, folder, progress, workers, store
         with _waiting(progress, "loading the data"):
             self.streams = streams(config)
         self._backbones: dict[int, Backbone] = {}
@@ -115,7 +125,9 @@ class _Run:
             if distributed.first_says(place.read() is not None):
                 return
             how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
-            learner, cells = run_cell(label, config.methods[label], self._backbone(seed), stream, seed, *how)
+            learner, cells = run_cell(
+                label, config.methods[label], self._backbone(seed), stream, seed, *how, store=self.store
+            )
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
 
@@ -152,15 +164,18 @@ def run_cell(
     place: CellFolder | None = None,
     transformed: Sequence[str] = (),
     train_transformed: str | None = None,
+    store: FeatureStore | None = None,
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
     Test images are answered as they are, and moved by random elements of the groups `transformed`; training images by
     elements of `train_transformed`.
-    With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there.
+    With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there. Frozen
+    features are taken from a `store`, and kept there; what computing them took is added to the times.
     """
     settings = config.make_settings(seed=seed).model_dump()
     learner = find_method(config.method)(backbone, device=device, **settings)
+    learner.store = store
     resumable = not isinstance(learner, AvalancheLearner)
     place = place if resumable else None
     cache, waited = FeatureCache(), _Waited(progress)
@@ -181,32 +196,47 @@ def run_cell(
     for number in range(evaluated, len(experiences)):
         waited.place, waited.share = f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ", None
         if number == learned:
-            started, epochs = time.perf_counter(), None if place is None else place.training(number)
+            clock, epochs = _Clock(store), None if place is None else place.training(number)
             learner.learn(experiences[number], progress=waited, workers=workers, checkpoints=epochs)
-            seconds = time.perf_counter() - started if epochs is None else epochs.seconds()
+            seconds = clock.seconds() if epochs is None else epochs.seconds() + clock.saved()
             if resumable:
                 _settle(learner, experiences[: number + 1])
             if place is not None:
                 place.keep_learned(number + 1, learner, seconds)
         known = stream.experiences[: number + 1]
         for index, changes in enumerate(rows.values()):
-            started = time.perf_counter()
+            clock = _Clock(store)
             judged = learner.variant(**changes) if changes else learner
             own = {**asked, "cache": None} if changes.keys() & Settings.of_features else asked
             predictions = [judged.predict(e.test_images, **own) for e in known]
-            costs: dict[str, Any] = {"evaluation_seconds": time.perf_counter() - started, "learning_seconds": seconds}
+            costs: dict[str, Any] = {"evaluation_seconds": clock.seconds(), "learning_seconds": seconds}
             costs["inference_seconds"], costs["passes"] = inference_cost(judged, known)
             costs["parameters"] = sum(tensor.numel() for tensor in judged.export()[0].values())
             others = {group: answer_transformed(judged, group, seed, known, **own) for group in groups}
             costs |= {"memory": judged.memory(), "waiting": waited.share}
             cells[index] = measured(cells[index], predictions, stream, transformed=others, **costs)
         learned = number + 1
+        if store is not None:
+            store.flush()
         if place is not None:
             place.keep_evaluated(learned, cells, cache)
         if progress is not None:
             shown = {"accuracy": seen_accuracy(cells[0])[-1]}
             progress(f"{label}, seed {seed}", learned, len(experiences), shown)
     return learner, cells
+
+
+class _Clock:
+    """Time from now on, with what a store saves meanwhile: seconds as if all features had been computed."""
+
+    def __init__(self, store: FeatureStore | None) -> None:
+        self.store, self.started, self.before = store, time.perf_counter(), 0.0 if store is None else store.saved
+
+    def saved(self) -> float:
+        return 0.0 if self.store is None else self.store.saved - self.before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started + self.saved()
 
 
 def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:

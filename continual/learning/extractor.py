@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.feature_store import FeatureStore
 from continual.learning.settings import Settings
 from continual.seeding import generator
 from continual.symmetry.base import Symmetry
@@ -40,6 +41,7 @@ class Extractor:
     precision: str = "float32"
     device: torch.device = torch.device("cpu")
     symmetry: Symmetry | None = None  #: what is made of an image's views, if there is a group
+    store: FeatureStore | None = None  #: where features of other runs are
 
     @cached_property
     def untransformed(self) -> Extractor:
@@ -61,7 +63,9 @@ class Extractor:
         """Return features (B, D), under its precision; arguments as in `FrozenViT.features`."""
         frozen, symmetry = self.backbone.frozen, self.symmetry
         if symmetry is None or (isinstance(images, Tensor) and adapters is None):
-            return self._over_views(images, lambda views: frozen.features(views, adapters, **options))
+            plain = isinstance(images, Tensor) and adapters is None and not options
+            reading = "features" if plain else None
+            return self._over_views(images, lambda views: frozen.features(views, adapters, **options), reading)
         stem = images if isinstance(images, SharedStem) else self.stem(images, reads=serving(adapters).reads)
         with self._autocast():
             found = frozen.features(stem, adapters, **options)
@@ -92,10 +96,16 @@ class Extractor:
                 "other tokens: choose symmetry='frame'"
             )
         frozen = self.backbone.frozen
-        return self._over_views(images, lambda views: frozen.block_tokens(views, blocks, patches=patches))
+        reading = f"{'tokens' if patches else 'class tokens'} of {blocks} blocks"
+        return self._over_views(images, lambda views: frozen.block_tokens(views, blocks, patches=patches), reading)
 
-    def _over_views(self, images: Any, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at."""
+    def _over_views(self, images: Any, compute: Callable[[Any], Tensor], reading: str | None = None) -> Tensor:
+        """Return the weighted mean (B, K) of what `compute` makes of the views (B m, 3, H, W) that are looked at.
+
+        `reading` is what the frozen network alone decides of them, in words, and may come from the store.
+        """
+        if self.store is not None and reading is not None and not torch.is_grad_enabled():
+            compute = partial(self.store.features, reading=self._key(reading), compute=compute)
         with self._autocast():
             if self.symmetry is None:
                 return compute(images)
@@ -106,6 +116,12 @@ class Extractor:
     def frozen_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return features (B, D) without adapters, from `cache` where it has them."""
         return cached(cache, images, "frozen", self.features)
+
+    def _key(self, reading: str) -> dict[str, Any]:
+        """Return all that decides features besides the prepared image."""
+        known = {key: value for key, value in self.backbone.describe().items() if key != "weights_file"}
+        how = {"precision": self.precision, "device": self.device.type, "torch": torch.__version__}
+        return {"reading": reading, "backbone": known, **how}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         lower = self.precision == "bfloat16"

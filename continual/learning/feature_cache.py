@@ -23,7 +23,7 @@ class FeatureCache:
 
         `compute(rows)` gives those of the images with the given indices (M,), and is called at most once.
         """
-        keys = [(_digest(image), name) for image, name in zip(images, weights, strict=True)]
+        keys = [(digest(image), name) for image, name in zip(images, weights, strict=True)]
         missing = [row for row, key in enumerate(keys) if key not in self._known]
         if missing:
             found = compute(torch.tensor(missing, device=images.device))
@@ -59,5 +59,6 @@ def cached(cache: FeatureCache | None, images: Tensor, name: Hashable, compute: 
     return cache.features(images, [name] * len(images), lambda rows: compute(images[rows]))
 
 
-def _digest(image: Tensor) -> bytes:
+def digest(image: Tensor) -> bytes:
+    """Return 16 bytes that stand for a prepared image's."""
     return hashlib.blake2b(image.cpu().numpy().tobytes(), digest_size=16).digest()

@@ -24,6 +24,7 @@ from continual.learning.deciding import Deciding
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_store import FeatureStore
 from continual.learning.header import check_labels
 from continual.learning.loop import run
 from continual.learning.settings import Settings, check_adapters, documented, make
@@ -55,6 +56,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
     fixed_features: ClassVar[bool] = False
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
     settings_type: ClassVar[type[Settings]] = Settings
+    store: FeatureStore | None = None  #: set it to take frozen features from the disk, and to keep them there
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -124,7 +126,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
     @property
     def extractor(self) -> Extractor:
         """What gives this learner features of images."""
-        return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry)
+        return Extractor(self.backbone, self.settings.precision, self.device, self.symmetry, self.store)
 
     def __repr__(self) -> str:
         known = f"{len(self.classes)} classes in {self.state.experiences} experiences"

@@ -99,6 +99,14 @@ def check(value: Any, classes: int | None, place: str = "") -> None:
             raise ValueError(f"{place}{error}") from None
 
 
+def expect_shapes(value: Any, **wanted: tuple[int, ...]) -> None:
+    """Raise ValueError, with the field, unless the tensors of a dataclass have these shapes; None has any."""
+    for name, shape in wanted.items():
+        own = getattr(value, name)
+        if own is not None and own.shape != shape:
+            raise ValueError(f"{name} is of shape {tuple(own.shape)}, not {shape}")
+
+
 def _check_parts(own: Any, classes: int | None, name: str) -> None:
     if isinstance(own, Tensor):
         if own.is_floating_point() and not torch.isfinite(own).all():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from continual.statistics.class_statistics import leading
-from continual.statistics.fields import per_class, without
+from continual.statistics.fields import expect_shapes, per_class, without
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
@@ -36,14 +36,10 @@ class GramStatistics:
     def check_shapes(self) -> None:
         """Raise ValueError unless all parts are of one width D and number of classes C."""
         width, classes = self.total.numel(), self.counts.numel()
-        wanted = {"total": (width,), "triangle": (width * (width + 1) // 2,), "targets": (width, classes)}
-        wanted["counts"] = (classes,)
-        if self.scatter is not None:
-            rank = self.scatter.shape[1] if self.scatter.ndim == 3 else 0
-            wanted["scatter"] = (classes, rank, width)
-        for name, shape in wanted.items():
-            if (found := tuple(getattr(self, name).shape)) != shape:
-                raise ValueError(f"{name} is of shape {found}, not {shape}, for {width} features and {classes} classes")
+        rank = self.scatter.shape[1] if self.scatter is not None and self.scatter.ndim == 3 else 0
+        triangle = (width * (width + 1) // 2,)
+        expect_shapes(self, total=(width,), triangle=triangle, targets=(width, classes), counts=(classes,))
+        expect_shapes(self, scatter=(classes, rank, width))
 
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, classes: int, directions: int = 0) -> GramStatistics:

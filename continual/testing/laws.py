@@ -1,6 +1,7 @@
 """The laws that every incremental learner keeps; each takes a `Case` and raises AssertionError."""
 
 import random
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from continual.data.inputs import as_experience
 from continual.errors import InputError
 from continual.learning.answers import Prediction
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.feature_store import FeatureStore
 from continual.learning.loop import run
 from continual.learning.training import GradientTraining
 from continual.testing.assertions import (
@@ -67,6 +69,23 @@ def a_cache_changes_no_answer(case: Case) -> None:
     for images, labels in case.experiences:
         learner.learn(images, labels)
         assert_close(learner.predict(case.images), learner.predict(case.images, cache=cache))
+
+
+def a_store_changes_no_answer(case: Case) -> None:
+    """Learning and answering with features from the disk give the same bits, those of the run that computed them."""
+    with tempfile.TemporaryDirectory() as folder:
+        answers = []
+        for store in (None, FeatureStore(folder), FeatureStore(folder)):
+            learner = case.make()
+            learner.store = store
+            for images, labels in case.experiences[:2]:
+                learner.learn(images, labels)
+                answers.append(learner.predict(case.images))
+            if store is not None:
+                store.flush()
+    for plain, first, again in zip(answers[:2], answers[2:4], answers[4:], strict=True):
+        assert_same(plain, first, "keeping features changed a result")
+        assert_same(plain, again, "kept features changed a result")
 
 
 # Training ----------------------------------------------------------------------------------------------

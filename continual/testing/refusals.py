@@ -1,5 +1,6 @@
 """The laws of failure: what goes wrong gets a clear error and leaves the learner as it was."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import torch
 
 from continual.data.inputs import as_experience
 from continual.errors import EquimosError, InputError, LearningError
+from continual.learning import model_file
 from continual.learning.training import GradientTraining
-from continual.testing.assertions import expect, refused, unchanged
+from continual.testing.assertions import assert_valid, expect, refused, unchanged
 from continual.testing.cases import Case
 
 
@@ -85,3 +87,27 @@ def bad_input_is_refused(case: Case) -> None:
             learner.evaluate(images, labels)
         with refused(EquimosError, "an unknown setting"):
             learner.variant(no_such_setting=1)
+
+
+def tensors_of_other_shapes_are_refused(case: Case) -> None:
+    """A file in which any tensor has another shape is refused, or predicts, learns and predicts all the same."""
+    learner, problems = case.learned, []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        learner.save(path)
+        tensors, values = model_file.read(path)
+        # of each layer's and experience's tensor the first stands for all
+        for name in {re.sub(r"\d+", "0", name): name for name in reversed(tensors)}.values():
+            own = tensors[name]
+            for other in (own[None], own.reshape(-1), torch.stack([own, own]), own.reshape(-1)[:0]):
+                model_file.write(path, {**tensors, name: other}, values)
+                try:
+                    found = type(learner).load(path, learner.backbone, device=learner.device)
+                    assert_valid(found, case.images[:1])
+                    found.learn(*case.experiences[2])
+                    assert_valid(found, case.images[:1])
+                except EquimosError:
+                    continue
+                except Exception as error:
+                    problems.append(f"{name} of shape {tuple(other.shape)}, not {tuple(own.shape)}: {error!r}")
+    expect(not problems, "\n".join(problems))

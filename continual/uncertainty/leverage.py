@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
 from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
@@ -55,13 +56,11 @@ class Certainty:
 
     def check_shapes(self) -> None:
         """Raise ValueError unless numbers are single, and curves and quantiles have as many as are kept."""
-        for name in ("share", "typical", "images", "classes", "leverage"):
-            if (found := getattr(self, name)) is not None and found.ndim:
-                raise ValueError(f"{name} is of shape {tuple(found.shape)}, not one number")
+        expect_shapes(self, share=(), typical=(), images=(), classes=(), leverage=())
         readings = self.losses.shape[:-1]
-        for name, count in (("losses", len(TEMPERATURES)), ("ood_scores", LEVELS)):
-            if (found := getattr(self, name).shape) != (*readings, count) or len(readings) > 1:
-                raise ValueError(f"{name} is of shape {tuple(found)}: {count} numbers are kept of each reading")
+        if len(readings) > 1:
+            raise ValueError(f"losses are of shape {tuple(self.losses.shape)}: a row is kept of each reading")
+        expect_shapes(self, losses=(*readings, len(TEMPERATURES)), ood_scores=(*readings, LEVELS))
 
     @cached_property
     def temperatures(self) -> list[float]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from continual.statistics.fields import expect_shapes
 from continual.uncertainty.tempering import agreeing
 
 #: what T is chosen from: cosines and regression values lie a hundredth to one apart
@@ -27,6 +28,10 @@ class Temperature:
     losses: Tensor  #: cross-entropy at each of TEMPERATURES, a sum over images left out
     images: Tensor  #: (), how many those count for
     classes: Tensor  #: (), how many were known then
+
+    def check_shapes(self) -> None:
+        """Raise ValueError unless the curve has a number for each T, and the others are single."""
+        expect_shapes(self, losses=tuple(TEMPERATURES.shape), images=(), classes=())
 
     @cached_property
     def value(self) -> float:

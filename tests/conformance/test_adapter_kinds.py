@@ -6,28 +6,25 @@ import pytest
 
 from continual import adapters
 from continual.methods import methods
-from continual.testing import LAWS, Case, Law, synthetic_case
-from tests.conformance.test_laws import QUICK
+from continual.testing import Case, Law, synthetic_case
+from tests.conformance.test_laws import EVERY_LAW, QUICK
 
 #: settings of a kind that fit the tiny backbone
 SMALL: dict[str, dict[str, int]] = {"compacter": {"width": 8}, "ladder": {"reduction": 4}}
 
 KINDS = [name for name in adapters.KINDS.all() if name != "bottleneck"]  # which `test_laws` has
-#: Three cover the ways adapters are used: a bank that is merged, one for each subspace, one alone.
-FIRST = ("mos", "ease", "finetune")
+#: Which cover the ways adapters are used: a bank that is merged, one for each subspace, one alone; in a block, in
+#: attention, after all blocks.
+FIRST = [*[("mos", kind) for kind in KINDS], ("ease", "lora"), ("ease", "ladder"), ("finetune", "ladder")]
 TRAINING = [name for name, kind in methods().items() if "adapter" in kind.settings_type.model_fields]
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        *[(method, kind) for method in FIRST for kind in KINDS],
-        *[
-            pytest.param((method, kind), marks=pytest.mark.slow)
-            for method in TRAINING
-            for kind in KINDS
-            if method not in FIRST
-        ],
+        pytest.param((method, kind), marks=() if (method, kind) in FIRST else pytest.mark.slow)
+        for method in TRAINING
+        for kind in KINDS
     ],
     ids="-".join,
 )
@@ -39,6 +36,6 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 def test_method_keeps_the_law_with_the_kind(case: Case, law: Law) -> None:
     law(case)

@@ -18,7 +18,9 @@ QUICK: dict[str, Any] = {
     "alignment_epochs": 2,
     "projection": 50,
 }
-
+#: a hundred files of each method, most of which learn
+SLOW = {"tensors_of_other_shapes_are_refused": pytest.mark.slow}
+EVERY_LAW = [pytest.param(law, marks=SLOW.get(law.__name__, ()), id=law.__name__) for law in LAWS]
 
 #: Without adapters; each method takes those that it knows.
 ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
@@ -37,6 +39,6 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 def test_method_keeps_the_law(case: Case, law: Law) -> None:
     law(case)

@@ -21,6 +21,7 @@ from torch.nn.functional import linear
 
 from continual.adapters.base import Weights
 from continual.statistics.class_statistics import ClassStatistics
+from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import best_penalty
 
 DRAWS = 8192  #: of all classes together
@@ -42,6 +43,12 @@ class ShiftStatistics:
     gram: Tensor  #: (D, D)
     cross: Tensor  #: (D, D)
     origins: Tensor  #: (T, D)
+
+    def check_shapes(self) -> None:
+        """Raise ValueError unless all parts are of one width D."""
+        width = self.gram.shape[-1] if self.gram.ndim else 0
+        experiences = self.origins.shape[0] if self.origins.ndim else 0
+        expect_shapes(self, gram=(width, width), cross=(width, width), origins=(experiences, width))
 
     @classmethod
     def of(cls, first: Tensor, own: Tensor) -> Self:

@@ -54,6 +54,24 @@ def test_the_same_command_goes_on_and_others_go_elsewhere(
     assert seeds == {1993, 1, 2}
 
 
+def test_features_are_kept_for_other_runs(
+    equimos: Equimos, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EQUIMOS_CACHE", str(tmp_path / "cache"))
+    assert equimos("run", config, "--no-store", "--out", tmp_path / "without").exit_code == 0
+    assert not (tmp_path / "cache").exists()
+    for out in ("first", "again"):
+        assert equimos("run", config, "--out", tmp_path / out).exit_code == 0
+    ends = [json.loads((tmp_path / out / "results.json").read_text()) for out in ("without", "first", "again")]
+    assert len({json.dumps([cell["accuracy"] for cell in cells]) for cells in ends}) == 1
+    shown = json.loads(equimos("cache", "show", "--json", "-").stdout)
+    assert [reading["reading"] for reading in shown["readings"]] == ["features"]
+    assert shown["readings"][0]["bytes"] > 0
+    assert str(tmp_path / "cache") in equimos("cache", "show").stdout
+    assert "removed" in equimos("cache", "clear").stdout
+    assert json.loads(equimos("cache", "show", "--json", "-").stdout)["readings"] == []
+
+
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
 def test_what_show_prints_is_the_same_run(equimos: Equimos, path: Path, tmp_path: Path) -> None:
     result = equimos("show", path, "seeds=[7]")

@@ -68,17 +68,20 @@ def _in_the_foreground() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+NOTHING, NOT_KEPT = "nothing learned; {model} is as it was", "not kept; {model} is as it was"
+STOPPED = "interrupted: {model} is as it was"
+
+
 @pytest.mark.parametrize(
     ("turns", "code", "last"),
     [
-        ([(LEARN, "\n")], 1, "nothing learned; {model} is as it was"),
-        ([(LEARN, CTRL_D)], 1, "nothing learned; {model} is as it was"),
-        ([(LEARN, CTRL_C)], 130, "interrupted: {model} is as it was"),
-        ([(LEARN, "y\n"), (KEEP, "no\n")], 1, "not kept; {model} is as it was"),
-        ([(LEARN, "y\n"), (KEEP, CTRL_C)], 130, "interrupted: {model} is as it was"),
-        ([(LEARN, "y\n"), ("training", CTRL_C)], 130, "interrupted: {model} is as it was"),
+        pytest.param([(LEARN, "\n")], 1, NOTHING, id="enter"),
+        pytest.param([(LEARN, CTRL_D)], 1, NOTHING, id="end", marks=pytest.mark.slow),
+        pytest.param([(LEARN, CTRL_C)], 130, STOPPED, id="stop", marks=pytest.mark.slow),
+        pytest.param([(LEARN, "y\n"), (KEEP, "no\n")], 1, NOT_KEPT, id="not kept", marks=pytest.mark.slow),
+        pytest.param([(LEARN, "y\n"), (KEEP, CTRL_C)], 130, STOPPED, id="stop at keeping"),
+        pytest.param([(LEARN, "y\n"), ("training", CTRL_C)], 130, STOPPED, id="stop later", marks=pytest.mark.slow),
     ],
-    ids=["enter", "end", "stop", "not kept", "stop at keeping", "stop while training"],
 )
 def test_whatever_is_not_a_yes_leaves_the_model(
     model: Path, pictures: Pictures, turns: list[tuple[str, str]], code: int, last: str

@@ -82,6 +82,7 @@ def test_two_learners_of_one_file(model: Path, flowers: Path) -> None:
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_jobs_share_the_cells_of_a_sweep(equimos: Equimos, config: Path, tmp_path: Path) -> None:
     with config.open("a") as file:
         file.write("[methods.ridge]\n[sweep.one]\n[sweep.two]\nstream.per_class = 2\n")
@@ -128,7 +129,14 @@ def test_jobs_of_a_cluster(config: Path, tmp_path: Path) -> None:
         launching.on_cluster(words, 1, tmp_path / "logs", {"no_such": 5}, cluster="local")
 
 
-@pytest.mark.parametrize("places", ["", str(ROOT), f"{ROOT}{os.pathsep}"], ids=["none", "root", "empty entry"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param("", id="none", marks=pytest.mark.slow),
+        pytest.param(str(ROOT), id="root", marks=pytest.mark.slow),
+        pytest.param(f"{ROOT}{os.pathsep}", id="empty entry"),
+    ],
+)
 def test_no_file_of_the_working_folder_is_run_by_started_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: str
 ) -> None:

@@ -53,7 +53,7 @@ def stop_after_writes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(checkpoints, "write", writes)
 
 
-@pytest.mark.parametrize("damage", [False, True])
+@pytest.mark.parametrize("damage", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stopped_after_every_checkpoint(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool
 ) -> None:

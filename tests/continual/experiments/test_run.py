@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from continual.experiments.config import RunConfig
 from continual.experiments.results import rows
 from continual.experiments.run import run_config
 from continual.experiments.tables import results_table
+from continual.learning.feature_store import FeatureStore
 from continual.metrics.accuracy import accuracy, average
 from continual.metrics.cost import memory, waiting
 from continual.metrics.retrieval import right_stack
@@ -125,3 +127,18 @@ def test_a_variant_in_another_precision_has_features_of_its_own(
     cells = run_config(blob_run(text, classes=4), tmp_path / "out")
     whole, half = (cell.evaluations[-1].confidence for cell in cells)
     assert whole != half
+
+
+def test_a_run_with_features_of_another_is_the_same(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says what it would have taken: what a store saves is added to the times."""
+    plain = run_config(config, only=["simple_cil"])
+    run_config(config, only=["simple_cil"], store=FeatureStore(tmp_path))
+    again = FeatureStore(tmp_path)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+    found = run_config(config, only=["simple_cil"], store=again)
+    assert measured(found) == measured(plain)
+    assert again.saved > 0
+    spent = [e.learning_seconds + e.evaluation_seconds for cell in found for e in cell.evaluations]
+    assert sum(spent) == pytest.approx(again.saved)

@@ -92,6 +92,7 @@ def measured(out: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:
     done = torchrun(folder, "run", "c.toml", "--out", "two")
     assert done.returncode == 0, done.stderr

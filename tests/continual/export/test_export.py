@@ -100,6 +100,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_retrieval_inside_the_graph_is_the_learner_s(mos: Learner, exported: Path) -> None:
     runner = Runner(exported)
     rounds = mos.score_batch(noise(40)).refinements

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from continual.methods import method, methods
 from continual.seeding import generator
 from continual.statistics.class_statistics import ClassStatistics, fit
-from continual.statistics.fields import pack, per_class, size, transient, unpack, without
+from continual.statistics.fields import check, pack, per_class, size, transient, unpack, without
 from continual.testing import coloured_squares, tiny_backbone
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8, "bottleneck": 4, "alignment_epochs": 1, "projection": 30}
@@ -199,7 +199,7 @@ def test_a_state_without_a_class_holds_one_item_less_of_all_that_is_per_class(st
         assert torch.equal(left.certainty.images, known.images * share)
         assert torch.equal(left.certainty.losses, known.losses * share)
 
-    def check(before: Any, after: Any) -> None:
+    def compare(before: Any, after: Any) -> None:
         for each in fields(before):
             old, new = getattr(before, each.name), getattr(after, each.name)
             if old is None:
@@ -212,8 +212,18 @@ def test_a_state_without_a_class_holds_one_item_less_of_all_that_is_per_class(st
                 )
                 assert lengths == (3, 2), each.name
             elif is_dataclass(old) and each.name != "certainty":
-                check(old, new)
+                compare(old, new)
 
-    check(state, left)
+    compare(state, left)
     assert left.classes == (0, 2)
     assert same(unpack(type(left), *pack(left)), left)
+
+
+def test_parts_of_other_shapes_are_named(state: Any) -> None:
+    """In what says how it is shaped; the laws have every tensor of a file."""
+    parts = [getattr(state, each.name) for each in fields(state)]
+    for part in (part for part in parts if hasattr(part, "check_shapes")):
+        for each in fields(part):
+            if isinstance(own := getattr(part, each.name), Tensor):
+                with pytest.raises(ValueError, match="of shape"):
+                    check(replace(part, **{each.name: own[None]}), None)

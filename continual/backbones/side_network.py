@@ -26,7 +26,7 @@ from continual.seeding import generator
 def packed(stem: SharedStem) -> Tensor:
     """Return a stem whose ViT was run (`SharedStem.passed`) as (B, R, D) in half precision, features in full.
 
-    Tokens are brought to mean 0 and deviation 1, as a ladder reads them, so that none is too large for it.
+    Tokens are standardised, as a ladder reads them, so that none is too large for it.
     """
     tokens, features = _apart(stem)
     return torch.cat([tokens, features.view(torch.float16).unflatten(-1, (2, -1)).flatten(1, 2)], 1)
@@ -39,13 +39,13 @@ def unpacked(rows: Tensor, reads: int) -> SharedStem:
 
 def _apart(stem: SharedStem) -> tuple[Tensor, Tensor]:
     """Return all tokens (B, R - 2, D) in half precision, and features (B, 1, D)."""
-    *tokens, features = (stem.h, *stem.passed)
-    return torch.cat([standardised(level.float()).half() for level in tokens], 1), features.float()
+    *tokens, features = stem.passed
+    return torch.cat([level.float().half() for level in tokens], 1), features.float()
 
 
 def _stem(tokens: Tensor, features: Tensor, reads: int) -> SharedStem:
-    h, *levels = tokens.float().chunk(reads + 1, 1)
-    return SharedStem(h, None, passed=(*levels, features))
+    levels = standardised(tokens.float()).chunk(reads + 1, 1)  # which rounding left nearly so
+    return SharedStem(levels[0], None, passed=(*levels, features))
 
 
 class TokenReader(nn.Module):

@@ -46,7 +46,15 @@ def answers(
     }
     with torch.no_grad():
         taken = interleaved({"own pass": lambda: extractor.features(images), **sides}, rounds)
-    return {kind: ratio(taken, kind, "own pass") for kind in kinds}
+        counts = {f"{kind}s tried": tried(learner, images) for kind, learner in learners.items()}
+    return {kind: ratio(taken, kind, "own pass") for kind in kinds} | counts
+
+
+def tried(learner: MOSLearner, images: Tensor) -> float:
+    """Return how many adapters an image was run with, in the mean, the first one's prototypes aside."""
+    refined = learner.score_batch(images).refinements
+    assert refined is not None
+    return float(1 + refined.float().mean())
 
 
 def training(
@@ -107,8 +115,9 @@ def main(
 
 def tables(record: dict[str, Any]) -> str:
     """Return what was measured, as Markdown."""
-    lines = [[str(row["experiences"]), *(f"{row[kind]:.2f}" for kind in KINDS)] for row in record["answers"]]
-    text = table(["experiences", *(f"{kind} [own passes]" for kind in KINDS)], lines)
+    keys = [key for kind in KINDS for key in (kind, f"{kind}s tried")]
+    lines = [[str(row["experiences"]), *(f"{row[key]:.2f}" for key in keys)] for row in record["answers"]]
+    text = table(["experiences", *(f"{key} [own passes]" if key in KINDS else key for key in keys)], lines)
     keys = ["bottleneck in ladders' time", "kept for gradients", "peak of a step", "peak with cached views"]
     lines = [[str(row["epochs"]), *(f"{row[key]:.2f}" for key in keys)] for row in record["training"]]
     return f"{text}\n{table(['epochs', *keys], lines)}"

@@ -45,13 +45,20 @@ from continual.methods.bases.kept_views import KeptViews
 METHODS = ("mos", "ease", "finetune", "joint")
 #: a ladder that is off and caches no views does for all other kinds: nothing but the head is trained
 OFF = "adapters off"
+NONE = "no adapters"
 ROWS = [OFF, "ladder off", "bottleneck bottleneck=1", *KINDS.all()]
 
 Learner = IncrementalLearner[Any]
 
 
 def made(name: str, row: str, backbone: Backbone, **settings: Any) -> Learner:
-    """Return a new learner of a method whose adapters are of a row, as "lora rank=4 lr_scale=1" or "ladder off"."""
+    """Return a new learner of a method whose adapters are of a row, as "lora rank=4 lr_scale=1" or "ladder off".
+
+    A method without adapters takes what it has of the `settings`.
+    """
+    if not _trains(name):
+        known = method(name).settings_type.model_fields
+        return method(name)(backbone, **{key: value for key, value in settings.items() if key in known})
     kind, *words = row.replace(OFF, "ladder cached_views=0 off").split()
     args = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words if word != "off")}
     if "off" in words:
@@ -82,7 +89,8 @@ def memory(learner: Learner, images: Any, labels: Any) -> dict[str, int]:
     """
     data = as_experience(images, labels, learner.backbone.preprocessing)
     training = learner.begin(data)
-    assert isinstance(training, GradientTraining)
+    if not isinstance(training, GradientTraining):
+        return {"kept": 0, "peak": 0, "views": 0}
     training.start_epoch(0)
     size = min(learner.settings.batch_size, len(data.labels))
     items, optimizer = training.training_images(), training.make_optimizer()
@@ -138,6 +146,10 @@ def measured(learner: Learner, stream: Stream, joint: bool) -> dict[str, Any]:
     }
 
 
+def _trains(name: str) -> bool:
+    return "adapter" in method(name).settings_type.model_fields
+
+
 def _adapter_bytes(learner: Learner) -> int:
     held = learner.memory()
     return held.get("bank", 0) + held.get("stack", 0)
@@ -167,8 +179,8 @@ def main(
     config = StreamConfig(classes=classes // experiences, only=only, max_classes=classes, per_class=per_class)
     about = {"images": images.name, "half": half, "classes": classes, "experiences": experiences}
     about |= {"per class": per_class, "size": size, "settings": given}
-    orders = product(seeds, methods.split(","), row or ROWS)
-    cells = [{**about, "seed": s, "method": name, "row": one} for s, name, one in orders]
+    orders = [(name, one) for name in methods.split(",") for one in (row or ROWS if _trains(name) else [NONE])]
+    cells = [{**about, "seed": s, "method": name, "row": one} for s, (name, one) in product(seeds, orders)]
     began = time.perf_counter()
     for cell in cells:
         if any(cell.items() <= record.items() for record in records):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_kinds import Learner, made, measured, memory, summary
+from adapter_kinds import NONE, Learner, made, measured, memory, summary
 from ladder_cost import answers, training
 
 from continual.backbones.loading import Backbone
@@ -76,3 +76,9 @@ def test_costs_of_a_ladder(backbone: Backbone) -> None:
     assert found["ladder"] > 0
     assert found["bottleneck"] > 0
     assert training(backbone, images, 1, 1, args)["kept for gradients"] < 1
+
+
+def test_a_method_without_adapters_is_beside_them(backbone: Backbone, stream: Stream) -> None:
+    found = measured(made("strata", NONE, backbone, seed=3, **QUICK), stream, joint=False)
+    assert (found["bytes"], found["peak"]) == (0, 0)
+    assert found["final"] > 50

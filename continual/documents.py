@@ -117,7 +117,9 @@ def _code_beside(values: Any, folder: Path) -> Any:
 
 
 def _tables(values: Any, names: list[str]) -> list[dict[str, Any]]:
-    """Return the tables below `names` that are there."""
+    """Return the tables below `names` that are there, of a list those of each entry."""
+    if isinstance(values, list):
+        return [table for value in values for table in _tables(value, names)]
     if not isinstance(values, dict) or not names:
         return [values] if isinstance(values, dict) else []
     inner = values.values() if names[0] == "*" else [values.get(names[0])]

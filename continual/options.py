@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from continual.errors import InputError
@@ -33,6 +33,27 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
     if problems:
         raise InputError("; ".join(problems))
     return values
+
+
+def for_each(option: str, values: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return the values of each of `count` things: those with its number before the key, and those with none.
+
+    Raises InputError for a number that no thing has.
+
+    >>> for_each("--model-arg", {"mirror": False, "img_size": 98, "2.img_size": 128}, 2)
+    [{'mirror': False, 'img_size': 98}, {'mirror': False, 'img_size': 128}]
+    """
+    found: list[dict[str, Any]] = [{} for _ in range(count)]
+    for key, given in sorted(values.items(), key=lambda item: item[0].partition(".")[0].isdecimal()):
+        number, dot, name = key.partition(".")
+        if not (dot and number.isdecimal()):
+            for own in found:
+                own[key] = given
+        elif 1 <= int(number) <= count:
+            found[int(number) - 1][name] = given
+        else:
+            raise InputError(f"{option} {key}: there is no backbone {number}, they are numbered from 1 to {count}")
+    return found
 
 
 def value(text: str) -> Any:

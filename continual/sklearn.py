@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from continual import methods
-from continual.backbones import loading
 from continual.backbones.loading import Backbone
 from continual.data.containers import by_position
 from continual.data.ranges import ValueRange
@@ -23,10 +22,10 @@ from continual.uncertainty.tempering import agreeing
 class ContinualClassifier(ClassifierMixin, BaseEstimator):
     """Learns classes of images, of which new ones may come with every `partial_fit`.
 
-    `backbone` is one that was loaded, or timm's full tag; `method` one of `equimos methods`, with its `settings` by
-    name. Images `X` are a list, array, tensor or column as `IncrementalLearner.learn` takes them: of paths, PIL
-    images, arrays; `y` has one str or int each, by position. `value_range` is that of `learn`, for fitting and
-    answering alike.
+    `backbone` is one that was loaded, timm's full tag, or a list of several, read side by side; `method` one of
+    `equimos methods`, with its `settings` by name. Images `X` are a list, array, tensor or column as
+    `IncrementalLearner.learn` takes them: of paths, PIL images, arrays; `y` has one str or int each, by position.
+    `value_range` is that of `learn`, for fitting and answering alike.
 
     The learner itself is `learner_`: it corrects, renames and forgets, saves, and says what is unknown.
 
@@ -44,7 +43,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        backbone: Backbone | str,
+        backbone: Backbone | str | Sequence[Backbone | str],
         *,
         method: str = methods.RECOMMENDED,
         settings: Mapping[str, Any] | None = None,
@@ -70,10 +69,9 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """
         learner: IncrementalLearner[Any] | None = getattr(self, "learner_", None)
         if learner is None:
-            frozen = loading.load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
             name, preset = methods.with_preset(self.method)
             options = {"preset": preset, **(self.settings or {})}
-            learner = methods.method(name)(frozen, device=self.device, **options)
+            learner = methods.method(name)(self.backbone, device=self.device, **options)
         learner.learn(X, _labels(y), value_range=self.value_range)
         self.learner_ = learner
         return self

@@ -143,6 +143,10 @@ class AvalancheLearner(IncrementalLearner[State]):
     probabilities = False
     any_backbone = True
 
+    def check(self) -> None:
+        if len(self.backbone.parts) > 1 and self.settings.train_backbone:
+            self.backbone.frozen.check_has_blocks(f"{self.method}, unless train_backbone=false,")
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.strategy: Any = None
@@ -159,13 +163,8 @@ class AvalancheLearner(IncrementalLearner[State]):
         **_: Any,
     ) -> None:
         """Train the strategy on one experience, with images loaded in this process."""
-        data = as_experience(
-            images,
-            labels,
-            self.backbone.preprocessing,
-            value_range=value_range,
-            remembered=self.state.value_range,
-        )
+        prepared, meant = self.backbone.preprocessing, self.state.value_range
+        data = as_experience(images, labels, prepared, value_range=value_range, remembered=meant)
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
         self.seen.append(data)
         self.progress, updates = progress, self.state.updates

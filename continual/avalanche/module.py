@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone, assemble
 from continual.data.inputs import Label
 from continual.data.preprocessing import Preprocessing
@@ -80,8 +81,12 @@ def as_learner(
         config = getattr(model, "pretrained_cfg", None) or {}
         names = [config.get("architecture") or type(model).__name__, config.get("tag")]
         model = assemble(model, ".".join(filter(None, names)))
+    if isinstance(model, list | tuple):
+        model = as_backbone(model)
     if not isinstance(model, Backbone):
-        raise InputError(f"model must be a Backbone, a timm ViT or a learner, got {type(model).__name__}")
+        raise InputError(
+            f"model must be a Backbone, a list of several, a timm ViT or a learner, got {type(model).__name__}"
+        )
     return kind(model, device=device, **settings)
 
 

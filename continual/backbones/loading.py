@@ -23,7 +23,7 @@ from continual.backbones import arguments
 from continual.backbones.arguments import check_size
 from continual.backbones.base import FrozenBackbone
 from continual.backbones.convnet import FrozenConvNet
-from continual.backbones.fitting import Fit, fill, listed, mismatches
+from continual.backbones.fitting import Fit, fill
 from continual.backbones.vit import FrozenViT
 from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
@@ -59,6 +59,11 @@ class Backbone:
         return self.frozen.width
 
     @property
+    def parts(self) -> tuple[Backbone, ...]:
+        """The backbones that it is made of: itself, or several side by side."""
+        return (self,)
+
+    @property
     def depth(self) -> int:
         """L, the number of blocks, or of a CNN's stages."""
         return self.frozen.depth
@@ -77,7 +82,7 @@ class Backbone:
         return self._on[place]
 
     def describe(self) -> dict[str, Any]:
-        """Return the provenance as plain JSON values; `rebuild` is its inverse."""
+        """Return the provenance as plain JSON values; `descriptions.rebuild` is its inverse."""
         values = {
             "name": self.name,
             "model_args": dict(self.model_args),
@@ -175,47 +180,6 @@ def assemble(
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """Return one value for each channel: those for RGB, or for any other number of channels their mean."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
-
-
-@seeded(0, "random weights, soon replaced")
-def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> Backbone:
-    """Make the backbone that `Backbone.describe` described, from embedded weights `state` if given.
-
-    Raises BackboneError if the weights now differ from those described; the message has both hashes.
-    """
-    name, model_args, file = (description[key] for key in ("name", "model_args", "weights_file"))
-    if state is None and file is not None:
-        backbone = load_backbone(name, weights=file, **model_args)
-    else:
-        network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state)
-        backbone = assemble(network, name, model_args, weights_file=file)
-    check_same_weights(backbone, description)
-    prepared = Preprocessing.from_json(description["preprocessing"])
-    if prepared.size != backbone.frozen.image_size or len(prepared.mean) != backbone.frozen.channels:
-        raise BackboneError(
-            f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {name!r} takes "
-            f"{backbone.frozen.image_size} with {backbone.frozen.channels}"
-        )
-    return replace(backbone, preprocessing=prepared, fit=description.get("weights_fit") or backbone.fit)
-
-
-def _embedded(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """Make the network of which a model file embeds the `state`: exactly that, and only then is memory taken."""
-    if problems := mismatches(skeleton(name, model_args).state_dict(), state):
-        raise BackboneError(f"the embedded backbone is no {name!r} with {dict(model_args)}: {listed(problems)}")
-    network = create(name, model_args, state)
-    network.load_state_dict(dict(state))
-    return network
-
-
-def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> None:
-    """Raise BackboneError unless the backbone has the weights that were described."""
-    if backbone.sha256 != description["sha256"]:
-        raise BackboneError(
-            f"the model was made with backbone weights {description['sha256']} ({description['name']}), but "
-            f"these are {backbone.sha256} ({backbone.name}): pass the same weights file and model arguments "
-            f"{dict(description['model_args'])}"
-        )
 
 
 def create(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__
-from continual.cli import cache, data, deploy, edits, equivariance, learn, listings, merging, models, runs
+from continual.cli import cache, data, deploy, edits, equivariance, learn, listings, merging, models, porting, runs
 from continual.errors import EquimosError, is_out_of_memory, nearest
 from continual.escaping import terminal
 
@@ -65,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (learn, models, listings, runs, edits, merging, deploy):
+for group in (learn, models, listings, runs, edits, merging, porting, deploy):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
 app.add_typer(cache.app, name="cache", cls=Commands)

@@ -103,7 +103,7 @@ def rename(
     old: Annotated[str, typer.Argument(metavar="OLD")],
     new: Annotated[str, typer.Argument(metavar="NEW")],
     model: Model,
-    weights: Annotated[Path | None, typer.Option(hidden=True, help="Not needed.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(hidden=True, help="Not needed.")] = None,
     device: Annotated[str, typer.Option(hidden=True, help="Not needed.")] = "auto",
 ) -> None:
     """Give a class another name."""
@@ -150,7 +150,7 @@ def rollback(
         console(stderr=True).print(f"note: its numbers are sound, but it was not asked for an answer: {why}")
 
     with locks.claimed(model):
-        about = versions.rollback(model, number, weights=weights, remark=remark).about()
+        about = versions.rollback(model, number, weights=weights or (), remark=remark).about()
     console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
 
 
@@ -169,7 +169,7 @@ def _claimed(model: Path) -> Iterator[ModelFile]:
 def _edit(
     model: Path,
     change: Change,
-    weights: Path | None,
+    weights: Sequence[Path] | None,
     device: str,
     method: str | None,
     settings: Sequence[str] | None = None,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.changes import show_review, stop, too_much
 from continual.cli.options import Device, Images, Model, ModelArg, Symmetry, Workers, check_shares
-from continual.console import can_ask, check_target, confirmed, console, count, show_rows, size
+from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
 
 if TYPE_CHECKING:
-    from continual.data.inputs import ExperienceData, Label
+    from continual.data.inputs import ExperienceData
     from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
@@ -27,13 +27,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-#: pairs of classes shown
-SHOWN = 15
-
 Weights = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth. For a model that exists, "
-                 "where they are now; they must be the same."),
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="The backbone's weights: .safetensors, .npz or .pth, one each of several. For a "
+                 "model that exists, where they are now; they must be the same."),
 ]  # fmt: skip
 
 
@@ -64,7 +61,11 @@ def learn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Learn and keep without being asked.")] = False,
     backbone: Annotated[
-        str | None, typer.Option(metavar="TAG", help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k.")
+        list[str] | None,
+        typer.Option(
+            metavar="TAG",
+            help="timm's full tag, e.g. vit_base_patch16_224.augreg_in21k; several are read side by side.",
+        ),
     ] = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
@@ -102,7 +103,7 @@ def learn(
         raise InputError(f"{images} has no class folder {unknown[0]!r}: {nearest(unknown[0], inside)}")
     check_target(model)
     from continual import methods, options
-    from continual.backbones import loading, recommended
+    from continual.backbones import recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
     from continual.data.inputs import as_experience, check_pictures
@@ -110,29 +111,30 @@ def learn(
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
 
     device_ = options.device(device)
-    arguments = options.assignments("--model-arg", model_arg or ())
+    arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
     wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
     if method is not None:
         method, preset = methods.with_preset(method, preset)
     with locks.claimed(model):
         found = contents.read(model) if model.exists() else None
         if found:
-            opening.refuse_changes(found, backbone, arguments, method, preset, wanted)
+            opening.refuse_changes(found, named, arguments, method, preset, wanted)
         else:
             method = opening.checked(method, preset, wanted)
-            if backbone is None and weights is None:
-                backbone, arguments = opening.proposed_backbone(f"{model} is a new model and", arguments, ask=not yes)
-            elif backbone is not None and weights is None:
-                recommended.check(backbone)
+            if not (named or files):
+                tag, arguments = opening.proposed_backbone(f"{model} is a new model and", arguments, ask=not yes)
+                named = [tag]
+            for tag in () if files else named:
+                recommended.check(tag)
         if not (yes or dry_run or can_ask()):
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner
         if found:
             with waiting("loading the model"):
-                learner = opening.load_learner(found, weights, device).variant(**wanted)
+                learner = opening.load_learner(found, files, device).variant(**wanted)
         else:
             with waiting("loading the backbone"):
-                made = loading.load_backbone(backbone, weights=weights, **arguments)
+                made = opening.backbone_of(named, files, arguments)
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         check_pictures(learner.preprocessing)
         opening.check_keeping(learner, keep_held_out)
@@ -155,9 +157,12 @@ def learn(
             so_far = f"{count(len(learner.classes), 'class')} so far" if learner.classes else "new"
             images_ = f"{count(len(labels), 'image')} to learn"
             said.print(f"{model}: {learner.method} on {learner.backbone.name}, {so_far}; {images_}")
-            if learner.backbone.fit:
-                said.print(f"weights: {learner.backbone.fit}", markup=False)
-            said.print(input_size.words(learner.backbone, changeable=found is None))
+            parts = learner.backbone.parts
+            for number, part in enumerate(parts, start=1):
+                of = f"backbone {number}, " if len(parts) > 1 else ""
+                if part.fit:
+                    said.print(f"{of}weights: {part.fit}", markup=False)
+                said.print(of + input_size.words(part, changeable=found is None))
             for line in plan.lines(known):
                 said.print(line)
             if learner.undecided:
@@ -171,14 +176,15 @@ def learn(
             if dry_run:
                 return
             if not (yes or confirmed("Learn this?")):
-                _stop(f"nothing learned; {left}")
+                stop(f"nothing learned; {left}")
             started = time.perf_counter()
             outcome = _learn(learner, data, plan, gone, seen, workers)
             if known:
-                if broken := _too_much(outcome, max_flips):
-                    _stop(f"not kept, {broken}; {left}")
+                keeping = "--set keep_answers=1" if hasattr(learner.settings, "keep_answers") else None
+                if broken := too_much(outcome, max_flips, keeping):
+                    stop(f"not kept, {broken}; {left}")
                 if not (yes or confirmed("Keep it?")):
-                    _stop(f"not kept; {left}")
+                    stop(f"not kept; {left}")
             seen = seen.with_images(picture.entry for picture in [*plan.learn, *plan.hold_out])
             if keep_held_out:
                 added = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
@@ -197,12 +203,6 @@ def learn(
     )
 
 
-def _stop(said: str) -> NoReturn:
-    """Say on standard error why nothing was kept, and end with exit code 1."""
-    console(stderr=True).print(said)
-    raise typer.Exit(1)
-
-
 def _learn(
     learner: Learner, data: ExperienceData, plan: Plan, gone: HeldOutFeatures, seen: SeenImages, workers: int
 ) -> Review:
@@ -217,46 +217,10 @@ def _learn(
         outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
     if before.undecided and learner.state.choice is not None:
         console(stderr=True).print(learner.state.choice.words)
-    _show_review(outcome)
+    show_review(outcome, "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by")
     for line in plan.not_judged():
         console(stderr=True).print(line)
     return outcome
-
-
-def _show_review(found: Review) -> None:
-    """Say on standard error what broke: figures, and the pairs of classes in which most was lost."""
-    from continual.lifecycle.review import DRAWN
-
-    def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
-        return f"{sum(answers[i] == found.truth[i] for i in rows) / len(rows):.1%}"
-
-    say = console(stderr=True).print
-    known = [i for i, old in enumerate(found.old) if old is not None]
-    fresh = [i for i, old in enumerate(found.old) if old is None]
-    if known:
-        say(
-            f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
-            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} mended"
-        )
-    if found.gone:
-        say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
-    if fresh:
-        say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
-    rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
-    show_rows(rows, "was right", "is now taken for", "images", stderr=True)
-    if found.simulated:
-        mean = sum(found.simulated.values()) / len(found.simulated)
-        say(
-            f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
-            f"about {mean:.1%} of the answers broke (an estimate)"
-        )
-        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
-        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
-    if found.unjudged:
-        say(
-            f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
-            "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by"
-        )
 
 
 def _unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | None:
@@ -266,15 +230,3 @@ def _unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | No
         return None
     of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
     return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"
-
-
-def _too_much(outcome: Review, max_flips: float | None) -> str | None:
-    """Say why an update is refused, if it is."""
-    if max_flips is None:
-        return None
-    if not (lost := outcome.shares_lost()):
-        return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
-    if max(lost) <= max_flips:
-        return None
-    guessed = ", by an estimate" if outcome.simulated and max(lost) == lost[-1] else ""
-    return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips})"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual import console, files
+from continual.backbones import described
 from continual.cli.options import (
     FALSE_ALARMS,
     Csv,
@@ -120,8 +121,6 @@ def _info_table(about: dict[str, Any]) -> Table:
 
     from continual.symmetry.choice import GroupChoice
 
-    backbone, preparation = about["backbone"], about["backbone"]["preprocessing"]
-    source = "embedded" if backbone["embedded"] else backbone["weights_file"] or "from timm's hub"
     learned = f"{console.count(len(about['classes']), 'class')} in {console.count(about['experiences'], 'experience')}"
     rows = [("file", f"{about['file']}, {console.size(about['file_bytes'])}"), ("method", about["method"])]
     rows += [("learned", f"{learned}, {console.count(about['updates'], 'update')}")]
@@ -129,9 +128,13 @@ def _info_table(about: dict[str, Any]) -> Table:
         own = [c for c in about["classes"] if c["experience"] == experience]
         names = [str(c["name"]) + (f" ({c['images']})" if c["images"] is not None else "") for c in own]
         rows += [(f"  experience {experience}", ", ".join(names))]
-    rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
-    rows += [("  weights", backbone["weights_fit"])] if backbone.get("weights_fit") else []
-    rows += [("  arguments", console.pairs(backbone["model_args"])), ("  preprocessing", console.pairs(preparation))]
+    for backbone in described(about["backbone"]):
+        embedded = about["backbone"]["embedded"]
+        source = "embedded" if embedded else backbone["weights_file"] or "from timm's hub"
+        rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
+        rows += [("  weights", backbone["weights_fit"])] if backbone.get("weights_fit") else []
+        rows += [("  arguments", console.pairs(backbone["model_args"]))]
+        rows += [("  preprocessing", console.pairs(backbone["preprocessing"]))]
     if about["choice"]:
         rows += [("group", GroupChoice(**about["choice"]).words)]
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]

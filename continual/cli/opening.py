@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from continual import options
-from continual.backbones import loading, recommended
+from continual.backbones import described, loading, recommended
+from continual.backbones.descriptions import rebuild, with_weights
+from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone
+from continual.backbones.weights import noted, read_weights
 from continual.console import can_ask, confirmed, console
 from continual.data import images
 from continual.data.preprocessing import Preprocessing
@@ -56,7 +60,7 @@ def settings_now(found: ModelFile, pairs: Sequence[str] | None, own: str | None)
 
 def load_learner(
     found: ModelFile,
-    weights: Path | None,
+    weights: Sequence[Path] | None,
     device: str,
     own: str | None = None,
     settings: Sequence[str] | None = None,
@@ -67,12 +71,16 @@ def load_learner(
     `weights`, where given, are used even if the model embeds its backbone, and must be the same.
     """
     now, place = settings_now(found, settings, own), options.device(device)
-    description = dict(found.header["backbone"])
-    file = description["weights_file"]
-    if backbone is None and weights is not None:
-        backbone = loading.rebuild({**description, "weights_file": str(weights)})
-    elif backbone is None and not found.embedded and file is not None and not Path(file).is_file():
-        raise InputError(f"the backbone's weights of {found.path} were at {file}: say where they are with --weights")
+    description = found.header["backbone"]
+    if backbone is None and weights:
+        backbone = rebuild(with_weights(description, weights))
+    elif backbone is None and not found.embedded:
+        files = [part["weights_file"] for part in described(description)]
+        if gone := [file for file in files if file is not None and not Path(file).is_file()]:
+            each = f", once for each of its {len(files)} backbones" if len(files) > 1 else ""
+            raise InputError(
+                f"the backbone's weights of {found.path} were at {gone[0]}: say where they are with --weights{each}"
+            )
     return load(found.path, backbone, device=place).variant(**now)
 
 
@@ -85,6 +93,23 @@ def checked(name: str | None, preset: str | None, settings: dict[str, Any]) -> s
             raise
         raise InputError(f"{error} (the method is {RECOMMENDED} unless --method names another, such as mos)") from None
     return name or RECOMMENDED
+
+
+def backbone_of(names: Sequence[str], files: Sequence[Path], arguments: dict[str, Any]) -> Backbone:
+    """Load the backbones of a new model, side by side if there are several.
+
+    Raises InputError for names and weights files that are not as many.
+    """
+    if names and files and len(names) != len(files):
+        raise InputError(
+            f"--backbone is given {len(names)} times and --weights {len(files)} times: give a file for each, in the "
+            "same order, or no name for files that say theirs; one from the hub and one from a file can be in Python"
+        )
+    count = max(len(names), len(files))
+    asked = options.for_each("--model-arg", arguments, count)
+    return side_by_side(
+        [loading.load_backbone(name, weights=file, **own) for name, file, own in zip_longest(names, files, asked)]
+    )
 
 
 def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tuple[str, dict[str, Any]]:
@@ -112,24 +137,44 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
     return choice.tag, made
 
 
+def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
+    """Return the backbone to which a model is to be ported, by its tag or its weights.
+
+    Of the same architecture, it has the model's arguments and preprocessing unless others are given; of another one,
+    how images are cropped and mirrored in training. Raises InputError for neither tag nor weights.
+    """
+    about = found.header["backbone"]
+    if weights is not None and name is None:
+        name = noted(read_weights(weights)[1])[0] or about["name"]
+    if name is None:
+        raise InputError("port needs the new backbone: --to TAG, or --to-weights FILE")
+    prepared = vars(Preprocessing.from_json(about["preprocessing"]))
+    kept = {key: prepared[key] for key in ("crop_scale", "mirror", "augment")}
+    if name == about["name"]:
+        kept = {**about["model_args"], **{key: prepared[key] for key in Preprocessing.changeable()}}
+    return loading.load_backbone(name, weights=weights, **{**kept, **arguments})
+
+
 def refuse_changes(
     found: ModelFile,
-    backbone: str | None,
+    backbones: Sequence[str],
     arguments: dict[str, Any],
     method_name: str | None,
     preset: str | None,
     settings: dict[str, Any],
 ) -> None:
     """Raise InputError if options say something else than the model that exists."""
-    description, kept = found.header["backbone"], found.header["settings"]
-    prepared = description["preprocessing"]
-    there = {**description["model_args"], **{k: prepared.get(k) for k in Preprocessing.changeable()}}
+    parts, kept = described(found.header["backbone"]), found.header["settings"]
     problems = []
     if method_name not in (None, found.method):
         problems.append(f"--method {method_name} (it is {found.method})")
-    if backbone not in (None, description["name"]):
-        problems.append(f"--backbone {backbone} (it is {description['name']})")
-    problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in arguments.items() if there.get(k) != v]
+    if backbones and [*backbones] != (names := [part["name"] for part in parts]):
+        said = " ".join(f"--backbone {name}" for name in backbones)
+        problems.append(f"{said} (it is {' and '.join(names)})")
+    for part, own in zip(parts, options.for_each("--model-arg", arguments, len(parts)), strict=True):
+        prepared = {k: part["preprocessing"].get(k) for k in Preprocessing.changeable()}
+        there = {**part["model_args"], **prepared}
+        problems += [f"--model-arg {k}={v} (it is {there.get(k)})" for k, v in own.items() if there.get(k) != v]
     kind = method(found.method).settings_type
     named = {*settings, *kind.presets.get(preset or "", ())}
     asked = make(kind, preset, **settings).model_dump(include=named - kind.at_inference - kind.at_training)

@@ -29,7 +29,10 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV here; - for standard output.")]
 ModelArg = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="An argument of the model or its preprocessing: img_size=98."),
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="An argument of the model or its preprocessing: img_size=98; 2.img_size=128 is of the second backbone.",
+    ),
 ]
 Columns = Annotated[bool, typer.Option("--all", help="Show every measure, also on a narrow terminal.")]
 Set = Annotated[
@@ -46,7 +49,10 @@ Symmetry = Annotated[
 Method = Annotated[
     str | None, typer.Option(metavar="FILE.py:NAME", help="The learner's code, for a model of a method of your own.")
 ]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the backbone's weights are now.")]
+Weights = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Where the backbone's weights are now; of several, one each in their order."),
+]
 
 #: the option's name, and the one it had
 FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")

@@ -35,8 +35,13 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """C, how many channels the backbone takes: a mean for each."""
+        """C, how many channels a picture has for the backbone: a mean for each."""
         return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an input that is prepared."""
+        return len(self.mean), *self.size
 
     @classmethod
     def changeable(cls) -> set[str]:
@@ -82,9 +87,9 @@ class Preprocessing:
 
     def check(self, images: Tensor) -> None:
         """Raise ValueError unless `images` is a finite float batch of the model's size."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != (self.channels, *self.size):
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise ValueError(
-                f"the backbone takes (B, {self.channels}, {self.size[0]}, {self.size[1]}), got {tuple(images.shape)}: "
+                f"the backbone takes (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}: "
                 "pass uint8 tensors, PIL images or paths to have them resized and normalised, or say with value_range "
                 "what the numbers mean"
             )

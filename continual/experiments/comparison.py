@@ -9,6 +9,7 @@ from typing import Any
 
 from continual.errors import InputError
 from continual.experiments import published
+from continual.experiments.config import networks_of
 from continual.experiments.published import Protocol
 from continual.experiments.results import keeps_images
 from continual.experiments.run_folder import Run
@@ -77,11 +78,11 @@ def boards(runs: Sequence[Run]) -> list[Board]:
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a config must be the same for cells to be compared; where files lie is not part of it."""
-    data, backbone = config.get("data") or {}, config.get("backbone") or {}
+    data = config.get("data") or {}
     return {
         "data": {k: v for k, v in data.items() if k != "root"},
         "stream": config.get("stream"),
-        "backbone": {k: v for k, v in backbone.items() if k != "weights"},
+        "backbone": [{k: v for k, v in one.items() if k != "weights"} for one in networks_of(config)],
     }
 
 
@@ -94,7 +95,7 @@ def _check(found: Sequence[tuple[Run, Cell]]) -> None:
         if (other := seen.setdefault((cell.label, cell.seed), run)) is not run:
             raise InputError(f"{name} is in {other.path} and in {run.path}: leave one of them out")
         before, model = first.setdefault(cell.label, (run, cell))
-        if problem := _difference(model, cell, pretrained=bool(run.config["backbone"].get("pretrain"))):
+        if problem := _difference(model, cell, pretrained=any(one.get("pretrain") for one in networks_of(run.config))):
             raise InputError(
                 f"{name} in {run.path} is not the {cell.label!r} of {before.path}: {problem}; rename one in its "
                 f"config, or make two reports"

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from continual.avalanche.external import find_method
 from continual.data.preprocessing import Preprocessing
@@ -76,7 +83,10 @@ class RunConfig(Strict):
     title: str
     data: DataConfig
     stream: StreamConfig
-    backbone: BackboneConfig
+    backbone: BackboneConfig | None = None
+    backbones: list[BackboneConfig] = Field(
+        [], max_length=16, description="several in place of one, whose features are read side by side: names, or tables"
+    )
     methods: dict[str, MethodConfig] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         [1993], min_length=1, description="of class order and training; a cell of every method for each"
@@ -94,6 +104,34 @@ class RunConfig(Strict):
     def _names_of_before(cls, values: Any) -> Any:
         return current_keys(values) if isinstance(values, dict) else values
 
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _names_alone(cls, found: Any) -> Any:
+        return [{"name": one} if isinstance(one, str) else one for one in found] if isinstance(found, list) else found
+
+    @model_validator(mode="after")
+    def _one_backbone_or_several(self) -> RunConfig:
+        if (self.backbone is None) != bool(self.backbones):
+            raise ValueError("give one [backbone], or backbones = [...] for several, and not both")
+        if any(one.pretrain for one in self.backbones):
+            raise ValueError("backbones: pretrain goes with a single [backbone]")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        left_out = "backbone" if self.backbones else "backbones"
+        return {key: value for key, value in values(self).items() if key != left_out}
+
+    @property
+    def networks(self) -> list[BackboneConfig]:
+        """The one backbone, or all that are read side by side."""
+        return [self.backbone] if self.backbone else self.backbones
+
+    @property
+    def pretrain(self) -> PretrainConfig | None:
+        """How the backbone is trained first, if it is."""
+        return self.backbone.pretrain if self.backbone else None
+
     @field_validator("transformed", "train_transformed")
     @classmethod
     def _groups_are_known(cls, found: list[str] | str | None) -> list[str] | str | None:
@@ -106,6 +144,11 @@ class RunConfig(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} name one twice: give each once")
         return self
+
+
+def networks_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the values of a run's config say of its backbones."""
+    return config.get("backbones") or [config.get("backbone") or {}]
 
 
 def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +200,7 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
 
 
 def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
-    places = (*data_places(), "backbone.weights")
+    places = (*data_places(), "backbone.weights", "backbones.weights")
     values = read(path, overrides, places, ("data.source",), part)
     problems = not_finite(values)
     shared, methods = values.pop("settings", {}), values.get("methods")

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 
+from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, check_tag, in_cache, load_backbone
 from continual.console import count, size
 from continual.datasets.streams import Stream
@@ -19,13 +20,14 @@ def plan(config: RunConfig, out: Path) -> list[str]:
     """Return the plan in lines; raises InputError or BackboneError for what would make the run fail. Writes nothing."""
     by_seed = streams(config)
     stream = by_seed[config.seeds[0]]
-    said, backbone = _backbone(config.backbone)
+    said, networks = zip(*map(_backbone, config.networks), strict=True)
+    backbone = side_by_side(networks)
     check_methods(config, backbone)
     folder = RunFolder(out)
     done = sum(folder.cell(label, seed).read() is not None for label in config.methods for seed in config.seeds)
     lines = [
         f"{config.title}: {_shape(stream)}",
-        said,
+        *said,
         f"{count(len(config.methods), 'method')} x {count(len(config.seeds), 'seed')} on {config.device}, {done} of "
         f"{len(config.methods) * len(config.seeds)} cells finished; results in {out}",
     ]

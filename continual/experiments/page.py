@@ -14,6 +14,7 @@ from continual.console import count
 from continual.experiments import svg
 from continual.experiments.comparison import Board
 from continual.experiments.conclusion import conclusion
+from continual.experiments.config import networks_of
 from continual.experiments.gallery import gallery
 from continual.experiments.pictures import Looks, looks_of, series_name
 from continual.experiments.results import by_label
@@ -96,12 +97,12 @@ def _meanings(boards: Sequence[Board]) -> dict[str, str]:
 
 
 def _summary(board: Board) -> str:
-    cell, backbone = board.cells[0], board.config.get("backbone") or {}
+    cell, backbones = board.cells[0], networks_of(board.config)
     parts = (
         f"{count(sum(cell.class_counts), 'class')} in {count(len(cell.class_counts), 'experience')}",
         f"{sum(cell.test_counts)} test images",
         f"data: {board.config['data']['source']}",
-        f"backbone: {backbone.get('name') or Path(backbone.get('weights') or '').name}",
+        f"backbone: {' + '.join(one.get('name') or Path(one.get('weights') or '').name for one in backbones)}",
         f"{'seeds' if len(board.seeds) > 1 else 'seed'} {', '.join(map(str, board.seeds))}",
     )
     return " · ".join(parts)

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from continual.experiments.config import networks_of
+
 
 @dataclass(frozen=True)
 class Source:
@@ -78,8 +80,8 @@ def protocols() -> tuple[Protocol, ...]:
 def differences(config: Mapping[str, Any], source: Source) -> list[str]:
     """Say in which conditions a run's config differs from those of published figures."""
     found = []
-    backbone, stream = config.get("backbone") or {}, config.get("stream") or {}
-    name = str(backbone.get("name") or backbone.get("weights") or "unnamed")
+    (backbone, *others), stream = networks_of(config), config.get("stream") or {}
+    name = " + ".join(str(one.get("name") or one.get("weights") or "unnamed") for one in (backbone, *others))
     model, _, tag = name.partition(".")
     if model != source.backbone or tag not in source.weights or backbone.get("args") or backbone.get("pretrain"):
         allowed = " or ".join(f"{source.backbone}.{tag}" for tag in source.weights)

@@ -14,6 +14,7 @@ from typing import Any
 
 from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
+from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
 from continual.datasets.config import load_data
@@ -103,7 +104,7 @@ class _Run:
         self._backbones: dict[int, Backbone] = {}
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
         with _waiting(progress, "loading the backbone"):
-            first = untrained(config.backbone) if config.backbone.pretrain else self._backbone(config.seeds[0])
+            first = untrained(config.networks[0]) if config.pretrain else self._backbone(config.seeds[0])
         check_methods(config, first)
         data: dict[str, str] = {}
         if distributed.first():
@@ -132,17 +133,19 @@ class _Run:
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
 
     def _backbone(self, seed: int) -> Backbone:
-        wanted = self.config.backbone
-        seed = self.config.seeds[0] if wanted.pretrain is None else seed  # what is not trained serves all seeds
+        networks = self.config.networks
+        seed = self.config.seeds[0] if self.config.pretrain is None else seed  # what is not trained serves all seeds
         if seed in self._backbones:
             return self._backbones[seed]
-        if wanted.pretrain is None:
-            made = load_backbone(wanted.name, weights=wanted.weights, **wanted.args, **wanted.preprocessing)
+        if self.config.pretrain is None:
+            made = side_by_side(
+                [load_backbone(own.name, weights=own.weights, **own.args, **own.preprocessing) for own in networks]
+            )
         else:
             place, first = self.folder.work / f"backbone-{seed}", self.streams[seed].experiences[0]
             place.mkdir(parents=True, exist_ok=True)
             with distributed.first_goes_ahead(), locks.held(place / "lock", wait=True):
-                made = pretrained_on(first, wanted, seed, self.progress, CheckpointFolder(place))
+                made = pretrained_on(first, networks[0], seed, self.progress, CheckpointFolder(place))
         return self._backbones.setdefault(seed, made)
 
 

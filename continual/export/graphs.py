@@ -42,7 +42,7 @@ def _present(scores: Scores) -> list[str]:
 
 def _example(learner: IncrementalLearner[Any]) -> Tensor:
     """Two images, scored once: what a learner keeps for the next call must not be made while it is traced."""
-    shape = (2, 3, *learner.backbone.frozen.image_size)
+    shape = (2, *learner.preprocessing.shape)
     images = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
     learner.score_batch(images)
     return images

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from continual.errors import InputError
 from continual.export.onnx_runner import Runner
 from continual.export.tracing import quiet
+
+#: where they are: in the backbone, or in one of several
+_LINEAR = re.compile(r"network\.network\.(\d+\.)?blocks\..*\.(qkv|proj|fc1|fc2)")
 
 
 def quantised(model: Any) -> Any:
@@ -65,10 +70,7 @@ def _transpose_weights(graph: Any) -> None:
 
 def _is_linear(scopes: str) -> bool:
     """Tell, by what the exporter wrote of a node's origin, whether it is a linear layer of the network's ViT."""
-    places = [place.strip(" []'") for place in scopes.split(",")]
-    return any(
-        p.startswith("network.network.blocks.") and p.endswith((".qkv", ".proj", ".fc1", ".fc2")) for p in places
-    )
+    return any(_LINEAR.fullmatch(place.strip(" []'")) for place in scopes.split(","))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -81,8 +83,8 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 def milliseconds(*runners: Runner, rounds: int = 15) -> list[float]:
     """Return each runner's median time for one image; they take turns, so that a busy machine is so for all."""
-    size = runners[0].about["preprocessing"]["size"]
-    image = np.linspace(-1, 1, 3 * size[0] * size[1], dtype=np.float32).reshape(1, 3, *size)
+    shape = runners[0].shape
+    image = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(1, *shape)
     times: list[list[float]] = [[] for _ in runners]
     for turn in range(rounds + 2):
         for runner, own in zip(runners, times, strict=True):

@@ -29,7 +29,7 @@ from continual.data.framing import Pose, middle, pose_of, sides
 from continual.errors import InputError
 
 FORMAT = "equimos-onnx"
-VERSION = 2  # 1 knew no pose
+VERSION = 3  # 1 knew no pose; 3 are of several backbones, 2 of one
 
 
 class Runner:
@@ -47,10 +47,11 @@ class Runner:
             raise InputError(f"{path} is not a model that `equimos export` wrote for this runner")
         self.about: dict[str, Any] = about
         self.classes: list[str | int] = about["classes"]
+        self.shape = (3 * len(_parts(about["preprocessing"])), *about["preprocessing"]["size"])  #: of a prepared image
         self._outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the model's own outputs for prepared images, float32 (B, 3, H, W)."""
+        """Return the model's own outputs for prepared images, float32 (B, 3, H, W); of K backbones (B, 3 K, H, W)."""
         found = self.session.run(self._outputs, {"images": np.ascontiguousarray(inputs, np.float32)})
         return dict(zip(self._outputs, found, strict=True))
 
@@ -63,8 +64,7 @@ class Runner:
                 parts.append(self.run(np.stack(batch)))
                 batch = []
         if batch or not parts:
-            size = self.about["preprocessing"]["size"]
-            parts.append(self.run(np.stack(batch) if batch else np.zeros((0, 3, *size), np.float32)))
+            parts.append(self.run(np.stack(batch) if batch else np.zeros((0, *self.shape), np.float32)))
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def predict(
@@ -94,10 +94,28 @@ class Runner:
 
 
 def prepare(image: Any, preprocessing: dict[str, Any], index: int = 0) -> np.ndarray:
-    """Turn an image into the model's input, float32 (3, H, W): resize, cut out the centre, normalise."""
-    cut = _framed(_pixels(image, index), preprocessing).astype(np.float32) * np.float32(1 / 255)  # as torchvision does
+    """Turn an image into the model's input, float32 (3, H, W): resize, cut out the centre, normalise.
+
+    For several backbones that is done for each, with zeros around smaller inputs: see `continual.data.canvas`.
+    """
+    pixels, size = _pixels(image, index), preprocessing["size"]
+    return np.concatenate([_canvas(pixels, part, size) for part in _parts(preprocessing)])
+
+
+def _parts(preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how an image is prepared for each backbone."""
+    return [
+        {**part, "posed": preprocessing.get("posed", False)} for part in preprocessing.get("parts", [preprocessing])
+    ]
+
+
+def _canvas(pixels: np.ndarray, preprocessing: dict[str, Any], size: Sequence[int]) -> np.ndarray:
+    """Return one backbone's input in the middle of zeros, float32 (3, size)."""
+    cut = _framed(pixels, preprocessing).astype(np.float32) * np.float32(1 / 255)  # as torchvision does
     mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
-    return np.ascontiguousarray(((cut - mean) / std).transpose(2, 0, 1))
+    margins = [(have - own) // 2 for have, own in zip(size, cut.shape[:2], strict=True)]
+    planes = np.ascontiguousarray(((cut - mean) / std).transpose(2, 0, 1))
+    return np.pad(planes, [(0, 0), *((margin, margin) for margin in margins)])
 
 
 def check_several(images: Any) -> None:

@@ -13,6 +13,7 @@ import onnx
 from PIL import Image
 
 from continual import files
+from continual.backbones import described
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
@@ -87,14 +88,17 @@ def export_onnx(
         raise InputError(f"export works on the CPU, but the learner is on {learner.device}: load it with device='cpu'")
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"false_alarm_rate is a share of images above 0 and below 1, got {false_alarm_rate}")
-    prepared = learner.preprocessing
-    if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
-        raise InputError(
-            f"cannot export preprocessing with interpolation={prepared.interpolation} and crop_pct={prepared.crop_pct}:"
-            f" the runner knows {' and '.join(FILTERS)}, and crops of at most the image"
-        )
-    if prepared.channels != 3:
-        raise InputError(f"cannot export a backbone of {prepared.channels} channels: the runner reads pictures in RGB")
+    for prepared in (part.preprocessing for part in learner.backbone.parts):
+        if prepared.interpolation not in FILTERS or prepared.crop_pct > 1:
+            raise InputError(
+                f"cannot export preprocessing with interpolation={prepared.interpolation} and "
+                f"crop_pct={prepared.crop_pct}: the runner knows {' and '.join(FILTERS)}, and crops of at most the "
+                "image"
+            )
+        if prepared.channels != 3:
+            raise InputError(
+                f"cannot export a backbone of {prepared.channels} channels: the runner reads pictures in RGB"
+            )
     plain = exact(learner)
     try:
         model = graph(plain)
@@ -105,7 +109,7 @@ def export_onnx(
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
     onnx.checker.check_model(model, full_check=True)
-    given = list(made_up(max(prepared.size))) if images is None else images
+    given = list(made_up(max(learner.preprocessing.size))) if images is None else images
     with files.written(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         found = compare(plain, Runner(temporary), given, progress)
@@ -152,16 +156,19 @@ def made_up(side: int, count: int = 8) -> list[Image.Image]:
 
 def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
     """What the runner has to know, and where the model comes from."""
-    backbone = learner.backbone.describe()
+    backbones = [
+        {k: part[k] for k in ("name", "model_args", "sha256")} for part in described(learner.backbone.describe())
+    ]
+    several = len(backbones) > 1
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if several else 2,
         "method": learner.method,
         "classes": list(learner.classes),
         "class_experience": list(learner.state.class_experience),
         "unknown_rate": false_alarm_rate,
         "temperature": getattr(getattr(learner.state, "calibration", None), "temperature", None),
         "preprocessing": {**asdict(learner.preprocessing), "posed": learner.preprocessing.posed},
-        "backbone": {name: backbone[name] for name in ("name", "model_args", "sha256")},
+        **({"backbones": backbones} if several else {"backbone": backbones[0]}),
         "versions": model_file.versions(),
     }

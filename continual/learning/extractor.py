@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from continual import distributed
 from continual.adapters.base import Adapters, serving
+from continual.backbones import described
 from continual.backbones.base import SharedStem
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, Label
@@ -119,7 +120,9 @@ class Extractor:
 
     def _key(self, reading: str) -> dict[str, Any]:
         """Return all that decides features besides the prepared image."""
-        known = {key: value for key, value in self.backbone.describe().items() if key != "weights_file"}
+        about = self.backbone.describe()
+        parts = [{key: value for key, value in part.items() if key != "weights_file"} for part in described(about)]
+        known = {**about, "parts": parts} if len(parts) > 1 else parts[0]
         how = {"precision": self.precision, "device": self.device.type, "torch": torch.__version__}
         return {"reading": reading, "backbone": known, **how}
 

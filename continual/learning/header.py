@@ -14,11 +14,13 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -98,6 +100,24 @@ class BackboneHeader(_Part):
     preprocessing: PreprocessingHeader
 
 
+class JoinedHeader(_Part):
+    """Several backbones side by side, each with its own preprocessing and hash."""
+
+    name: Text
+    sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+    parts: Annotated[list[BackboneHeader], Field(min_length=2, max_length=16)]
+
+    @model_validator(mode="after")
+    def _is_named_by_its_parts(self) -> JoinedHeader:
+        if self.name != " + ".join(part.name for part in self.parts):
+            raise ValueError("its name is not that of its parts")
+        return self
+
+
+def _kind_of(values: Any) -> str:
+    return "<several>" if "parts" in (values if isinstance(values, dict) else vars(values)) else "<one>"
+
+
 class ChoiceHeader(_Part):
     """What `group="auto"` took."""
 
@@ -162,7 +182,9 @@ class ModelHeader(_Part):
 
     method: Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_name)]
     settings: Plain
-    backbone: BackboneHeader
+    backbone: Annotated[
+        Annotated[BackboneHeader, Tag("<one>")] | Annotated[JoinedHeader, Tag("<several>")], Discriminator(_kind_of)
+    ]
     backbone_embedded: StrictBool
     state: StateHeader
     versions: dict[Text, Text]
@@ -223,7 +245,7 @@ def _lines(error: ValidationError) -> list[str]:
     """Say the first problems of a header, each with its field; a union's are of one field, and said once."""
     found: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_input=False):
-        words = [str(part) for part in problem["loc"] if not str(part).startswith(("list[", "constrained-"))]
+        words = [str(part) for part in problem["loc"] if not str(part).startswith(("list[", "constrained-", "<"))]
         place = ".".join(words)[:120]
         said = problem["msg"].removeprefix("Value error, ")
         said = "this field is not known" if problem["type"] == "extra_forbidden" else said[:1].lower() + said[1:]

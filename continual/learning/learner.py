@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from continual import distributed
+from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
 from continual.data.images import LIMIT
 from continual.data.inputs import ExperienceData, Label, PreparedImages, as_experience, paths_of, range_of, to_predict
@@ -27,6 +28,7 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.feature_store import FeatureStore
 from continual.learning.header import check_labels
 from continual.learning.loop import run
+from continual.learning.porting import Porting
 from continual.learning.settings import Settings, check_adapters, documented, make
 from continual.learning.state import JointClasses, S, Simulation
 from continual.learning.storing import Storing
@@ -34,12 +36,13 @@ from continual.learning.training import Checkpoints, Training
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
     `MOSLearner(backbone, MOSSettings(epochs=5))` or `MOSLearner(backbone, preset="reference")`; an unknown or
-    impossible setting raises InputError. The backbone given stays as it is; on another device a copy is used.
+    impossible setting raises InputError. The backbone given stays as it is; on another device a copy is used. A tag of
+    timm's hub will do as well, and of several in a list the features are read side by side.
 
     `learn` and the edits (`correct`, `forget`, `rename`) either succeed or leave the learner as it was. `predict`
     changes nothing.
@@ -68,7 +71,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | str | Sequence[Backbone | str],
         settings: Settings | None = None,
         *,
         device: str | torch.device | None = None,
@@ -80,7 +83,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S]):
                 f"{type(self).__name__} takes settings by name, or as one {self.settings_type.__name__}, not both"
             )
         self.device = torch.device(device or "cpu")
-        self.backbone = backbone.on(self.device)
+        self.backbone = as_backbone(backbone).on(self.device)
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
         self.check()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
-VERSION = 3
+VERSION = 4
+#: the one that a model of a single backbone is written in
+OF_ONE_BACKBONE = 3
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
 
@@ -36,7 +38,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
     from continual.learning.header import checked
 
     checked(json.loads(json.dumps(values)))
-    store(path, tensors, {"format": FORMAT, "version": str(VERSION), "equimos": json.dumps(values)})
+    version = VERSION if "parts" in values["backbone"] else OF_ONE_BACKBONE
+    store(path, tensors, {"format": FORMAT, "version": str(version), "equimos": json.dumps(values)})
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,14 +1,16 @@
 """A learner's file: what is written of it, and how it is read back."""
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
 
-from continual.backbones.loading import Backbone, check_same_weights, rebuild
+from continual.backbones.descriptions import check_same_weights, rebuild, with_weights
+from continual.backbones.joined import as_backbone
+from continual.backbones.loading import Backbone
 from continual.errors import ModelFileError, is_out_of_memory
 from continual.learning import model_file
 from continual.learning.answers import Scores
@@ -65,25 +67,27 @@ class Storing(ABC, Generic[S]):
     def load(
         cls,
         path: str | Path,
-        backbone: Backbone | None = None,
+        backbone: Backbone | Sequence[Backbone] | None = None,
         *,
-        weights: str | Path | None = None,
+        weights: str | Path | Sequence[str | Path] | None = None,
         device: str | torch.device | None = None,
     ) -> Self:
         """Read a learner back.
 
         The backbone is the one given, the embedded one, or is found again by its name and weights file
-        (`weights` says where the file is now). Raises ModelFileError for a file that is missing, damaged or
-        another method's; BackboneError, with both hashes, if the backbone's weights are not the same.
+        (`weights` says where the file is now; of several backbones, the files). Raises ModelFileError for a file that
+        is missing, damaged or another method's; BackboneError, with both hashes, if the backbone's weights are not
+        the same.
         """
         tensors, header = model_file.read(path)
         if header["method"] != cls.method:
             raise ModelFileError(f"{path} holds a {header['method']!r} model, not {cls.method!r}: use continual.load")
         if backbone is None:
-            moved = {} if weights is None else {"weights_file": str(weights)}
+            places = [weights] if isinstance(weights, str | Path) else weights or []
             embedded = model_file.part(tensors, "backbone") if header["backbone_embedded"] else None
-            backbone = rebuild({**header["backbone"], **moved}, embedded)
+            backbone = rebuild(with_weights(header["backbone"], places), embedded)
         else:
+            backbone = as_backbone(backbone)
             check_same_weights(backbone, header["backbone"])
         kind = cls.settings_type
         settings = restored(kind, {**kind.before, **current_names(kind, header["settings"], warn=False)})

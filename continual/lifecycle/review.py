@@ -11,6 +11,7 @@ from continual.data.inputs import Label
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.state import Simulation
 from continual.lifecycle.held_out_features import HeldOutFeatures
 from continual.lifecycle.seen_images import SeenImages
 from continual.seeding import generator
@@ -76,6 +77,7 @@ def review(
     *,
     gone: HeldOutFeatures | None = None,
     seen: SeenImages | None = None,
+    simulation: Simulation | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Review:
@@ -83,9 +85,11 @@ def review(
 
     Of images that are `gone`, and whose classes `seen` knows, features may have been kept. For classes of which
     there is neither, the same answers are drawn for both models, see `IncrementalLearner.simulation`. Those of MOS are
-    for features that lie where the class's own images were trained to lie: real images fare worse.
+    for features that lie where the class's own images were trained to lie: real images fare worse. For two backbones
+    the port's `simulation` is to be given, see `PortReport`.
     """
-    found, cache = Review(), FeatureCache()
+    found, same = Review(), before.backbone.sha256 == after.backbone.sha256
+    cache = FeatureCache() if same else None
     images, known = [image for image, _ in held_out], set(before.classes)
     if images:
         options: dict[str, Any] = {"workers": workers, "cache": cache}
@@ -100,7 +104,7 @@ def review(
         found.old += gone.answers(before)
         found.new += gone.answers(after)
     rest = [(index, label) for index, label in enumerate(before.classes) if label not in found.truth]
-    simulate = before.simulation(after) if rest else None
+    simulate = before.simulation(after) if rest and same else simulation
     for index, label in rest:
         if simulate is None:
             found.unjudged.append(label)

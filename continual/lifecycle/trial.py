@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from continual.errors import ModelFileError
 from continual.learning import model_file
 
 
-def tried(path: Path, weights: Path | None = None) -> str | None:
+def tried(path: Path, weights: Sequence[Path] = ()) -> str | None:
     """Read every tensor of a model file and let the model answer once; return why it did not answer, None if it did.
 
     Without its method's code, or its backbone's weights, which are not downloaded for this, it cannot be asked, and
@@ -17,7 +18,9 @@ def tried(path: Path, weights: Path | None = None) -> str | None:
     import torch
 
     from continual import methods
-    from continual.backbones.loading import in_cache, rebuild
+    from continual.backbones import described
+    from continual.backbones.descriptions import rebuild, with_weights
+    from continual.backbones.loading import in_cache
 
     tensors, header = model_file.read(path)
     for name, tensor in tensors.items():
@@ -25,14 +28,13 @@ def tried(path: Path, weights: Path | None = None) -> str | None:
             raise ModelFileError(f"{path} is damaged: {name} holds numbers that are not finite")
     if header["method"] not in methods.methods():
         return f"the code of method {header['method']!r} is not loaded"
-    about = header["backbone"]
-    file = weights or about["weights_file"]
-    if weights is None and header["backbone_embedded"]:
+    if not weights and header["backbone_embedded"]:
         methods.load(path, device="cpu")
-    elif file is not None and Path(file).is_file():
-        methods.load(path, rebuild({**about, "weights_file": str(file)}), device="cpu")
-    elif file is None and in_cache(about["name"]):
-        methods.load(path, device="cpu")
-    else:
-        return f"the weights of its backbone are not {'here' if file is None else f'at {file}'}"
+        return None
+    about = with_weights(header["backbone"], weights)
+    for part in described(about):
+        file = part["weights_file"]
+        if not (in_cache(part["name"]) if file is None else Path(file).is_file()):
+            return f"the weights of its backbone are not {'here' if file is None else f'at {file}'}"
+    methods.load(path, rebuild(about), device="cpu")
     return None

@@ -133,7 +133,7 @@ def rename(model: Path, event: str, old: Label, new: Label) -> None:
 
 
 def rollback(
-    model: Path, number: int | None = None, *, weights: Path | None = None, remark: Callable[[str], None] | None = None
+    model: Path, number: int | None = None, *, weights: Sequence[Path] = (), remark: Callable[[str], None] | None = None
 ) -> Version:
     """Make an earlier version, by default the one before, the version in use; return it.
 

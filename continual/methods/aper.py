@@ -1,6 +1,8 @@
 """APER: prototypes of the frozen features beside those adapted to the first experience."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import learned
 from continual.methods.bases.first_adapter import (
@@ -62,9 +65,24 @@ class APERLearner(IncrementalLearner[APERState]):
     settings_type = FirstAdapterSettings
     state_type = APERState
     fixed_features = True
+    unportable = None
 
     def begin(self, data: ExperienceData) -> APERTraining:
         return APERTraining(self.start, data)
+
+    @property
+    def adapted(self) -> bool:
+        return True
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return both(extractor, self.settings, learned(self.state.stack), images).chunk(2, 1)
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> APERState:
+        """Map both halves of the prototypes, each by its own map."""
+        known = learned(target.state.prototypes)
+        halves = zip(spaces, known.mean.chunk(2, -1), strict=True)
+        mean = torch.cat([space.map.points(half) for space, half in halves], -1)
+        return replace(target.state, prototypes=replace(known, mean=mean))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)

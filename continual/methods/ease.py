@@ -1,8 +1,9 @@
 """EASE: a subspace of its own for every experience, prototypes in all of them, old ones synthesised in new ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import torch
 from pydantic import Field
@@ -15,6 +16,7 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import learned
 from continual.learning.training import Progress, Start
@@ -128,9 +130,24 @@ class EASELearner(IncrementalLearner[EASEState]):
     linear_memory = False
     settings_type = EASESettings
     state_type = EASEState
+    unportable = None
 
     def begin(self, data: ExperienceData) -> EASETraining:
         return EASETraining(self.start, data)
+
+    @property
+    def adapted(self) -> bool:
+        return True
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        served = [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
+        return in_subspaces(extractor, served, images)
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> EASEState:
+        """Map the prototypes of every subspace by its own map."""
+        known = learned(target.state.prototypes)
+        mean = torch.stack([space.map.points(own) for space, own in zip(spaces, known.mean, strict=True)])
+        return replace(target.state, prototypes=replace(known, mean=mean))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         experience = torch.tensor(self.state.class_experience, device=images.device)

@@ -121,6 +121,7 @@ class L2PLearner(IncrementalLearner[L2PState]):
     paper = "Wang et al., CVPR 2022, arXiv 2112.08654"
     summary = "a pool of prompts, chosen for each image by its frozen feature; forgets in pool and head"
     correctable = False
+    unportable = "it remembers nothing of its classes but a head"
     probabilities = False
     settings_type = L2PSettings
     state_type = L2PState

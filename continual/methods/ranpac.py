@@ -12,6 +12,7 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start, Training
@@ -124,6 +125,13 @@ class RanPACLearner(SolvingLearner[RanPACState]):
         penalty = penalty_of(learned(most.sums), learned(most.head)) if most.penalty is None else most.penalty
         known = joined([state.temperature for state in states])
         return super().joined([replace(states[0], penalty=penalty, temperature=known), *states[1:]], joint)
+
+    @property
+    def adapted(self) -> bool:
+        return bool(self.state.stack)
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return [self.project(adapted_features(extractor, self.settings, self.state.stack or {}, images))]
 
     def solved(self, state: RanPACState, newest: Rows | None = None) -> RanPACState:
         return solved(state, self.settings.balance)[0]

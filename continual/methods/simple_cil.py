@@ -1,15 +1,18 @@
 """SimpleCIL: cosine to the class means of the frozen features; nothing is trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Training
 from continual.methods.bases.tempered import TemperedState, temperature_after
@@ -44,10 +47,17 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     summary = "cosine to class means of the frozen features; trains nothing"
     any_backbone = True
     state_type = PrototypeState
+    unportable = None
     fixed_features = True
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
         return PrototypeUpdate(self.start, data)
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return [extractor.features(images)]
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> PrototypeState:
+        return replace(target.state, prototypes=spaces[0].map.prototypes(learned(target.state.prototypes)))
 
     def joined(self, states: Sequence[PrototypeState], joint: JointClasses) -> PrototypeState:
         known = [learned(state.prototypes) for state in states]

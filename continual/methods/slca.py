@@ -1,8 +1,9 @@
 """SLCA: the backbone itself learns, slowly, and the head is aligned on features drawn from class Gaussians."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -11,12 +12,21 @@ from torch import Tensor, nn
 from continual.adapters.base import Weights
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.learning.state import learned
+from continual.learning.porting import Space
+from continual.learning.state import Simulation, learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
-from continual.methods.bases.alignment import AlignedState, AlignmentSettings, aligned_fields
+from continual.methods.bases.alignment import (
+    AlignedState,
+    AlignmentSettings,
+    aligned_fields,
+    drawn_answers,
+    ported_fields,
+)
 
 
 class SLCASettings(AlignmentSettings):
@@ -128,9 +138,40 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     summary = "the backbone (all, last blocks or norms) learns at a hundredth of the head's rate; the head is aligned"
     settings_type = SLCASettings
     state_type = SLCAState
+    unportable = None
+    keeps_answers = True
 
     def begin(self, data: ExperienceData) -> SLCATraining:
         return SLCATraining(self.start, data)
+
+    @property
+    def adapted(self) -> bool:
+        return True
+
+    def moved_weights(self, backbone: Backbone) -> SLCAState:
+        """Add to the new backbone what was learned on top of the old one; raises InputError for other shapes."""
+        old, new = (dict(one.frozen.network.named_parameters()) for one in (self.backbone, backbone))
+        mine = learned(self.state.backbone)
+        if odd := [name for name in mine if name not in new or new[name].shape != mine[name].shape]:
+            raise InputError(
+                f"slca has trained {odd[0]}, which {backbone.name} has not in the same shape: only the same "
+                "architecture, at the same image size, can take what was learned of it"
+            )
+        moved = {name: new[name].data + (own - old[name].data) for name, own in mine.items()}
+        return replace(self.state, backbone=moved)
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return [extractor.features(images, weights=self.state.backbone)]
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> SLCAState:
+        state, own = target.state, self.settings
+        experience = torch.tensor(state.class_experience, device=self.device)
+        rescale = partial(normalised_logits, class_experience=experience, temperature=own.temperature)
+        places = [0] * len(state.classes)
+        return replace(state, **ported_fields(own, state, spaces, places, keep_answers, rescale))
+
+    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
+        return drawn_answers(self.settings, self.state, after.state, spaces, [0] * len(self.classes))
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the head's logits; nothing can be taken from `cache`, as the weights change."""

@@ -5,6 +5,7 @@
     def test_my_method():
         check_learner(synthetic_case(MyLearner, epochs=2))
         check_learner(synthetic_case(MyLearner, tiny_convnet()))  # if it has `any_backbone = True`
+        check_learner(synthetic_case(MyLearner, tiny_backbones()))  # too
 
 or, one test per law, `@pytest.mark.parametrize("law", LAWS)` and `law(case)`. A case of your own data needs
 three or more experiences, the first three of 2, 1 and 2 new classes. `continual.testing.kinds` has the laws of adapters
@@ -21,6 +22,7 @@ from continual.testing.cases import Case as Case
 from continual.testing.cases import coloured_squares as coloured_squares
 from continual.testing.cases import synthetic_case as synthetic_case
 from continual.testing.cases import tiny_backbone as tiny_backbone
+from continual.testing.cases import tiny_backbones as tiny_backbones
 from continual.testing.cases import tiny_convnet as tiny_convnet
 
 Law = Callable[[Case], None]

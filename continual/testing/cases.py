@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, assemble, create
 from continual.data.inputs import Label
 from continual.learning.learner import IncrementalLearner
@@ -62,6 +63,8 @@ def coloured_squares(classes: Sequence[int], per_class: int = 8, seed: int = 0) 
 
 #: timm model arguments of `tiny_backbone`
 TINY_ARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+#: those of `tiny_convnet`
+CONVNET_ARGS = {"img_size": 16, "zero_init_last": False, "layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 
 def tiny_backbone(seed: int = 0) -> Backbone:
@@ -71,15 +74,20 @@ def tiny_backbone(seed: int = 0) -> Backbone:
 
 def tiny_convnet(seed: int = 0) -> Backbone:
     """Return a random ResNet of width 32 with 5 stages, for images of 16 x 16: for methods that run on any backbone."""
-    channels = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
-    return _tiny("resnet18", {"img_size": 16, "zero_init_last": False, **channels}, seed)
+    return _tiny("resnet18", CONVNET_ARGS, seed)
 
 
-def _tiny(name: str, arguments: dict[str, Any], seed: int) -> Backbone:
+def tiny_backbones(seed: int = 0) -> Backbone:
+    """Return that ViT and, for images of 24 x 24, such a ResNet side by side, each with preprocessing of its own."""
+    convnet = _tiny("resnet18", {**CONVNET_ARGS, "img_size": 24}, seed + 1, mean=(0.5, 0.4, 0.3), crop_pct=0.95)
+    return side_by_side([tiny_backbone(seed), convnet])
+
+
+def _tiny(name: str, arguments: dict[str, Any], seed: int, **preprocessing: Any) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = create(name, arguments)
-    return assemble(network, name, arguments, crop_scale=(0.5, 1.0))
+    return assemble(network, name, arguments, crop_scale=(0.5, 1.0), **preprocessing)
 
 
 def synthetic_case(learner: type[Learner], backbone: Backbone | None = None, **settings: Any) -> Case:

@@ -1,4 +1,4 @@
-"""Every registered method keeps every law, and on a CNN as well if it runs on any backbone."""
+"""Every registered method keeps every law; on a CNN and on several backbones as well if it runs on any."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from continual.methods import methods
-from continual.testing import LAWS, Case, Law, synthetic_case, tiny_convnet
+from continual.testing import LAWS, Case, Law, synthetic_case, tiny_backbones, tiny_convnet
 
 #: Train in a moment; each method takes those that it knows.
 QUICK: dict[str, Any] = {
@@ -24,15 +24,17 @@ EVERY_LAW = [pytest.param(law, marks=SLOW.get(law.__name__, ()), id=law.__name__
 
 #: Without adapters; each method takes those that it knows.
 ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
-CNN = " on a CNN"
+OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
 
 
 @pytest.fixture(
-    scope="module", params=[*methods(), *(name + CNN for name, kind in methods().items() if kind.any_backbone)]
+    scope="module",
+    params=[*methods(), *(name + other for name, kind in methods().items() if kind.any_backbone for other in OTHERS)],
 )
 def case(request: pytest.FixtureRequest) -> Case:
-    learner = methods()[request.param.removesuffix(CNN)]
-    given, frozen = (ON_A_CNN, tiny_convnet()) if request.param.endswith(CNN) else (QUICK, None)
+    name, _, other = request.param.partition(" ")
+    learner = methods()[name]
+    given, frozen = (ON_A_CNN, OTHERS[f" {other}"]()) if other else (QUICK, None)
     return synthetic_case(
         learner, frozen, **{k: v for k, v in given.items() if k in learner.settings_type.model_fields}
     )

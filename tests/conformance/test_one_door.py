@@ -21,21 +21,22 @@ from continual.methods import methods
 from continual.serving.model import Served, answer
 from continual.sklearn import ContinualClassifier
 from continual.symmetry import KINDS
-from continual.testing import synthetic_case
+from continual.testing import synthetic_case, tiny_backbones
 from continual.testing.assertions import assert_same
 from tests.conformance.test_laws import QUICK
 
 NONE = "none"
+TWO = "strata on two backbones"
 USUAL = (NONE, "frame", "score_averaging")
 OTHERS = tuple(name for name in KINDS.all() if name not in USUAL)
 #: All symmetries of these are tried in the default tier.
-WHOLE = ("strata", "mos")
+WHOLE = ("strata", "mos", TWO)
 #: Of these graphs are written in the default tier: it takes seconds.
-GRAPHS = (("strata", "frame"), ("mos", "frame"))
+GRAPHS = (("strata", "frame"), ("mos", "frame"), (TWO, "frame"))
 
 
 def cases(quick: Callable[[str, str], bool]) -> list[Any]:
-    pairs = [(name, kind) for name in methods() for kind in (*USUAL, *OTHERS)]
+    pairs = [(name, kind) for name in (*methods(), TWO) for kind in (*USUAL, *OTHERS)]
     return [pytest.param(*pair, marks=() if quick(*pair) else pytest.mark.slow, id="-".join(pair)) for pair in pairs]
 
 
@@ -46,9 +47,9 @@ def learned() -> Callable[[str, str], tuple[IncrementalLearner[Any], list[Image.
 
     def make(name: str, kind: str) -> Any:
         if (name, kind) not in known:
-            learner = methods()[name]
+            learner = methods()[name.partition(" ")[0]]
             quick = {k: v for k, v in QUICK.items() if k in learner.settings_type.model_fields}
-            case = synthetic_case(learner, **quick)
+            case = synthetic_case(learner, tiny_backbones() if name == TWO else None, **quick)
             symmetry = {} if kind == NONE else {"group": "C4", "symmetry": kind}
             found = case.after(case.experiences[:2], eval_batch_size=len(case.images), **symmetry)
             view = found.preprocessing.evaluation()
@@ -61,7 +62,7 @@ def learned() -> Callable[[str, str], tuple[IncrementalLearner[Any], list[Image.
 
 def refused(name: str, kind: str) -> AbstractContextManager[Any]:
     """Learning is refused where a method cannot be under a symmetry, and says which to take."""
-    impossible = name == "strata" and kind != NONE and KINDS.get(kind).reads_features
+    impossible = name in ("strata", TWO) and kind != NONE and KINDS.get(kind).reads_features
     return pytest.raises(InputError, match="symmetry='frame'") if impossible else nullcontext()
 
 
@@ -79,7 +80,7 @@ def test_every_door_gives_the_same_answer(name: str, kind: str, learned: Callabl
         scores = served.scores([served.prepare(picture) for picture in pictures])
         assert_same(expected, scores.prediction(learner.classes, None), "the server")
 
-        classifier = ContinualClassifier(learner.backbone, method=name)
+        classifier = ContinualClassifier(learner.backbone, method=learner.method)
         classifier.learner_ = learner  # what `partial_fit` leaves
         assert classifier.predict(pictures).tolist() == expected.labels
         values = expected.scores if expected.probabilities is None else expected.probabilities

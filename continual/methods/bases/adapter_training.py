@@ -182,6 +182,7 @@ class SingleAdapterLearner(IncrementalLearner[A]):
     """Predicts with one adapter and one head."""
 
     correctable = False
+    unportable = "it remembers nothing of its classes but a head"
     probabilities = False  # it remembers nothing that was not trained on
     settings_type: ClassVar[type[Settings]] = AdapterSettings
 

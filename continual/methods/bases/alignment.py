@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import torch
@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from continual.learning.porting import Space
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import State
+from continual.learning.state import Simulation, State, learned
 from continual.learning.training import GradientTraining
+from continual.methods.bases.compatibility import Kind as KeepKind
+from continual.methods.bases.compatibility import divergence, kept_answers
 from continual.seeding import generator as seeded
 from continual.statistics.class_statistics import ClassStatistics, Kind, fit
 from continual.statistics.fields import per_class
@@ -24,10 +27,14 @@ from continual.uncertainty.gaussians import Calibration, OODDetector, calibrate,
 from continual.uncertainty.tempering import Decide, score_temperature, tempered
 
 Rescale = Callable[[Tensor], Tensor]  #: what a loss does to the logits (B, C) first
+#: of the head in training, features (B, D), their logits (B, C) and classes (B,): what is added to the loss
+Kept = Callable[[Head, Tensor, Tensor, Tensor], Tensor]
 
 
 class AlignmentSettings(TrainingSettings):
     """What every method has that aligns its head."""
+
+    at_training = TrainingSettings.at_training | {"keep_answers", "keep_answers_by"}
 
     statistics: Kind = Field("full", description="what is remembered of a class")
     statistics_components: int = Field(8, ge=1, description="directions of low_rank, centres of centroids")
@@ -35,6 +42,10 @@ class AlignmentSettings(TrainingSettings):
     align_first: bool | None = Field(None, description="also align after the first experience; None: with a group")
     alignment_epochs: int = Field(30, ge=0)
     alignment_lr: float = Field(0.005, gt=0)
+    keep_answers: float = Field(
+        0.0, ge=0, description="in alignment, weight of staying with the answers that the head before gave; 1 to 3, say"
+    )
+    keep_answers_by: KeepKind = Field("plain", description="distillation of them all, or focal or MUSCLE's mask")
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,16 @@ class AlignedState(State):
         return replace(others, calibration=calibrate(others.statistics, torch.Generator().manual_seed(index)))
 
 
+def _kept(
+    settings: AlignmentSettings, before: Head, trained: Head, _: Head, features: Tensor, logits: Tensor, labels: Tensor
+) -> Tensor:
+    """Return what keeps the answers of the head `before`, on drawn features of its classes."""
+    old = labels < len(before.weight)
+    rows = features[old]
+    loss = kept_answers(settings.keep_answers_by, before(rows), trained(rows), logits[old], labels[old])
+    return settings.keep_answers * loss
+
+
 def unchanged(logits: Tensor) -> Tensor:
     """Return the logits."""
     return logits
@@ -108,7 +129,8 @@ def aligned_fields(
     if (before.updates or first) and settings.alignment_epochs:
         draw = seeded(settings.seed, "alignment", before.updates, device=training.device)
         examples = (features, targets) if training.correcting else None
-        head = align(head, statistics, settings, generator=draw, rescale=rescale, examples=examples)
+        kept = partial(_kept, settings, before.head, head) if settings.keep_answers and before.head else None
+        head = align(head, statistics, settings, generator=draw, rescale=rescale, examples=examples, kept=kept)
     calibration = calibrate(statistics, seeded(settings.seed, "calibration", before.updates))
     return {"head": head, "statistics": tuple(statistics), "calibration": calibration}
 
@@ -121,14 +143,15 @@ def align(
     generator: torch.Generator,
     rescale: Rescale = unchanged,
     examples: tuple[Tensor, Tensor] | None = None,
+    kept: Kept | None = None,
 ) -> Head:
     """Return a head aligned with all C classes; the one given is not changed.
 
     Every epoch draws `5 * batch_size` features of each class, shuffles them and takes SGD steps on the
     cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero.
     `rescale` is what the loss does to the logits (B, C) first. `examples`, features (n, D) with class indices (n,),
-    are repeated to a quarter of one class's draws at least and added to those of every epoch. `generator` decides
-    every random number. Each covariance is factored once.
+    are repeated to a quarter of one class's draws at least and added to those of every epoch. `kept` is added to the
+    loss: see `Kept`. `generator` decides every random number. Each covariance is factored once.
     """
     weight, settings = head.weight, settings or AlignmentSettings()
     if len(statistics) != len(weight):
@@ -150,9 +173,62 @@ def align(
             features = torch.cat([*[sampler.draw(share, generator) for sampler in samplers], known])
             order = torch.randperm(len(labels), generator=generator, device=weight.device)
             for rows in order.split(share):
-                loss = F.cross_entropy(rescale(F.linear(features[rows], *parts)), labels[rows])
+                logits = F.linear(features[rows], *parts)
+                loss = F.cross_entropy(rescale(logits), labels[rows])
+                if kept is not None:
+                    loss = loss + kept(Head(*parts), features[rows], logits, labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             scheduler.step()
     return Head(parts[0].detach(), parts[1].detach())
+
+
+def ported_fields(
+    settings: AlignmentSettings,
+    state: AlignedState,
+    spaces: Sequence[Space],
+    of_class: Sequence[int],
+    keep_answers: float,
+    rescale: Rescale = unchanged,
+) -> dict[str, Any]:
+    """Return an `AlignedState`'s own fields on another backbone, by the space of each class (C,).
+
+    The head is aligned anew on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
+    held to the old one's answers on the mapping images, which have features in both.
+    """
+    statistics = tuple(spaces[k].map.statistics(own) for k, own in zip(of_class, state.statistics, strict=True))
+    before, kept = learned(state.head), None
+    used = sorted({*of_class})
+    new, old = (torch.cat([getattr(spaces[k], name) for k in used]) for name in ("new", "old"))
+    wanted = before(old)
+
+    def hold(head: Head, *_: Tensor) -> Tensor:
+        return keep_answers * divergence(wanted, head(new)).mean()
+
+    if keep_answers:
+        kept = hold
+    if not settings.alignment_epochs:  # a head of the old features must not answer for the new ones
+        default = type(settings).model_fields["alignment_epochs"].default
+        settings = settings.model_copy(update={"alignment_epochs": default})
+    draw = seeded(settings.seed, "port", state.updates, device=before.weight.device)
+    head = align(before, statistics, settings, generator=draw, rescale=rescale, kept=kept)
+    calibration = calibrate(statistics, seeded(settings.seed, "calibration", state.updates))
+    return {"head": head, "statistics": statistics, "calibration": calibration}
+
+
+def drawn_answers(
+    settings: AlignmentSettings,
+    before: AlignedState,
+    after: AlignedState,
+    spaces: Sequence[Space],
+    of_class: Sequence[int],
+) -> Simulation:
+    """Return answers of both heads for features drawn from what is remembered, and for what the map makes of them."""
+
+    def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        features = before.statistics[index].sampler(settings.covariance_floor).draw(count, draw)
+        moved = spaces[of_class[index]].map.drawn(features, draw)
+        return learned(before.head)(features).argmax(-1), learned(after.head)(moved).argmax(-1)
+
+    return answers

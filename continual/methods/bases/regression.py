@@ -15,6 +15,7 @@ from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.settings import Settings
 from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import Start, Training
@@ -53,6 +54,8 @@ class RegressionState(State):
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
     balance: float | None = None  #: what the head was solved with; None in files of before, for 0
     penalty: float | None = None  #: too; None in files of before
+    #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
+    penalty_share: float | None = None
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,11 +114,14 @@ class RegressionUpdate(Training[RegressionState]):
         # Images that were answered wrong say nothing of what is usual.
         newest = None if self.correcting else Rows(features, labels, copies, 1 / views, readings)
         state = RegressionState(**self.progress_counts(), sums=own.plus(before.sums), certainty=before.certainty)
+        state = replace(state, penalty_share=before.penalty_share)
         return self.solved(state, newest)
 
 
 class SolvingLearner(IncrementalLearner[R]):
     """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
+
+    unportable = None
 
     @abstractmethod
     def solved(self, state: R, newest: Rows | None = None) -> R:
@@ -142,8 +148,14 @@ class SolvingLearner(IncrementalLearner[R]):
                 **joint.counts(),
                 sums=reduce(GramStatistics.plus, sums),
                 certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
+                penalty_share=next((state.penalty_share for state in states if state.penalty_share is not None), None),
             )
         )
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> R:
+        """Map the sums, and solve. What is usual stays, in units of what the new sums say of a typical image."""
+        (space,), state = spaces, target.state
+        return target.solved(replace(state, sums=space.map.sums(learned(state.sums))))
 
     def _forgotten(self, index: int) -> R:
         """Return the state without a class; where forgetting is exact, all scores are as if it had never been there."""
@@ -180,6 +192,9 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty on the squares of the weights."""
 
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        return [torch.stack(list(self.learned_features(extractor, images)), 1)]
+
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         return RegressionUpdate(self.start, data, self.learned_features, self.solved)
 
@@ -187,7 +202,8 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         """Return the state with a head, and how sure it may be, under the penalty of its sums."""
         own, sums = self.settings, learned(state.sums)
         weighted = sums.balanced(own.balance)
-        penalty = self.penalty(weighted)
+        share = state.penalty_share
+        penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
         system = Standardised.of(weighted, penalty)
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
         certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
@@ -207,18 +223,32 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
     def simulation(self, after: Self) -> Simulation | None:
         """Draw values from the sums, as of images that were left out: see `drawing`."""
-        sums = self.state.sums
-        if sums is None or self.symmetry is not None:
+        return self._drawn(after, after.current.head, learned(self.state.sums)) if self.state.sums else None
+
+    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
+        """Draw values from the sums of before, those of the new head through the map, with what that leaves open."""
+        found, head = spaces[0].map, learned(after.current.head)
+        through = LinearHead(*found.through(head.weight, head.bias))
+        return self._drawn(after, through, learned(after.state.sums), found.residuals @ head.weight.cpu())
+
+    def _drawn(
+        self, after: Self, head: LinearHead | None, sums: GramStatistics, noise: Tensor | None = None
+    ) -> Simulation | None:
+        """Return answers for features of before, those of `after` by a `head` for them; `sums` are of its own features.
+
+        `noise` (n, C) are values of which its own have a random combination more.
+        """
+        mine, theirs = self.current, after.current
+        if self.symmetry is not None or not (mine.head and head and mine.certainty and theirs.certainty):
             return None
-        maps = []
-        for state in (self.current, after.current):
-            if state.head is None or state.certainty is None:
-                return None
-            maps.append((state.head, state.certainty.mean_leverage(sums)))
-        values = drawing(sums, maps)
+        own = learned(mine.sums)
+        maps = [(mine.head, mine.certainty.mean_leverage(own)), (head, theirs.certainty.mean_leverage(sums))]
+        values = drawing(own, maps)
 
         def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
             was, now = values(index, count, draw)
+            if noise is not None:
+                now = now + torch.randn(count, len(noise), generator=draw, device=draw.device).to(noise) @ noise
             return was.argmax(-1), now.argmax(-1)
 
         return answers

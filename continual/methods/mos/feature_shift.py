@@ -23,6 +23,7 @@ from continual.adapters.base import Weights
 from continual.statistics.class_statistics import ClassStatistics
 from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import best_penalty
+from continual.statistics.transport import FeatureMap
 
 DRAWS = 8192  #: of all classes together
 SAMPLES = 64
@@ -195,3 +196,24 @@ def alike(bank: Weights) -> Tensor:
     correlation = moved @ moved.mT / torch.outer(length, length).clamp(min=1e-24)
     correlation.fill_diagonal_(1)
     return correlation
+
+
+def moved_shifts(
+    shifts: Sequence[ClassStatistics], sums: ShiftStatistics | None, maps: Sequence[FeatureMap]
+) -> tuple[ClassStatistics, ...]:
+    """Return the shifts on another backbone, to which the features under each stack were mapped.
+
+    Of an experience's images the mean features are known under the first stack, and so under its own: both go where
+    their maps take them. Around the mean, shifts move as features under the first stack do. What both maps leave
+    unexplained of one image differs by their residuals' difference. None are left where the means are not known, as in
+    older files.
+    """
+    if sums is None or len(sums.origins) != len(shifts):
+        return ()
+    first, found = maps[0], []
+    for shift, origin, own in zip(shifts, sums.origins, maps, strict=True):
+        mean = own.points(origin + shift.mean) - first.points(origin)
+        around = replace(first, bias=torch.zeros_like(first.bias), residuals=own.residuals - first.residuals)
+        moved = around.statistics(replace(shift, mean=torch.zeros_like(shift.mean)))
+        found.append(moved.moved(mean))
+    return tuple(found)

@@ -7,6 +7,7 @@ is then aligned on features drawn from class statistics. At inference the stack 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -19,18 +20,20 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import check_settings, effective_alpha, merge_, merged
 from continual.methods.bases.adapter_training import AdapterTraining, beginning
-from continual.methods.bases.alignment import AlignmentSettings, aligned_fields
+from continual.methods.bases.alignment import AlignmentSettings, aligned_fields, drawn_answers, ported_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
-from continual.methods.mos.feature_shift import FeatureShiftModel, ShiftStatistics
+from continual.methods.mos.feature_shift import FeatureShiftModel, ShiftStatistics, moved_shifts
 from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.registry import Registry
@@ -174,9 +177,37 @@ class MOSLearner(IncrementalLearner[MOSState]):
     settings_type = MOSSettings
     state_type = MOSState
     settings: MOSSettings
+    unportable = None
+    keeps_answers = True
 
     def begin(self, data: ExperienceData) -> MOSTraining:
         return MOSTraining(self.start, data)
+
+    @property
+    def adapted(self) -> bool:
+        return True
+
+    def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        kind = self.settings.adapter_kind
+        stem = extractor.stem(images, reads=kind.reads)
+        return [extractor.features(stem, shared(kind, own)) for own in completed(self.state.bank)]
+
+    def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> MOSState:
+        """Copy the adapters; map what is remembered under each by its own map, and align the head anew.
+
+        The part of shifts that is linear in features is forgotten: it follows from images alone.
+        """
+        state, places = target.state, target.state.class_experience
+        return replace(
+            state,
+            **ported_fields(self.settings, state, spaces, places, keep_answers),
+            prototypes=spaces[0].map.prototypes(learned(state.prototypes)),
+            shifts=moved_shifts(state.shifts, state.shift_sums, [space.map for space in spaces]),
+            shift_sums=None,
+        )
+
+    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
+        return drawn_answers(self.settings, self.state, after.state, spaces, self.state.class_experience)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Retrieve an adapter for each image and return the ensemble's scores (MOS section 3.3)."""

@@ -12,7 +12,8 @@ import timm
 import torch
 
 from continual.backbones import arguments
-from continual.backbones.loading import create, from_hub, load_backbone, rebuild, skeleton
+from continual.backbones.descriptions import rebuild
+from continual.backbones.loading import create, from_hub, load_backbone, skeleton
 from continual.errors import BackboneError
 from continual.experiments.equivariance.config import ModelConfig
 from continual.experiments.equivariance.models import load_classifier

@@ -15,14 +15,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from continual.backbones.descriptions import check_same_weights, rebuild
 from continual.backbones.loading import (
     Backbone,
     assemble,
-    check_same_weights,
     create,
     fingerprint,
     load_backbone,
-    rebuild,
 )
 from continual.errors import BackboneError
 from continual.seeding import generator

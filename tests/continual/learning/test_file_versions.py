@@ -44,7 +44,7 @@ def images(classes: int = 5) -> Tensor:
 
 def test_there_are_files_of_every_version_before() -> None:
     versions = {files.read_header(path).metadata["version"] for path in OLD}
-    assert versions == {str(number) for number in range(1, model_file.VERSION)}
+    assert versions == {str(number) for number in range(1, model_file.OF_ONE_BACKBONE)}
 
 
 def test_it_answers_as_it_did(old: Path, frozen: Backbone) -> None:
@@ -97,7 +97,7 @@ def test_it_is_written_in_the_newest_version_and_read_again_with_the_same_bits(
 ) -> None:
     learner = continual.load(old, frozen)
     learner.save(tmp_path / "new.safetensors")
-    assert files.read_header(tmp_path / "new.safetensors").metadata["version"] == str(model_file.VERSION)
+    assert files.read_header(tmp_path / "new.safetensors").metadata["version"] == str(model_file.OF_ONE_BACKBONE)
     again = continual.load(tmp_path / "new.safetensors", frozen)
     (tensors, values), (others, same_values) = learner.export(), again.export()
     assert values == same_values

@@ -12,7 +12,9 @@ import pytest
 
 import continual
 from continual import SimpleCILLearner
+from continual.backbones.loading import load_backbone
 from continual.learning import model_file
+from tests.continual.conftest import write_pictures, write_weights
 from tests.continual.lifecycle.test_crashes import _content, _forked, _same
 from tests.support.served import BACKBONE, learner_of, taught
 
@@ -24,17 +26,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     learner_of([0, 1], [2]).save(folder / "mos.safetensors", embed_backbone=True)
     for name, classes in {"a": [0, 1], "b": [2, 3]}.items():
         taught(SimpleCILLearner(BACKBONE), classes).save(folder / f"{name}.safetensors", embed_backbone=True)
+    images = write_pictures(folder / "images", [f"thing {number}" for number in range(20)], 1)
+    old, new = write_weights(folder / "old.weights", 0), write_weights(folder / "new.weights", 1)
+    taught(SimpleCILLearner(load_backbone(weights=old)), [0, 1]).save(folder / "p.safetensors")
+    port = ["--to-weights", str(new), "--images", str(images)]
     return {
         "consolidate": ["consolidate", "--yes", "--device", "cpu", "--model", str(folder / "mos.safetensors")],
         "merge": ["merge", "--device", "cpu", str(folder / "a.safetensors"), str(folder / "b.safetensors")],
+        "port": ["port", "--yes", "--device", "cpu", "--model", str(folder / "p.safetensors"), *port],
     }
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["consolidate", "merge"])
+@pytest.mark.parametrize("name", ["consolidate", "merge", "port"])
 def test_killed_at_random_moments(sound: dict[str, list[str]], tmp_path: Path, name: str) -> None:
-    """EQUIMOS_KILLS says how many times, of both commands together."""
+    """EQUIMOS_KILLS says how many times, of all commands together."""
     words, draw = sound[name], random.Random(name)
     inputs = [Path(word) for word in words if word.endswith(".safetensors")]
     before = [path.read_bytes() for path in inputs]
@@ -64,7 +71,7 @@ def test_killed_at_random_moments(sound: dict[str, list[str]], tmp_path: Path, n
             assert status == signal.SIGKILL
             assert os.waitpid(_forked([*words, "--out", str(out)]), 0)[1] == 0
             assert model_file.read(out)[1]["state"] == model_file.read(whole)[1]["state"]
-        if kills >= int(os.environ.get("EQUIMOS_KILLS", "12")) / 2:
+        if kills >= int(os.environ.get("EQUIMOS_KILLS", "12")) / 3:
             break
     assert kills
     assert [path.read_bytes() for path in inputs] == before

@@ -1,0 +1,75 @@
+"""What commands say of a change before it is kept: what it broke, and why it is refused. Loading it loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from continual.console import console, count, show_rows
+
+if TYPE_CHECKING:
+    from continual.data.inputs import Label
+    from continual.lifecycle.review import Review
+
+#: pairs of classes shown
+SHOWN = 15
+
+
+def stop(said: str) -> NoReturn:
+    """Say on standard error why nothing was kept, and end with exit code 1."""
+    console(stderr=True).print(said)
+    raise typer.Exit(1)
+
+
+def show_review(found: Review, advice: str) -> None:
+    """Say on standard error what broke: figures, and the pairs of classes in which most was lost.
+
+    `advice` says what would help where nothing can be said of a class.
+    """
+    from continual.lifecycle.review import DRAWN
+
+    def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
+        return f"{sum(answers[i] == found.truth[i] for i in rows) / len(rows):.1%}"
+
+    say = console(stderr=True).print
+    known = [i for i, old in enumerate(found.old) if old is not None]
+    fresh = [i for i, old in enumerate(found.old) if old is None]
+    if known:
+        say(
+            f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
+            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} mended"
+        )
+    if found.gone:
+        say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
+    if fresh:
+        say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
+    rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
+    show_rows(rows, "was right", "is now taken for", "images", stderr=True)
+    if found.simulated:
+        mean = sum(found.simulated.values()) / len(found.simulated)
+        say(
+            f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
+            f"about {mean:.1%} of the answers broke (an estimate)"
+        )
+        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
+        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
+    if found.unjudged:
+        say(
+            f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
+            f"{advice}"
+        )
+
+
+def too_much(outcome: Review, max_flips: float | None, keeping: str | None = None) -> str | None:
+    """Say why an update is refused, if it is, and which option would keep more answers."""
+    if max_flips is None:
+        return None
+    if not (lost := outcome.shares_lost()):
+        return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
+    if max(lost) <= max_flips:
+        return None
+    guessed = ", by an estimate" if outcome.simulated and max(lost) == lost[-1] else ""
+    more = f"; {keeping} holds the head to the answers it gave" if keeping else ""
+    return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips}){more}"

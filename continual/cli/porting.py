@@ -1,0 +1,149 @@
+"""The command that moves a model to another backbone: port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from continual.cli.changes import show_review, stop, too_much
+from continual.cli.options import Device, Method, Model, ModelArg, Weights, Workers, check_shares, check_there
+from continual.console import can_ask, check_target, confirmed, console, count, size
+from continual.errors import InputError
+from continual.lifecycle import contents, locks, versions
+
+if TYPE_CHECKING:
+    from continual.data.inputs import Label
+    from continual.learning.porting import PortReport
+    from continual.lifecycle.seen_images import SeenImages
+
+app = typer.Typer()
+
+
+@app.command()
+def port(
+    images: Annotated[
+        Path,
+        typer.Option(
+            "--images", "-i", metavar="DIR", help="Some 200 images of anything, at any depth; no labels are read."
+        ),
+    ],
+    model: Model,
+    to: Annotated[str | None, typer.Option(metavar="TAG", help="The new backbone: timm's full tag.")] = None,
+    to_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Its weights; of the model's own architecture unless they or --to say another."
+        ),
+    ] = None,
+    model_arg: ModelArg = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A new model file; without, the model's next version.")
+    ] = None,
+    keep_answers: Annotated[
+        float,
+        typer.Option(min=0, metavar="WEIGHT", help="Hold an aligned head (mos, slca) to its old answers: 1, say."),
+    ] = 0.0,
+    max_flips: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Keep nothing if more than this share of answers was right and is not now."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be kept and lost; change nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Keep it without being asked.")] = False,
+    method: Method = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Move a model to another backbone without the images it has learned.
+
+    A map of old features to new ones is fitted on a few unlabelled images; what is remembered of classes follows it,
+    adapters are copied. Says how much of the new features the old ones explain, and which answers are expected to
+    break, and asks before it keeps the result. Below 30 % explained it is refused. Exit code 1: the answer was no, or
+    --max-flips was passed.
+    """
+    check_shares(max_flips=max_flips)
+    check_there([images])
+    target = out or model
+    check_target(target)
+    if out is not None and out.exists():
+        raise InputError(f"{out} is there already: name a new file with --out")
+    if not (yes or dry_run or can_ask()):
+        raise InputError("there is no terminal to ask on: --yes keeps it without asking, --dry-run shows what is lost")
+    from continual import options
+    from continual.cli import opening
+    from continual.cli.progress import ProgressBars, waiting
+    from continual.lifecycle.review import review
+
+    remarks = console(stderr=True)
+    with locks.claimed(target):
+        found = contents.read(model)
+        left = f"{model} is as it was"
+        try:
+            with waiting("loading the model"):
+                learner = opening.load_learner(found, weights, device, method)
+            with waiting("loading the new backbone"):
+                arguments = options.assignments("--model-arg", model_arg or ())
+                backbone = opening.successor(found, to, to_weights, arguments)
+            before = learner.variant()
+            with ProgressBars(remarks) as bars:
+                paths = opening.readable([images], bars)
+                held_out, rest = _known(paths, found.seen)
+                given: dict[str, Any] = {"progress": bars, "workers": workers}
+                report = learner.port(backbone, rest, keep_answers=keep_answers, **given)
+                if report.same and out is None:
+                    console().print(f"{model}: its backbone is this one already; nothing to port")
+                    return
+                outcome = review(before, learner, held_out, simulation=report.simulation, **given)
+            for line in _lines(report, before.backbone.name, backbone.name):
+                remarks.print(line)
+            if found.held_out.digests:
+                remarks.print("note: features that were kept of held-out images are the old backbone's, and left out")
+            show_review(outcome, "Held-out images of them among --images would tell")
+            if dry_run:
+                return
+            keeping = "--keep-answers 1" if learner.keeps_answers else None
+            if broken := too_much(outcome, max_flips, keeping):
+                stop(f"not kept, {broken}; {left}")
+            if not (yes or confirmed("Keep it?")):
+                stop(f"not kept; {left}")
+            event = f"ported from {_described(found.header['backbone'])} to {_described(backbone.describe())}"
+            keep: dict[str, Any] = {"embed_backbone": found.embedded, "seen": found.seen, "figures": outcome.figures()}
+            versions.save(learner, target, event, **keep)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(left) from None
+    console().print(f"{target}: {event}; {count(len(learner.classes), 'class')}, {size(target.stat().st_size)}")
+
+
+def _known(paths: list[Path], seen: SeenImages) -> tuple[list[tuple[Path, Label]], list[Path]]:
+    """Return held-out images of the model's that are among the images, with their classes, and the images to map by.
+
+    A map is not judged on images it was fitted to, unless there are too few others.
+    """
+    from continual.learning.porting import LEAST_IMAGES
+    from continual.lifecycle.new_images import lookup
+
+    entries = [(path, lookup(path, seen)) for path in paths] if seen.images else []
+    held_out = [(path, one.label) for path, one in entries if not isinstance(one, int) and one.held_out]
+    rest = [path for path in paths if path not in {path for path, _ in held_out}]
+    return held_out, rest if len(rest) >= LEAST_IMAGES else paths
+
+
+def _lines(report: PortReport, old: str, new: str) -> list[str]:
+    """Say how well features were mapped."""
+    if report.same:
+        return []
+    least, most = min(report.explained), max(report.explained)
+    share = f"{least:.1%}" if len(report.explained) == 1 else f"{least:.1%} to {most:.1%} under its adapters"
+    return [
+        f"{old} to {new}, by {count(report.images, 'image')}",
+        f"variance of the new features that the old ones explain, of images left out: {share}",
+    ]
+
+
+def _described(about: dict[str, Any]) -> str:
+    """Return a backbone's name with the beginning of its digest: two of one name differ."""
+    return f"{about['name']} ({about['sha256'][:8]})"

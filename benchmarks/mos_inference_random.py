@@ -8,6 +8,7 @@ for learned streams. Sides and units are those of mos_inference.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import timm
@@ -16,6 +17,7 @@ import typer
 from arguments import Device, Out, Size
 from measuring import ceilings, surroundings, table, write
 from mos_inference import cost, latencies
+from torch import Tensor
 
 from continual.backbones.loading import assemble
 from continual.methods.mos.learner import MOSLearner
@@ -29,14 +31,26 @@ def learner_of(model: str, size: int, experiences: int, device: str, precision: 
     learner = MOSLearner(
         backbone, device=device, precision=precision, epochs=0, alignment_epochs=0, statistics="diagonal"
     )
-    for experience in range(experiences):
-        learner.learn(torch.randn(2, 3, size, size), [experience] * 2)
-    about, tensors = learner.export()
-    draw = torch.Generator().manual_seed(0)
-    for name, tensor in tensors.items():
-        if ".up" in name:
-            tensor.copy_(0.02 * torch.randn(tensor.shape, generator=draw))
-    learner.restore(about, tensors)
+    return with_random_adapters(learner, experiences)
+
+
+def with_random_adapters(learner: MOSLearner, experiences: int) -> MOSLearner:
+    """Return a new learner of one class per experience, untrained, whose adapters are drawn by chance."""
+    learner = learner.variant(epochs=0, alignment_epochs=0, statistics="diagonal")
+    labels = 2 * list(range(experiences))
+    learner.learn(torch.randn(len(labels), 3, *learner.backbone.frozen.image_size), labels)
+    draw, state = torch.Generator().manual_seed(0), learner.state
+
+    def random(name: str, tensor: Tensor) -> Tensor:
+        return (0.02 * torch.randn(tensor.shape, generator=draw)).to(tensor) if name.startswith("up") else tensor
+
+    learner.state = replace(
+        state,
+        bank=tuple({name: random(name, own) for name, own in state.bank[0].items()} for _ in labels[:experiences]),
+        class_experience=tuple(labels[:experiences]),
+        experiences=experiences,
+        shifts=state.shifts * experiences,
+    )
     return learner
 
 

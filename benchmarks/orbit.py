@@ -18,7 +18,6 @@ import json
 import platform
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ import timm
 import torch
 import typer
 from arguments import AnyWeights, Out
+from measuring import peak_bytes
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -104,32 +104,11 @@ def seconds(model: nn.Module, x: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(model: nn.Module, x: Tensor) -> int:
-    """Return the peak of the memory that torch gives out during one call, above what is held before it."""
-    if x.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        model(x)
-        return torch.cuda.max_memory_allocated() - held
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model(x)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
-
-
 def measure(models: dict[str, nn.Module], x: Tensor, rounds: int) -> list[Cost]:
     """Run all models on `x`, interleaved, and compare them with the first."""
     times: dict[str, list[float]] = {name: [] for name in models}
     names, order = list(models), random.Random(0)
-    peaks = {name: peak_bytes(model, x) for name, model in models.items()}  # and a warm-up
+    peaks = {name: peak_bytes(lambda model=model: model(x)) for name, model in models.items()}  # and a warm-up
     for _ in track(range(rounds), f"{x.shape[-1]} px, batch {len(x)}"):
         order.shuffle(names)
         for name in names:

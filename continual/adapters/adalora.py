@@ -57,7 +57,7 @@ class AdaLoRA(LowRank):
         blocks = shapes.depth - 1
         return {
             "lora_A": 0.02 * torch.randn(blocks, self.initial, shapes.width, generator=generator),
-            "lora_B": 0.02 * torch.randn(blocks, shapes.attention, self.initial, generator=generator),
+            "lora_B": 0.02 * torch.randn(blocks, self.rows(shapes), self.initial, generator=generator),
             "lora_E": torch.zeros(blocks, self.initial, 1),
         }
 
@@ -75,9 +75,9 @@ class AdaLoRA(LowRank):
 
     def attention(self, weights: Mapping[str, Tensor], own: Tensor) -> Tensor:
         if "lora_E" in weights:
-            return own + self.scale * (weights["lora_B"] @ (weights["lora_E"] * weights["lora_A"]))
+            return own + self.change(weights["lora_B"] @ (weights["lora_E"] * weights["lora_A"]))
         rows = weights["writing"] * weights["place"].unsqueeze(-1)
-        return own + self.scale * (rows.mT @ weights["reading"])
+        return own + self.change(rows.mT @ weights["reading"])
 
     def regulation(self, weights: Mapping[str, Tensor], steps: int) -> "RankAllocation | None":
         return RankAllocation(weights, self.rank, self.orthogonality, steps) if "lora_E" in weights else None

@@ -96,7 +96,8 @@ def per_image(kind: AdapterKind, bank: Weights, chosen: Tensor) -> Serving:
         return own if block < kind.first_block else kind.attention(of_block(block), own)
 
     def after(tokens: Sequence[Tensor], pool: Pool) -> Tensor:
-        each = chosen.repeat_interleave(tokens[0].shape[0] // len(chosen))  # an adapter serves all views of its image
+        # An adapter serves all views of its image; `len` would hold a graph to as many images as it was traced with.
+        each = chosen.repeat_interleave(tokens[0].shape[0] // chosen.shape[0])
         return kind.after(one(bank, each), tokens, pool)
 
     return _where_it_acts(kind, beside, attention, after)
@@ -168,8 +169,10 @@ def serve(
         parts = zip(ones.tolist(), order.split(sizes.tolist()), strict=True)
         found = torch.cat([features(stem[rows], shared(kind, one(bank, k))) for k, rows in parts])  # type: ignore[index]
         return torch.empty_like(found).index_copy_(0, order, found)
-    # Measured on a CPU (benchmarks/mos_adapters.py); a GPU would wait for many small products.
-    if len(chosen) < 16 or chosen.device.type != "cpu":
+    # Measured on a CPU (benchmarks/mos_adapters.py; a ladder is many small products, which are worth putting together
+    # from four images each on); a GPU would wait for them.
+    alone = 4 * len(chosen.unique()) if kind.acts("after") else 16
+    if len(chosen) < alone or chosen.device.type != "cpu":
         return features(stem, per_image(kind, bank, chosen))
     found = features(stem[order], grouped(kind, bank, chosen[order]))  # type: ignore[index]
     return torch.empty_like(found).index_copy_(0, order, found)

@@ -33,7 +33,7 @@ class Serving:
     beside: Callable[[int, Tensor], Tensor] | None = None
     #: (block index, W (K, D)) -> the weight that stands for the attention's W (K, D), or for each image's (B, K, D)
     attention: Callable[[int, Tensor], Tensor] | None = None
-    #: (tokens (B m, N, D) after the blocks of `read_blocks`, pool) -> what to add to the features (B m, D)
+    #: (standardised tokens (B m, N, D) after the blocks of `read_blocks`, pool) -> what to add to the features (B m, D)
     after: Callable[[Sequence[Tensor], Pool], Tensor] | None = None
     reads: int = 0  #: after how many blocks `after` reads tokens
 
@@ -121,6 +121,11 @@ class AdapterKind(BaseModel, ABC):
         """
         return frozenset()
 
+    @property
+    def places(self) -> str:
+        """Which part of what it changes an adapter's numbers are for, where a setting says so."""
+        return ""
+
     def check(self, shapes: Shapes) -> None:
         """Raise InputError for a ViT that has no place for adapters of this kind."""
 
@@ -155,8 +160,8 @@ class AdapterKind(BaseModel, ABC):
     def after(self, weights: Mapping[str, Tensor], tokens: Sequence[Tensor], pool: Pool) -> Tensor:
         """Return what is added to features (B, D), of tokens (B, N, D): see `read_blocks`.
 
-        The first are those between the first block's halves. `weights` are all of the adapter, shared by the batch or
-        with a leading axis B.
+        They are standardised, and the first are those between the first block's halves. `weights` are all of the
+        adapter, shared by the batch or with a leading axis B.
         """
         raise NotImplementedError
 

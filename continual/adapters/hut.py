@@ -21,4 +21,4 @@ class HUT(LowRank):
     lr_scale: float = Field(24.0, gt=0, description="the adapter's rate as a share of the method's lr")
 
     def attention(self, weights: Mapping[str, Tensor], own: Tensor) -> Tensor:
-        return own * (1 + self.scale * (weights["writing"] @ weights["reading"]))
+        return own * (1 + self.change(weights["writing"] @ weights["reading"]))

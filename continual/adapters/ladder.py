@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from continual.adapters.base import AdapterKind, Pool, Shapes, affine, divisors, read_blocks, standardised
+from continual.adapters.base import AdapterKind, Pool, Shapes, affine, divisors, read_blocks
 from continual.errors import InputError
 
 TEMPERATURE = 0.1  #: of the gates
@@ -89,7 +89,7 @@ class Ladder(AdapterKind):
         return {**weights, "up_weight": torch.zeros(wide, narrow), "up_bias": torch.zeros(wide)}
 
     def after(self, weights: Mapping[str, Tensor], tokens: Sequence[Tensor], pool: Pool) -> Tensor:
-        first, *levels = map(standardised, tokens)
+        first, *levels = tokens
 
         def layer(name: str, x: Tensor, number: str = "") -> Tensor:
             return affine(x, weights[f"{name}_weight{number}"], weights[f"{name}_bias{number}"])

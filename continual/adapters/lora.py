@@ -17,4 +17,4 @@ class LoRA(LowRank):
     lr_scale: float = Field(0.2, gt=0, description="the adapter's rate as a share of the method's lr")
 
     def attention(self, weights: Mapping[str, Tensor], own: Tensor) -> Tensor:
-        return own + self.scale * (weights["writing"] @ weights["reading"])
+        return own + self.change(weights["writing"] @ weights["reading"])

@@ -29,7 +29,8 @@ class SharedStem:
     first: Tensor | None = None  #: (B, m N, D), the first block's output without adapter, if it was computed already
     views: int = 1  #: m, how many views of each image there are, one after the other
     weights: Tensor | None = None  #: (B, m), how they count, where that is known already
-    #: where adapters act after the ViT alone: tokens (B, m N, D) that they read beside h, and its features (B, m, D)
+    #: where adapters act after the ViT alone: tokens (B, m N, D) that they read, standardised, h's among them, and its
+    #: features (B, m, D)
     passed: tuple[Tensor, ...] = ()
 
     def __getitem__(self, rows: Tensor) -> SharedStem:

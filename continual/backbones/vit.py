@@ -15,7 +15,7 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 from torch.utils import checkpoint as checkpoints
 
-from continual.adapters.base import Adapters, Serving, Shapes, read_blocks, serving
+from continual.adapters.base import Adapters, Serving, Shapes, read_blocks, serving, standardised
 from continual.backbones.attention import ALL, attend
 from continual.backbones.base import FrozenBackbone, SharedStem, apart, beside
 from continual.errors import BackboneError
@@ -133,7 +133,8 @@ class FrozenViT(FrozenBackbone):
         """Return the stem with what the ViT alone makes of it."""
         seen: dict[int, Tensor] = {}
         features = self._run(stem, None, False, seen)
-        tokens = [seen[place] for place in read_blocks(self.depth, reads)]
+        # Once for all adapters that read them.
+        tokens = [standardised(level) for level in (stem.h, *(seen[place] for place in read_blocks(self.depth, reads)))]
         return replace(stem, passed=(*tokens, beside(features.unsqueeze(1), stem.views)))
 
     def features(
@@ -172,7 +173,7 @@ class FrozenViT(FrozenBackbone):
         if served.after is None:
             return self._run(stem, served, checkpoint)
         whole = stem if stem.passed else self._whole(stem, served.reads)
-        *tokens, features = (apart(tensor, stem.views) for tensor in (stem.h, *whole.passed))
+        *tokens, features = (apart(tensor, stem.views) for tensor in whole.passed)
         return features.squeeze(1) + served.after(tokens, self._pool)
 
     def _run(

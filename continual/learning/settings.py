@@ -144,7 +144,8 @@ def check_adapters(frozen: Any, settings: Settings, learned: Settings | None = N
         return
     kind.check(frozen.shapes)
     then = getattr(learned, "adapter_kind", kind)
-    if type(kind) is not type(then) or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
+    same = type(kind) is type(then) and kind.places == then.places
+    if not same or kind.numbers(frozen.shapes) != then.numbers(frozen.shapes):
         raise InputError(
             f"this model's adapters are {then!r}, and one model has one kind: learn a new one for {kind!r}"
         )

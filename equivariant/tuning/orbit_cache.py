@@ -1,12 +1,14 @@
-"""Train on a frozen backbone's features: the orbit of every image is computed once.
+"""Train on what a frozen network makes of images: the orbit of every image is computed once.
 
 The cache of an image is c[g] = φ(g·x), (|G|, …), for the frozen φ. Transforming the image permutes it:
-(h·c)[g] = φ(g·h·x) = c[gh]. So a wrapper around φ, acting on images, gives the same answers as the same wrapper around
-c ↦ c[e], acting on caches, and nothing else about it changes.
+(h·c)[g] = φ(g·h·x) = c[gh]. So a wrapper around ψ∘φ, acting on images, gives the same answers as the same wrapper
+around c ↦ ψ(c[e]), acting on caches, and nothing else about it changes. φ is the model's frozen part, and ψ what is
+trained of it: nothing, or the last modules of an `nn.Sequential`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from equivariant.actions import Action
 from equivariant.checks.evaluation import Data, Tick, batches
+from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
 from equivariant.parts.surgery import device_of, evaluating
@@ -42,8 +45,28 @@ class _Untransformed(nn.Module):
         return cache[:, self.identity]
 
 
+def frozen_modules(model: nn.Module) -> int:
+    """Return how many modules of a `Sequential` nothing is trained in, up to the last one with weights before ψ.
+
+    Any other model counts as one; 0 if its first weights are trained.
+    """
+    parts = list(model) if type(model) is nn.Sequential else [model]
+    count = 0
+    for place, part in enumerate(parts, 1):
+        weights = list(part.parameters())
+        if any(weight.requires_grad for weight in weights):
+            return count
+        count = place if weights else count
+    return len(parts)
+
+
 def cache_views(wrapper: OrbitWrapper, data: Data, batch_size: int, tick: Tick | None = None) -> tuple[Tensor, Tensor]:
-    """Return the model's output for every view of every image, (N, |G|, …), and the labels (N,), on the CPU."""
+    """Return what the model's frozen part makes of every view of every image, (N, |G|, …), and labels (N,), on the CPU.
+
+    Raises InputError if that is no tensor.
+    """
+    model, count = wrapper.model, frozen_modules(wrapper.model)
+    first = model[:count] if type(model) is nn.Sequential and count < len(model) else model
     caches, truth = [], []
     with evaluating(wrapper):
         for images, labels in batches(data, device_of(wrapper), batch_size, tick=tick):
@@ -51,7 +74,13 @@ def cache_views(wrapper: OrbitWrapper, data: Data, batch_size: int, tick: Tick |
             parts = []
             for elements in chunks(wrapper.group.order, wrapper.chunk):
                 views = orbit(wrapper.group, images, wrapper.input, elements)
-                parts.append(wrapper.model(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
+                output = first(views.flatten(0, 1))
+                if not isinstance(output, Tensor):
+                    raise InputError(
+                        f"what is kept of images must be one tensor, and {type(first).__name__} gives a "
+                        f"{type(output).__name__}: say Recipe(..., cache=False)"
+                    )
+                parts.append(output.unflatten(0, views.shape[:2]))
             caches.append(torch.cat(parts).transpose(0, 1).cpu())
             truth.append(labels.cpu())
     return torch.cat(caches), torch.cat(truth)
@@ -61,8 +90,20 @@ def cache_views(wrapper: OrbitWrapper, data: Data, batch_size: int, tick: Tick |
 def on_caches(wrapper: OrbitWrapper) -> Iterator[None]:
     """Let the wrapper take caches instead of images, for a while."""
     model, action = wrapper.model, wrapper.input
-    wrapper.model, wrapper.input = _Untransformed(wrapper.group.identity), CachedOrbit()
+    wrapper.model, wrapper.input = _after_cache(model, wrapper.group.identity), CachedOrbit()
     try:
         yield
     finally:
         wrapper.model, wrapper.input = model, action
+
+
+def _after_cache(model: nn.Module, identity: int) -> nn.Module:
+    """Return what takes caches in a model's place; what is trained keeps its name."""
+    count = frozen_modules(model)
+    if type(model) is not nn.Sequential or count == len(model):
+        return _Untransformed(identity)
+    names = list(dict(model.named_children()))
+    passing = {name: nn.Identity() for name in names[1:count]}
+    return nn.Sequential(
+        OrderedDict({names[0]: _Untransformed(identity), **passing, **dict(model[count:].named_children())})
+    )

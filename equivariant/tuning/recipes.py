@@ -45,8 +45,8 @@ class Recipe:
       `patience` scores without a better one the stage stops early.
     - `turn`: transform every training image by a random element of the group. To an invariant model it makes no
       difference, to a plain one it is augmentation.
-    - `cache`: while the backbone is frozen, run it once over the orbit of every image and train on its features: the
-      same answers, in a small part of the time, for N·|G| features in memory.
+    - `cache`: what is frozen of the backbone, all of it or the first modules of an `nn.Sequential`, is run once over
+      the orbit of every image: the same answers, in a small part of the time, for N·|G| of its outputs in memory.
     - `batch_statistics`: let batch norm use, and learn, the statistics of each batch. Off, it keeps pretraining's and
       only its scale and shift train: a few small batches of other images would spoil them.
     """

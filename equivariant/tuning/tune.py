@@ -17,7 +17,7 @@ from equivariant.checks.evaluation import Data, as_dataset, evaluate
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.parts.surgery import device_of
-from equivariant.tuning.orbit_cache import cache_views, on_caches
+from equivariant.tuning.orbit_cache import cache_views, frozen_modules, on_caches
 from equivariant.tuning.recipes import Recipe, Stage, as_recipe
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.run import Progress, Run, random_turns
@@ -141,10 +141,10 @@ def _freeze_all_but(model: nn.Module, chosen: list[nn.Parameter], batch_statisti
 def _cached(
     model: nn.Module, wrapper: OrbitWrapper | None, recipe: Recipe, train: Data, validation: Data
 ) -> Iterator[tuple[Data, Data, bool]]:
-    """Yield the data to train and to validate on, and whether they are still images or a frozen backbone's features."""
+    """Yield the data to train and to validate on, and whether they are still images or what is frozen makes of them."""
     first = model[0] if isinstance(model, nn.Sequential) else model
-    frozen = wrapper is first and not any(p.requires_grad for p in wrapper.model.parameters())
-    if wrapper is None or not (recipe.cache and frozen and wrapper.through_model):
+    kept = recipe.cache and wrapper is first and wrapper.through_model
+    if wrapper is None or not kept or frozen_modules(wrapper.model) == 0:
         yield train, validation, True
         return
     caches = [cache_views(wrapper, data, recipe.batch_size) for data in (train, validation)]

@@ -13,6 +13,7 @@ from continual import distributed
 from continual.adapters.bank import TrainableAdapter, shared
 from continual.adapters.base import Regulation, Weights, read_blocks
 from continual.backbones.loading import Backbone
+from continual.backbones.side_network import unpacked
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData, Label
 from continual.errors import InputError
@@ -24,7 +25,7 @@ from continual.learning.settings import AdapterSettings, Settings
 from continual.learning.state import S, State, learned
 from continual.learning.training import GradientTraining, Output, Progress, Start, Training
 from continual.losses.base import LossTerm
-from continual.methods.bases.kept_views import keep_views, unpacked
+from continual.methods.bases.kept_views import keep_views
 from continual.methods.bases.teaching import Taught, taught_by, use_of
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from continual.adapters.base import standardised
-from continual.backbones.base import SharedStem
+from continual.backbones.side_network import packed
 from continual.data.loaders import SeededItems
 from continual.errors import InputError
 from continual.learning.extractor import Extractor, Progress
@@ -23,7 +22,8 @@ from continual.learning.extractor import Extractor, Progress
 class KeptViews(Dataset[Any]):
     """Items as those of a data set of images, each image's place taken by one of its views, drawn at random.
 
-    A view is (R, D) in half precision, see `packed`. The draw is the loader's, of seed, epoch and image.
+    A view is (R, D) in half precision, see `continual.backbones.side_network.packed`. The draw is the loader's, of
+    seed, epoch and image.
     """
 
     views: Sequence[Tensor]  #: of each of several views (n, R, D), one row an image
@@ -35,23 +35,6 @@ class KeptViews(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         view = 0 if len(self.views) == 1 else int(torch.randint(len(self.views), ()))
         return self.views[view][index], *self.rest[index]
-
-
-def packed(stem: SharedStem) -> Tensor:
-    """Return a stem whose ViT was run (`SharedStem.passed`) as (B, R, D) in half precision, features in full.
-
-    Tokens are brought to mean 0 and deviation 1, as a ladder reads them, so that none is too large for it.
-    """
-    *tokens, features = (stem.h, *stem.passed)
-    rows = [standardised(level.float()).half() for level in tokens]
-    return torch.cat([*rows, features.float().view(torch.float16).unflatten(-1, (2, -1)).flatten(1, 2)], 1)
-
-
-def unpacked(rows: Tensor, reads: int) -> SharedStem:
-    """Return the stem of which `packed` gave the rows (B, R, D), with tokens after so many blocks."""
-    features = rows[:, -2:].flatten(1).contiguous().view(torch.float32).unsqueeze(1)
-    h, *tokens = rows[:, :-2].float().chunk(reads + 1, 1)
-    return SharedStem(h, None, passed=(*tokens, features))
 
 
 def keep_views(

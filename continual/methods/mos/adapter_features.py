@@ -59,7 +59,7 @@ class AdapterFeatures:
         """Features under the first adapter, and what they have over those of the few views."""
         every = torch.arange(len(self.images), device=self.images.device)
         if self.few is None:
-            first = self._remembered(every, torch.zeros_like(every))
+            first = self._remembered(None, torch.zeros_like(every))
             return first, torch.zeros_like(first)
         few, adapters = self.few, shared(self.kind, one(self.bank, 0))
 
@@ -71,16 +71,18 @@ class AdapterFeatures:
         first, some = both.chunk(2, 1)
         return first, first - some
 
-    def _remembered(self, rows: Tensor, chosen: Tensor) -> Tensor:
-        """Return features (M, D) of the views that adapters (M,) see."""
+    def _remembered(self, rows: Tensor | None, chosen: Tensor) -> Tensor:
+        """Return features (M, D) of the views that adapters (M,) see, of the images `rows` (M,) or of all."""
 
         def compute(new: Tensor) -> Tensor:
-            stem = self.stem[rows[new]]
+            # Tokens of all images are not copied: of those that a ladder reads that would take as long as it does.
+            every = rows is None and len(new) == len(self.images)
+            stem = self.stem if every else self.stem[new if rows is None else rows[new]]
             seen = stem if self.few is None else stem.only(self.few)
             return serve(self.kind, self.extractor.features, seen, self.bank, chosen[new])
 
         if self.cache is None:
-            return compute(torch.arange(len(rows), device=rows.device))
+            return compute(torch.arange(len(chosen), device=chosen.device))
         # Consolidation leaves the first adapter as it is.
         names = [(k, self.bank_name if k else None, self.few) for k in chosen.tolist()]
-        return self.cache.features(self.images[rows], names, compute)
+        return self.cache.features(self.images if rows is None else self.images[rows], names, compute)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
 from torch import Tensor
 
 from continual import adapters
+from continual.adapters.adalora import AdaLoRA
 from continual.adapters.bank import per_image, shared, stacked
 from continual.adapters.base import AdapterKind, Shapes, Weights, read_blocks
 from continual.adapters.bottleneck import Bottleneck
@@ -113,6 +116,24 @@ def test_changed_attention_is_a_vit_with_changed_weights(kind: AdapterKind, dept
         untouched = [n for n, p in frozen.network.named_parameters() if torch.equal(p, before[n])]
     assert len(before) - len(untouched) == depth - 1
     assert "blocks.0.attn.qkv.weight" in untouched
+
+
+@pytest.mark.parametrize("targets", ["qkv", "qv", "k"])
+@pytest.mark.parametrize("kind", [LoRA, HUT, AdaLoRA])
+def test_targets_are_rows_of_the_weight(kind: type[LoRA | HUT | AdaLoRA], targets: Any) -> None:
+    own = torch.randn(96, 32, dtype=torch.float64, generator=generator(3)).abs() + 1
+    small = kind(rank=2, scale=0.5, targets=targets)
+    bank = [small.finished(drawn(small, Shapes(3, 32, 96), key)) for key in (1, 2)]
+    changed = [shared(small, weights).attention(2, own) - own for weights in bank]  # type: ignore[misc]
+    for number, name in enumerate("qkv"):
+        assert bool(changed[0].chunk(3)[number].any()) == (name in targets)
+    assert len(bank[0]["writing"].flatten()) == len(targets) / 3 * len(
+        kind(rank=2).finished(drawn(kind(rank=2), Shapes(3, 32, 96)))["writing"].flatten()
+    )
+    each = per_image(small, stacked(bank), torch.tensor([1, 0])).attention(2, own)  # type: ignore[misc]
+    torch.testing.assert_close(each - own, torch.stack(changed[::-1]))
+    with pytest.raises(InputError, match="as many rows of queries as of keys.*bottleneck"):
+        small.check(Shapes(3, 32, 64))
 
 
 @pytest.mark.parametrize("kind", [LoRA(rank=3), HUT(rank=3)], ids=str)
@@ -262,3 +283,31 @@ def test_widths_that_do_not_divide_are_refused_with_the_divisors() -> None:
             adapters.KINDS.get(name)().check(Shapes(2, 32))
         with pytest.raises(InputError, match="leaves the first block as it is"):
             adapters.KINDS.get(name)().check(Shapes(1, 32, 96))
+
+
+@pytest.mark.parametrize("name", adapters.KINDS.all())
+def test_an_adapter_for_each_image_traces_for_any_number_of_images(name: str) -> None:
+    shapes, views = Shapes(3, 32, 96), 2
+    kind = adapters.KINDS.get(name)(
+        **({"reduction": 4} if name == "ladder" else {"width": 8} if name == "compacter" else {})
+    )
+    bank = stacked([{n: t.float() for n, t in kind.finished(drawn(kind, shapes, key)).items()} for key in (1, 2)])
+
+    class Served(torch.nn.Module):
+        def forward(self, h: Tensor, chosen: Tensor) -> Tensor:
+            served = per_image(kind, bank, chosen)
+            if served.after is not None:
+                tokens = [h.repeat_interleave(views, 0)] * (1 + len(read_blocks(3, served.reads)))
+                return served.after(tokens, lambda z: z[:, 0])
+            return served.beside(1, h) if served.beside is not None else served.attention(1, h)  # type: ignore[misc]
+
+    size = (96, 32) if kind.acts("attention") else (5, 32)
+
+    def given(count: int) -> tuple[Tensor, Tensor]:
+        shape = size if kind.acts("attention") else (count, *size)
+        return torch.randn(shape, generator=generator(3)), torch.arange(count) % 2
+
+    batch = torch.export.Dim("batch", min=1)
+    axes = (None if kind.acts("attention") else {0: batch}, {0: batch})
+    graph = torch.export.export(Served(), given(3), dynamic_shapes=axes).module()
+    torch.testing.assert_close(graph(*given(5)), Served()(*given(5)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import equivariant as eq
-from equivariant.tuning.orbit_cache import CachedOrbit, cache_views
+from equivariant.tuning.orbit_cache import CachedOrbit, cache_views, frozen_modules
 from equivariant.tuning.recipes import RECIPES, as_recipe
 from equivariant.tuning.result import Record
 from equivariant.tuning.run import _better
@@ -441,3 +441,52 @@ def test_evaluation_turns_the_same_way_every_time() -> None:
     assert len({e.turned for e in found}) > 1
     assert sum(e.turned for e in found) / 5 == pytest.approx(1 / 4, abs=0.08)
     assert eq.evaluate(nn.Flatten(), data, "C1").turned == 1
+
+
+def side_network(trained: tuple[nn.Module, nn.Module]) -> tuple[nn.Module, list[nn.Parameter]]:
+    """A wrapped frozen network, a trained one that reads it, and a head; and what is trained."""
+    features, head = copy.deepcopy(trained)
+    side = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 12))
+    model = nn.Sequential(eq.Equitune(nn.Sequential(features, nn.ReLU(), side), "C4"), head).double()
+    return model, [*side.parameters(), *head.parameters()]
+
+
+def test_what_is_frozen_of_a_model_is_run_once(trained: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    train, validation = [(x.double(), labels) for x, labels in (TRAIN, VALIDATION)]
+    recipe = eq.Recipe((eq.Stage("head", steps=20, learning_rate=0.01),), batch_size=32, validate_every=10)
+    models, passes = [], []
+    for cache in (True, False):
+        torch.manual_seed(1)
+        model, chosen = side_network(trained)
+        before = state(model)
+        model[0].model[0].register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))  # type: ignore[index, union-attr]
+        eq.tune(
+            model, train, validation, replace(recipe, cache=cache), parts={"head": chosen}, folder=tmp_path / str(cache)
+        )
+        models.append(model)
+        if cache:
+            assert sum(passes) == 4 * (64 + 32)
+        assert changed(model[0].model[2], {n.removeprefix("0.model.2."): t for n, t in before.items()}) == {"0", "2"}  # type: ignore[index, union-attr]
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+    again, chosen = side_network(trained)
+    eq.tune(again, train, validation, recipe, parts={"head": chosen}, folder=tmp_path / "True")
+    torch.testing.assert_close(again.state_dict(), models[0].state_dict(), rtol=0, atol=0)
+
+
+def test_a_cache_ends_where_training_begins(trained: tuple[nn.Module, nn.Module]) -> None:
+    model, chosen = side_network(trained)
+    model.requires_grad_(False)
+    assert frozen_modules(model[0].model) == 3  # type: ignore[index, union-attr, arg-type]
+    chosen[0].requires_grad_(True)
+    assert frozen_modules(model[0].model) == 1  # type: ignore[index, union-attr, arg-type]
+    assert frozen_modules(nn.Sequential(nn.Flatten(), nn.Linear(2, 2))) == 0
+    assert frozen_modules(nn.Flatten()) == 1
+
+
+def test_a_cache_holds_one_tensor_of_an_image() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(eq.InputError, match="must be one tensor.*cache=False"):
+        cache_views(eq.Equitune(Pair(), "C4"), TRAIN, 8)

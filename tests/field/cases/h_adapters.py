@@ -56,6 +56,11 @@ def _mixed(folder: Path) -> None:
     for other in ({"adapter": "lora"}, {"bottleneck": 8}, {"adapter": "compacter", "adapter_args": {"width": 8}}):
         with pytest.raises(EquimosError, match="one model has one kind: learn a new one"):
             learner.variant(**other)
+    attention = {**QUICK, "adapter": "lora", "adapter_args": {"targets": "qv"}}
+    other_rows = FinetuneLearner(tiny_backbone(), **attention)
+    other_rows.learn(*coloured_squares([0, 1], 4))
+    with pytest.raises(EquimosError, match="one model has one kind: learn a new one"):
+        other_rows.variant(adapter_args={"targets": "qk"})
     assert learner.predict(coloured_squares([0, 1], 2)[0]).labels == before.labels
 
 
@@ -104,6 +109,13 @@ CASES = [
     ),
     Case(
         SECTION,
+        '`targets = "mlp"` for lora',
+        "an error that names the targets there are",
+        "target modules by a name that matches nothing, so that nothing is trained, without a word",
+        refused("adapter_args.targets.*'qkv', 'qv'", adapter="lora", adapter_args={"targets": "mlp"}),
+    ),
+    Case(
+        SECTION,
         "any adapter on a CNN",
         "an error that names methods for a CNN",
         "target modules that are not found in the base model, a frequent report about tuners on CNNs",
@@ -118,7 +130,7 @@ CASES = [
     ),
     Case(
         SECTION,
-        "a learned model that is given another kind or width of adapter",
+        "a learned model that is given another kind, width or target of adapter",
         "an error; the model stays as it was",
         "size mismatches when a checkpoint of one rank is loaded into another",
         _mixed,

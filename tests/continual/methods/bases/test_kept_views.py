@@ -11,13 +11,14 @@ from torch import Tensor
 from continual import losses
 from continual.adapters.bank import shared
 from continual.adapters.ladder import Ladder
+from continual.backbones.side_network import packed, unpacked
 from continual.backbones.vit import FrozenViT
 from continual.data.inputs import as_experience
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
 from continual.learning.loop import run
 from continual.losses.base import Batch, LossTerm
-from continual.methods.bases.kept_views import keep_views, packed, unpacked
+from continual.methods.bases.kept_views import keep_views
 from continual.methods.finetune import FinetuneLearner
 from continual.methods.mos.learner import MOSLearner
 from continual.testing import coloured_squares, tiny_backbone

@@ -16,7 +16,9 @@ from continual.backbones.loading import Backbone
 from continual.backbones.vit import SharedStem
 from continual.data.inputs import as_experience
 from continual.errors import LearningError
+from continual.learning.feature_cache import FeatureCache
 from continual.merging.base import merged
+from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.learner import MOSLearner, MOSTraining
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.fields import pack
@@ -292,3 +294,23 @@ def test_it_learns(backbone: Backbone, blobs: Blobs) -> None:
     for classes in STREAM:
         learner.learn(*blobs(classes, 8))
     assert learner.evaluate(*blobs(range(6), 8, seed=5)) > 0.9
+
+
+@pytest.mark.parametrize("args", [{"bottleneck": 4}, {"reduction": 4}], ids=["bottleneck", "ladder"])
+def test_tokens_of_all_images_are_not_copied_for_the_first_adapter(
+    args: dict[str, int], learned: Callable[..., MOSLearner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learned(2, adapter="ladder" if "reduction" in args else "bottleneck", adapter_args=args)
+    images, kind, bank = torch.randn(5, 3, 16, 16), learner.settings.adapter_kind, learner.state.stacked_bank()
+    copied: list[int] = []
+    some = SharedStem.__getitem__
+    monkeypatch.setattr(SharedStem, "__getitem__", lambda stem, rows: (copied.append(len(rows)), some(stem, rows))[1])
+    with torch.no_grad():
+        alone = learner.extractor.features(images, shared(kind, learner.state.bank[0]))
+        for cache in (None, FeatureCache()):
+            under = AdapterFeatures(learner.extractor, kind, bank, images, views=1, cache=cache)
+            torch.testing.assert_close(under.first, alone)
+            assert copied == []
+            under.later(torch.tensor([1, 3]), torch.tensor([1, 1]))
+            assert copied == [2]
+            copied.clear()

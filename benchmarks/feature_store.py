@@ -22,8 +22,8 @@ from continual.metrics.accuracy import average
 #: methods of the config that train nothing, and two more
 METHODS = ["simple_cil", "ridge", "strata", "ranpac, no adapter", "strata, 4 blocks"]
 MORE = [
-    "methods.'ranpac, no adapter'={method='ranpac', settings={epochs=0, projection=2000}}",
-    "methods.'strata, 4 blocks'={method='strata', settings={blocks=4}}",
+    "methods.'ranpac, no adapter'={method='ranpac', epochs=0, projection=2000}",
+    "methods.'strata, 4 blocks'={method='strata', blocks=4}",
 ]
 
 

@@ -137,6 +137,11 @@ class Porting(ABC, Generic[S]):
         if not self.state.classes:
             raise InputError("nothing has been learned yet: make a new model on the new backbone")
         self._check_portable(keep_answers)
+        if self.state.ignored:
+            raise InputError(
+                f"{self.state.ignored[0].name!r} is suppressed in features of the old backbone: allow it (equimos concept "
+                "allow), port, and suppress it again"
+            )
         backbone = backbone.on(self.device)
         if (backbone.sha256, backbone.preprocessing) == (self.backbone.sha256, self.backbone.preprocessing):
             return PortReport(0)

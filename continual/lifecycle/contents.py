@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from continual import files
+from continual.backbones import described
 from continual.errors import ModelFileError
 from continual.learning import model_file
 from continual.lifecycle.seen_images import COLUMNS, SeenImages
@@ -51,7 +52,7 @@ class ModelFile:
     @property
     def channels(self) -> int:
         """How many channels its images have."""
-        return len(self.header["backbone"]["preprocessing"]["mean"])
+        return len(described(self.header["backbone"])[0]["preprocessing"]["mean"])
 
     @cached_property
     def held_out(self) -> HeldOutFeatures:

@@ -147,22 +147,21 @@ def plan(
 ) -> Plan:
     """Compare a folder, or the images that a manifest lists, with what a model has seen.
 
-    `only` names the class folders to look at; `hold_out` is the share of each class's new images that is kept
-    for evaluation, the same ones whenever the same images are there. Of a folder with the parts of a split, the
-    training part is looked at. A manifest names images outside its folder with `outside` alone. `channels` is how many
-    the backbone takes. Raises InputError for a folder without images, or an unknown name in `only`.
+    `only` names the class folders to look at; `hold_out` is the share of each class's new images kept for evaluation,
+    the same ones whenever the same images are there. Of a folder with the parts of a split, the training part is looked
+    at. A manifest names images outside its folder with `outside` alone. `channels` is how many the backbone takes.
+    Raises InputError for a folder without images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
     paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder, channels)
-    if unknown := set(only) - set(names):
-        name = min(unknown)
+    if name := min(set(only) - set(names), default=""):
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
     made = Plan(seen, known)
     if parts:
         others = " and ".join(f"{place.name}/" for part, place in parts.items() if part != "train")
-        left = f"; {others} is left alone" if others else ""
-        made.notes.append(f"{whole} has the parts of a split: what is new in {folder} is learned{left}")
+        others = f"; {others} is left alone" if others else ""
+        made.notes.append(f"{whole} has the parts of a split: what is new in {folder} is learned{others}")
     label_of = {name: _label(name, made) for name in dict.fromkeys(names)}
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
     pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress, channels)

@@ -108,8 +108,7 @@ class MOSTraining(AdapterTraining[MOSState]):
             self.anchor = merged(settings.anchor, before.bank, begin, only=only, **settings.anchor_args)
         merges = 1 if settings.merge == "step" else start.extractor.backbone.depth + 1
         self.alpha = effective_alpha(settings.alpha, merges)
-        if not self.new_classes:
-            self.epochs = 0
+        self.epochs = self.epochs if self.new_classes else 0
 
     def after_step(self) -> None:
         """Merge the working adapter towards the finished ones (MOS, equation 6)."""
@@ -224,13 +223,11 @@ class MOSLearner(IncrementalLearner[MOSState]):
         kind, rule, views = settings.adapter_kind, settings.consolidate, settings.retrieved_views
         bank = self.state.stacked_bank(rule)
         under = AdapterFeatures(self.extractor, kind, bank, images, views=views, bank_name=rule, cache=cache)
-        first = under.first
-        last = first.clone()  # under the adapter that was run last
+        first, last = under.first, under.first.clone()  # the last is under the adapter that was run last
 
         def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
             features = first[rows]
-            # Stage one has already run the first adapter on every image.
-            others = stacks.nonzero().squeeze(-1)
+            others = stacks.nonzero().squeeze(-1)  # stage one has run the first adapter on every image
             if len(others):
                 features = features.index_copy(0, others, under.later(rows[others], stacks[others]))
             last[rows] = features
@@ -279,17 +276,15 @@ class MOSLearner(IncrementalLearner[MOSState]):
         if key not in state.early_exits:
             draw = generator(settings.seed, "early exit", state.updates, device=self.device)
             made = EarlyExit(answering, self.shift_model(draw))
-            simulated = self.shift_model(draw).simulated(
-                state.experience_of_class, state.statistics, draw, settings.covariance_floor
-            )
+            remembered = state.experience_of_class, state.statistics
+            simulated = self.shift_model(draw).simulated(*remembered, draw, settings.covariance_floor)
             state.early_exits[key] = made, made.enough(simulated, settings.early_exit)
         return state.early_exits[key]
 
     def shift_model(self, draw: torch.Generator) -> FeatureShiftModel:
         """Return how adapters shift features, with its Monte Carlo samples drawn anew."""
-        state = self.state
-        bank, floor = state.stacked_bank(), self.settings.covariance_floor
-        return FeatureShiftModel.of(state.shifts, state.shift_sums, bank, draw, floor)
+        state, floor = self.state, self.settings.covariance_floor
+        return FeatureShiftModel.of(state.shifts, state.shift_sums, state.stacked_bank(), draw, floor)
 
     def simulation(self, after: Self) -> Simulation:
         """Ask the heads about a class as remembered under its own adapter, which retrieval is trusted to find."""

@@ -139,8 +139,8 @@ class Porting(ABC, Generic[S]):
         self._check_portable(keep_answers)
         if self.state.ignored:
             raise InputError(
-                f"{self.state.ignored[0].name!r} is suppressed in features of the old backbone: allow it (equimos concept "
-                "allow), port, and suppress it again"
+                f"{self.state.ignored[0].name!r} is suppressed in features of the old backbone: allow it, port, "
+                "and suppress it again (equimos concept allow)"
             )
         backbone = backbone.on(self.device)
         if (backbone.sha256, backbone.preprocessing) == (self.backbone.sha256, self.backbone.preprocessing):

@@ -117,11 +117,12 @@ def learn(
     check_shares(hold_out=hold_out, max_flips=max_flips)
     if value_range is not None:
         value_range = range_name(value_range)
-    from continual.lifecycle import listing
+    if images.is_file():
+        from continual.lifecycle import listing  # it loads torch
 
-    given = listing.is_list(images)
-    folder = parts_in(images).get("train", images)
-    inside = {*listing.listed(images, outside)[1]} if given else {place.name for place in subfolders(folder)}
+        inside = {*listing.listed(images, outside)[1]}
+    else:
+        inside = {place.name for place in subfolders(parts_in(images).get("train", images))}
     if not inside:
         raise InputError(f"{images} holds no images: it needs one sub-folder of images per class")
     if unknown := sorted({*(only or ())} - inside):

@@ -60,7 +60,6 @@ def select(
         raise InputError(f"{copy_to} is there already: name a new folder with --copy-to")
     found = None if known is None else contents.read(known)
     from continual import options
-    from continual.backbones.loading import load_backbone
     from continual.cli import opening
     from continual.cli.progress import ProgressBars
     from continual.learning.pool import select
@@ -77,7 +76,8 @@ def select(
             backbone, arguments = opening.proposed_backbone("selecting images", arguments, ask=True)
         with bars.waiting("loading the model"):
             learner = None if found is None else opening.load_learner(found, weights, device, method)
-            made = load_backbone(backbone, weights=weights, **arguments).on(place) if learner is None else None
+            names = [backbone] if backbone else []
+            made = opening.backbone_of(names, weights or [], arguments).on(place) if learner is None else None
         picks = select(pool, budget, made, by=by, known=learner, seed=seed, workers=workers, progress=bars)  # type: ignore[arg-type]
     if copy_to is not None:
         _copy(picks, images, copy_to)

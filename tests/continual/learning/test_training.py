@@ -47,6 +47,7 @@ def test_new_classes_follow_the_old_ones_sorted(begin: Callable[..., FinetuneTra
         "choice": None,
         "fitted": {},
         "value_range": None,
+        "ignored": None,
     }
 
 

@@ -31,11 +31,11 @@ from continual.methods.strata import StrataLearner
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 from continual.seeding import generator
 from continual.statistics.fields import without
+from continual.statistics.penalties import choose_penalty
 from continual.statistics.ridge import (
     GramStatistics,
     LinearHead,
     Standardised,
-    choose_penalty,
     expected_best,
     lower_triangle,
     solve,

@@ -102,8 +102,4 @@ def _after_cache(model: nn.Module, identity: int) -> nn.Module:
     count = frozen_modules(model)
     if type(model) is not nn.Sequential or count == len(model):
         return _Untransformed(identity)
-    names = list(dict(model.named_children()))
-    passing = {name: nn.Identity() for name in names[1:count]}
-    return nn.Sequential(
-        OrderedDict({names[0]: _Untransformed(identity), **passing, **dict(model[count:].named_children())})
-    )
+    return nn.Sequential(OrderedDict({"cached": _Untransformed(identity), **dict(model[count:].named_children())}))

@@ -326,7 +326,10 @@ def test_settings_may_be_one_object(backbone: Any) -> None:
         ({"train_epochs": 1, "epochs": 2}, "epochs given twice"),
         ({"optimizer": 0.1}, "optimizer must be None or a torch optimizer, got float"),
         ({"model": torch.nn.Linear(2, 2)}, "a Linear cannot be read in stages of maps"),
-        ({"model": "vit_base_patch16_224"}, "model must be a Backbone, a timm ViT or a learner, got str"),
+        (
+            {"model": "vit_base_patch16_224"},
+            "model must be a Backbone, a list of several, a timm ViT or a learner, got str",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str, backbone: Any) -> None:

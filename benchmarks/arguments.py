@@ -30,6 +30,8 @@ _WITH_SPACES: dict[str, dict[str, Any]] = {
     "half": {"choices": ("tune", "report", "all"), "default": "report"},
     "per_class": {"type": int, "default": 20, "help": "training images per class"},
     "test": {"type": int, "default": 25, "help": "test images per class"},
+    "remember": {"type": Path, "help": "a file that keeps what the ViT says of images"},
+    "adapters": {"action": "store_true", "help": "train adapters instead of summing"},
     "seeds": {"type": int, "nargs": "+", "default": SEEDS},
 }
 

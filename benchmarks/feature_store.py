@@ -52,7 +52,8 @@ def main() -> None:
             rows.append([name, f"{spent:.0f}", f"{spent / float(rows[0][1]) if rows else 1:.2f}"])
             print(rows[-1], flush=True)
     print(table(["features", "processor seconds", "ratio"], rows))
-    print(f"{len(cells)} cells; the same accuracies in all: {len({tuple(each) for each in found.values()}) == 1}")
+    first, *others = found.values()
+    print(f"{len(cells)} cells; the same accuracies in all: {all(each == first for each in others)}")
 
 
 if __name__ == "__main__":

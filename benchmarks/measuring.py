@@ -164,6 +164,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *rows)) + "\n"
 
 
+def records_in(out: Path) -> list[Any]:
+    """Return what an earlier call has measured: the records of a file, if it is there."""
+    return list(json.loads(out.read_text(encoding="utf-8"))) if out.is_file() else []
+
+
 def write(out: Path, name: str, record: Mapping[str, Any], text: str) -> None:
     """Write NAME.json and NAME.md, and print the latter."""
     out.mkdir(parents=True, exist_ok=True)

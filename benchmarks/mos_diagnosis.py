@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import typer
 from arguments import SEEDS, Figures, Images, PerClass, Seeds, Size, Weights
+from measuring import records_in
 from real_streams import backbone_of, carried, half_of
 from torch import Tensor
 
@@ -265,7 +266,7 @@ def main(
     """Measure what is not in the file yet."""
     torch.set_num_threads(1)
     backbone = backbone_of(weights, size)
-    records = json.loads(out.read_text()) if out.is_file() else []
+    records = records_in(out)
     for seed in seeds:
         for run, changes in RUNS.items():
             if any((r["seed"], r["run"]) == (seed, run) for r in records):

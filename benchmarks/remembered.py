@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from continual.adapters.base import Adapters
 from continual.backbones.base import SharedStem
-from continual.backbones.loading import Backbone
+from continual.backbones.loading import Backbone, load_backbone
 from continual.backbones.vit import FrozenViT
 
 #: how many last blocks are remembered: as many as strata reads
@@ -93,3 +93,9 @@ def remembering(backbone: Backbone, file: Path | None = None) -> Backbone:
     """Return a backbone that remembers, and what a file has kept."""
     assert isinstance(backbone.frozen, FrozenViT)
     return replace(backbone, frozen=RememberedViT(backbone.frozen, file))
+
+
+def studied(asked: Any) -> Backbone:
+    """Return the backbone of a study's arguments; it remembers, unless adapters are trained on it."""
+    made = load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
+    return made if asked.adapters else remembering(made, asked.remember)

@@ -20,7 +20,7 @@ from typing import Any
 import arguments
 import numpy as np
 import torch
-from measuring import spread
+from measuring import records_in, spread
 from real_streams import half_of
 from remembered import remembering
 
@@ -124,15 +124,14 @@ def table(records: list[dict[str, Any]], known: bool) -> str:
 
 def main() -> None:
     """Write a record per seed, budget and way, and print Markdown tables."""
-    parser = arguments.parser(__doc__, "images", "weights", "out", "half", "pixels", "seeds")
+    parser = arguments.parser(__doc__, "images", "weights", "out", "half", "pixels", "seeds", "remember")
     parser.add_argument("--classes", type=int, default=25)
     parser.add_argument("--budgets", type=int, nargs="+", default=[50, 125])
-    parser.add_argument("--remember", type=Path, help="a file that keeps what the ViT says of images")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     plain = load_backbone(weights=asked.weights, img_size=asked.pixels)
     backbone: Any = remembering(plain, asked.remember)
-    records: list[dict[str, Any]] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
+    records: list[dict[str, Any]] = records_in(asked.out)
     kept: dict[int, list[int]] = {}
     for seed in asked.seeds:
         for budget in asked.budgets:

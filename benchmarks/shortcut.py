@@ -21,13 +21,12 @@ from typing import Any
 import arguments
 import numpy as np
 import torch
-from measuring import spread
+from measuring import records_in, spread
 from PIL import Image, ImageDraw
 from real_streams import half_of
-from remembered import remembering
+from remembered import studied
 from selecting import files
 
-from continual.backbones.loading import load_backbone
 from continual.learning.concept import Concept, Stamped
 from continual.methods import method
 
@@ -117,18 +116,14 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write a record per seed, method and way, and print a Markdown table."""
-    shared = ("images", "weights", "out", "half", "pixels", "test", "seeds")
+    shared = ("images", "weights", "out", "half", "pixels", "test", "seeds", "adapters", "remember")
     parser = arguments.parser(__doc__, *shared, per_class={"default": 30})
     parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--adapters", action="store_true", help="train adapters instead of summing")
     parser.add_argument("--methods", nargs="+")
-    parser.add_argument("--remember", type=Path, help="a file that keeps what the ViT says of images")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    backbone: Any = load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
-    if not asked.adapters:
-        backbone = remembering(backbone, asked.remember)
-    records: list[dict[str, Any]] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
+    backbone: Any = studied(asked)
+    records: list[dict[str, Any]] = records_in(asked.out)
     for seed in asked.seeds:
         for name in asked.methods or (("finetune", "mos") if asked.adapters else ("ridge", "strata")):
             if any(r["seed"] == seed and r["method"] == name for r in records):

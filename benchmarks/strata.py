@@ -17,6 +17,7 @@ from pathlib import Path
 import arguments
 import numpy as np
 import torch
+from measuring import records_in
 from real_streams import half_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -150,7 +151,7 @@ def main() -> None:
     rank = {s: torch.tensor([i for own in g for i in range(len(own))]) for s, g in paths.items()}
     label = {s: torch.tensor([c for c, own in enumerate(g) for _ in own]) for s, g in paths.items()}
 
-    records = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    records = records_in(asked.out)
     for per_class, size, seed, row in product(asked.per_class, asked.sizes, asked.seeds, asked.rows or every):
         position = torch.from_numpy(np.random.RandomState(seed).permutation(len(chosen))).argsort()
         keep = rank["train"] < per_class

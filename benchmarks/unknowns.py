@@ -21,7 +21,7 @@ from typing import Any
 import arguments
 import numpy as np
 import torch
-from measuring import spread
+from measuring import records_in, spread
 from real_streams import half_of
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -163,7 +163,7 @@ def main() -> None:
 
     chosen = half_of(asked.images, asked.half)
     backbone = continual.load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
-    records: list[dict[str, Any]] = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    records: list[dict[str, Any]] = records_in(asked.out)
     frozen = FeatureCache()
     for method, per_class, seed in product(asked.methods, asked.per_class, asked.seeds):
         # Features under trained adapters are a seed's own.

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import arguments
 import numpy as np
 import torch
-from measuring import spread
+from measuring import records_in, spread
 from real_streams import half_of
-from remembered import remembering
+from remembered import studied
 from selecting import files, read
 
-from continual.backbones.loading import load_backbone
 from continual.methods import method
 
 #: settings of what is trained: little, for one thread
@@ -79,19 +77,15 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write a record per seed, method, number of labels and way, and print a Markdown table."""
-    parser = arguments.parser(__doc__, "images", "weights", "out", "half", "pixels", "seeds")
+    parser = arguments.parser(__doc__, "images", "weights", "out", "half", "pixels", "seeds", "adapters", "remember")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--labels", type=int, nargs="+", default=[2, 5])
     parser.add_argument("--pool", type=int, default=100, help="training images of each class, with and without labels")
-    parser.add_argument("--adapters", action="store_true", help="train adapters instead of summing")
     parser.add_argument("--methods", nargs="+", help="ridge or, with --adapters, finetune by default")
-    parser.add_argument("--remember", type=Path, help="a file that keeps what the ViT says of images")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    backbone: Any = load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
-    if not asked.adapters:
-        backbone = remembering(backbone, asked.remember)
-    records: list[dict[str, Any]] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
+    backbone: Any = studied(asked)
+    records: list[dict[str, Any]] = records_in(asked.out)
     for seed in asked.seeds:
         for name in asked.methods or (["finetune"] if asked.adapters else ["ridge"]):
             for few in asked.labels:

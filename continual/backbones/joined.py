@@ -29,9 +29,8 @@ class FrozenJoined(FrozenBackbone):
 
     def __init__(self, parts: Sequence[FrozenBackbone], prepared: JoinedPreprocessing) -> None:
         super().__init__()
-        self.parts = tuple(
-            parts
-        )  # of one module under two names, torch.export sees proxies: the networks alone are known
+        # No ModuleList: of one module under two names torch.export sees proxies, so the networks alone are registered.
+        self.parts = tuple(parts)
         self.network = nn.ModuleList(part.network for part in parts)
         self.prepared = prepared
         self.image_size = prepared.size

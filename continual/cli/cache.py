@@ -26,9 +26,8 @@ def show(json: Json = None) -> None:
         kept, what = [*group], json_.loads(reading)
         about = {"backbone": what["backbone"]["name"], "sha256": what["backbone"]["sha256"][:12]}
         about |= {"reading": what["reading"], "precision": what["precision"], "device": what["device"]}
-        rows.append({**about, "bytes": sum(k.nbytes for k in kept), "used": max(k.used for k in kept)})
-    for row in rows:
-        row["used"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(k.used for k in kept)))
+        rows.append({**about, "bytes": sum(k.nbytes for k in kept), "used": used})
     if not write_json(json, {"folder": str(default_folder()), "limit": LIMIT, "readings": rows}):
         return
     if rows:

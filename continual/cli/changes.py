@@ -1,16 +1,20 @@
-"""What commands say of a change before it is kept: what it broke, and why it is refused. Loading it loads no torch."""
+"""How commands change a model file: alone, and saying what broke and why it is refused. Loading it loads no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from continual.console import console, count, show_rows
+from continual.console import check_target, console, count, show_rows
+from continual.lifecycle import contents, locks
 
 if TYPE_CHECKING:
     from continual.data.inputs import Label
+    from continual.lifecycle.contents import ModelFile
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
     from continual.lifecycle.review import Review
@@ -18,6 +22,18 @@ if TYPE_CHECKING:
 
 #: pairs of classes shown
 SHOWN = 15
+
+
+@contextmanager
+def claimed(model: Path) -> Iterator[ModelFile]:
+    """Read a model file that no other process may write in the block."""
+    check_target(model)
+    with locks.claimed(model):
+        found = contents.read(model)
+        try:
+            yield found
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{model} is as it was") from None
 
 
 def stop(said: str) -> NoReturn:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.changes import claimed
 from continual.cli.options import Device, Json, Method, Model, Weights, Workers, check_there
-from continual.console import STDOUT, check_outputs, check_target, console, show_rows, write_json
+from continual.console import STDOUT, check_outputs, console, show_rows, write_json
 from continual.errors import InputError, nearest
-from continual.lifecycle import contents, locks, versions
+from continual.lifecycle import contents, versions
 
 if TYPE_CHECKING:
     from continual.learning.concept import Concept
@@ -69,7 +68,7 @@ def suppress(
 ) -> None:  # fmt: skip
     """Let a model use something less, from what it remembers; a new version, which later experiences keep to."""
     _check_given(images, stamp, with_, without)
-    with _claimed(model) as found:
+    with claimed(model) as found:
         from continual.cli.opening import load_learner
         from continual.cli.progress import ProgressBars
 
@@ -92,7 +91,7 @@ def allow(
     model: Model, method: Method = None, weights: Weights = None, device: Device = "auto",
 ) -> None:  # fmt: skip
     """Take a `suppress` back: the answers are those that the model would have without it."""
-    with _claimed(model) as found:
+    with claimed(model) as found:
         known = [str(one["name"]) for one in found.header["state"].get("ignored") or ()]
         if name not in known:
             raise InputError(f"{model} suppresses no {name!r}: {nearest(name, known) if known else 'nothing at all'}")
@@ -156,18 +155,6 @@ def _check_given(images: Path | None, stamp: Path | None, with_: Path | None, wi
     if (None in pairs) == (None in folders) or (any(pairs) and any(folders)):
         raise InputError("name it by --stamp FILE and --images DIR, or by --with DIR and --without DIR")
     check_there(place for place in (*pairs, *folders) if place is not None)
-
-
-@contextmanager
-def _claimed(model: Path) -> Iterator[ModelFile]:
-    """Read a model file that no other process may write in the block."""
-    check_target(model)
-    with locks.claimed(model):
-        found = contents.read(model)
-        try:
-            yield found
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{model} is as it was") from None
 
 
 def _save(learner: Any, model: Path, found: ModelFile, event: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.changes import claimed
 from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers, check_there
 from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, ModelFileError, nearest
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from continual.cli.progress import ProgressBars
     from continual.data.inputs import Label
     from continual.learning.learner import IncrementalLearner
-    from continual.lifecycle.contents import ModelFile
     from continual.lifecycle.seen_images import SeenImages
 
     Change = Callable[[IncrementalLearner[Any], SeenImages], tuple[str, SeenImages]]
@@ -110,7 +109,7 @@ def rename(
     device: Annotated[str, typer.Option(hidden=True, help="Not needed.")] = "auto",
 ) -> None:
     """Give a class another name."""
-    with _claimed(model) as found:
+    with claimed(model) as found:
         label = _label(found.classes, old)
         event = f"renamed {old} to {new}"
         versions.rename(model, event, label, int(new) if isinstance(label, int) and new.isdecimal() else new)
@@ -157,18 +156,6 @@ def rollback(
     console().print(f"{model}: version {about['version']} of {about['date']}, {count(len(about['classes']), 'class')}")
 
 
-@contextmanager
-def _claimed(model: Path) -> Iterator[ModelFile]:
-    """Read a model file that no other process may write in the block."""
-    check_target(model)
-    with locks.claimed(model):
-        found = contents.read(model)
-        try:
-            yield found
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{model} is as it was") from None
-
-
 def _edit(
     model: Path,
     change: Change,
@@ -187,7 +174,7 @@ def _edit(
     from continual.cli.opening import load_learner
     from continual.cli.progress import waiting
 
-    with _claimed(model) as found:
+    with claimed(model) as found:
         with (bars.waiting if bars else waiting)("loading the model"):
             learner = load_learner(found, weights, device, method, settings)
         event, seen = change(learner, found.seen)

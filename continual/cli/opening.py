@@ -146,7 +146,9 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     Of the same architecture, it has the model's arguments and preprocessing unless others are given; of another one,
     how images are cropped and mirrored in training. Raises InputError for neither tag nor weights.
     """
-    about = found.header["backbone"]
+    about, *others = described(found.header["backbone"])
+    if others:
+        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
     if weights is not None and name is None:
         name = noted(read_weights(weights)[1])[0] or about["name"]
     if name is None:

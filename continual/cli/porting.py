@@ -90,7 +90,7 @@ def port(
                 backbone = opening.successor(found, to, to_weights, arguments)
             before = learner.variant()
             with ProgressBars(remarks) as bars:
-                paths = opening.readable([images], bars)
+                paths = opening.readable([images], bars, found.channels)
                 held_out, rest = _known(paths, found.seen)
                 given: dict[str, Any] = {"progress": bars, "workers": workers}
                 report = learner.port(backbone, rest, keep_answers=keep_answers, **given)

@@ -66,7 +66,7 @@ def select(
 
     place, arguments = options.device(device), options.assignments("--model-arg", model_arg or ())
     with ProgressBars(console(stderr=True)) as bars:
-        pool = opening.readable([images], bars)
+        pool = opening.readable([images], bars, 3 if found is None else found.channels)
         everything = len(pool)
         pool = pool if found is None else _unseen(pool, found.seen)
         if budget > len(pool):

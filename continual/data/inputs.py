@@ -159,7 +159,7 @@ def with_unlabelled(data: ExperienceData, images: Any, preprocessing: Preprocess
 
     What their numbers mean is as in those that have labels.
     """
-    found = [] if images is None else to_predict(images)
+    found = [] if images is None else to_predict(images, preprocessing.channels)
     if not len(found):
         return data
     views = [
@@ -183,7 +183,7 @@ def as_images(images: Any) -> Sequence[Any]:
     return ImageColumn(with_length(images)) if is_dataset(images) else as_batch(images)
 
 
-def to_predict(images: Any, channels: int = 3) -> Sequence[Any]:
+def to_predict(images: Any, channels: int) -> Sequence[Any]:
     """Return what `predict` was given as a sequence: also a file, a folder with images at any depth, or a PIL image."""
     if isinstance(images, str | Path):
         if not Path(images).is_dir():

@@ -97,7 +97,8 @@ class Concept:
         """
         if (stamp is None) == (without is None):
             raise InputError("a concept is images and a stamp, or images with it and images without: give one of both")
-        given = to_predict(images)
+        channels = 3  # a concept is looked for in pictures
+        given = to_predict(images, channels)
         present: Sequence[Any]
         absent: Sequence[Any]
         if stamp is not None:
@@ -105,7 +106,7 @@ class Concept:
             present, absent = Stamped(given, stamp, size, seed), Stamped(given, lambda image: image, size, seed)
             named = Path(stamp).stem if isinstance(stamp, str | Path) else "stamp"
         else:
-            present, absent = given, to_predict(without)
+            present, absent = given, to_predict(without, channels)
             named = Path(images).name if isinstance(images, str | Path) else "concept"
         if (few := min(len(present), len(absent))) < FEWEST:
             raise InputError(f"a concept needs {FEWEST} images of each kind, and of one there are {few}")

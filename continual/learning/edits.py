@@ -93,7 +93,7 @@ class Edits(ABC, Generic[S]):
                 f"{self.method} cannot correct: it remembers nothing of its classes but a head, which a few images "
                 "would pull away from all others; call learn with images of all classes concerned"
             )
-        images = to_predict(images)
+        images = to_predict(images, self.preprocessing.channels)
         given: dict[str, Any] = {"value_range": value_range, "remembered": self.state.value_range}
         training = self.begin(as_experience(images, [label] * len(images), self.preprocessing, **given))
         training.workers, training.correcting = workers, True

@@ -155,7 +155,7 @@ class FeatureStore:
         known.seconds += time.perf_counter() - start
         if torch.isfinite(new).all():
             known.new |= {name: row for name, row in zip(names, new, strict=True) if name not in known}
-        if sum(row.nbytes for row in known.new.values()) > HELD:
+        if new[0].nbytes * len(known.new) > HELD:
             self._write(known)
         return features
 

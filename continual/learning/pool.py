@@ -60,12 +60,12 @@ def select(
     """
     if by not in ("image", "patterns"):
         raise InputError(f"images are selected by 'image' or by 'patterns', not by {by!r}")
-    pool = to_predict(images)
-    if budget < 1 or budget > len(pool):
-        raise InputError(f"the budget is {budget}, and there are {len(pool)} images: ask for 1 to {len(pool)}")
     if (backbone is None) == (known is None):
         raise InputError("select takes a backbone, or a known learner, whose backbone is used: give one of them")
     extractor = _extractor(backbone, known)
+    pool = to_predict(images, extractor.backbone.preprocessing.channels)
+    if budget < 1 or budget > len(pool):
+        raise InputError(f"the budget is {budget}, and there are {len(pool)} images: ask for 1 to {len(pool)}")
     read = reader(extractor, by)
     found: list[Any] = []
     novel: list[Tensor] = []

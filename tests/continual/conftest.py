@@ -16,12 +16,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from continual.backbones.loading import create
 from continual.cli.app import app
 from continual.experiments.config import RunConfig, load_config
+from continual.seeding import seeded
 from tests.support.small_runs import PRETRAINED, config_text
 
 NAME = "vit_tiny_patch16_224"
 ARGUMENTS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+CONVNET: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]
@@ -34,6 +37,15 @@ def write_weights(path: Path, seed: int) -> Path:
         vit = timm.create_model(NAME, num_classes=0, **ARGUMENTS)
     metadata = {"timm": NAME, **{key: json.dumps(value) for key, value in ARGUMENTS.items()}}
     safetensors.torch.save_file(vit.state_dict(), path, metadata=metadata)
+    return path
+
+
+def write_convnet(path: Path, **noted: Any) -> Path:
+    """Save a tiny random CNN with its name, arguments and what else is `noted` as metadata."""
+    with seeded(0, "weights"):
+        network = create("resnet18", CONVNET)
+    metadata = {key: json.dumps(value) for key, value in {**CONVNET, **noted}.items()}
+    safetensors.torch.save_file(network.state_dict(), path, {"timm": "resnet18", **metadata})
     return path
 
 

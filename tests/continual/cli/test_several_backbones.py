@@ -9,27 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 
 import continual
-from continual.backbones.loading import create
 from continual.experiments.config import load_config
-from continual.seeding import seeded
-from tests.continual.conftest import write_pictures
+from tests.continual.conftest import write_convnet, write_pictures
 from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
-ARGUMENTS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 
 @pytest.fixture
 def cnn(tmp_path: Path) -> Path:
     """Weights of a CNN whose file says its name, but no size."""
-    with seeded(0, "weights"):
-        network = create("resnet18", ARGUMENTS)
-    metadata = {key: json.dumps(value) for key, value in ARGUMENTS.items()}
-    safetensors.torch.save_file(network.state_dict(), tmp_path / "cnn.safetensors", {"timm": "resnet18", **metadata})
-    return tmp_path / "cnn.safetensors"
+    return write_convnet(tmp_path / "cnn.safetensors")
 
 
 @pytest.fixture
@@ -66,6 +58,9 @@ def test_a_models_life(equimos: Equimos, tmp_path: Path, flowers: Path, words: l
     assert len(json.loads(done(equimos("history", "--model", model, "--json", "-")).stdout)) == 4
     assert "the model" not in done(equimos("rollback", "--model", model)).stderr
     assert set(continual.load(model).classes) == {"rose", "tulip", "iris"}
+
+    ported = equimos("port", "--yes", "--images", flowers, "--to-weights", cnn, "--model", model)
+    refused(ported, "several backbones side by side: port them in Python")
 
     moved = tmp_path / "moved.safetensors"
     shutil.move(cnn, moved)

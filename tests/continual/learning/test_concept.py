@@ -175,6 +175,17 @@ def test_it_is_kept_by_files_and_later_experiences_and_can_be_taken_back(
     assert [one.name for one in learner.state.ignored] == ["logo"]
 
 
+def test_a_model_is_not_ported_while_it_suppresses() -> None:
+    """What is ignored are directions of the old features."""
+    learner = made("ridge", {})
+    learner.learn(*coloured_squares([0, 1, 2], 5))
+    learner.suppress(logo(size=0.5))
+    before = learner.predict(pool())
+    with pytest.raises(InputError, match="'logo' is suppressed .* allow it, port"):
+        learner.port(tiny_backbone(seed=1), pool())
+    assert torch.equal(learner.predict(pool()).scores, before.scores)
+
+
 def test_a_second_concept_stands_beside_the_first_and_one_of_the_same_name_replaces_it() -> None:
     learner = made("ridge", {})
     learner.learn(*coloured_squares([0, 1, 2], 5))

@@ -20,10 +20,10 @@ from continual.learning.feature_store import FeatureStore
 from continual.metrics.accuracy import average
 
 #: methods of the config that train nothing, and two more
-METHODS = ["simple_cil", "ridge", "strata", "ranpac, no adapter", "strata, 4 blocks"]
+METHODS = ["simple_cil", "ridge", "strata", "ranpac, no adapter", "strata, unbalanced"]
 MORE = [
     "methods.'ranpac, no adapter'={method='ranpac', epochs=0, projection=2000}",
-    "methods.'strata, 4 blocks'={method='strata', blocks=4}",
+    "methods.'strata, unbalanced'={method='strata', balance=0}",
 ]
 
 

@@ -34,6 +34,7 @@ from continual.data.inputs import ExperienceData, as_experience
 from continual.data.ranges import ValueRange
 from continual.errors import InputError, LearningError
 from continual.learning.answers import Scores
+from continual.learning.concept import Concept
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
@@ -158,11 +159,20 @@ class AvalancheLearner(IncrementalLearner[State]):
         images: Any,
         labels: Any = None,
         *,
+        unlabelled: Any = None,
+        ignoring: Concept | None = None,
         progress: Progress | None = None,
         value_range: ValueRange | None = None,
         **_: Any,
     ) -> None:
-        """Train the strategy on one experience, with images loaded in this process."""
+        """Train the strategy on one experience, with images loaded in this process.
+
+        Raises InputError for unlabelled images, and for a concept to ignore: a strategy has its own loss.
+        """
+        if unlabelled is not None:
+            self.check_unlabelled()
+        if ignoring is not None:
+            self.to_ignore(ignoring)
         prepared, meant = self.backbone.preprocessing, self.state.value_range
         data = as_experience(images, labels, prepared, value_range=value_range, remembered=meant)
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))

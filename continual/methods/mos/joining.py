@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from continual.adapters.base import AdapterKind
 from continual.learning.joining import Meeting
 from continual.learning.state import JointClasses, learned
-from continual.methods.bases.alignment import joined_fields
+from continual.methods.bases.alignment import AlignmentSettings, joined_fields
 from continual.methods.bases.joint_bank import JointBank
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.methods.mos.state import MOSState
@@ -25,13 +26,12 @@ from continual.statistics.class_statistics import ClassStatistics, fit
 from continual.statistics.fields import pack
 from continual.statistics.head import Prototypes, joined_prototypes
 
-if TYPE_CHECKING:
-    from continual.methods.mos.learner import MOSSettings
 
-
-def joined(settings: MOSSettings, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting) -> MOSState:
+def joined(
+    kind: AdapterKind, settings: AlignmentSettings, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting
+) -> MOSState:
     """Return what models of these states know together; see `IncrementalLearner.joined_apart`."""
-    bank = JointBank.of(settings.adapter_kind, [state.bank for state in states], joint, meeting)
+    bank = JointBank.of(kind, [state.bank for state in states], joint, meeting)
     of_class = [bank.numbers[origin] for origin in joint.origins]
     statistics, prototypes = [], []
     for model, (state, places, again) in enumerate(zip(states, joint.places, _again(states, joint), strict=True)):
@@ -78,33 +78,32 @@ def _shifts(states: Sequence[MOSState], bank: JointBank) -> dict[str, Any]:
     """Return what is remembered of the adapters' shifts from the first one; nothing where a model remembers none.
 
     What was found against the same first adapter stays. Of other models the mean shift of an adapter's own images is
-    known, as their mean feature is mapped; how shifts vary around it is that of the meeting's images. Their part that
-    is linear in features is forgotten where sums hold more than the adapters that are kept, or what another's do.
+    known, as their mean feature is mapped (after a port it is not: then that of the meeting's images is taken); how
+    shifts vary around it is that of the meeting's images. Their part that is linear in features is forgotten where a
+    model's sums are, or hold more than the adapters that are kept, or what another's do.
     """
-    nothing = {"shifts": (), "shift_sums": None}
     if any(len(state.shifts) < state.experiences for state in states):
-        return nothing
+        return {"shifts": (), "shift_sums": None}
     shifts: list[ClassStatistics] = []
     origins: list[Tensor] = []
     parts: list[ShiftStatistics] = []
     for number, (model, k) in enumerate(bank.places):
-        state, to_first = states[model], bank.map((model, 0), 0)
-        sums, own = state.shift_sums, state.shifts[k]
-        if sums is None or len(sums.origins) < state.experiences:
-            return nothing
-        origin = sums.origins[k]
+        sums, own, to_first = states[model].shift_sums, states[model].shifts[k], bank.map((model, 0), 0)
         if to_first is not None:
             first, under = (bank.meeting.features(place) for place in (bank.places[0], bank.places[number]))
             parts.append(ShiftStatistics.of(first, under))
-            around, here = fit(under - first, "low_rank"), to_first.points(origin)
-            own, origin = around.moved(origin + own.mean - here - around.mean), here
+            around = fit(under - first, "low_rank")
+            moved = None if sums is None else sums.origins[k] + own.mean - to_first.points(sums.origins[k])
+            own = around if moved is None else around.moved(moved - around.mean)
         shifts.append(own)
-        origins.append(origin)
+        if sums is not None:
+            origins.append(sums.origins[k] if to_first is None else to_first.points(sums.origins[k]))
     for model, state in enumerate(states):
-        if bank.map((model, 0), 0) is None:
+        if bank.map((model, 0), 0) is None and state.shift_sums is not None:
             kept = sum(place[0] == model for place in bank.places) + (model > 0)
-            if kept != state.experiences:
-                return {"shifts": tuple(shifts), "shift_sums": None}
-            parts.append(learned(state.shift_sums))
+            parts += [state.shift_sums] if kept == state.experiences else []
+            origins = origins if kept == state.experiences else []
+    if len(origins) < len(shifts):
+        return {"shifts": tuple(shifts), "shift_sums": None}
     total = reduce(ShiftStatistics.plus, parts)
     return {"shifts": tuple(shifts), "shift_sums": replace(total, origins=torch.stack(origins))}

@@ -211,7 +211,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         )
 
     def joined_apart(self, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting) -> MOSState:
-        return joined(self.settings, states, joint, meeting)
+        return joined(self.settings.adapter_kind, self.settings, states, joint, meeting)
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
         return drawn_answers(self.settings, self.state, after.state, spaces, self.state.class_experience)

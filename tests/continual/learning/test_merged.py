@@ -195,7 +195,9 @@ def test_prototypes_of_the_other_site_are_seen_by_the_first_adapter() -> None:
     parts = [taught(MOSLearner, of("ab"), lr=0.3, epochs=20), taught(MOSLearner, of("cde"), lr=0.3, epochs=20)]
     joint: Any = merged(parts, ANYTHING)
     names = list(joint.classes)
-    first = next(one for one in parts if torch.equal(one.state.bank[0]["down_weight"], joint.state.bank[0]["down_weight"]))
+    first = next(
+        one for one in parts if torch.equal(one.state.bank[0]["down_weight"], joint.state.bank[0]["down_weight"])
+    )
     other = parts[1 - parts.index(first)]
     data = as_experience(IMAGES, LABELS, first.preprocessing)
     images = torch.stack([data.evaluation[i][0] for i in range(len(LABELS))])

@@ -30,18 +30,18 @@ SITES, EACH, MAPPING = 3, 5, 200
 TRAINED: dict[str, Any] = {"epochs": 4, "batch_size": 16, "precision": "bfloat16"}
 #: methods with their settings, and the merge rules that are compared
 METHODS: dict[str, tuple[dict[str, Any], tuple[str | None, ...]]] = {
-    "strata": ({}, (None,)),
     "mos": (TRAINED, (None,)),
-    "ease": (TRAINED, (None,)),
     "aper": (TRAINED, ("mean", "pcb")),
-    "ranpac": ({**TRAINED, "projection": 2000}, ("mean", "pcb")),
     "slca": ({**TRAINED, "part": "last_blocks"}, ("mean", "pcb")),
+    "strata": ({}, (None,)),
+    "ease": (TRAINED, (None,)),
+    "ranpac": ({**TRAINED, "projection": 2000}, ("mean", "pcb")),
 }
 
 Rows = list[tuple[Path, str]]
 
 
-def parts(images: Path, per_class: int, seed: int) -> tuple[list[Rows], Rows]:
+def parts(images: Path, per_class: int, test: int, seed: int) -> tuple[list[Rows], Rows]:
     """Return what each site has, and the test images of all classes."""
     draw = np.random.RandomState(seed)
     names = [str(name) for name in draw.permutation(half_of(images, "report"))[: SITES * EACH + 1]]
@@ -50,7 +50,7 @@ def parts(images: Path, per_class: int, seed: int) -> tuple[list[Rows], Rows]:
     for site in range(SITES):
         own: Rows = [(path, name) for name in names[site * EACH : (site + 1) * EACH] for path in train[name]]
         sites.append([*own, *((path, names[-1]) for path in train[names[-1]][site::SITES])])
-    return sites, [(path, name) for name in names for path in sorted((images / "test" / name).iterdir())]
+    return sites, [(path, name) for name in names for path in sorted((images / "test" / name).iterdir())[:test]]
 
 
 def right(learner: IncrementalLearner[Any], rows: Rows) -> float:
@@ -86,6 +86,7 @@ def main(
     out: Figures,
     size: Size = 56,
     per_class: PerClass = 20,
+    test: Annotated[int, typer.Option(help="Test images of each class.")] = 10,
     seeds: Seeds = SEEDS,
 ) -> None:
     torch.set_num_threads(1)
@@ -94,11 +95,11 @@ def main(
     pool = sorted(path for path in others.rglob("*") if path.is_file())
     mapping = [*np.random.RandomState(0).permutation(pool)[:MAPPING]]
     for seed in seeds:
-        sites, test = parts(images, per_class, seed)
+        sites, asked = parts(images, per_class, test, seed)
         for name in METHODS:
             if any((row["method"], row["seed"]) == (name, seed) for row in held["rows"]):
                 continue
-            row = {"method": name, "seed": seed, **measured(name, backbone, sites, test, mapping)}
+            row = {"method": name, "seed": seed, **measured(name, backbone, sites, asked, mapping)}
             held["rows"].append(row)
             out.write_text(json.dumps(held, indent=1) + "\n")
             print(row, flush=True)

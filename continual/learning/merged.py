@@ -72,7 +72,6 @@ def merged(
             f"models of {first.method} cannot be merged: {first.unmergeable}. Methods that remember sums, means or "
             "distributions of features can, such as strata and mos"
         )
-    meeting = Meeting(learners, images, progress, workers, value_range)
     own = [learner.common_weights() for learner in learners]
     trained = [weights for weights in own if weights is not None]
     if rule is not None and not trained:
@@ -81,11 +80,12 @@ def merged(
             f"{rule!r} out" + (" (`equimos consolidate --rule` makes one adapter of all)" * first.keeps_every_adapter)
         )
     if trained or first.keeps_every_adapter:
-        meeting.learners = sorted(learners, key=_order)
+        learners = sorted(learners, key=_order)
+    meeting = Meeting(learners, images, progress, workers, value_range)
     if trained:
-        meeting.learners = _brought_together(meeting, rule or "mean", rule_args or {})
-    states = [learner.state for learner in meeting.learners]
-    single = meeting.learners[0].variant()
+        learners = _brought_together(learners, meeting, rule or "mean", rule_args or {})
+    states = [learner.state for learner in learners]
+    single = learners[0].variant()
     single.state = single.joined_apart(states, JointClasses.of(states), meeting)
     try:
         single.trial()
@@ -94,11 +94,12 @@ def merged(
     return single
 
 
-def _brought_together(meeting: Meeting, rule: str, rule_args: Mapping[str, Any]) -> list[Learner]:
+def _brought_together(
+    learners: Sequence[Learner], meeting: Meeting, rule: str, rule_args: Mapping[str, Any]
+) -> list[Learner]:
     """Return the models with one set of trained weights for all, and what they remember under it."""
-    learners: Sequence[Any] = meeting.learners
-    own = [learner.common_weights() for learner in learners]
-    if any(weights is None for weights in own):
+    own = [known for learner in learners if (known := learner.common_weights()) is not None]
+    if len(own) < len(learners):
         raise InputError("some of these models have trained weights, and some have not: they cannot be merged")
     weights, begin = [one for one, _ in own], own[0][1]
     if all(_same(one, weights[0]) for one in weights):

@@ -164,7 +164,10 @@ def of(classes: str, half: int | None = None) -> list[int]:
     return rows if half is None else [row for row in rows if row % 2 == half]
 
 
-@pytest.mark.parametrize("statistics", ["full", "low_rank", "diagonal", "centroids"])
+@pytest.mark.parametrize(
+    "statistics",
+    ["low_rank", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "diagonal", "centroids"))],
+)
 def test_adapters_of_all_sites_are_kept_and_each_class_answers_under_its_own(statistics: str) -> None:
     here = taught(MOSLearner, of("ab"), of("c", 0), statistics=statistics)
     there = taught(MOSLearner, of("de"), of("c", 1), statistics=statistics)
@@ -225,7 +228,7 @@ def test_what_began_from_one_file_is_there_once_and_needs_no_image(tmp_path: Any
 
 
 @pytest.mark.parametrize("kind", [APERLearner, RanPACLearner, SLCALearner])
-@pytest.mark.parametrize("rule", [None, "pcb"])
+@pytest.mark.parametrize("rule", [None, pytest.param("pcb", marks=pytest.mark.slow)])
 def test_one_set_of_trained_weights_is_merged_by_a_rule(kind: Any, rule: str | None) -> None:
     slow = {"lr": 0.01} if kind is SLCALearner else {}
     parts = [taught(kind, of("ab"), **slow), taught(kind, of("cd"), of("e"), **slow)]

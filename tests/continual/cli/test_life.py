@@ -128,12 +128,13 @@ def test_the_walk_on_real_images(
         for path in sorted((folder / "train" / names[REAL[name]]).iterdir()):
             yield Image.open(path).convert("RGB")
 
-    others = (Image.open(next((folder / "train" / name).iterdir())).convert("RGB") for name in names[7:] + names[7:])
+    rest = [path for name in names[7:] for path in sorted((folder / "train" / name).iterdir())[:2]]
+    others = (Image.open(path).convert("RGB") for path in rest)
     furnished(tmp_path, pictures, others, 12)
     backbone = continual.load_backbone(
         weights=shared / "weights" / "vit_small_patch14_dinov2_depth11_fp16.safetensors", img_size=70
     )
-    about = {"timm": backbone.name, **{key: json.dumps(value) for key, value in backbone.arguments.items()}}
+    about = {"timm": backbone.name, **{key: json.dumps(value) for key, value in backbone.model_args.items()}}
     safetensors.torch.save_file(backbone.frozen.network.state_dict(), tmp_path / "vit.safetensors", about)
     updated(tmp_path)
     test = [(path, name) for name, c in REAL.items() for path in sorted((folder / "test" / names[c]).iterdir())]
@@ -151,4 +152,4 @@ def test_the_walk_on_real_images(
         print(f"{command:<18} {model:<6} {len(learner.classes)} classes {right:.1%}", flush=True)
 
     walked(equimos, tmp_path, monkeypatch, after)
-    assert all(right > 1.5 / classes for _, classes, right in figures[3:])
+    assert all(right > 2 / classes for _, classes, right in figures if classes > 3)

@@ -160,7 +160,7 @@ class EASELearner(IncrementalLearner[EASEState]):
 
         Where a model has synthesised one itself, and no other knows the class, it stays.
         """
-        bank = JointBank.of(self.settings.adapter_kind, [state.bank for state in states], joint, meeting)
+        bank = JointBank.of([state.bank for state in states], joint, meeting)
         of_class = [bank.numbers[origin] for origin in joint.origins]
         known = [learned(state.prototypes) for state in states]
         mean = known[0].mean.new_zeros(len(bank.bank), len(joint.classes), known[0].mean.shape[-1])

@@ -13,18 +13,26 @@ from continual.testing.assertions import (
     survives_a_file,
     unchanged,
 )
-from continual.testing.cases import Case
+from continual.testing.cases import Case, Learner
 
 
 def merging_joins_what_is_remembered(case: Case) -> None:
     """Two models that share a class become one that knows all classes, in any order, and goes on like any other.
 
-    Where features differ, images are asked for; those given stay as they are. A method that cannot be merged says so.
+    Where features differ, images are asked for; those given stay as they are. A method that cannot be merged says so,
+    and so do adapters of which later ones share a part of the first: such models begin from one.
     """
     (images, labels), (new, names), (more, others) = case.experiences[:3]
     here = case.after([(images, labels)])
-    there = case.after([(torch.cat([new, images[:2]]), [*names, *labels[:2]]), (more, others)])
+    elsewhere = [(torch.cat([new, images[:2]]), [*names, *labels[:2]]), (more, others)]
+    there = case.after(elsewhere)
     pool = torch.cat([images for images, _ in case.experiences])
+    apart = here.common_weights() is not None or here.keeps_every_adapter
+    alone = apart and not here.unmergeable and _begin_from_one(here, there, pool)
+    if alone:
+        there = here.variant()
+        for part in elsewhere:
+            there.learn(*part)
     with unchanged(here, case.images), unchanged(there, case.images):
         if here.unmergeable:
             with refused(InputError, "a merge"):
@@ -34,8 +42,7 @@ def merging_joins_what_is_remembered(case: Case) -> None:
             merged([here], pool)
         with refused(InputError, "a merge with a model that has learned nothing"):
             merged([here, case.make()], pool)
-        apart = here.common_weights() is not None or here.keeps_every_adapter
-        if apart:
+        if apart and not alone:
             with refused(InputError, "a merge of different features without images"):
                 merged([here, there])
             with refused(InputError, "a merge by few images"):
@@ -57,3 +64,13 @@ def merging_joins_what_is_remembered(case: Case) -> None:
     assert_valid(joint, case.images)
     joint.forget(joint.classes[0])
     assert_valid(joint, case.images)
+
+
+def _begin_from_one(here: Learner, there: Learner, pool: torch.Tensor) -> bool:
+    """Return whether such models are refused unless they begin from one."""
+    try:
+        merged([here, there], pool)
+    except InputError as error:
+        expect("from one file" in str(error), f"a merge is refused: {error}")
+        return True
+    return False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 
 from continual.adapters.bank import completed
-from continual.adapters.base import AdapterKind, Weights
+from continual.adapters.base import Weights
 from continual.errors import InputError
 from continual.learning.joining import Meeting, Place
 from continual.learning.state import JointClasses
@@ -26,15 +26,18 @@ class JointBank:
     meeting: Meeting
 
     @classmethod
-    def of(cls, kind: AdapterKind, banks: Sequence[Sequence[Weights]], joint: JointClasses, meeting: Meeting) -> Self:
+    def of(
+        cls, banks: Sequence[Sequence[Weights]], joint: JointClasses, meeting: Meeting, shared: Collection[str] = ()
+    ) -> Self:
         """Join banks; adapters that are the same to the bit are one.
 
-        Raises InputError where later adapters read by a factor of the first one's, and those differ.
+        Tensors that are `shared` are the first adapter's alone, for all of a model; raises InputError where those of
+        models differ.
         """
         whole = [completed(bank) for bank in banks]
-        if any(not _same(bank[0], whole[0][0], kind.reading) for bank in whole):
+        if any(not _same(bank[0], whole[0][0], shared) for bank in whole):
             raise InputError(
-                f"adapters of {kind.name} read by what the first experience of each model has trained, which differs: "
+                "these adapters read by what the first experience of each model has trained, which differs: "
                 "begin models that are to be merged from one file, or learn with adapter_args={'share_reading': false}"
             )
         bank: list[Weights] = []
@@ -44,7 +47,7 @@ class JointBank:
             mine = whole[place[0]][place[1]]
             number = next((k for k, other in enumerate(bank) if _same({**bank[0], **other}, mine, mine)), len(bank))
             if number == len(bank):
-                later = {name: tensor for name, tensor in mine.items() if name not in kind.reading}
+                later = {name: tensor for name, tensor in mine.items() if name not in shared}
                 bank.append(later if bank else mine)
                 places.append(place)
             numbers[place] = number
@@ -62,5 +65,5 @@ class JointBank:
         return None if self.numbers.get(place) == number else self.meeting.map(place, self.places[number])
 
 
-def _same(one: Weights, other: Weights, names: Sequence[str] | frozenset[str] | Weights) -> bool:
+def _same(one: Weights, other: Weights, names: Collection[str]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in names)

@@ -31,7 +31,7 @@ def joined(
     kind: AdapterKind, settings: AlignmentSettings, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting
 ) -> MOSState:
     """Return what models of these states know together; see `IncrementalLearner.joined_apart`."""
-    bank = JointBank.of(kind, [state.bank for state in states], joint, meeting)
+    bank = JointBank.of([state.bank for state in states], joint, meeting, kind.reading)
     of_class = [bank.numbers[origin] for origin in joint.origins]
     statistics, prototypes = [], []
     for model, (state, places, again) in enumerate(zip(states, joint.places, _again(states, joint), strict=True)):

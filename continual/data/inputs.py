@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual.data.arrays import Array, as_array, check_finished, finished, is_float, needs_range, range_among
+from continual.data.bands import check_pictures
+from continual.data.containers import LOOKED_AT, as_batch, by_position, image_of, in_order
 from continual.data.containers import Label as Label
-from continual.data.containers import as_batch, by_position, image_of, in_order
 from continual.data.containers import plain_labels as plain_labels
 from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
 from continual.data.decoding import unpacked
@@ -33,9 +34,6 @@ from continual.data.ranges import NORMALISED, ValueRange
 from continual.data.tensors import picture
 from continual.errors import InputError
 from continual.seeding import seeded
-
-#: images of a data set that are looked at to tell the range of its numbers
-LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -103,19 +101,10 @@ def prepared(
     if not isinstance(image, Tensor):
         image = open_image(image, index)
     if isinstance(image, Image.Image) and preprocessing.channels != 3:
-        check_pictures(preprocessing)
+        check_pictures(preprocessing.channels)
         image = image.convert("L")
     result: Tensor = transform(image)
     return result
-
-
-def check_pictures(preprocessing: Preprocessing) -> None:
-    """Raise InputError if pictures and image files, which are read in RGB, cannot become the backbone's input."""
-    if (channels := preprocessing.channels) not in (1, 3):
-        raise InputError(
-            f"the backbone takes {channels} channels, and pictures have three: give TIFF or .npy files of {channels} "
-            f"channels, or arrays ({channels}, H, W), with value_range=(black, white) unless they are uint8"
-        )
 
 
 def as_experience(

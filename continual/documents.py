@@ -31,7 +31,7 @@ def is_path(value: str) -> bool:
     >>> is_path("./photos"), is_path("list.csv"), is_path("cifar100"), is_path("hub:owner/name")
     (True, True, False, False)
     """
-    return value[:4] != "hub:" and ("/" in value or "\\" in value or value.endswith((".csv", ".parquet")))
+    return value[:4] != "hub:" and ("/" in value or "\\" in value or value.lower().endswith((".csv", ".parquet")))
 
 
 def is_code_file(value: str) -> bool:

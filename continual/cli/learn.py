@@ -111,6 +111,8 @@ def learn(
     check_shares(hold_out=hold_out, max_flips=max_flips)
     if value_range is not None:
         value_range = range_name(value_range)
+    if images.is_file() and images.suffix.lower() != ".csv":
+        raise InputError(f"{images} is a file: give a folder with one folder per class, or a list of images, .csv")
     if images.is_file():
         from continual.lifecycle import listing  # it loads torch
 

@@ -27,6 +27,7 @@ from continual.data.images import (
     list_folder,
     open_image,
     unread,
+    warn_of_classes,
     warn_of_unread,
 )
 from continual.data.preprocessing import Preprocessing
@@ -128,7 +129,9 @@ def as_experience(
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
         warn_of_unread(images, preprocessing.channels)
-        images, labels = list_folder(images, preprocessing.channels)
+        folder = images
+        images, labels = list_folder(folder, preprocessing.channels)
+        warn_of_classes(folder)
         check_readable(images, channels=preprocessing.channels)
     elif labels is None:
         images, labels = _pairs(images)
@@ -224,7 +227,7 @@ def _prepares(dataset: Any) -> bool:
 def _looked_at(images: Any, channels: int) -> Iterator[Any]:
     """Yield the arrays among images; of a data set, and of files, some; none if its first image is no such array."""
     if isinstance(images, Tensor | np.ndarray):
-        yield images
+        yield as_array(images)
         return
     indices: Sequence[int] = range(len(images))
     step = max(1, -(-len(images) // LOOKED_AT))

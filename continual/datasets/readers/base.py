@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from continual.data.folders import alike, subfolders
+from continual.data.folders import alike, class_folders, subfolders
 from continual.data.images import check_readable, image_files, unread
 from continual.data.ranges import range_name
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
@@ -182,7 +182,7 @@ def below(folder: Path, root: Path, split: str | None, *, domains: bool = False,
     Raises InputError for a folder without class folders, and one that names the empty ones.
     """
     places: list[tuple[str | None, Path]] = [(d.name, d) for d in subfolders(folder)] if domains else [(None, folder)]
-    kinds = [(domain, kind) for domain, place in places for kind in subfolders(place)]
+    kinds = [(domain, kind) for domain, place in places for kind in class_folders(place)]
     if not kinds:
         wanted = "domain folders with class folders in them" if domains else "one sub-folder of images per class"
         raise InputError(f"{folder} holds no images: it needs {wanted}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from continual.data.file_kinds import is_read, kind_at
-from continual.data.folders import ignored, parts_in, subfolders
+from continual.data.folders import alike_inside, ignored, parts_in, subfolders
 from continual.datasets.collection import Collection, Entry
 from continual.datasets.readers.base import DataTable, Layout, Reader, below, collected
 from continual.errors import InputError
@@ -80,7 +80,8 @@ class Flat(Layout):
             raise InputError(
                 f"no data at {place}: give a folder with one sub-folder of images per class, or a CSV manifest"
             )
-        return collected(config, entries, f"class folders in {place}", "drawn", folder=place)
+        same = "" if config.domains or parts_in(place) else alike_inside(subfolders(place))
+        return collected(config, entries, f"class folders in {place}", "drawn", [same] if same else [], folder=place)
 
     def may_be(self, place: Path) -> bool:
         # Images two levels down: in class folders, not in folders of data sets.

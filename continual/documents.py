@@ -97,6 +97,8 @@ def read(
             found = table.get(key)
             if isinstance(found, str) and (place not in sources or is_path(found)):
                 table[key] = str(path.parent / found)
+                if place in sources and not is_path(table[key]):  # the document lies in the working folder
+                    table[key] = f"./{table[key]}"
     for override in overrides:
         _apply(values, override)
     return values

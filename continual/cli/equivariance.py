@@ -154,7 +154,7 @@ def advise(
     taken = advice(found)
     named: list[tuple[str, object]] = [("--images", images), ("--model", "model.safetensors"), ("--backbone", backbone)]
     named += [("--weights", weights), *(("--model-arg", f"{key}={value}") for key, value in arguments.items())]
-    named += [("--symmetry", taken.group)]
+    named += [("--value-range", value_range), ("--symmetry", taken.group)]
     words = [word for option, value in named if value is not None for word in (option, str(value))]
     command = shlex.join(["equimos", "learn", *words])
     if not write_json(json, {"advice": taken.group, "groups": [asdict(one) for one in found], "command": command}):

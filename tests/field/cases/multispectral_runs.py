@@ -158,6 +158,12 @@ def _serve(folder: Path) -> None:
         assert "5 channels" in found.json()["error"]
 
 
+def _for_photographs(folder: Path) -> None:
+    root = _tree(folder / "scenes")
+    with pytest.raises(InputError, match=r"0\.tif .*begins as TIFF.*, or it has many channels, .*\(in_chans, data.channels\)"):
+        _untrained(3).learn(root)
+
+
 def _packed(folder: Path) -> None:
     pytest.importorskip("tifffile")
     if importlib.util.find_spec("imagecodecs") is not None:
@@ -212,6 +218,13 @@ CASES = [
         "TIFF and .npy files are answered; all else is refused with the number of channels",
         "servers that open uploads with Pillow alone",
         _serve,
+    ),
+    Case(
+        SECTION,
+        "files of many channels in one page, and a backbone for photographs",
+        "one error that names the file and `in_chans`",
+        "cannot identify image file, a title in every tracker around Pillow",
+        _for_photographs,
     ),
     Case(
         SECTION,

@@ -138,4 +138,5 @@ def _transforms(stream: Stream, preprocessing: Preprocessing) -> tuple[Any, Any,
         return *ways, True
     from continual.avalanche.preparing import Prepare
 
-    return *(Prepare(preprocessing, way, stream.value_range) for way in ways), False
+    training, evaluation = (Prepare(preprocessing, way, stream.value_range) for way in ways)
+    return training, evaluation, False

@@ -186,7 +186,7 @@ def _scaled(array: Array, index: int | str, name: str) -> np.ndarray:
 
 def _refusal(raw: Any, index: int | str, channels: int) -> str:
     shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
-    other = "" if channels == 3 else f" of the {channels} channels that the backbone takes"
+    other = "" if channels in (1, 3) else f" of the {channels} channels that the backbone takes"
     return (
         f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors ({channels}, H, W), "
         f"uint8 arrays (H, W, {channels}){other}, or float images ({channels}, H, W)"

@@ -134,8 +134,9 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Dec
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableError("large", f"it has too many pixels: at most {most_pixels} are read") from None
     except UnidentifiedImageError as error:
-        bands = ", or it has many channels, which backbones with as many take (in_chans, data.channels)" if kind == "TIFF" else ""
-        raise UnreadableError("damaged", f"it begins as {kind}, and cannot be read further{bands}") from error
+        bands = ", or it has many channels, which backbones with as many take (in_chans, data.channels)"
+        said = f"it begins as {kind}, and cannot be read further{bands if kind == 'TIFF' else ''}"
+        raise UnreadableError("damaged", said) from error
     except Exception as error:  # every decoder has its own for data that is cut off or damaged
         raise UnreadableError("damaged", str(error) or type(error).__name__) from error
 

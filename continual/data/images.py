@@ -42,7 +42,7 @@ def open_image(raw: Any, index: int | str = 0, channels: int = 3) -> Any:
     """
     if isinstance(raw, str | Path | EncodedImage):
         return decoded(raw, channels).image
-    raw = raw if isinstance(raw, Image.Image) else picture(raw, index, channels=3 if pictures(channels) else channels)
+    raw = raw if isinstance(raw, Image.Image) else picture(raw, index, channels=channels)
     if isinstance(raw, Tensor):
         return raw
     try:

@@ -100,7 +100,7 @@ def prepared(
         return _checked(array, preprocessing, f"image {index}: ")
     image = raw if array is None else picture(array, index, value_range, preprocessing.channels)
     if not isinstance(image, Tensor):
-        image = open_image(image, index)
+        image = open_image(image, index, preprocessing.channels)
     if isinstance(image, Image.Image) and preprocessing.channels != 3:
         check_pictures(preprocessing.channels)
         image = image.convert("L")

@@ -48,18 +48,18 @@ def audit(found: Collection, progress: Progress | None = None, channels: int = 3
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
     content = hashlib.sha256(found.fingerprint().encode())
-    images, transparent, numbers = [*found.train.images, *found.test.images], 0, _Numbers()
+    images, transparent, unsaid = [*found.train.images, *found.test.images], 0, _Numbers()
     for done, (image, (split, _, label, name)) in enumerate(zip(images, found.rows(), strict=True), 1):
         try:
             digest = _digest(image)
             if isinstance(image, str | Path | EncodedImage):
                 opened = decoded(image, channels)
                 transparent += opened.transparent
-                numbers.look(opened.image)
+                unsaid.look(opened.image)
             elif as_array(image) is None or not needs_range(as_array(image)):
                 open_image(image, done - 1, channels)
             else:
-                numbers.look(image)
+                unsaid.look(image)
         except (InputError, OSError, ValueError) as error:
             broken.append(str(error))
         else:
@@ -70,7 +70,7 @@ def audit(found: Collection, progress: Progress | None = None, channels: int = 3
     errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
     if transparent:
         remarks.append(f"{count(transparent, 'image')} of {len(images)} transparent in part, which is seen as white")
-    remarks += numbers.words()
+    remarks += unsaid.words()
     repeated = [group for group in places.values() if len(group) > 1]
     leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
     mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]

@@ -6,8 +6,9 @@
     runner = Runner("parts.onnx")
     runner.predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
-or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image. Each answer is a dict: `answer` (the
-class), `score`, and, where the model has them, `probability` (calibrated), `familiarity`, `unknown` and `stack`.
+or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be
+used, and then exit code 1. Each answer is a dict: `answer` (the class), `score`, and, where the model has them,
+`probability` (calibrated), `familiarity`, `unknown` and `stack`.
 Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
 uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit" for 0 to 1,
 "bytes" for 0 to 255, "normalised" for the model's inputs; else floats are looked at, with a warning. A camera's frames,
@@ -58,14 +59,17 @@ class Runner:
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it has a kind for each way in which a file can be wrong
+            raise InputError(f"{path} is no ONNX model that can be read ({type(error).__name__})") from error
         about = json.loads(self.session.get_modelmeta().custom_metadata_map.get("equimos", "{}"))
         if about.get("format") != FORMAT or about["version"] > VERSION:
             raise InputError(f"{path} is not a model that `equimos export` wrote for this runner")
         self.about: dict[str, Any] = about
         self.classes: list[str | int] = about["classes"]
         parts = _parts(about["preprocessing"])
-        self.channels = _channels(parts)  #: that an image has
+        self.channels = len(parts[0]["mean"])  #: that an image has
         self.shape = (self.channels * len(parts), *about["preprocessing"]["size"])  #: of a prepared image
         self._outputs = [output.name for output in self.session.get_outputs()]
 
@@ -122,7 +126,7 @@ class Runner:
 def inputs(images: Any, about: Mapping[str, Any], value_range: ValueRange | None = None) -> Iterator[np.ndarray]:
     """Yield several images as the model's inputs; raises InputError for what is none, or fits no range."""
     images = check_several(images)
-    channels = _channels(_parts(about["preprocessing"]))
+    channels = len(_parts(about["preprocessing"])[0]["mean"])
     images = [image_of(images[place], place) for place in range(len(images))]
     step = max(1, -(-len(images) // LOOKED_AT))
     seen = (image if place % step else unpacked(image, channels) for place, image in enumerate(images))
@@ -139,7 +143,7 @@ def prepare(image: Any, preprocessing: Mapping[str, Any], index: int = 0, value_
     backbones that is done for each, with zeros around smaller inputs: see `continual.data.canvas`.
     """
     parts, size = _parts(preprocessing), preprocessing["size"]
-    channels = _channels(parts)
+    channels = len(parts[0]["mean"])
     unfolded = unpacked(image, channels)
     where = index if unfolded is image else str(image)
     array = as_array(unfolded)
@@ -155,11 +159,6 @@ def _parts(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return how an image is prepared for each backbone."""
     posed = {"posed": preprocessing.get("posed", False)}
     return [{**part, **posed} for part in preprocessing.get("parts", [preprocessing])]
-
-
-def _channels(parts: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many channels an image has for each backbone."""
-    return len(parts[0]["mean"])
 
 
 def _canvas(pixels: np.ndarray, preprocessing: Mapping[str, Any], size: Sequence[int]) -> np.ndarray:
@@ -277,14 +276,21 @@ def _weights(size: int, wanted: int, interpolation: str) -> np.ndarray:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one line of JSON an image."""
+    """Print one line of JSON an image; return 1 if any cannot be used."""
     if len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    runner = Runner(words[0])
+    try:
+        runner, code = Runner(words[0]), 0
+    except InputError as error:
+        sys.exit(f"error: {error}")
     for path in words[1:]:
-        print(json.dumps({"file": path, **runner.predict([path])[0]}))
-    return 0
+        try:
+            found = runner.predict([path])[0]
+        except InputError as error:
+            found, code = {"error": str(error)}, 1
+        print(json.dumps({"file": path, **found}))
+    return code
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _serve(folder: Path) -> None:
 
 def _for_photographs(folder: Path) -> None:
     root = _tree(folder / "scenes")
-    with pytest.raises(InputError, match=r"0\.tif .*begins as TIFF.*, or it has many channels, .*\(in_chans, data.channels\)"):
+    with pytest.raises(InputError, match=r"0\.tif .*as TIFF.* many channels, .*\(in_chans, data\.channels\)"):
         _untrained(3).learn(root)
 
 

@@ -246,10 +246,10 @@ class AvalancheLearner(IncrementalLearner[State]):
 
     def memory(self) -> dict[str, int]:
         """Return bytes of the model, of what the plugins hold, and of stored exemplars as pixels."""
-        height, width = self.backbone.preprocessing.size
+        channels, height, width = self.backbone.preprocessing.shape
         plugins = getattr(self.strategy, "plugins", [])
         stored = sum(len(p.storage_policy.buffer) for p in plugins if hasattr(p, "storage_policy"))
-        return super().memory() | ({"exemplars": stored * 3 * height * width} if stored else {})
+        return super().memory() | ({"exemplars": stored * channels * height * width} if stored else {})
 
 
 @dataclass(eq=False)

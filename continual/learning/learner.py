@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from continual import distributed
 from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
+from continual.data.folders import alike
 from continual.data.images import LIMIT
 from continual.data.inputs import ExperienceData, Label, as_experience, with_unlabelled
 from continual.data.preprocessing import Preprocessing
@@ -186,6 +188,9 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
         check_labels(dict.fromkeys(data.labels))
+        folders = isinstance(images, str | Path)
+        if folders and (wrong := alike([*map(str, self.state.classes), *map(str, data.labels)])):
+            raise InputError("; ".join(wrong))
         if ignoring is None:
             self._trained(data, progress, workers, checkpoints)
             return

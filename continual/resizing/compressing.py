@@ -28,8 +28,9 @@ from continual.learning.extractor import Progress
 from continual.resizing.distilling import TokenStates, distil
 from continual.resizing.images import Unlabelled
 
-#: images of which the inputs of all layers are summed; more say nothing new
-LOOKED_AT = 512
+#: images of which the inputs of all layers are summed, and tokens for each of a layer's inputs if that takes more
+LOOKED_AT = 256
+TOKENS_EACH = 8
 #: the least variance of a direction of inputs, as a share of the mean over directions
 FLOOR = 1e-4
 
@@ -111,26 +112,19 @@ def compressed(
     data = Unlabelled(images, backbone, value_range)
     network = copy.deepcopy(backbone.frozen.network)
     if found.ranks:
-        entering = inputs(network, data, batch_size, seed=seed, workers=workers, progress=progress)
-        put_factors(network, found.ranks, entering, progress)
-        steps = epochs * -(-data.count // batch_size)
-        network.requires_grad_(True)
-        device = next(network.parameters()).device
-        distil(
-            TokenStates(network),
-            TokenStates(backbone.frozen.network),
-            network.parameters(),
-            data,
-            steps,
-            lr=lr,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            workers=workers,
-            progress=progress,
-        )
+        given: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "workers": workers, "progress": progress}
+        put_factors(network, found.ranks, inputs(network, data, **given), progress)
+        mend(network, backbone.frozen.network, data, epochs, lr=lr, **given)
     recipe = Compressed(parent=backbone.sha256, ratio=ratio, ranks=found.ranks)
     return remade(backbone, network, recipe)
+
+
+def mend(network: nn.Module, original: nn.Module, images: Unlabelled, epochs: int, **options: Any) -> None:
+    """Train all of a network for some epochs to give the original's tokens; `options` are those of `distil`."""
+    steps = epochs * -(-images.count // options["batch_size"])
+    device = next(network.parameters()).device
+    parameters = network.requires_grad_(True).parameters()
+    distil(TokenStates(network), TokenStates(original), parameters, images, steps, device=device, **options)
 
 
 def remade(backbone: Backbone, network: nn.Module, recipe: Any, **model_args: Any) -> Backbone:
@@ -145,34 +139,45 @@ def inputs(
     images: Unlabelled,
     batch_size: int = 16,
     *,
-    most: int = LOOKED_AT,
     seed: int = 1993,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Inputs]:
-    """Return what enters each linear layer of the blocks, over all tokens of at most so many images.
+    """Return what enters each linear layer of the blocks, over all tokens of some of the images.
 
-    In memory are 8 D^2 bytes for a layer of D inputs.
+    They are as many as say enough, see `LOOKED_AT`. In memory are 8 D^2 bytes for a layer of D inputs.
     """
-    sums, total, done = {}, min(most, images.count), 0
-    with torch.no_grad(), _summed(linear_layers(network), sums):
+    layers = linear_layers(network)
+    widest, tokens = max(layer.in_features for layer in layers.values()), network.patch_embed.num_patches  # type: ignore[union-attr]
+    most = max(LOOKED_AT, -(-TOKENS_EACH * widest // tokens))  # type: ignore[operator]
+    sums: dict[str, list[Any]] = {}
+    total, done = min(most, images.count), 0
+    with torch.no_grad(), _summed(layers, sums):
         for batch in images.batches(most, batch_size, seed, workers):
             network.forward_features(batch.to(next(network.parameters()).device))  # type: ignore[operator]
             done += len(batch)
             if progress is not None:
                 progress("collecting features", done, total, {})
-    return {name: Inputs(total_ / count, products / count) for name, (count, total_, products) in sums.items()}
+    return {name: Inputs(rows / count, products / count) for name, (count, rows, products) in sums.items()}
 
 
 @contextmanager
-def _summed(layers: Mapping[str, nn.Module], sums: dict[str, tuple[int, Tensor, Tensor]]) -> Iterator[None]:
-    """Add up what enters layers: how many tokens, their sum (D,) and that of their products (D, D), in float64."""
+def _summed(layers: Mapping[str, nn.Module], sums: dict[str, list[Any]]) -> Iterator[None]:
+    """Add up what enters layers: how many tokens, their sum (D,) and that of their products (D, D), in float64.
+
+    A batch's products are made in the network's own precision, at half the time; what that rounds lies below `FLOOR`.
+    """
 
     def hook(name: str) -> Any:
         def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            rows = given[0].detach().flatten(0, -2).double()
-            count, total, products = sums.get(name, (0, 0.0, 0.0))
-            sums[name] = (count + len(rows), total + rows.sum(0), products + rows.mT @ rows)
+            rows = given[0].detach().flatten(0, -2)
+            width = rows.shape[1]
+            found = sums.setdefault(
+                name, [0, rows.new_zeros(width, dtype=torch.float64), rows.new_zeros(width, width, dtype=torch.float64)]
+            )
+            found[0] += len(rows)
+            found[1] += rows.sum(0)
+            found[2] += rows.mT @ rows
 
         return add
 

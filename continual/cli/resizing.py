@@ -47,6 +47,7 @@ def compress(
     epochs: Annotated[int, typer.Option(min=0, help="Of distillation from the original; 0 leaves it out.")] = 3,
     lr: Rate = 3e-4,
     batch_size: Batch = 16,
+    half: Annotated[bool, typer.Option("--half", help="Round all numbers to 16 bits: half the bytes.")] = False,
     seed: Seed = 1993,
     dry_run: DryRun = False,
     device: Device = "auto",
@@ -78,7 +79,7 @@ def compress(
                 return
             given: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "workers": workers}
             seen, kept = _apart(paths, seed)
-            made = compressed(original, seen, ratio=ratio, epochs=epochs, lr=lr, progress=bars, **given)
+            made = compressed(original, seen, ratio=ratio, epochs=epochs, lr=lr, half=half, progress=bars, **given)
             if kept:
                 few = list(Unlabelled(kept, original, least=1).batches(len(kept), batch_size, seed, workers))
                 place = next(original.frozen.parameters()).device
@@ -160,8 +161,9 @@ def _original(
     from continual.cli import opening
 
     arguments = options.assignments("--model-arg", model_arg or ())
-    if name is not None and weights is None and Path(name).is_file():
-        name, weights = None, Path(name)
+    file = None if name is None else Path(name)
+    if weights is None and file is not None and file.is_file():
+        name, weights = None, file
     if name is None and weights is None:
         name, arguments = opening.proposed_backbone(f"equimos {asks}", arguments, ask=False)
     with bars.waiting("loading the backbone"):

@@ -92,6 +92,7 @@ def compressed(
     epochs: int = 3,
     lr: float = 3e-4,
     batch_size: int = 16,
+    half: bool = False,
     seed: int = 1993,
     value_range: ValueRange | None = None,
     workers: int = 0,
@@ -101,7 +102,8 @@ def compressed(
 
     `images` are some hundreds or thousands of anything like what it is for, as `predict` takes them, without labels:
     factors are chosen by what enters each layer for them, and then trained for `epochs` to give the original's tokens.
-    `epochs=0` leaves that out. The backbone given stays as it is. `save_backbone` writes the result.
+    `epochs=0` leaves that out. With `half`, all numbers are rounded to 16 bits in the end, which halves its file. The
+    backbone given stays as it is. `save_backbone` writes the result.
 
     Raises InputError for a ratio out of its range and for too few images, BackboneError for networks of other families
     and one that is compressed already.
@@ -115,6 +117,9 @@ def compressed(
         given: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "workers": workers, "progress": progress}
         put_factors(network, found.ranks, inputs(network, data, **given), progress)
         mend(network, backbone.frozen.network, data, epochs, lr=lr, **given)
+    if half:
+        for parameter in network.parameters():
+            parameter.data = parameter.data.half().to(parameter)
     recipe = Compressed(parent=backbone.sha256, ratio=ratio, ranks=found.ranks)
     return remade(backbone, network, recipe)
 
@@ -135,7 +140,7 @@ def remade(backbone: Backbone, network: nn.Module, recipe: Any, **model_args: An
 
 
 def inputs(
-    network: nn.Module,
+    network: Any,
     images: Unlabelled,
     batch_size: int = 16,
     *,
@@ -148,13 +153,13 @@ def inputs(
     They are as many as say enough, see `LOOKED_AT`. In memory are 8 D^2 bytes for a layer of D inputs.
     """
     layers = linear_layers(network)
-    widest, tokens = max(layer.in_features for layer in layers.values()), network.patch_embed.num_patches  # type: ignore[union-attr]
-    most = max(LOOKED_AT, -(-TOKENS_EACH * widest // tokens))  # type: ignore[operator]
+    widest = max(layer.in_features for layer in layers.values())
+    most = max(LOOKED_AT, -(-TOKENS_EACH * widest // network.patch_embed.num_patches))
     sums: dict[str, list[Any]] = {}
     total, done = min(most, images.count), 0
     with torch.no_grad(), _summed(layers, sums):
         for batch in images.batches(most, batch_size, seed, workers):
-            network.forward_features(batch.to(next(network.parameters()).device))  # type: ignore[operator]
+            network.forward_features(batch.to(next(network.parameters()).device))
             done += len(batch)
             if progress is not None:
                 progress("collecting features", done, total, {})
@@ -198,9 +203,8 @@ def put_factors(
     for done, (name, rank) in enumerate(ranks.items(), 1):
         layer, made = layers[name], network.get_submodule(name)
         assert isinstance(made, Factored)
-        bias = None if layer.bias is None else layer.bias.data
-        up, down, bias = factors(layer.weight.data, bias, rank, entering.get(name))
-        made.up.weight.data, made.down.weight.data = up, down
+        own = None if layer.bias is None else layer.bias.data
+        made.up.weight.data, made.down.weight.data, bias = factors(layer.weight.data, own, rank, entering.get(name))
         if bias is not None:
             made.up.bias.data = bias.clone()
         if progress is not None:

@@ -76,7 +76,7 @@ def distil(
             if not torch.isfinite(loss):
                 raise LearningError("the distillation diverged: lower lr; nothing was made")
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()

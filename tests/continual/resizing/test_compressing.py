@@ -237,6 +237,16 @@ def test_its_file_gives_it_back_bit_for_bit(tmp_path: Path) -> None:
     assert larger.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
+def test_half_is_half_the_bytes_and_the_same_bits_again(tmp_path: Path) -> None:
+    whole, half = (compressed(tiny_backbone(), IMAGES, epochs=0, half=half) for half in (False, True))
+    for name, made in {"whole": whole, "half": half}.items():
+        save_backbone(made, tmp_path / name)
+        assert load_backbone(weights=tmp_path / name).sha256 == made.sha256
+    assert (tmp_path / "half").stat().st_size < 0.65 * (tmp_path / "whole").stat().st_size
+    x = prepared(whole)
+    torch.testing.assert_close(half.frozen.features(x), whole.frozen.features(x), atol=2e-2, rtol=0)
+
+
 def test_numbers_that_16_bits_hold_are_written_so(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     save_backbone(backbone, tmp_path / "32.safetensors")

@@ -112,7 +112,7 @@ def in_eight_bits(network: nn.Module) -> None:
 
 @app.command()
 def read(images: Images, weights: Weights, backbones: Backbones, out: Out) -> None:
-    """Keep what strata reads of all images and their mirror images, under every backbone, as it is and in 8 bits."""
+    """Keep what strata reads of all images and their mirror images, under every backbone, and in 8 bits under some."""
     torch.set_num_threads(1)
     names = half_of(images, "report")
     parts = {
@@ -121,7 +121,7 @@ def read(images: Images, weights: Weights, backbones: Backbones, out: Out) -> No
     }
     out.mkdir(parents=True, exist_ok=True)
     for file in [weights, *sorted(backbones.glob("*.safetensors"))]:
-        for bits in ("", "-int8"):
+        for bits in ("", "-int8") if file == weights or file.stem.startswith("distilled") else ("",):
             name = ("full" if file == weights else file.stem) + bits
             if (out / f"{name}.safetensors").exists():
                 continue

@@ -37,7 +37,6 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "duplicate": {"how": "duplicate"},
     "duplicate, distilled": {"how": "duplicate", **_TAUGHT},
     "mango": {"how": "mango", **_TAUGHT},
-    "mango, rank 2": {"how": "mango", "rank": 2, **_TAUGHT},
 }
 
 app = typer.Typer()

@@ -11,6 +11,7 @@ from continual.avalanche.strategy import strategy_for as strategy_for
 from continual.backbones.loading import Backbone as Backbone
 from continual.backbones.loading import assemble as assemble
 from continual.backbones.loading import load_backbone as load_backbone
+from continual.backbones.loading import save_backbone as save_backbone
 from continual.errors import EquimosError as EquimosError
 from continual.experiments.frames import read_runs as read_runs
 from continual.export.writing import export_onnx as export_onnx
@@ -43,6 +44,8 @@ from continual.methods.slca import SLCALearner as SLCALearner
 from continual.methods.slca import SLCASettings as SLCASettings
 from continual.methods.strata import StrataLearner as StrataLearner
 from continual.methods.strata import StrataSettings as StrataSettings
+from continual.resizing.compressing import compressed as compressed
+from continual.resizing.growing import grown as grown
 from continual.sklearn import ContinualClassifier as ContinualClassifier
 
 __version__: str

@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 FLOORS = {
     "continual": (
         "data", "adapters", "merging", "losses", "selection", "metrics", "statistics", "uncertainty", "backbones",
-        "symmetry", "learning", "methods", "testing", "export", "serving", "sklearn", "datasets", "avalanche",
-        "lifecycle", "experiments", "cli", "__main__",
+        "symmetry", "learning", "resizing", "methods", "testing", "export", "serving", "sklearn", "datasets",
+        "avalanche", "lifecycle", "experiments", "cli", "__main__",
     ),
     "equivariant": ("parts", "wrappers", "detection", "checks", "tuning"),
 }  # fmt: skip

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from continual.backbones.factored import Factored
+
 ALL = slice(None)
 
 
@@ -20,14 +22,19 @@ def attend(module: Any, x: Tensor, read: slice = ALL, rope: Any = None, weight: 
     `weight` (K, D), or (B, K, D) for each image, stands for that of the module's queries, keys and values.
     """
     slow = _slow(x)
-    known = type(module) is Attention and type(module.qkv) is nn.Linear and getattr(module, "gate", None) is None
+    plain = type(module) is Attention and type(module.qkv) in (nn.Linear, Factored)
+    known = plain and getattr(module, "gate", None) is None
     if weight is not None and not known:
         return _under(module, x, rope, weight)[:, read]
     # What is exported keeps its layers whole, which shows what can be written in 8 bits.
     if weight is None and (not known or torch.onnx.is_in_onnx_export() or (read == ALL and not slow)):
         return (module(x) if rope is None else module(x, rope=rope))[:, read]
     width = module.num_heads * module.head_dim
-    own, weight, bias = weight, module.qkv.weight if weight is None else weight, module.qkv.bias
+    layer, own = module.qkv, weight
+    if own is None and type(layer) is Factored:
+        # Queries, keys and values are then those of fewer numbers for every token.
+        x, layer = layer.down(x), layer.up
+    weight, bias = layer.weight if own is None else own, layer.bias
 
     def heads(tokens: Tensor, rows: slice) -> tuple[Tensor, ...]:
         projected = _linear(tokens, weight[..., rows, :], None if bias is None else bias[rows])

@@ -13,6 +13,7 @@ from continual.backbones import described
 from continual.backbones.fitting import listed, mismatches
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, assemble, create, from_hub, load_backbone, skeleton
+from continual.backbones.recipes import Compressed, Grown, parsed
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError
 from continual.seeding import seeded
@@ -72,11 +73,16 @@ def _own(state: Mapping[str, Tensor] | None, place: int) -> dict[str, Tensor] | 
 @seeded(0, "random weights, soon replaced")
 def _rebuilt(description: Mapping[str, Any], state: Mapping[str, Tensor] | None) -> Backbone:
     name, model_args, file = (description[key] for key in ("name", "model_args", "weights_file"))
+    recipe = parsed(description.get("recipe"))
     if state is None and file is not None:
         backbone = load_backbone(name, weights=file, **model_args)
     else:
-        network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state)
-        backbone = assemble(network, name, model_args, weights_file=file)
+        if state is None and recipe is not None:
+            raise BackboneError(
+                f"the model's backbone was {recipe.words}, and the model does not say where its file is"
+            )
+        network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state, recipe)
+        backbone = replace(assemble(network, name, model_args, weights_file=file), recipe=recipe)
     check_same_weights(backbone, description)
     prepared = Preprocessing.from_json(description["preprocessing"])
     if prepared.size != backbone.frozen.image_size or len(prepared.mean) != backbone.frozen.channels:
@@ -87,10 +93,12 @@ def _rebuilt(description: Mapping[str, Any], state: Mapping[str, Tensor] | None)
     return replace(backbone, preprocessing=prepared, fit=description.get("weights_fit") or backbone.fit)
 
 
-def _embedded(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+def _embedded(
+    name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor], recipe: Compressed | Grown | None
+) -> nn.Module:
     """Make the network of which a model file embeds the `state`: exactly that, and only then is memory taken."""
-    if problems := mismatches(skeleton(name, model_args).state_dict(), state):
+    if problems := mismatches(skeleton(name, model_args, recipe).state_dict(), state):
         raise BackboneError(f"the embedded backbone is no {name!r} with {dict(model_args)}: {listed(problems)}")
-    network = create(name, model_args, state)
+    network = create(name, model_args, state, recipe)
     network.load_state_dict(dict(state))
     return network

@@ -23,11 +23,14 @@ from continual.backbones import arguments
 from continual.backbones.arguments import check_size
 from continual.backbones.base import FrozenBackbone
 from continual.backbones.convnet import FrozenConvNet
+from continual.backbones.factored import factor
 from continual.backbones.fitting import Fit, fill
+from continual.backbones.recipes import Compressed, Grown, in_header, of_header
 from continual.backbones.vit import FrozenViT
 from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest
+from continual.files import store
 from continual.seeding import seeded
 
 
@@ -42,6 +45,7 @@ class Backbone:
     weights_file: str | None = None  #: the local file the weights were read from
     sha256: str = field(default="")  #: of the weights as they are used, see `fingerprint`
     fit: Fit | str | None = field(default=None, compare=False)  #: how a local file's tensors went into the network
+    recipe: Compressed | Grown | None = None  #: how it was made of another backbone, if it was
     _on: dict[torch.device, Backbone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class Backbone:
             "preprocessing": asdict(self.preprocessing),
         }
         values |= {"weights_fit": str(self.fit)} if self.fit else {}
+        values |= {"recipe": self.recipe.model_dump()} if self.recipe else {}
         # As they come back from a file, lists for tuples, so that the two can be compared.
         return dict(json.loads(json.dumps(values)))
 
@@ -113,7 +118,8 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
     - `load_backbone("vit_small_patch14_dinov2", weights="weights.safetensors", img_size=98)` reads a local
       safetensors, npz (timm's JAX layout or plain arrays) or torch file (weights only, never code): also a training
       program's, with names of its own before the network's, and heads beside it. A safetensors file may carry the
-      name (`timm`) and model arguments (`depth`, ...) as metadata; those given here come first.
+      name (`timm`) and model arguments (`depth`, ...) as metadata; those given here come first. One that
+      `save_backbone` wrote has its preprocessing and recipe there as well.
     - `load_backbone("tf_efficientnet_lite0.in1k", img_size=128)` makes a CNN, which takes images of any size.
 
     `options` named like a field of `Preprocessing` (`mean`, `std`, `crop_pct`, `interpolation`,
@@ -122,7 +128,7 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
     Raises BackboneError with what to do instead.
     """
     changes = {key: options.pop(key) for key in list(options) if key in Preprocessing.changeable()}
-    fit = None
+    fit = recipe = None
     if weights is None:
         if name is None:
             raise BackboneError("name a backbone, e.g. 'vit_base_patch16_224.augreg_in21k', or give weights=FILE")
@@ -131,14 +137,16 @@ def load_backbone(name: str | None = None, *, weights: str | Path | None = None,
         path = Path(weights)
         state, metadata = read_weights(path)
         named, own = noted(metadata)
+        recipe, prepared = of_header(metadata)
+        changes = {**prepared, **changes}
         name = name or named
         if name is None:
             raise BackboneError(f"{path} does not say which timm model it is for: give its name as well")
         options = {**own, **options}
-        vit = create(name, options, state)
+        vit = create(name, options, state, recipe)
         fit = fill(vit, state, path, name)
     file = str(Path(weights).resolve()) if weights else None
-    return replace(assemble(vit, name, options, weights_file=file, **changes), fit=fit)
+    return replace(assemble(vit, name, options, weights_file=file, **changes), fit=fit, recipe=recipe)
 
 
 def assemble(
@@ -177,28 +185,57 @@ def assemble(
     return Backbone(frozen, name, dict(model_args or {}), prepared, weights_file)
 
 
+def save_backbone(backbone: Backbone, path: str | Path) -> Backbone:
+    """Write one backbone to a safetensors file, atomically, and return it as `load_backbone(weights=path)` gives it.
+
+    The header has its name, arguments, preprocessing and recipe. Numbers that 16 bits hold exactly, all of them, are
+    written so. Raises BackboneError for several side by side, ModelFileError if the file cannot be written.
+    """
+    if len(backbone.parts) > 1:
+        raise BackboneError("several backbones are no one file: save each of its parts")
+    state = {name: tensor.cpu() for name, tensor in backbone.frozen.network.state_dict().items()}
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    exact = all(torch.equal(tensor.float(), state[name].float()) for name, tensor in halves.items())
+    about = {key: json.dumps(value) for key, value in backbone.model_args.items()}
+    about |= {"timm": backbone.name, **in_header(backbone.recipe, backbone.describe()["preprocessing"])}
+    store(path, halves if exact else state, about)
+    return replace(backbone, weights_file=str(Path(path).resolve()))
+
+
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """Return one value for each channel: those for RGB, or for any other number of channels their mean."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def create(name: str, model_args: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> nn.Module:
+def create(
+    name: str,
+    model_args: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
+    recipe: Compressed | Grown | None = None,
+) -> nn.Module:
     """Make a timm model with random weights, and no head unless `num_classes` is among its arguments.
 
-    Raises BackboneError for a wrong name or argument, and before any memory is taken for a network that is too large,
-    or much larger than the `state` that is to fill it.
+    A `recipe` changes what it is made of. Raises BackboneError for a wrong name or argument, and before any memory is
+    taken for a network that is too large, or much larger than the `state` that is to fill it.
     """
-    check_size(skeleton(name, model_args), name, state)
-    return _tried(name, model_args)
+    check_size(skeleton(name, model_args, recipe), name, state)
+    return _by(recipe, _tried(name, model_args))
 
 
-def skeleton(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+def skeleton(name: str, model_args: Mapping[str, Any], recipe: Compressed | Grown | None = None) -> nn.Module:
     """Make a timm model that takes no memory, on torch's meta device; raises BackboneError as `create` does."""
     architecture = name.split(".")[0]
     if not is_model(architecture):
         raise BackboneError(f"unknown timm model {name[:80]!r}: {nearest(architecture, timm.list_models())}")
     with torch.device("meta"):
-        return _tried(name, arguments.checked(model_args, name))
+        return _by(recipe, _tried(name, arguments.checked(model_args, name)))
+
+
+def _by(recipe: Compressed | Grown | None, network: nn.Module) -> nn.Module:
+    """Return a network of what a recipe says that it is made of; its shape is in its arguments."""
+    if isinstance(recipe, Compressed):
+        factor(network, recipe.ranks)
+    return network
 
 
 def _tried(name: str, model_args: Mapping[str, Any]) -> nn.Module:

@@ -62,7 +62,8 @@ def noted(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     name = metadata.get("timm")
     if name is not None and not isinstance(name, str):
         raise BackboneError(f"the weights file's metadata name the network {str(name)[:80]!r}: give its name")
-    return name, {k: v for k, v in metadata.items() if k not in ("timm", "format")} if name else {}
+    others = ("timm", "format", "recipe", "preprocessing")
+    return name, {k: v for k, v in metadata.items() if k not in others} if name else {}
 
 
 def _kind(path: Path) -> str:

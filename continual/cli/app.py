@@ -21,6 +21,7 @@ from continual.cli import (
     merging,
     models,
     porting,
+    resizing,
     runs,
     selecting,
 )
@@ -79,7 +80,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (learn, models, listings, runs, edits, merging, porting, selecting, deploy):
+for group in (learn, models, listings, runs, edits, merging, porting, resizing, selecting, deploy):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
 app.add_typer(concepts.app, name="concept", cls=Commands)

@@ -119,6 +119,7 @@ def _short(value: Any) -> Any:
 def _info_table(about: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    from continual.backbones.recipes import parsed
     from continual.symmetry.choice import GroupChoice
 
     learned = f"{console.count(len(about['classes']), 'class')} in {console.count(about['experiences'], 'experience')}"
@@ -133,6 +134,7 @@ def _info_table(about: dict[str, Any]) -> Table:
         source = "embedded" if embedded else backbone["weights_file"] or "from timm's hub"
         rows += [("backbone", f"{backbone['name']} ({source})"), ("  SHA-256", backbone["sha256"])]
         rows += [("  weights", backbone["weights_fit"])] if backbone.get("weights_fit") else []
+        rows += [("  made", recipe.words)] if (recipe := parsed(backbone.get("recipe"))) else []
         rows += [("  arguments", console.pairs(backbone["model_args"]))]
         rows += [("  preprocessing", console.pairs(backbone["preprocessing"]))]
     if about["choice"]:

@@ -12,6 +12,7 @@ from continual.backbones import described, loading, recommended
 from continual.backbones.descriptions import rebuild, with_weights
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone
+from continual.backbones.recipes import of_header
 from continual.backbones.weights import noted, read_weights
 from continual.console import can_ask, confirmed, console
 from continual.data import images
@@ -143,20 +144,25 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
 def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
     """Return the backbone to which a model is to be ported, by its tag or its weights.
 
-    Of the same architecture, it has the model's arguments and preprocessing unless others are given; of another one,
-    how images are cropped and mirrored in training. Raises InputError for neither tag nor weights.
+    Of the same architecture, it has the model's arguments and preprocessing unless its file says others or they are
+    given; of another one, how images are cropped and mirrored in training. Raises InputError for neither tag nor
+    weights.
     """
     about, *others = described(found.header["backbone"])
     if others:
         raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
+    said: dict[str, Any] = {}
     if weights is not None and name is None:
-        name = noted(read_weights(weights)[1])[0] or about["name"]
+        metadata = read_weights(weights)[1]
+        named, said = noted(metadata)
+        name, said = named or about["name"], {**said, **of_header(metadata)[1]}
     if name is None:
         raise InputError("port needs the new backbone: --to TAG, or --to-weights FILE")
     prepared = vars(Preprocessing.from_json(about["preprocessing"]))
     kept = {key: prepared[key] for key in ("crop_scale", "mirror", "augment")}
     if name == about["name"]:
         kept = {**about["model_args"], **{key: prepared[key] for key in Preprocessing.changeable()}}
+    kept = {key: value for key, value in kept.items() if key not in said}
     return loading.load_backbone(name, weights=weights, **{**kept, **arguments})
 
 

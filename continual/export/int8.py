@@ -18,8 +18,8 @@ from continual.errors import InputError
 from continual.export.onnx_runner import Runner
 from continual.export.tracing import quiet
 
-#: where they are: in the backbone, or in one of several
-_LINEAR = re.compile(r"network\.network\.(\d+\.)?blocks\..*\.(qkv|proj|fc1|fc2)")
+#: where they are: in the backbone, or in one of several; whole, or as two factors
+_LINEAR = re.compile(r"network\.network\.(\d+\.)?blocks\..*\.(qkv|proj|fc1|fc2)(\.(down|up))?")
 
 
 def quantised(model: Any) -> Any:

@@ -17,7 +17,6 @@ from pydantic import (
     Discriminator,
     Field,
     StrictBool,
-    StrictFloat,
     StrictInt,
     StrictStr,
     Tag,
@@ -25,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from continual.backbones.recipes import Number, PreprocessingHeader, Recipe, Sha256
 from continual.documents import not_finite
 from continual.errors import InputError, ModelFileError
 from continual.files import StoredTensor
@@ -62,31 +62,11 @@ def _texts(value: Any) -> Any:
 Name = Annotated[StrictStr, AfterValidator(_name)]
 Text = Annotated[StrictStr, Field(max_length=10_000), AfterValidator(_texts)]
 Plain = Annotated[dict[str, Any], AfterValidator(_texts)]
-Number = StrictFloat | StrictInt
 Names = list[Name] | list[Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class PreprocessingHeader(_Part):
-    """How images are prepared: the fields of `Preprocessing`."""
-
-    size: Annotated[list[Annotated[StrictInt, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
-    mean: Annotated[list[Number], Field(min_length=1, max_length=1024)]
-    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1, max_length=1024)]
-    interpolation: Literal["bicubic", "bilinear", "nearest", "nearest-exact", "lanczos", "hamming", "box"]
-    crop_pct: Annotated[Number, Field(gt=0.05, le=4)]
-    crop_scale: Annotated[list[Annotated[Number, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)]
-    mirror: StrictBool
-    augment: StrictBool = True
-
-    @model_validator(mode="after")
-    def _as_many_means_as_deviations(self) -> PreprocessingHeader:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"there are {len(self.mean)} means and {len(self.std)} standard deviations")
-        return self
 
 
 class BackboneHeader(_Part):
@@ -96,15 +76,16 @@ class BackboneHeader(_Part):
     model_args: Plain
     weights_file: Text | None
     weights_fit: Text | None = None
-    sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     preprocessing: PreprocessingHeader
+    recipe: Recipe | None = None
 
 
 class JoinedHeader(_Part):
     """Several backbones side by side, each with its own preprocessing and hash."""
 
     name: Text
-    sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     parts: Annotated[list[BackboneHeader], Field(min_length=2, max_length=16)]
 
     @model_validator(mode="after")

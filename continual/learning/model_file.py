@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from continual.backbones import described
 from continual.errors import ModelFileError
 from continual.files import Header, fetch, store, with_header
 from continual.files import read_header as read_any_header
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
-VERSION = 4
-#: the one that a model of a single backbone is written in
+VERSION = 5
+#: the one that a model of several backbones is written in
+OF_SEVERAL = 4
+#: the one that a model of a single backbone is written in; the newest only if a backbone has a recipe
 OF_ONE_BACKBONE = 3
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
@@ -38,7 +41,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
     from continual.learning.header import checked
 
     checked(json.loads(json.dumps(values)))
-    version = VERSION if "parts" in values["backbone"] else OF_ONE_BACKBONE
+    version = OF_SEVERAL if "parts" in values["backbone"] else OF_ONE_BACKBONE
+    version = VERSION if any("recipe" in part for part in described(values["backbone"])) else version
     store(path, tensors, {"format": FORMAT, "version": str(version), "equimos": json.dumps(values)})
 
 

@@ -46,6 +46,11 @@ class Storing(Asking[S]):
         is stored. `notes` are JSON values about this version, `seen` what the command `equimos` keeps to know
         images again; a learner that was loaded has neither. Raises ModelFileError if it cannot be written.
         """
+        if not embed_backbone and any(part.recipe and not part.weights_file for part in self.backbone.parts):
+            raise ModelFileError(
+                "the backbone was made here and is in no file: save_backbone(backbone, FILE) writes one for all its "
+                "models, embed_backbone=True puts it into this one"
+            )
         tensors, state = self.export()
         header = {
             "method": self.method,

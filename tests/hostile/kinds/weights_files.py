@@ -45,7 +45,7 @@ def _metadata(tensors: Any, metadata: dict[str, str], draw: random.Random, mater
     if draw.random() < 0.5:
         key, value = draw.choice(LEVERS)
     else:
-        key, value = draw.choice(["timm", *metadata]), draw.choice(VALUES)
+        key, value = draw.choice(["timm", "recipe", "preprocessing", *metadata]), draw.choice(VALUES)
     text = value.encode(errors="replace").decode() if isinstance(value, str) else json.dumps(value)
     written = {**metadata, key: text}
 

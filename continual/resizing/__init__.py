@@ -1,0 +1,1 @@
+"""Backbones made of another one: smaller (compressed), or wider and deeper (grown)."""

@@ -16,11 +16,12 @@ from torch import Tensor
 from continual.learning.porting import Space
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import Simulation, State, learned
+from continual.learning.streaming import Held
 from continual.learning.training import GradientTraining
 from continual.methods.bases.compatibility import Kind as KeepKind
 from continual.methods.bases.compatibility import divergence, kept_answers
 from continual.seeding import generator as seeded
-from continual.statistics.class_statistics import ClassStatistics, Kind, fit
+from continual.statistics.class_statistics import ClassStatistics, Kind, fit, of_each_class
 from continual.statistics.fields import per_class
 from continual.statistics.head import Head
 from continual.statistics.ignored import check_width, corrected
@@ -118,18 +119,32 @@ def unchanged(logits: Tensor) -> Tensor:
     return logits
 
 
+class ClassFits:
+    """Statistics of an experience's classes, of features given in blocks; a class that comes again is merged."""
+
+    def __init__(self, settings: AlignmentSettings) -> None:
+        self.settings, self.of_class = settings, dict[int, ClassStatistics]()
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Fit the classes (n,) of features (n, D)."""
+        own = self.settings
+        for target, rows in of_each_class(features, targets):
+            found = fit(rows, own.statistics, own.statistics_components)
+            known = self.of_class.get(target)
+            self.of_class[target] = found if known is None else known.merged(found)
+
+
 def aligned_fields(
-    training: GradientTraining[Any], features: Tensor, targets: Tensor, rescale: Rescale = unchanged
+    training: GradientTraining[Any], fits: ClassFits, held: Held, rescale: Rescale = unchanged
 ) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields after an experience of features (n, D) of classes (n,).
+    """Return an `AlignedState`'s own fields after an experience whose classes were fitted; features (n, D) are `held`.
 
     Statistics of classes seen before become those of all their images together. The head is aligned from the
     second experience on, or from the first (`align_first`). The settings are `AlignmentSettings`.
     """
     settings, before = training.settings, training.before
     statistics = list(before.statistics)
-    for target in targets.unique().tolist():
-        found = fit(features[targets == target], settings.statistics, settings.statistics_components)
+    for target, found in sorted(fits.of_class.items(), key=lambda pair: pair[0]):
         if target < len(before.classes):
             statistics[target] = statistics[target].merged(found)
         else:
@@ -139,7 +154,7 @@ def aligned_fields(
     first = training.symmetric if settings.align_first is None else settings.align_first
     if (before.updates or first) and settings.alignment_epochs:
         draw = seeded(settings.seed, "alignment", before.updates, device=training.device)
-        examples = (features, targets) if training.correcting else None
+        examples = (held.columns[0], held.labels) if training.correcting else None
         kept = partial(_kept, settings, before.head, head) if settings.keep_answers and before.head else None
         head = align(head, statistics, settings, generator=draw, rescale=rescale, examples=examples, kept=kept)
     calibration = calibrate(statistics, seeded(settings.seed, "calibration", before.updates))

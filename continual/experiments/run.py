@@ -16,6 +16,7 @@ from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, load_backbone
+from continual.data.checked_files import remembered
 from continual.data.inputs import as_experience
 from continual.datasets.config import load_data
 from continual.datasets.streams import Stream, make_stream
@@ -30,7 +31,7 @@ from continual.experiments.transformed import answer_transformed, transformed_tr
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.feature_store import FeatureStore
+from continual.learning.feature_store import READABLE, FeatureStore
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import Settings
 from continual.lifecycle import locks
@@ -99,7 +100,8 @@ class _Run:
         store: FeatureStore | None,
     ) -> None:
         self.config, self.folder, self.progress, self.workers, self.store = config, folder, progress, workers, store
-        with _waiting(progress, "loading the data"):
+        checked = None if store is None else store.folder / READABLE
+        with _waiting(progress, "loading the data"), remembered(checked):
             self.streams = streams(config)
         self._backbones: dict[int, Backbone] = {}
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.

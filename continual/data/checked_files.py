@@ -49,26 +49,33 @@ class CheckedFiles:
         self._known: dict[str, set[bytes]] = {}  #: by folders of images
         self._new: dict[str, list[bytes]] = {}
 
-    def known(self, path: str | Path, channels: int) -> tuple[bool, bytes | None]:
-        """Return whether a file was readable as it is, for so many channels, and what to `add` when it is."""
+    def knows(self, path: str | Path, channels: int) -> bool:
+        """Tell whether a file, as it is now, was readable for so many channels."""
         place = os.path.abspath(path)
-        try:
-            about = os.stat(place)
-        except OSError:
-            return False, None
         parent = os.path.dirname(place)
         if parent not in self._known:
             self._known[parent] = self._read(parent)
-        found = f"{place}\0{about.st_dev}\0{about.st_ino}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
-        found += f"\0{channels}\0{_READERS}"
-        digest = hashlib.blake2b(os.fsencode(found), digest_size=_SIZE).digest()
-        settled = max(about.st_mtime_ns, about.st_ctime_ns) + SETTLED < time.time_ns()
-        return digest in self._known[parent], digest if settled else None
+        return self._digest(place, channels)[0] in self._known[parent]
 
-    def add(self, path: str | Path, channels: int, before: bytes | None) -> None:
-        """Remember a file that was read, unless it has changed since `known` said `before` of it."""
-        if before is not None and self.known(path, channels)[1] == before:
-            self._new.setdefault(os.path.dirname(os.path.abspath(path)), []).append(before)
+    @contextmanager
+    def unchanged(self, path: str | Path, channels: int) -> Iterator[None]:
+        """Remember a file that the block reads, unless it raises, or the file is changed at that time."""
+        place = os.path.abspath(path)
+        before = self._digest(place, channels)
+        yield
+        if before == self._digest(place, channels) and before[1]:
+            self._new.setdefault(os.path.dirname(place), []).append(before[0])
+
+    @staticmethod
+    def _digest(place: str, channels: int) -> tuple[bytes, bool]:
+        """Return what stands for a file as it is, and whether its last change lies far enough back."""
+        try:
+            about = os.stat(place)
+        except OSError:
+            return b"", False
+        found = f"{place}\0{about.st_dev}\0{about.st_ino}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
+        digest = hashlib.blake2b(os.fsencode(f"{found}\0{channels}\0{_READERS}"), digest_size=_SIZE).digest()
+        return digest, max(about.st_mtime_ns, about.st_ctime_ns) + SETTLED < time.time_ns()
 
     def save(self) -> None:
         """Write what is new."""

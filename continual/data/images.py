@@ -172,14 +172,12 @@ def check_readable(
     """
     broken, checked = [], checked_files.current()
     for done, path in enumerate(paths, 1):
-        fine, found = (
-            (False, None) if checked is None or not isinstance(path, str | Path) else checked.known(path, channels)
-        )
         try:
-            if not fine:
+            if checked is None or not isinstance(path, str | Path):
                 open_image(path, channels=channels)
-            if checked is not None and not fine:
-                checked.add(path, channels, found)
+            elif not checked.knows(path, channels):
+                with checked.unchanged(path, channels):
+                    open_image(path, channels=channels)
         except InputError as error:
             broken.append(str(error))
         if progress is not None:

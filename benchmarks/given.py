@@ -24,6 +24,8 @@ class Given(FrozenBackbone):
     def __init__(self, side: int) -> None:
         super().__init__()
         self.network, self.width, self.depth, self.image_size = nn.Identity(), 3 * side**2, 1, (side, side)
+        self.network.register_parameter("unused", nn.Parameter(torch.zeros(1)))  # says the device
+        self.freeze()
 
     @property
     def stages(self) -> list[nn.Module]:

@@ -25,9 +25,8 @@ from measuring import surroundings, table, write
 from continual.learning import streaming
 from continual.methods import method
 
-#: images, and those of them for which all features are held as well
-COUNTS, HELD = [10_000, 40_000, 160_000, 640_000, 1_300_000], [10_000, 40_000, 160_000]
-METHODS = ["ridge", "simple_cil"]
+#: of each method, images that are read in blocks, and those of which all features are held
+RUNS = {"ridge": ([1_300_000, 10_000, 80_000], [10_000, 20_000]), "simple_cil": ([1_300_000, 10_000], [10_000, 20_000])}
 CLASSES, SIDE = 1000, 16
 
 
@@ -66,8 +65,8 @@ def main(
         print(json.dumps(one(kind, int(images), held == "True")))
         return
     rows = []
-    for kind in METHODS:
-        for images, held in [(n, False) for n in COUNTS] + [(n, True) for n in HELD]:
+    for kind, counts in RUNS.items():
+        for images, held in [(n, held) for held, own in zip((False, True), counts, strict=True) for n in own]:
             words = [sys.executable, __file__, "--out", str(out), "--only", f"{kind},{images},{held}"]
             rows.append(json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
             print(rows[-1], file=sys.stderr, flush=True)
@@ -99,9 +98,11 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         (axes[0], "peak", 2**20, "peak above the start [MiB]"),
         (axes[1], "seconds", 1, "processor seconds"),
     ):
-        for number, kind in enumerate(METHODS):
+        for number, kind in enumerate(RUNS):
             for held, style in ((False, "o-"), (True, "s--")):
-                own = [row for row in rows if row["method"] == kind and row["held"] == held]
+                own = sorted(
+                    (row for row in rows if row["method"] == kind and row["held"] == held), key=lambda r: r["images"]
+                )
                 name = f"{kind}, {'all features held' if held else 'in blocks'}"
                 axis.plot(
                     [row["images"] for row in own], [row[key] / unit for row in own], style,
@@ -110,7 +111,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel="images of one experience", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0].axhline(1024, color="grey", linewidth=0.8)
-    axes[0].annotate("1 GiB", (COUNTS[0], 1024), color="grey", fontsize=8, va="bottom")
+    axes[0].annotate("1 GiB", (10_000, 1024), color="grey", fontsize=8, va="bottom")
     axes[1].legend(fontsize=8)
     figure.savefig(picture, dpi=150)
 

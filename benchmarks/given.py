@@ -45,7 +45,7 @@ class Given(FrozenBackbone):
 def backbone(side: int) -> Backbone:
     """Return it as learners take it; features are of width 3 side^2."""
     prepared = Preprocessing(size=(side, side), mean=(0.5,) * 3, std=(0.5,) * 3)
-    return Backbone(Given(side), "given features", {}, prepared, None)
+    return Backbone(Given(side), "given", {}, prepared, None)
 
 
 class Stored(Dataset[tuple[Tensor, int]]):

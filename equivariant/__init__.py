@@ -20,6 +20,7 @@ from equivariant.checks.equivariance import (
 from equivariant.checks.evaluation import Evaluation, evaluate
 from equivariant.checks.report import EquivarianceReport, equivariance_report
 from equivariant.coordinates import Boxes, Keypoints
+from equivariant.detection.detector import EquivariantDetector
 from equivariant.errors import EquivariantError, GroupError, InputError
 from equivariant.groups import (
     FiniteGroup,
@@ -50,12 +51,12 @@ from equivariant.wrappers.max_pooling import OrbitMax
 from equivariant.wrappers.pruned_orbit import PrunedOrbit
 
 __all__ = [
-    "Action", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantError", "Equizero",
-    "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images", "InputError", "Keypoints",
-    "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit", "Recipe", "Regular",
-    "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tokens", "Trivial", "TuningResult", "VectorField",
-    "WeightedWrapper", "act", "action_error", "align", "as_group", "assert_equivariant", "channel_cycle",
-    "channel_permutations", "cyclic", "dihedral", "entropy", "equivariance_error", "equivariance_report",
-    "evaluate", "from_generators", "max_probability", "mirror_h", "mirror_v", "orbit", "orbit_answers",
-    "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
+    "Action", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantDetector", "EquivariantError",
+    "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images", "InputError",
+    "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit", "Recipe",
+    "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tokens", "Trivial", "TuningResult",
+    "VectorField", "WeightedWrapper", "act", "action_error", "align", "as_group", "assert_equivariant",
+    "channel_cycle", "channel_permutations", "cyclic", "dihedral", "entropy", "equivariance_error",
+    "equivariance_report", "evaluate", "from_generators", "max_probability", "mirror_h", "mirror_v", "orbit",
+    "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ FLOORS = {
         "symmetry", "learning", "methods", "testing", "export", "serving", "sklearn", "datasets", "avalanche",
         "lifecycle", "experiments", "cli", "__main__",
     ),
-    "equivariant": ("parts", "wrappers", "checks", "tuning"),
+    "equivariant": ("parts", "wrappers", "detection", "checks", "tuning"),
 }  # fmt: skip
 
 #: Where a library may be imported; those that are not named, such as torch, may be everywhere.

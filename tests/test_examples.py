@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
@@ -37,6 +39,7 @@ def test_equivariance(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "equivariance.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_four_sites(tmp_path: Path) -> None:
     said = run("four_sites.py", tmp_path)
     found = re.findall(r"^(.*?) +\d+ classes +([\d.]+)%", said, flags=re.MULTILINE)

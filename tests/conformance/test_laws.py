@@ -29,7 +29,15 @@ OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
 
 @pytest.fixture(
     scope="module",
-    params=[*methods(), *(name + other for name, kind in methods().items() if kind.any_backbone for other in OTHERS)],
+    params=[
+        *methods(),
+        *(
+            pytest.param(name + other, marks=() if (name, other) == ("strata", " on a CNN") else pytest.mark.slow)
+            for name, kind in methods().items()
+            if kind.any_backbone
+            for other in OTHERS
+        ),
+    ],
 )
 def case(request: pytest.FixtureRequest) -> Case:
     name, _, other = request.param.partition(" ")

@@ -32,7 +32,7 @@ OTHERS = tuple(name for name in KINDS.all() if name not in USUAL)
 #: All symmetries of these are tried in the default tier.
 WHOLE = ("strata", "mos", TWO)
 #: Of these graphs are written in the default tier: it takes seconds.
-GRAPHS = (("strata", "frame"), ("mos", "frame"), (TWO, "frame"))
+GRAPHS = (("strata", "frame"),)
 
 
 def cases(quick: Callable[[str, str], bool]) -> list[Any]:

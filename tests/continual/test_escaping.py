@@ -133,6 +133,7 @@ def test_commands_show_hostile_names_and_do_not_obey(
     assert escaping.terminal(name) in (result.stdout + result.stderr).replace("\\\\", "\\")
 
 
+@pytest.mark.slow
 def test_a_report_of_hostile_labels_is_harmless(tmp_path: Path) -> None:
     """In a run's label and title; read back as CSV, and looked through as LaTeX, Markdown, HTML and SVG."""
     label, title = "=cmd|' /C calc'!A0\x1b[31m\u202e<script>alert(1)</script>$x$\n", "T\n\\input{/etc/passwd}\n% <b>"

@@ -100,7 +100,9 @@ def _forgotten() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_forgotten")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("methods", "adapters") else pytest.mark.slow) for kind in KINDS]
+)
 def test_a_kind_of_ones_own_is_one_file(
     kind: str, equimos: Equimos, config: Path, weights: Path, flowers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

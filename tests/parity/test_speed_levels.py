@@ -65,7 +65,7 @@ def real(shared: Path) -> tuple[MOSLearner, Tensor]:
     return made.variant(precision="float32"), torch.stack([prepared[i][0] for i in range(len(photos))])
 
 
-@pytest.fixture(scope="module", params=["golden", "real"])
+@pytest.fixture(scope="module", params=["golden", pytest.param("real", marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest) -> tuple[MOSLearner, Tensor]:
     """A learner and images, of which some change their stack."""
     if request.param == "real":

@@ -44,7 +44,9 @@ def test_same_bits_as_the_plain_learner(method: str, backbone: Any, blobs: Any) 
     assert_same(ours.learner, plain(methods()[method], backbone, stream))
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in ("mos", "strata") else pytest.mark.slow) for name in EVERY_METHOD]
+)
 def test_evaluation_and_plugins_change_no_bit(method: str, backbone: Any, blobs: Any) -> None:
     stream = blob_stream(blobs)
     benchmark = to_avalanche(stream, backbone.preprocessing)

@@ -32,6 +32,9 @@ def test_tuning_runs_the_vit_once_for_every_view(backbone: Backbone) -> None:
     images, labels = torch.rand(8, 3, 16, 16, generator=draw), torch.arange(8) % 2
     reader, ladder = side_network(backbone, reduction=4)
     head, passes = nn.Linear(backbone.width, 2), []
+    with torch.no_grad():  # whoever begins as well as it ends is kept as it began
+        for weight in head.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw))
     model = nn.Sequential(eq.Equitune(nn.Sequential(reader, ladder), "D4"), head)
     reader.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -76,6 +76,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(model: Path, flowers: Path) -> No
     assert line.startswith(f"error: {model} ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_while_training(tmp_path: Path, flowers: Path, model: Path, trained: Path, pictures: Pictures) -> None:
     """MOS with a hundred thousand epochs to go, killed in the middle of them."""

@@ -15,6 +15,7 @@ import pytest
 Equimos = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_export_into_a_folder_with_the_runner(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
     result = equimos("export", "--model", model, "--onnx", tmp_path / "box", "--images", flowers)
     assert result.exit_code == 0, result.stderr

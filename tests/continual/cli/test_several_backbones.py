@@ -100,6 +100,7 @@ def test_two_sites_become_one_model(equimos: Equimos, tmp_path: Path, words: lis
     assert set(continual.load(both).classes) == {"rose", "tulip", "lily"}
 
 
+@pytest.mark.slow
 def test_export(equimos: Equimos, tmp_path: Path, flowers: Path, words: list[Any]) -> None:
     """The graph and its stand-alone runner prepare an image for each backbone, as the model does."""
     pytest.importorskip("onnx")

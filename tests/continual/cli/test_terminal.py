@@ -80,7 +80,7 @@ STOPPED = "interrupted: {model} is as it was"
 @pytest.mark.parametrize(
     ("turns", "code", "last"),
     [
-        pytest.param([(LEARN, "\n")], 1, NOTHING, id="enter"),
+        pytest.param([(LEARN, "\n")], 1, NOTHING, id="enter", marks=pytest.mark.slow),
         pytest.param([(LEARN, CTRL_D)], 1, NOTHING, id="end", marks=pytest.mark.slow),
         pytest.param([(LEARN, CTRL_C)], 130, STOPPED, id="stop", marks=pytest.mark.slow),
         pytest.param([(LEARN, "y\n"), (KEEP, "no\n")], 1, NOT_KEPT, id="not kept", marks=pytest.mark.slow),

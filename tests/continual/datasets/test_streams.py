@@ -117,6 +117,7 @@ def test_bad_data_is_refused() -> None:
     split_classes("toy", pairs(1), pairs(1, 11), sizes=1, seed=None, max_classes=11)
 
 
+@pytest.mark.slow
 def test_avalanche_is_not_imported() -> None:
     code = "import sys, continual.datasets.streams; sys.exit('avalanche' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -58,6 +58,7 @@ def test_what_cannot_be_read_is_said(runs: list[Path], tmp_path: Path, monkeypat
         continual.read_runs(runs[0])
 
 
+@pytest.mark.slow
 def test_the_report_writes_the_same_as_parquet(runs: list[Path], equimos: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     result = equimos("report", runs[1], "--out", tmp_path / "out", "--parquet")

@@ -152,7 +152,10 @@ def test_the_config_that_is_spoilt_is_good(equimos: Equimos, pictures: Any, tmp_
     assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", [("run",), ("run", "--dry-run")], ids=["run", "dry-run"])
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(("run",), id="run", marks=pytest.mark.slow), pytest.param(("run", "--dry-run"), id="dry-run")],
+)
 def test_bad_configs_are_refused(
     equimos: Equimos, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_cell_another_process_is_at_is_left_to_it(
     assert (out / "cells" / "simple_cil-1993.json").exists()
 
 
+@pytest.mark.slow
 def test_two_learners_of_one_file(model: Path, flowers: Path) -> None:
     before, link = model.read_bytes(), model.with_name("link")
     link.symlink_to(model)
@@ -96,6 +97,7 @@ def test_two_jobs_share_the_cells_of_a_sweep(equimos: Equimos, config: Path, tmp
         assert not (tmp_path / "out" / name / "work").exists()
 
 
+@pytest.mark.slow
 def test_the_error_of_a_job_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with pytest.raises(InputError, match=r"2 of 2 jobs failed: no config at gone.toml; the same command resumes"):

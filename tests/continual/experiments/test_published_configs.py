@@ -32,13 +32,17 @@ SIZES = {
     "omnibenchmark/mos_b0_inc30": [30] * 10,
     "vtab/mos_b0_inc10": [10] * 5,
 }
+#: Which a quick run tries: of equal experiences, with a base, with an order of its own.
+QUICK = ("cifar100/mos_b0_inc10", "imagenet_r/mos_b100_inc50", "vtab/mos_b0_inc10")
 
 
 def path(name: str) -> Path:
     return ROOT / "configs" / f"{name}.toml"
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SIZES]
+)
 def test_a_published_setting_is_dry_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone
 ) -> None:

@@ -398,6 +398,7 @@ def test_a_narrow_terminal_shows_four_columns_in_eighty() -> None:
     assert [heading[-1] for heading in table.shown_headings()[1:]] == ["↑", "↑", "↓", "↓"]
 
 
+@pytest.mark.slow
 def test_columns_that_one_benchmark_lacks_are_empty_there(tmp_path: Path) -> None:
     runs = [
         run_folder(tmp_path / "a", [made_up("mos", 1)]),

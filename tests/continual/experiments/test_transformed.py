@@ -60,6 +60,7 @@ def test_training_images_in_any_position_keep_it(backbone: Backbone, blobs: Any)
     assert found.labels == labels
 
 
+@pytest.mark.slow
 def test_a_run_measures_turned_images_and_reports_them(equimos: Equimos, config: Path) -> None:
     text = config.read_text() + '\n[methods.ridge]\n[methods."ridge, D4"]\nmethod = "ridge"\ngroup = "D4"\nviews = 8\n'
     config.write_text('transformed = ["C4", "D4"]\ntrain_transformed = "C4"\n' + text)

@@ -112,6 +112,7 @@ def test_retrieval_inside_the_graph_is_the_learner_s(mos: Learner, exported: Pat
         assert max(found.values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_an_image_s_answer_does_not_depend_on_the_others(exported: Path) -> None:
     runner, images = Runner(exported), noise(9).numpy()
     whole = runner.run(images)
@@ -243,7 +244,7 @@ def test_what_cannot_be_exported_says_why(mos: Learner, tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["mos", "strata"])
+@pytest.mark.parametrize("name", ["mos", pytest.param("strata", marks=pytest.mark.slow)])
 def test_a_backbone_in_8_bits_is_smaller_and_says_what_it_costs(
     name: str, mos: Learner, tmp_path: Path, exported: Path
 ) -> None:

@@ -50,7 +50,9 @@ def make(kind: type[Learner] = RidgeLearner, **settings: Any) -> Any:
     return kind(FROZEN, **{**known, "group": "auto", **settings})
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("strata", "mos") else pytest.mark.slow) for name in methods()]
+)
 def test_every_method_learns_with_the_group_that_its_images_have(name: str) -> None:
     kind = methods()[name]
     settings: dict[str, Any] = {"mirror": False} if kind is StrataLearner else {}

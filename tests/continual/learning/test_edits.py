@@ -57,6 +57,7 @@ def test_a_folder_of_corrections(blobs: Blobs, tmp_path: Any) -> None:
     torch.testing.assert_close(learner.state.prototypes.mean, direct.state.prototypes.mean, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_mos_without_the_ensemble_keeps_answers_whose_stack_stays(blobs: Blobs) -> None:
     images = blobs([0, 1, 2, 3, 5, 6], 8, 1)[0]
     for label in range(4):

@@ -93,9 +93,10 @@ def test_activations_computed_again_give_the_same_bits_and_keep_less(
     assert kept(True) < 0.6 * kept(False)
 
 
+@pytest.mark.slow
 # Torch looks at `.grad` of the stack's slices and hides the warning, except where warnings are errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_the_compiled_step_is_one_graph_for_all_experiences(
     backbone: Backbone, blobs: Blobs, graphs: Any, backend: str
 ) -> None:

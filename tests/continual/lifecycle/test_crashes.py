@@ -88,7 +88,14 @@ def _same(a: Tensors, b: Tensors) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["learn", "correct", "forget", "rename", "port", "concept"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learn",
+        "forget",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("correct", "rename", "port", "concept")),
+    ],
+)
 def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str, list[str]], name: str) -> None:
     """SIGKILL: after each, the file holds the old content or the new, and loads; so does every version.
 

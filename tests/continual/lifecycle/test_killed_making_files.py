@@ -39,7 +39,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["consolidate", "merge", "port"])
+@pytest.mark.parametrize(
+    "name", ["merge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("consolidate", "port"))]
+)
 def test_killed_at_random_moments(sound: dict[str, list[str]], tmp_path: Path, name: str) -> None:
     """EQUIMOS_KILLS says how many times, of all commands together."""
     words, draw = sound[name], random.Random(name)

@@ -191,7 +191,7 @@ def test_a_failure_while_versions_change_places(model: Path, monkeypatch: pytest
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("action", ["save", "rollback"])
+@pytest.mark.parametrize("action", ["save", pytest.param("rollback", marks=pytest.mark.slow)])
 def test_killed_at_every_step(model: Path, action: str) -> None:
     """The process kills itself before its n-th step in the folder, for every n: old or new, never anything else."""
     learner = continual.load(model)

@@ -98,6 +98,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METRICS, "_added", {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_a_metric_from_outside_is_reported_on_a_run_from_before(equimos: Callable[..., Any], tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", [made_up("mos", seed) for seed in (1, 2)])

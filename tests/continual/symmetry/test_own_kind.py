@@ -26,6 +26,7 @@ class FirstView(Symmetry):
 '''
 
 
+@pytest.mark.slow
 def test_a_kind_in_a_users_own_file_runs_everywhere(
     equimos: Callable[..., Any], config: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

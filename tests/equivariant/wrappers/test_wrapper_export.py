@@ -21,7 +21,8 @@ MODELS: dict[str, tuple[Build, int, Any]] = {
     "ViT": (lambda: vit(depth=2), 16, eq.Trivial()),
     "map": (TinyUNet, 8, eq.Maps()),
 }
-EVERY = [pytest.param(name, "scores", id=name) for name in WRAPPERS]
+QUICK = ("equitune", "equizero")  # a mean and a choice; the others take half a minute
+EVERY = [pytest.param(name, "scores", id=name, marks=() if name in QUICK else pytest.mark.slow) for name in WRAPPERS]
 EVERY += [
     pytest.param(name, model, id=f"{name}, {model}", marks=pytest.mark.slow)
     for name in WRAPPERS

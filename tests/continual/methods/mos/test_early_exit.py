@@ -175,6 +175,7 @@ def shift_model(step: float, variance: float, seed: int = 1, gains: Any = None) 
     return made if gains is None else replace(made, gains=torch.tensor(gains))
 
 
+@pytest.mark.slow
 def test_the_wider_shifts_spread_the_more_images_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answering, statistics = answering_of(9, 6)
     own = answering.class_experience

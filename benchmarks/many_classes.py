@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/many_classes.py --out benchmarks/results --picture docs/images/many_classes.png
 
-Features are given (`given.py`), of width 768, five images of every class. The learners' own code learns 100 classes more,
-and answers for 256 images. Of MOS it is what grows with the classes: an alignment step, drawing for it, calibration,
+Features are given (`given.py`), of width 768, five images of every class. The learners' own code learns 100 classes
+more, and answers for 256 images. Of MOS it is what grows with the classes: an alignment step, drawing for it, calibration,
 and telling unknown images, on statistics of rank 32. Processor seconds of one thread.
 """
 

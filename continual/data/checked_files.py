@@ -46,31 +46,30 @@ class CheckedFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, set[bytes]] = {}  #: by folders of images
-        self._new: dict[str, list[bytes]] = {}
+        self._known: dict[Path, set[bytes]] = {}  #: by folders of images
+        self._new: dict[Path, list[bytes]] = {}
 
     def knows(self, path: str | Path, channels: int) -> bool:
         """Tell whether a file, as it is now, was readable for so many channels."""
-        place = os.path.abspath(path)
-        parent = os.path.dirname(place)
-        if parent not in self._known:
-            self._known[parent] = self._read(parent)
-        return self._digest(place, channels)[0] in self._known[parent]
+        place = Path(path).absolute()
+        if place.parent not in self._known:
+            self._known[place.parent] = self._read(place.parent)
+        return self._digest(place, channels)[0] in self._known[place.parent]
 
     @contextmanager
     def unchanged(self, path: str | Path, channels: int) -> Iterator[None]:
         """Remember a file that the block reads, unless it raises, or the file is changed at that time."""
-        place = os.path.abspath(path)
+        place = Path(path).absolute()
         before = self._digest(place, channels)
         yield
         if before == self._digest(place, channels) and before[1]:
-            self._new.setdefault(os.path.dirname(place), []).append(before[0])
+            self._new.setdefault(place.parent, []).append(before[0])
 
     @staticmethod
-    def _digest(place: str, channels: int) -> tuple[bytes, bool]:
+    def _digest(place: Path, channels: int) -> tuple[bytes, bool]:
         """Return what stands for a file as it is, and whether its last change lies far enough back."""
         try:
-            about = os.stat(place)
+            about = place.stat()
         except OSError:
             return b"", False
         found = f"{place}\0{about.st_dev}\0{about.st_ino}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
@@ -103,10 +102,10 @@ class CheckedFiles:
             self.folder.rmdir()
         return taken
 
-    def _place(self, parent: str) -> Path:
+    def _place(self, parent: Path) -> Path:
         return self.folder / f"{hashlib.blake2b(os.fsencode(parent), digest_size=_SIZE).hexdigest()}{SUFFIX}"
 
-    def _read(self, parent: str) -> set[bytes]:
+    def _read(self, parent: Path) -> set[bytes]:
         try:
             content = self._place(parent).read_bytes()
         except OSError:

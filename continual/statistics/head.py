@@ -60,7 +60,8 @@ class PrototypeSums:
 
     def prototypes(self) -> Prototypes:
         """Return the means, once there are features."""
-        assert self.total is not None and self.count is not None
+        assert self.total is not None
+        assert self.count is not None
         return Prototypes(self.total / self.count[:, None], self.count)
 
 

@@ -22,14 +22,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     real = images.open_image
     monkeypatch.setattr(images, "open_image", lambda path, **options: (found.append(path), real(path, **options))[1])
     monkeypatch.setattr(checked_files, "SETTLED", -(10**9))
-    yield found
+    return found
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (4, 4), name == "a" and "red" or "blue").save(tmp_path / name / "1.png")
+        Image.new("RGB", (4, 4), (name == "a" and "red") or "blue").save(tmp_path / name / "1.png")
     return [tmp_path / name / "1.png" for name in ("a", "b")]
 
 

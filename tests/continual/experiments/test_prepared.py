@@ -41,7 +41,8 @@ def test_all_cells_share_what_was_prepared(config: RunConfig, monkeypatch: pytes
     monkeypatch.setattr(PreparedImages, "__getitem__", note)
     found = run_config(config)
     assert measured(found) == measured(expected)
-    assert len(opened) == 16 and {*opened.values()} == {1}
+    assert len(opened) == 16
+    assert {*opened.values()} == {1}
 
 
 def test_times_are_as_if_all_had_been_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +66,6 @@ def test_what_does_not_fit_is_prepared_again(backbone: Backbone, config: RunConf
             for index in range(len(data.labels)):
                 assert torch.equal(own.evaluation[index][0], data.evaluation[index][0])
                 assert own.evaluation[index][1] == data.labels[index]
-        assert once.held == kept * size and (once.saved > 0) == (kept > 0)
+        assert once.held == kept * size
+        assert (once.saved > 0) == (kept > 0)
     assert once.evaluated(own) is own  # what is no image of a file stays as it is

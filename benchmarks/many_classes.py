@@ -1,10 +1,11 @@
-"""What one more experience, an answer and a file take once 1,000, 10,000 or 21,000 classes are known.
+r"""What one more experience, an answer and a file take once 1,000, 10,000 or 21,000 classes are known.
 
-    OMP_NUM_THREADS=1 python benchmarks/many_classes.py --out benchmarks/results --picture docs/images/many_classes.png
+    OMP_NUM_THREADS=1 python benchmarks/many_classes.py --out benchmarks/results \
+        --picture docs/images/many_classes.png
 
 Features are given (`given.py`), of width 768, five images of every class. The learners' own code learns 100 classes
-more, and answers for 256 images. Of MOS it is what grows with the classes: an alignment step, drawing for it, calibration,
-and telling unknown images, on statistics of rank 32. Processor seconds of one thread.
+more, and answers for 256 images. Of MOS it is what grows with the classes: an alignment step, drawing for it,
+calibration, and telling unknown images, on statistics of rank 32. Processor seconds of one thread.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ def main(
             words = [sys.executable, __file__, "--out", str(out), "--only", f"{kind},{images},{held}"]
             rows.append(json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
             print(rows[-1], file=sys.stderr, flush=True)
+    report(rows, out, picture)
+
+
+def report(rows: list[dict[str, Any]], out: Path, picture: Path | None) -> None:
+    """Write what was measured, as figures, table and picture."""
     lines = [
         [
             row["method"],
@@ -110,6 +115,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
                 )  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="images of one experience", ylabel=label)
         axis.grid(alpha=0.3)
+    axes[0].set_ylim(100, 2000)
     axes[0].axhline(1024, color="grey", linewidth=0.8)
     axes[0].annotate("1 GiB", (10_000, 1024), color="grey", fontsize=8, va="bottom")
     axes[1].legend(fontsize=8)

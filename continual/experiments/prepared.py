@@ -44,7 +44,7 @@ class PreparedOnce:
         raw = dataset.images[index]
         if not isinstance(raw, str | Path) or get_worker_info() is not None:
             return dataset[index]
-        key = str(raw), dataset.preprocessing, dataset.value_range
+        key = str(raw), repr(dataset.preprocessing), dataset.value_range  # fields from a config may be lists
         if key in self._kept:
             image, seconds = self._kept[key]
             self.saved += seconds

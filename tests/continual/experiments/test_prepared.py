@@ -21,7 +21,9 @@ from tests.continual.experiments.test_run import measured
 
 @pytest.fixture
 def config(blob_run: Callable[..., RunConfig]) -> RunConfig:
-    return blob_run("[methods.simple_cil]\n[methods.strata]\n", classes=4)
+    made = blob_run("[methods.simple_cil]\n[methods.strata]\n", classes=4)
+    cropped = made.backbone.model_copy(update={"preprocessing": {"crop_scale": [0.5, 1.0]}})  # as from a file: a list
+    return made.model_copy(update={"backbone": cropped})
 
 
 def test_all_cells_share_what_was_prepared(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from continual.backbones.loading import load_backbone
 from continual.data.images import open_image
 from continual.learning.porting import Space
-from continual.methods.bases.regression import RegressionState
+from continual.methods.bases.regression_update import RegressionState
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator

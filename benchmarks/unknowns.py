@@ -31,7 +31,7 @@ from continual.backbones.loading import Backbone
 from continual.data.images import open_image
 from continual.learning.answers import Prediction
 from continual.learning.feature_cache import FeatureCache
-from continual.methods.bases.regression import RegressionState
+from continual.methods.bases.regression_update import RegressionState
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 
 RATES = (0.05, 0.1)  #: of false alarms asked for

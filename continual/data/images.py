@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from continual.console import count
+from continual.data import checked_files
 from continual.data.bands import pictures
 from continual.data.decoding import EncodedImage as EncodedImage
 from continual.data.decoding import as_rgb
@@ -178,15 +179,25 @@ def check_readable(
     progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
     channels: int = 3,
 ) -> None:
-    """Open every file once; raise one InputError that names those that are no images of so many `channels`."""
-    broken = []
+    """Open every file once; raise one InputError that names those that are no images of so many `channels`.
+
+    In a block of `continual.data.checked_files.remembered`, files that have not changed since they were readable are
+    passed over.
+    """
+    broken, checked = [], checked_files.current()
     for done, path in enumerate(paths, 1):
         try:
-            open_image(path, channels=channels)
+            if checked is None or not isinstance(path, str | Path):
+                open_image(path, channels=channels)
+            elif not checked.knows(path, channels):
+                with checked.unchanged(path, channels):
+                    open_image(path, channels=channels)
         except InputError as error:
             broken.append(str(error))
         if progress is not None:
             progress("checking images", done, len(paths), {})
+    if checked is not None:
+        checked.save()
     if broken:
         more = f"\n(and {len(broken) - 10} more)" if len(broken) > 10 else ""
         raise InputError(f"{len(broken)} of {len(paths)} images cannot be read:\n" + "\n".join(broken[:10]) + more)

@@ -16,11 +16,13 @@ from continual import distributed
 from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, load_backbone
+from continual.data.checked_files import remembered
 from continual.data.inputs import as_experience
 from continual.datasets.streams import Stream, read_streams
 from continual.errors import InputError, nearest
 from continual.experiments import report
 from continual.experiments.config import MethodConfig, RunConfig
+from continual.experiments.prepared import PreparedOnce
 from continual.experiments.pretraining import pretrained_on, untrained
 from continual.experiments.provenance import cell_record, stream_digest, surroundings
 from continual.experiments.results import empty_cell, inference_cost, measured
@@ -29,7 +31,7 @@ from continual.experiments.transformed import answer_transformed, transformed_tr
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.feature_store import FeatureStore
+from continual.learning.feature_store import READABLE, FeatureStore
 from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import Settings
 from continual.lifecycle import locks
@@ -97,8 +99,10 @@ class _Run:
         store: FeatureStore | None,
     ) -> None:
         self.config, self.folder, self.progress, self.workers, self.store = config, folder, progress, workers, store
-        with _waiting(progress, "loading the data"):
+        checked = None if store is None else store.folder / READABLE
+        with _waiting(progress, "loading the data"), remembered(checked):
             self.streams = streams(config)
+        self.prepared = PreparedOnce()
         self._backbones: dict[int, Backbone] = {}
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
         with _waiting(progress, "loading the backbone"):
@@ -126,8 +130,9 @@ class _Run:
                 return
             how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
             learner, cells = run_cell(
-                label, config.methods[label], self._backbone(seed), stream, seed, *how, store=self.store
-            )
+                label, config.methods[label], self._backbone(seed), stream, seed, *how, store=self.store,
+                prepared=self.prepared,
+            )  # fmt: skip
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
 
@@ -168,14 +173,17 @@ def run_cell(
     transformed: Sequence[str] = (),
     train_transformed: str | None = None,
     store: FeatureStore | None = None,
+    prepared: PreparedOnce | None = None,
 ) -> tuple[IncrementalLearner[Any], list[Cell]]:
     """Learn a stream once; return the learner, and one cell for the method and one for each variant of its inference.
 
     Test images are answered as they are, and moved by random elements of the groups `transformed`; training images by
     elements of `train_transformed`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there. Frozen
-    features are taken from a `store`, and kept there; what computing them took is added to the times.
+    features are taken from a `store`, and kept there; what computing them took is added to the times. Images are
+    `prepared` once for all cells that share that; `inference_seconds` are of images that are opened all the same.
     """
+    prepared = prepared or PreparedOnce()
     settings = config.make_settings(seed=seed).model_dump()
     learner = find_method(config.method)(backbone, device=device, **settings)
     learner.store = store
@@ -189,6 +197,7 @@ def run_cell(
     experiences = [
         as_experience(e.train_images, e.train_labels, learner.preprocessing, **meant) for e in stream.experiences
     ]
+    experiences = [prepared.evaluated(e) for e in experiences]
     if train_transformed is not None:
         experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0
@@ -202,7 +211,7 @@ def run_cell(
     for number in range(evaluated, len(experiences)):
         waited.place, waited.share = f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ", None
         if number == learned:
-            clock, epochs = _Clock(store), None if place is None else place.training(number)
+            clock, epochs = _Clock(store, prepared), None if place is None else place.training(number)
             learner.learn(experiences[number], progress=waited, workers=workers, checkpoints=epochs)
             seconds = clock.seconds() if epochs is None else epochs.seconds() + clock.saved()
             if resumable:
@@ -211,10 +220,10 @@ def run_cell(
                 place.keep_learned(number + 1, learner, seconds)
         known = stream.experiences[: number + 1]
         for index, changes in enumerate(rows.values()):
-            clock = _Clock(store)
+            clock = _Clock(store, prepared)
             judged = learner.variant(**changes) if changes else learner
             own = {**asked, "cache": None} if changes.keys() & Settings.of_features else asked
-            predictions = [judged.predict(e.test_images, **own) for e in known]
+            predictions = [judged.predict(prepared.asked(e, judged), **own) for e in known]
             costs: dict[str, Any] = {"evaluation_seconds": clock.seconds(), "learning_seconds": seconds}
             costs["inference_seconds"], costs["passes"] = inference_cost(judged, known)
             costs["parameters"] = sum(tensor.numel() for tensor in judged.export()[0].values())
@@ -233,13 +242,14 @@ def run_cell(
 
 
 class _Clock:
-    """Time from now on, with what a store saves meanwhile: seconds as if all features had been computed."""
+    """Time from now on, with what is saved meanwhile: seconds as if all had been opened, prepared and computed."""
 
-    def __init__(self, store: FeatureStore | None) -> None:
-        self.store, self.started, self.before = store, time.perf_counter(), 0.0 if store is None else store.saved
+    def __init__(self, *savers: FeatureStore | PreparedOnce | None) -> None:
+        self.savers = [saver for saver in savers if saver is not None]
+        self.started, self.before = time.perf_counter(), sum(saver.saved for saver in self.savers)
 
     def saved(self) -> float:
-        return 0.0 if self.store is None else self.store.saved - self.before
+        return sum(saver.saved for saver in self.savers) - self.before
 
     def seconds(self) -> float:
         return time.perf_counter() - self.started + self.saved()

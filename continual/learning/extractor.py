@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ from continual.symmetry.choice import NO_UP, GroupChoice
 from continual.symmetry.equitune import Equitune
 from continual.symmetry.left_out import MOST_IMAGES, choice_of, some_of_each
 from continual.symmetry.views import Transformed, group_named
+
+#: batches that each of several processes reads before they are exchanged
+EXCHANGED = 32
 
 #: progress(stage, done, total, figures) says how far some work is
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -144,22 +148,38 @@ def extract(
     Returns each of its results joined over the data set, (n, D), and the labels (n). No gradients. Raises
     LearningError if a result is not finite.
     """
-    parts: list[tuple[Sequence[Tensor], Sequence[Label]]] = []
-    done = 0
-    with torch.no_grad():
-        for images, labels in evaluation_loader(dataset, batch_size, num_workers=workers):
-            parts.append((list(compute(images.to(device), labels)), labels))
-            done = min(done + distributed.count() * len(labels), len(dataset))
-            if progress is not None:
-                progress("collecting features", done, len(dataset), {})
-    columns, names = zip(*distributed.in_turn(parts), strict=True)
-    joined = [torch.cat([values.to(device) for values in column]) for column in zip(*columns, strict=True)]
-    if not all(torch.isfinite(values).all() for values in joined):
-        raise LearningError(
-            "features of the training images are NaN or infinite: the adapters diverged (lower lr) or the "
-            "images hold such values; the learner is as it was before"
-        )
+    parts, names = zip(*extracted(dataset, compute, batch_size, device, progress, workers), strict=True)
+    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
     return joined, [label for labels in names for label in labels]
+
+
+def extracted(
+    dataset: Any,
+    compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> Iterator[tuple[list[Tensor], Sequence[Label]]]:
+    """Yield what `extract` joins, batch by batch; of several processes, each yields all batches, in order."""
+    loader, done = iter(evaluation_loader(dataset, batch_size, num_workers=workers)), 0
+    together = 1 if distributed.count() == 1 else EXCHANGED
+    for _ in range(-(-len(dataset) // (batch_size * distributed.count() * together))):
+        parts = []
+        with torch.no_grad():
+            for images, labels in islice(loader, together):
+                parts.append((list(compute(images.to(device), labels)), labels))
+                done = min(done + distributed.count() * len(labels), len(dataset))
+                if progress is not None:
+                    progress("collecting features", done, len(dataset), {})
+        for found, labels in distributed.in_turn(parts):
+            columns = [values.to(device) for values in found]
+            if not all(torch.isfinite(values).all() for values in columns):
+                raise LearningError(
+                    "features of the training images are NaN or infinite: the adapters diverged (lower lr) or the "
+                    "images hold such values; the learner is as it was before"
+                )
+            yield columns, labels
 
 
 def single_views(

@@ -7,6 +7,7 @@ bit for bit what was computed first; another batch, or another machine, rounds s
 
     FOLDER/KEY/reading.json             what the features of this folder are
     FOLDER/KEY/NAME.safetensors         `images` (n, 16) uint8, digests, and `features` (n, D)
+    FOLDER/readable/NAME.checked        which image files could be read, see `continual.data.checked_files`
 
 Files are written whole or not at all, are never changed, and may be removed at any time, also while they are in use.
 """
@@ -29,10 +30,12 @@ import torch
 from torch import Tensor
 
 from continual import files
+from continual.data.checked_files import CheckedFiles
 from continual.errors import EquimosError
 from continual.learning.feature_cache import digest
 
 READING = "reading.json"
+READABLE = "readable"
 #: bytes, of all files together
 LIMIT = 8 * 2**30
 #: types of features by their names in a safetensors file
@@ -231,4 +234,4 @@ def clear(folder: Path | None = None) -> int:
         reading.unlink(missing_ok=True)
         with suppress(OSError):  # a new file, or one of somebody else
             reading.parent.rmdir()
-    return sum(each.nbytes for each in kept)
+    return sum(each.nbytes for each in kept) + CheckedFiles(folder / READABLE).clear()

@@ -7,19 +7,21 @@ A training owns everything that changes while it runs. The learner's state is re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import label_indices
 from continual.errors import LearningError
-from continual.learning.extractor import Extractor, Progress, extract, single_views
+from continual.learning.extractor import Extractor, Progress, extract, extracted, single_views
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import S
+from continual.learning.streaming import Block, Held, Reading, streamed
 from continual.learning.unlabelled import UnlabelledUse
 from continual.losses.base import Batch, LossTerm
 from continual.losses.cross_entropy import CrossEntropy
@@ -93,6 +95,7 @@ class Training(ABC, Generic[S]):
         """Run `compute(images, labels) -> several (B, D)` over the experience's images as they are.
 
         Returns each of its results joined, (n, D), and class indices (n,); see `continual.learning.extractor.extract`.
+        All are in memory together: `streamed` takes experiences of any size.
         """
         size, workers = self.settings.eval_batch_size, self.workers
         found, labels = extract(self.data.evaluation, compute, size, self.device, progress, workers)
@@ -102,6 +105,27 @@ class Training(ABC, Generic[S]):
         """Return what `read` gives, features (n, D), of the experience's images as they are, and class indices (n,)."""
         (found,), labels = self.extract(lambda images, _: [read(images)], progress)
         return found, labels
+
+    def streamed(
+        self,
+        compute: Callable[[Tensor, Sequence[Label]], Sequence[Tensor]],
+        fold: Callable[[list[Tensor], Tensor], list[Tensor]],
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Held:
+        """Give `fold(columns, labels)` what `extract` would return, in blocks; return a sample of what it returns.
+
+        An experience that fits in memory is one block, and is held whole; see `continual.learning.streaming.streamed`.
+        """
+        size = self.settings.eval_batch_size
+
+        def batches(order: Sequence[int] | None) -> Iterator[Block]:
+            data = self.data.evaluation if order is None else Subset(self.data.evaluation, order)
+            for found, labels in extracted(data, compute, size, self.device, progress, self.workers):
+                yield found, label_indices(labels, self.index).to(self.device)
+
+        reading = Reading(batches, label_indices(self.data.labels, self.index), self.copies, len(self.classes))
+        return streamed(reading, fold, generator(self.settings.seed, "held images", self.before.updates), **options)
 
     def unlabelled(
         self, compute: Callable[[Tensor], Sequence[Tensor]], progress: Progress | None = None

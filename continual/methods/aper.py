@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -22,9 +23,8 @@ from continual.methods.bases.first_adapter import (
     FirstAdapterTraining,
     adapted_features,
 )
-from continual.methods.bases.tempered import TemperedState, temperature_after
-from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes, updated
-from continual.uncertainty.left_out import cosines_left_out
+from continual.methods.bases.tempered import TemperedState, prototypes_after
+from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes
 from continual.uncertainty.temperature import joined
 
 
@@ -48,9 +48,7 @@ class APERTraining(FirstAdapterTraining[APERState]):
 
     def finish(self, progress: Progress | None = None) -> APERState:
         stack = self.frozen_adapter()
-        features, targets = self.features(lambda images: both(self.extractor, self.settings, stack, images), progress)
-        prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
-        known = temperature_after(self, *cosines_left_out(features, targets, prototypes, self.copies))
+        prototypes, known = prototypes_after(self, partial(both, self.extractor, self.settings, stack), progress)
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes, temperature=known)
 
 

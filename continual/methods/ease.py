@@ -23,7 +23,7 @@ from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
 from continual.methods.bases.joint_bank import JointBank
-from continual.methods.bases.tempered import TemperedState, temperature_after
+from continual.methods.bases.tempered import TemperedState, sampled, temperature_after
 from continual.statistics.head import Prototypes, cosine_scores
 from continual.uncertainty.left_out import cosines_left_out
 from continual.uncertainty.temperature import joined
@@ -85,35 +85,44 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
         before, extractor = self.before, self.extractor
         bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
         served = [shared(self.settings.adapter_kind, stack) for stack in bank]
-        columns, targets = self.extract(lambda images, _: in_subspaces(extractor, served, images), progress)
-        prototypes = self._updated(torch.stack(columns), targets)
-        cosines, labels = cosines_left_out(torch.stack(columns), targets, prototypes, self.copies)
-        experience = torch.tensor(self.class_experience(), device=self.device)
-        values = reweighted(cosines, experience, self.settings.other_subspaces)
-        known = temperature_after(self, values, labels)
-        return EASEState(**self.progress_counts(), bank=bank, prototypes=prototypes, temperature=known)
-
-    def _updated(self, features: Tensor, targets: Tensor) -> Prototypes:
-        """Return the prototypes (T, C, D) with the features (T, n, D) of the experience."""
-        before = self.before
-        shape = len(features), len(self.classes)
-        mean = features.new_zeros(*shape, features.shape[-1])
-        count = torch.zeros(shape, dtype=torch.int64, device=features.device)
+        shape = len(bank), len(self.classes)
+        mean = torch.zeros(*shape, extractor.backbone.width, device=self.device)
+        count = torch.zeros(shape, dtype=torch.int64, device=self.device)
         if before.prototypes is not None:
             subspaces, classes = before.prototypes.count.shape
             mean[:subspaces, :classes], count[:subspaces, :classes] = before.prototypes.mean, before.prototypes.count
+
+        def fold(columns: list[Tensor], targets: Tensor) -> list[Tensor]:
+            nonlocal mean
+            mean = mean.to(columns[0].dtype)
+            self._add(mean, count, torch.stack(columns), targets)
+            return columns
+
+        held = self.streamed(lambda images, _: in_subspaces(extractor, served, images), fold, progress)
+        self._synthesise(mean, count)
+        prototypes = Prototypes(mean, count)
+        cosines, labels = cosines_left_out(torch.stack(held.columns), held.labels, prototypes, self.copies)
+        experience = torch.tensor(self.class_experience(), device=self.device)
+        values = reweighted(cosines, experience, self.settings.other_subspaces)
+        known = temperature_after(self, values, labels, sampled(values, held.stands_for))
+        return EASEState(**self.progress_counts(), bank=bank, prototypes=prototypes, temperature=known)
+
+    def _add(self, mean: Tensor, count: Tensor, features: Tensor, targets: Tensor) -> None:
+        """Add features (T, n, D) of images to prototypes (T, C, D) and how many images they are of (T, C)."""
         for target in targets.unique().tolist():
             mine, known = features[:, targets == target], count[:, target]
             images = known + mine.shape[1]
             # A synthesised prototype has the count 0: the mean of real images takes its place.
             mean[:, target] = (mean[:, target] * known[:, None] + mine.sum(1)) / images[:, None]
             count[:, target] = images
+
+    def _synthesise(self, mean: Tensor, count: Tensor) -> None:
+        """Put prototypes in the newest subspace where there are no images."""
         if self.new_classes:
-            new = slice(len(before.classes), None)
+            new = slice(len(self.before.classes), None)
             for target in (count[-1] == 0).nonzero().squeeze(-1).tolist():
                 own = mean[self.class_experience()[target]]
                 mean[-1, target] = synthesised(own[target][None], own[new], mean[-1, new])[0]
-        return Prototypes(mean, count)
 
 
 class EASELearner(IncrementalLearner[EASEState]):

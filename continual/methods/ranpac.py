@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from pydantic import Field
@@ -23,7 +23,8 @@ from continual.methods.bases.first_adapter import (
     FirstAdapterTraining,
     adapted_features,
 )
-from continual.methods.bases.regression import RegressionSettings, RegressionState, SolvingLearner
+from continual.methods.bases.regression import SolvingLearner
+from continual.methods.bases.regression_update import RegressionSettings, RegressionState
 from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.seeding import generator
 from continual.statistics.ignored import penalised
@@ -69,11 +70,24 @@ class RanPACUpdate(Training[RanPACState]):
     def finish(self, progress: Progress | None = None) -> RanPACState:
         """Return the state with the experience's images in the sums, and a head solved anew."""
         own, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
-        features, labels = self.features(partial(adapted_features, self.extractor, own, stack), progress)
-        hidden, draw = self.project(features), generator(own.seed, "ridge", self.before.updates)
+        newest, draw = list[GramStatistics](), generator(own.seed, "ridge", self.before.updates)
+
+        def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
+            hidden = self.project(found[0])
+            more = GramStatistics.of(hidden, labels, classes, own.exact_forget)
+            newest[:] = [more.plus(newest[0]) if newest else more]
+            return [hidden]
+
+        held = self.streamed(
+            lambda x, _: [adapted_features(self.extractor, own, stack, x)], fold, progress, width=own.projection
+        )
+        (hidden,), labels, stands_for = held
         # As published, earlier experiences take no part in the choice.
-        penalty = choose_penalty(None, hidden, labels, classes, standardise=False, generator=draw, balance=own.balance)
-        sums = GramStatistics.of(hidden, labels, classes, own.exact_forget).plus(self.before.sums)
+        others = None if stands_for == 1 else newest[0].minus(GramStatistics.of(hidden, labels, classes))
+        penalty = choose_penalty(
+            others, hidden, labels, classes, standardise=False, generator=draw, balance=own.balance
+        )
+        sums = newest[0].plus(self.before.sums)
         state = RanPACState(**self.progress_counts(), stack=stack, sums=sums, penalty=penalty)
 
         def solve(pseudo: PseudoLabels | None) -> tuple[RanPACState, Tensor]:
@@ -84,7 +98,9 @@ class RanPACUpdate(Training[RanPACState]):
             rows = Rows(hidden, labels, self.copies).several(more)
             weights = more.image_weights(own.balance)[rows.labels]
             left_out = values_left_out(rows, weights, lower, learned(done.head))
-            return replace(done, temperature=temperature_after(self, *left_out)), left_out[0].amax(-1)
+            values, truth, each = left_out
+            known = temperature_after(self, values, truth, each * stands_for)
+            return replace(done, temperature=known), values.amax(-1)
 
         def answer(found: tuple[RanPACState, Tensor]) -> PseudoLabels:
             values = learned(found[0].head)(unseen)

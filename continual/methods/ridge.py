@@ -10,7 +10,8 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.porting import Space
 from continual.learning.state import learned
-from continual.methods.bases.regression import RegressionLearner, RegressionState
+from continual.methods.bases.regression import RegressionLearner
+from continual.methods.bases.regression_update import RegressionState
 from continual.statistics.ridge import GramStatistics, expected_best
 
 

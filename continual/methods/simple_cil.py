@@ -14,9 +14,8 @@ from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Training
-from continual.methods.bases.tempered import TemperedState, temperature_after
-from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes, updated
-from continual.uncertainty.left_out import cosines_left_out
+from continual.methods.bases.tempered import TemperedState, prototypes_after
+from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes
 from continual.uncertainty.temperature import joined
 
 
@@ -31,9 +30,7 @@ class PrototypeUpdate(Training[PrototypeState]):
     """Adds an experience's images to the class means."""
 
     def finish(self, progress: Progress | None = None) -> PrototypeState:
-        features, targets = self.features(self.extractor.features, progress)
-        prototypes = updated(self.before.prototypes, features, targets, len(self.classes))
-        known = temperature_after(self, *cosines_left_out(features, targets, prototypes, self.copies))
+        prototypes, known = prototypes_after(self, self.extractor.features, progress)
         return PrototypeState(**self.progress_counts(), prototypes=prototypes, temperature=known)
 
 

@@ -23,6 +23,7 @@ from continual.learning.training import GradientTraining, Output, Progress, Star
 from continual.methods.bases.alignment import (
     AlignedState,
     AlignmentSettings,
+    ClassFits,
     aligned_fields,
     drawn_answers,
     joined_fields,
@@ -85,10 +86,17 @@ class SLCATraining(GradientTraining[SLCAState]):
     def finish(self, progress: Progress | None = None) -> SLCAState:
         """Remember the new classes as the backbone sees them now, and align the head."""
         weights = {name: w.detach().clone() for name, w in self.weights().items()}
-        features, targets = self.features(partial(self.extractor.features, weights=weights), progress)
+        fits = ClassFits(self.settings)
+
+        def fold(found: list[Tensor], targets: Tensor) -> list[Tensor]:
+            fits.add(found[0], targets)
+            return found
+
+        read = partial(self.extractor.features, weights=weights)
+        held = self.streamed(lambda images, _: [read(images)], fold, progress, by_class=True)
         experience = torch.tensor(self.class_experience(), device=self.device)
         rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
-        return SLCAState(**self.progress_counts(), **aligned_fields(self, features, targets, rescale), backbone=weights)
+        return SLCAState(**self.progress_counts(), **aligned_fields(self, fits, held, rescale), backbone=weights)
 
 
 def normalised_logits(logits: Tensor, class_experience: Tensor, temperature: float = 0.1) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
-from continual.methods.bases.regression import RegressionLearner, RegressionSettings, RegressionUpdate
+from continual.methods.bases.regression import RegressionLearner
+from continual.methods.bases.regression_update import RegressionSettings, RegressionUpdate
 from continual.statistics.ridge import GramStatistics
 from continual.symmetry.choice import AUTO
 

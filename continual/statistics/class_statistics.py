@@ -16,6 +16,7 @@ image has a valid distribution too: its covariance is the floor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -262,6 +263,13 @@ class Centroids(ClassStatistics):
         centres = torch.cat([self.centres, other.centres])[order]
         variance = mine * self.variance + theirs * other.variance
         return Centroids(self.count + other.count, mean, centres, shares[order] / shares[order].sum(), variance)
+
+
+def of_each_class(features: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the class indices among (n,), ascending, with the features (m, D) of each, in their order."""
+    order = labels.argsort(stable=True)
+    found, counts = labels[order].unique_consecutive(return_counts=True)
+    yield from zip(found.tolist(), (features[rows] for rows in order.split(counts.tolist())), strict=True)
 
 
 def fit(features: Tensor, kind: Kind = "full", components: int = 8) -> ClassStatistics:

@@ -40,16 +40,37 @@ class Prototypes:
             raise ValueError(f"mean is of shape {tuple(self.mean.shape)}, and count of {tuple(self.count.shape)}")
 
 
+class PrototypeSums:
+    """Sums from which prototypes of all `classes` follow, to which features are added; how many at once is all one."""
+
+    def __init__(self, before: Prototypes | None, classes: int) -> None:
+        self.before, self.classes = before, classes
+        self.total: Tensor | None = None  #: (C, D), with the first features
+        self.count: Tensor | None = None  #: (C,) int64
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Add features (n, D) with class indices (n,)."""
+        if self.total is None or self.count is None:
+            self.total = features.new_zeros(self.classes, features.shape[1])
+            self.count = torch.zeros(self.classes, dtype=torch.int64, device=features.device)
+            if (before := self.before) is not None:
+                self.total[: len(before.mean)] = before.mean * before.count[:, None]
+                self.count[: len(before.count)] = before.count
+        self.total.index_add_(0, targets, features)
+        self.count += torch.bincount(targets, minlength=self.classes)
+
+    def prototypes(self) -> Prototypes:
+        """Return the means, once there are features."""
+        assert self.total is not None
+        assert self.count is not None
+        return Prototypes(self.total / self.count[:, None], self.count)
+
+
 def updated(before: Prototypes | None, features: Tensor, targets: Tensor, classes: int) -> Prototypes:
     """Return the prototypes of all `classes` after adding `features` (n, D) with class indices (n,)."""
-    total = features.new_zeros(classes, features.shape[1])
-    count = torch.zeros(classes, dtype=torch.int64, device=features.device)
-    if before is not None:
-        total[: len(before.mean)] = before.mean * before.count[:, None]
-        count[: len(before.count)] = before.count
-    total.index_add_(0, targets, features)
-    count += torch.bincount(targets, minlength=classes)
-    return Prototypes(total / count[:, None], count)
+    sums = PrototypeSums(before, classes)
+    sums.add(features, targets)
+    return sums.prototypes()
 
 
 def joined_prototypes(parts: Sequence[Prototypes], places: Sequence[Tensor]) -> Prototypes:

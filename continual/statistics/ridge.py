@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from continual.statistics.class_statistics import leading
+from continual.statistics.class_statistics import leading, of_each_class
 from continual.statistics.fields import expect_shapes, per_class, without
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
+
+
+#: images times classes up to which class sums are a product with one-hot labels; beyond, that is C times the work
+ONE_HOT = 2**23
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class GramStatistics:
     def of(cls, features: Tensor, labels: Tensor, classes: int, directions: int = 0) -> GramStatistics:
         """Sum over features (n, D) with class indices (n,), and keep `directions` of each class's scatter."""
         x = features if features.device.type == "mps" else features.double()
-        y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
         scatter = x.new_zeros(classes, directions, x.shape[1]) if directions else None
         if scatter is not None:
-            for label in labels.unique().tolist():
-                own = x[labels == label]
+            for label, own in of_each_class(x, labels):
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
-        return cls(x.sum(0), lower_triangle(x.mT @ x), x.mT @ y, y.sum(0), scatter)
+        return cls(x.sum(0), lower_triangle(x.mT @ x), *class_sums(x, labels, classes), scatter)
+
+    def minus(self, part: GramStatistics) -> GramStatistics:
+        """Return the sums without a part of them; nothing is known of the scatter."""
+        products, targets = self.triangle - part.triangle, self.targets - part.targets
+        return GramStatistics(self.total - part.total, products, targets, self.counts - part.counts)
 
     def scaled(self, share: float) -> GramStatistics:
         """Return the sums in which an image weighs `share` of what it does."""
@@ -140,6 +147,16 @@ class GramStatistics:
         """Return what an image of each class (C,) weighs in `balanced`, 1 in the mean of all images."""
         each = self.counts.clamp(min=1) ** -exponent
         return each * (self.counts.sum() / (self.counts @ each))
+
+
+def class_sums(rows: Tensor, labels: Tensor, classes: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return sum x y^T (D, C) of rows x (n, D) with class indices (n,), and sum w y (C,); weights w are (n, 1)."""
+    if len(labels) * classes <= ONE_HOT:
+        y = torch.nn.functional.one_hot(labels, classes).to(rows.dtype)
+        return rows.mT @ y, (y if weights is None else weights * y).sum(0)
+    each = rows.new_ones(len(labels)) if weights is None else weights[:, 0]
+    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, labels, rows)
+    return sums.mT.contiguous(), rows.new_zeros(classes).index_add_(0, labels, each)
 
 
 @dataclass(frozen=True)

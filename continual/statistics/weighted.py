@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from continual.statistics.class_statistics import leading
-from continual.statistics.ridge import GramStatistics, lower_triangle
+from continual.statistics.ridge import GramStatistics, class_sums, lower_triangle
 
 
 def weighted_sums(
@@ -18,7 +17,6 @@ def weighted_sums(
     """
     x, w = features if features.device.type == "mps" else features.double(), weights.to(features.device)
     w = w.to(x.dtype)[:, None]
-    y = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
     scatter = x.new_zeros(classes, directions, x.shape[1]) if directions else None
     if scatter is not None:
         for label in labels[w[:, 0] > 0].unique().tolist():
@@ -26,4 +24,5 @@ def weighted_sums(
             rows = (own - (own * share).sum(0) / share.sum()) * share.sqrt()
             scatter[label] = leading(rows, directions)[0].mT
     weighed = x * w
-    return GramStatistics(weighed.sum(0), lower_triangle(weighed.mT @ x), weighed.mT @ y, (w * y).sum(0), scatter)
+    targets, counts = class_sums(weighed, labels, classes, w)
+    return GramStatistics(weighed.sum(0), lower_triangle(weighed.mT @ x), targets, counts, scatter)

@@ -26,6 +26,9 @@ from continual.statistics.class_statistics import ClassStatistics
 SHRINKAGE = 0.5  #: rho in (1 - rho) S + rho tr(S) / D I
 LEVELS = 1024  #: quantiles of OOD scores that are kept
 PSEUDO_SAMPLES = 64  #: at most, of a class
+#: of many classes only some have pseudo-samples: so many in all, times classes; of at least so many each; of at most so
+#: many classes
+DISTANCES, FEWEST, MOST_CLASSES = 2**23, 8, 256
 
 
 @dataclass(frozen=True)
@@ -109,16 +112,17 @@ def detector_of(statistics: Sequence[ClassStatistics], calibration: Calibration 
 def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator) -> Calibration | None:
     """Calibrate on pseudo-samples of every class; None for fewer than two classes, or no class with a second image.
 
-    `generator` is of the CPU. Classes are weighted by their images; one with a single image has no pseudo-samples.
+    `generator` is of the CPU. Classes are weighted by their images; one with a single image has no pseudo-samples. Of
+    more than 362 classes, a few hundred are drawn: the work would grow with the square of their number.
     """
     if not _enough(statistics):
         return None
     classes, whole = _gaussians(statistics)
     distances, scores, own, weights = [], [], [], []
-    for c, known in enumerate(statistics):
-        if known.count < 2:
-            continue
-        features = _pseudo_samples(known, generator)
+    chosen, most = _asked([c for c, known in enumerate(statistics) if known.count > 1], len(statistics), generator)
+    for c in chosen:
+        known = statistics[c]
+        features = _pseudo_samples(known, generator, most)
         own.append(torch.full((len(features),), c, device=features.device))
         distances.append(classes.left_out(features, own[-1]))
         scores.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
@@ -132,8 +136,18 @@ def _enough(statistics: Sequence[ClassStatistics]) -> bool:
     return len(statistics) > 1 and any(s.count > 1 for s in statistics)
 
 
-def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> Tensor:
-    """Draw features (m, D), m <= PSEUDO_SAMPLES, of n that have exactly the mean and covariance of the statistics."""
+def _asked(several: list[int], classes: int, generator: torch.Generator) -> tuple[list[int], int]:
+    """Return which of the classes with several images have pseudo-samples, and at most how many each."""
+    rows = DISTANCES // classes
+    if PSEUDO_SAMPLES * classes <= rows:
+        return several, PSEUDO_SAMPLES
+    most = max(1, min(len(several), MOST_CLASSES, rows // FEWEST))
+    drawn = torch.randperm(len(several), generator=generator)[:most].sort().values.tolist()
+    return [several[index] for index in drawn], max(1, min(PSEUDO_SAMPLES, rows // most))
+
+
+def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator, most: int = PSEUDO_SAMPLES) -> Tensor:
+    """Draw features (m, D), m <= `most`, of n that have exactly the mean and covariance of the statistics."""
     n, width = statistics.count, len(statistics.mean)
     values, directions = torch.linalg.eigh(statistics.covariance_matrix().cpu().double())
     rank = min(n - 1, width)
@@ -142,7 +156,7 @@ def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator) -> 
     if n <= len(rows):  # for more, the difference does not matter
         # Orthonormal columns that sum to zero are n images' coordinates with mean 0 and covariance I / (n - 1).
         rows = torch.linalg.qr(rows - rows.mean(0)).Q * (n - 1) ** 0.5
-    return (statistics.mean.cpu() + rows[:PSEUDO_SAMPLES] @ factor.mT).to(statistics.mean)
+    return (statistics.mean.cpu() + rows[:most] @ factor.mT).to(statistics.mean)
 
 
 def quantiles(values: Tensor, weights: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class Rows(NamedTuple):
     copies: int = 1  #: v, rows of an image, one after the other: its views
     weight: float = 1.0  #: what a row counts for in the sums
     readings: Tensor | None = None  #: (R, v), shares of the views in what is asked about; None: their mean
+    stands_for: float = 1.0  #: how many images each of these stands for, where they are a sample
 
     def counts(self, sums: GramStatistics) -> Tensor:
         """Return of how many images each class (C,) is in the sums, where all of them have as many rows."""

@@ -198,15 +198,17 @@ def certainty(
     if not same:
         found = replace(found, ood_scores=found.ood_scores[..., :0], leverage=leverage / (1 - leverage))
     shares, labels = images.shares().to(rows), images.labels[:: images.copies]
+    weights = None if images.stands_for == 1 else rows.new_full((len(labels),), images.stands_for)
     if sums is seen and images.copies == 1:
         x = ((images.features.to(rows) - system.mean) / system.deviation).mT
         own = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
         t = t_left_out(readout(images.features.to(rows)), own[:, None], F.one_hot(labels, classes))
-        return found.updated(t, labels, leverages=own / (1 - own))
+        return found.updated(t, labels, weights, own / (1 - own))
     t, own = t_left_out_weighted(seen, sums, system, readout, images)
     if len(shares) == 1:
         t, own = t[0], own[0]
-    return found.updated(t, labels, seen.image_weights(balance)[labels], own)
+    each = seen.image_weights(balance)[labels]
+    return found.updated(t, labels, each if weights is None else each * weights, own)
 
 
 def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:

@@ -92,11 +92,12 @@ def losses_at(temperatures: Tensor, values: Tensor, labels: Tensor, weights: Ten
 
     A share is for all classes alike: a few images that are all right would ask for T = 0 otherwise.
     """
-    smooth = 1 / (1 + len(values))
-    found = [
-        F.cross_entropy(values / T, labels, label_smoothing=smooth, reduction="sum")
-        if weights is None
-        else F.cross_entropy(values / T, labels, label_smoothing=smooth, reduction="none") @ weights.to(values)
-        for T in temperatures.tolist()
-    ]
-    return torch.stack(found)
+    smooth, found = 1 / (1 + len(values)), values.new_empty(len(temperatures))
+    for place, T in enumerate(temperatures.tolist()):
+        # Small tensors kept between large ones would keep their memory from being used again.
+        if weights is None:
+            found[place] = F.cross_entropy(values / T, labels, label_smoothing=smooth, reduction="sum")
+        else:
+            each = F.cross_entropy(values / T, labels, label_smoothing=smooth, reduction="none")
+            found[place] = each @ weights.to(values)
+    return found

@@ -43,12 +43,17 @@ def score_temperature(
 ) -> float:
     """Return T for scores that `decide` gives, of which a share `accuracy` should be right for new images.
 
-    `floor` is added to the diagonal of every covariance; `generator`, of the statistics' device, draws the features.
+    `floor` is added to the diagonal of every covariance; `generator`, of the statistics' device, draws the features,
+    and where there are more classes than draws, which of them are drawn from.
     """
-    count = max(1, DRAWS // len(statistics))
-    centres = torch.stack([s.mean for s in statistics])
-    drawn = torch.cat([s.sampler(floor).draw(count, generator) - s.mean for s in statistics])
-    own = torch.arange(len(statistics), device=centres.device).repeat_interleave(count)
+    centres, count = torch.stack([s.mean for s in statistics]), max(1, DRAWS // len(statistics))
+    own = torch.arange(len(statistics), device=centres.device)
+    if len(own) > DRAWS:
+        rows = max(1, DRAWS**2 // len(own))
+        own = torch.randperm(len(own), generator=generator, device=centres.device)[:rows].sort().values
+    asked = [statistics[c] for c in own.tolist()]
+    drawn = torch.cat([s.sampler(floor).draw(count, generator) - s.mean for s in asked])
+    own = own.repeat_interleave(count)
 
     def scores(width: float) -> Tensor:
         return decide(centres[own] + width * drawn, own)

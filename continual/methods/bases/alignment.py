@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Self
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 from continual.learning.porting import Space
 from continual.learning.settings import TrainingSettings
 from continual.learning.state import JointClasses, Simulation, State, learned
+from continual.learning.streaming import Held
 from continual.learning.training import GradientTraining
 from continual.methods.bases.compatibility import Kind as KeepKind
 from continual.methods.bases.compatibility import divergence, kept_answers
 from continual.seeding import generator as seeded
-from continual.statistics.class_statistics import ClassStatistics, Kind, fit
+from continual.statistics.class_statistics import ClassStatistics, Kind, fit, of_each_class
 from continual.statistics.fields import per_class
 from continual.statistics.head import Head
 from continual.statistics.ignored import check_width, corrected
@@ -43,6 +44,9 @@ class AlignmentSettings(TrainingSettings):
     align_first: bool | None = Field(None, description="also align after the first experience; None: with a group")
     alignment_epochs: int = Field(30, ge=0)
     alignment_lr: float = Field(0.005, gt=0)
+    alignment_draws: int | None = Field(
+        None, ge=1, description="features drawn in an epoch, of all classes in turn; None: 5 batch_size of every class"
+    )
     keep_answers: float = Field(
         0.0, ge=0, description="in alignment, weight of staying with the answers that the head before gave; 1 to 3, say"
     )
@@ -118,18 +122,32 @@ def unchanged(logits: Tensor) -> Tensor:
     return logits
 
 
+class ClassFits:
+    """Statistics of an experience's classes, of features given in blocks; a class that comes again is merged."""
+
+    def __init__(self, settings: AlignmentSettings) -> None:
+        self.settings, self.of_class = settings, dict[int, ClassStatistics]()
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Fit the classes (n,) of features (n, D)."""
+        own = self.settings
+        for target, rows in of_each_class(features, targets):
+            found = fit(rows, own.statistics, own.statistics_components)
+            known = self.of_class.get(target)
+            self.of_class[target] = found if known is None else known.merged(found)
+
+
 def aligned_fields(
-    training: GradientTraining[Any], features: Tensor, targets: Tensor, rescale: Rescale = unchanged
+    training: GradientTraining[Any], fits: ClassFits, held: Held, rescale: Rescale = unchanged
 ) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields after an experience of features (n, D) of classes (n,).
+    """Return an `AlignedState`'s own fields after an experience whose classes were fitted; features (n, D) are `held`.
 
     Statistics of classes seen before become those of all their images together. The head is aligned from the
     second experience on, or from the first (`align_first`). The settings are `AlignmentSettings`.
     """
     settings, before = training.settings, training.before
     statistics = list(before.statistics)
-    for target in targets.unique().tolist():
-        found = fit(features[targets == target], settings.statistics, settings.statistics_components)
+    for target, found in sorted(fits.of_class.items(), key=lambda pair: pair[0]):
         if target < len(before.classes):
             statistics[target] = statistics[target].merged(found)
         else:
@@ -139,7 +157,7 @@ def aligned_fields(
     first = training.symmetric if settings.align_first is None else settings.align_first
     if (before.updates or first) and settings.alignment_epochs:
         draw = seeded(settings.seed, "alignment", before.updates, device=training.device)
-        examples = (features, targets) if training.correcting else None
+        examples = (held.columns[0], held.labels) if training.correcting else None
         kept = partial(_kept, settings, before.head, head) if settings.keep_answers and before.head else None
         head = align(head, statistics, settings, generator=draw, rescale=rescale, examples=examples, kept=kept)
     calibration = calibrate(statistics, seeded(settings.seed, "calibration", before.updates))
@@ -159,21 +177,21 @@ def align(
     """Return a head aligned with all C classes; the one given is not changed.
 
     Every epoch draws `5 * batch_size` features of each class, shuffles them and takes SGD steps on the
-    cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero.
+    cross-entropy over all classes, in minibatches of `5 * batch_size`; the rate follows a cosine to zero. The work of
+    an epoch grows with C^2 so; with `alignment_draws` in all, of classes in turn, with C.
     `rescale` is what the loss does to the logits (B, C) first. `examples`, features (n, D) with class indices (n,),
     are repeated to a quarter of one class's draws at least and added to those of every epoch. `kept` is added to the
-    loss: see `Kept`. `generator` decides every random number. Each covariance is factored once.
+    loss: see `Kept`. `generator` decides every random number. Each covariance that is drawn from is factored once.
     """
     weight, settings = head.weight, settings or AlignmentSettings()
     if len(statistics) != len(weight):
         raise ValueError(f"{len(weight)} head rows but statistics of {len(statistics)} classes")
     share, epochs = 5 * settings.batch_size, settings.alignment_epochs
-    samplers = [s.sampler(settings.covariance_floor) for s in statistics]
-    labels = torch.arange(len(weight), device=weight.device).repeat_interleave(share)
-    known = weight.new_empty(0, weight.shape[1])
+    sampler = cache(lambda index: statistics[index].sampler(settings.covariance_floor))
+    known, examples_of = weight.new_empty(0, weight.shape[1]), torch.empty(0, dtype=torch.int64, device=weight.device)
     if examples is not None:
         every = torch.arange(max(share // 4, len(examples[0])), device=weight.device) % len(examples[0])
-        known, labels = examples[0][every], torch.cat([labels, examples[1][every]])
+        known, examples_of = examples[0][every], examples[1][every]
     parts = [weight.clone().requires_grad_(), head.bias.clone().requires_grad_()]
     optimizer = torch.optim.SGD(
         parts, lr=settings.alignment_lr, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -181,7 +199,10 @@ def align(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
     with torch.enable_grad():
         for _ in range(epochs):
-            features = torch.cat([*[sampler.draw(share, generator) for sampler in samplers], known])
+            each = _draws(len(weight), share, settings.alignment_draws, generator)
+            drawn = [sampler(index).draw(count, generator) for index, count in enumerate(each.tolist()) if count]
+            features = torch.cat([*drawn, known])
+            labels = torch.cat([torch.arange(len(weight), device=weight.device).repeat_interleave(each), examples_of])
             order = torch.randperm(len(labels), generator=generator, device=weight.device)
             for rows in order.split(share):
                 logits = F.linear(features[rows], *parts)
@@ -193,6 +214,15 @@ def align(
                 optimizer.step()
             scheduler.step()
     return Head(parts[0].detach(), parts[1].detach())
+
+
+def _draws(classes: int, share: int, total: int | None, generator: torch.Generator) -> Tensor:
+    """Return how many features are drawn of each class (C,) in an epoch: `share`, or so that there are `total`."""
+    if total is None:
+        return torch.full((classes,), share, device=generator.device)
+    each = torch.full((classes,), total // classes, device=generator.device)
+    each[torch.randperm(classes, generator=generator, device=generator.device)[: total % classes]] += 1
+    return each
 
 
 def ported_fields(

@@ -1,12 +1,15 @@
 """Methods whose values only rank, and a temperature that makes probabilities of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from continual.learning.state import State
-from continual.learning.training import Training
+from continual.learning.training import Progress, Training
+from continual.statistics.head import Prototypes, PrototypeSums
+from continual.uncertainty.left_out import cosines_left_out
 from continual.uncertainty.temperature import Temperature, updated
 
 
@@ -31,3 +34,24 @@ def temperature_after(
     """
     before: Temperature | None = training.before.temperature
     return before if training.correcting else updated(before, values, labels, weights)
+
+
+def prototypes_after(
+    training: Training[Any], read: Callable[[Tensor], Tensor], progress: Progress | None = None
+) -> tuple[Prototypes, Temperature | None]:
+    """Return the prototypes of all classes after an experience, of features that `read` gives, and the temperature."""
+    sums = PrototypeSums(training.before.prototypes, len(training.classes))
+
+    def fold(found: list[Tensor], targets: Tensor) -> list[Tensor]:
+        sums.add(found[0], targets)
+        return found
+
+    (features,), targets, stands_for = training.streamed(lambda images, _: [read(images)], fold, progress)
+    prototypes = sums.prototypes()
+    values, labels = cosines_left_out(features, targets, prototypes, training.copies)
+    return prototypes, temperature_after(training, values, labels, sampled(values, stands_for))
+
+
+def sampled(values: Tensor, stands_for: float) -> Tensor | None:
+    """Return what the images of values (n, C) weigh, each of which stands for so many; None for 1 each."""
+    return None if stands_for == 1 else values.new_full((len(values),), stands_for)

@@ -13,14 +13,14 @@ that is gone:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from continual.adapters.base import Weights
-from continual.statistics.class_statistics import ClassStatistics
+from continual.statistics.class_statistics import ClassStatistics, fit
 from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import best_penalty
 from continual.statistics.transport import FeatureMap
@@ -32,6 +32,39 @@ WIDER = 2**0.5
 
 #: (rows (M,), stacks (M,)) -> features (M, D), each image's under its stack
 FeaturesOf = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Products of features under the first stack, and of these with shifts, around the means of some images."""
+
+    count: int
+    origin: Tensor  #: (1, D), the mean feature
+    shift: Tensor  #: (D,), the mean shift
+    gram: Tensor  #: (D, D)
+    cross: Tensor  #: (D, D)
+    square: Tensor  #: (), the mean squared length of a shift less the mean one
+
+    @classmethod
+    def of(cls, first: Tensor, own: Tensor) -> Self:
+        """Sum over images' features (n, D) under the first stack, and under their own."""
+        origin, shift = first.mean(0, keepdim=True), own - first
+        mean = shift.mean(0)
+        rows, shift = first - origin, shift - mean
+        return cls(len(first), origin, mean, rows.mT @ rows, rows.mT @ shift, shift.square().sum(1).mean())
+
+    def plus(self, other: Self) -> Self:
+        """Return the sums over both sets of images, around the means of all."""
+        share, moved = other.count / (self.count + other.count), other.shift - self.shift
+        weight, gap = self.count * share, (other.origin - self.origin)[0]
+        return type(self)(
+            self.count + other.count,
+            self.origin + share * gap,
+            self.shift + share * moved,
+            self.gram + other.gram + weight * torch.outer(gap, gap),
+            self.cross + other.cross + weight * torch.outer(gap, moved),
+            (1 - share) * self.square + share * other.square + share * (1 - share) * moved.square().sum(),
+        )
 
 
 @dataclass(frozen=True)
@@ -54,10 +87,13 @@ class ShiftStatistics:
     @classmethod
     def of(cls, first: Tensor, own: Tensor) -> Self:
         """Sum over one experience's images: features (n, D) under the first stack, and under their own."""
-        origin, shift = first.mean(0, keepdim=True), own - first
-        rows, shift = first - origin, shift - shift.mean(0)
-        spread = shift.square().sum(1).mean().sqrt()
-        return cls(rows.mT @ rows * (spread > 0), rows.mT @ shift / spread.clamp(min=1e-12), origin)
+        return cls.centred(Centred.of(first, own))
+
+    @classmethod
+    def centred(cls, sums: Centred) -> Self:
+        """Return the sums of one experience, in units of its shifts' spread."""
+        spread = sums.square.sqrt()
+        return cls(sums.gram * (spread > 0), sums.cross / spread.clamp(min=1e-12), sums.origin)
 
     def plus(self, later: Self) -> Self:
         """Return the sums over these experiences and later ones."""
@@ -77,6 +113,32 @@ class ShiftStatistics:
         if left >= 1:
             return torch.zeros_like(self.gram), 1.0
         return (directions @ (rotated / (values.clamp(min=0) + strength)[:, None])).to(self.gram), left
+
+
+class Shifts:
+    """What is remembered of shifts, with those of one experience's images, which are given in blocks.
+
+    `shifts` and `sums` are of the `experiences` before; where older files left some of them out, it stays at these.
+    """
+
+    def __init__(self, shifts: tuple[ClassStatistics, ...], sums: ShiftStatistics | None, experiences: int) -> None:
+        self.shifts, self.sums, self.whole = shifts, sums, len(shifts) >= experiences
+        self.new: tuple[ClassStatistics, Centred] | None = None
+
+    def add(self, first: Tensor, own: Tensor) -> None:
+        """Add images by their features (n, D) under the first stack, and under their own."""
+        if self.whole and len(first):
+            spread, sums = fit(own - first, "low_rank"), Centred.of(first, own)
+            self.new = (spread, sums) if self.new is None else (self.new[0].merged(spread), self.new[1].plus(sums))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a `MOSState`."""
+        if self.new is None:
+            return {"shifts": self.shifts, "shift_sums": self.sums}
+        spread, sums = self.new[0], ShiftStatistics.centred(self.new[1])
+        # What older files left out of the sums cannot be had any more.
+        known = self.sums and self.sums.plus(sums) if self.shifts else sums
+        return {"shifts": (*self.shifts, spread), "shift_sums": known}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ is then aligned on features drawn from class statistics. At inference the stack 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -31,17 +31,17 @@ from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import check_settings, effective_alpha, merge_, merged
 from continual.methods.bases.adapter_training import AdapterTraining, beginning
-from continual.methods.bases.alignment import AlignmentSettings, aligned_fields, drawn_answers, ported_fields
+from continual.methods.bases.alignment import AlignmentSettings, ClassFits, aligned_fields, drawn_answers, ported_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
-from continual.methods.mos.feature_shift import FeatureShiftModel, ShiftStatistics, moved_shifts
+from continual.methods.mos.feature_shift import FeatureShiftModel, Shifts, moved_shifts
 from continual.methods.mos.joining import joined
 from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.registry import Registry
 from continual.seeding import generator
-from continual.statistics.class_statistics import Kind, fit
-from continual.statistics.head import cosine_scores, updated
+from continual.statistics.class_statistics import Kind
+from continual.statistics.head import PrototypeSums, cosine_scores
 
 
 class MOSSettings(AdapterSettings, AlignmentSettings):
@@ -123,42 +123,32 @@ class MOSTraining(AdapterTraining[MOSState]):
         """Keep the adapter, remember the classes, align the head (MOS section 3.2)."""
         before = self.before
         bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
-        own, first, targets = self._features(bank, progress)
-        new = targets >= len(before.classes)
-        return MOSState(
-            **self.progress_counts(),
-            **aligned_fields(self, own, targets),
-            bank=bank,
-            prototypes=updated(before.prototypes, first, targets, len(self.classes)),
-            **self._shifts(first[new], own[new]),
-        )
+        fits, prototypes = ClassFits(self.settings), PrototypeSums(before.prototypes, len(self.classes))
+        shifts = Shifts(before.shifts, before.shift_sums, before.experiences)
 
-    def _shifts(self, first: Tensor, own: Tensor) -> dict[str, Any]:
-        """Return what is remembered of all adapters' shifts, given features (n, D) of the new one's images."""
-        before = self.before
-        if not self.new_classes or len(before.shifts) < before.experiences:
-            return {"shifts": before.shifts, "shift_sums": before.shift_sums}
-        shifts, sums = (*before.shifts, fit(own - first, "low_rank")), ShiftStatistics.of(first, own)
-        # What older files left out of the sums cannot be had any more.
-        known = before.shift_sums and before.shift_sums.plus(sums) if before.shifts else sums
-        return {"shifts": shifts, "shift_sums": known}
+        def fold(found: list[Tensor], targets: Tensor) -> list[Tensor]:
+            (own, first), new = found, targets >= len(before.classes)
+            fits.add(own, targets)
+            prototypes.add(first, targets)
+            shifts.add(first[new], own[new])
+            return [own]
 
-    def _features(self, bank: Sequence[Weights], progress: Progress | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features under each image's own class's adapter, under A_1, and class indices."""
+        held = self.streamed(self._reading(bank), fold, progress, by_class=True)
+        known = {**aligned_fields(self, fits, held), **shifts.fields(), "prototypes": prototypes.prototypes()}
+        return MOSState(**self.progress_counts(), **known, bank=bank)
+
+    def _reading(self, bank: Sequence[Weights]) -> Callable[[Tensor, Sequence[Label]], Sequence[Tensor]]:
+        """Return what reads images' features under their own class's adapter, and under A_1."""
         kind, extractor = self.settings.adapter_kind, self.extractor
         experience = torch.tensor(self.class_experience(), device=self.device)
         under_first, every = shared(kind, bank[0]), stacked(bank)
 
         def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
             stem = extractor.stem(images, reads=kind.reads)
-            first = extractor.features(stem, under_first)
-            chosen = experience[[self.index[label] for label in labels]]
-            if not chosen.any():
-                return first, first
-            return serve(kind, extractor.features, stem, every, chosen), first
+            first, chosen = extractor.features(stem, under_first), experience[[self.index[label] for label in labels]]
+            return (serve(kind, extractor.features, stem, every, chosen) if chosen.any() else first), first
 
-        (own, first), targets = self.extract(compute, progress)
-        return own, first, targets
+        return compute
 
 
 class MOSLearner(IncrementalLearner[MOSState]):

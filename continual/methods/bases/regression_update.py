@@ -1,0 +1,157 @@
+"""What regressions from running sums have learned, and how an experience's images are added to the sums."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from continual.data.inputs import ExperienceData
+from continual.learning.extractor import Extractor, Progress
+from continual.learning.settings import Settings
+from continual.learning.state import State, learned
+from continual.learning.training import Start, Training
+from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught
+from continual.statistics.ignored import check_width
+from continual.statistics.ridge import GramStatistics, LinearHead
+from continual.statistics.weighted import weighted_sums
+from continual.uncertainty.left_out import Rows
+from continual.uncertainty.leverage import Certainty
+
+
+class RegressionSettings(Settings):
+    """What every regression from running sums has."""
+
+    at_inference = Settings.at_inference | {"balance"}
+    before: ClassVar[Mapping[str, Any]] = {**Settings.before, "balance": 0.0}
+
+    balance: float = Field(
+        1.0, ge=0, le=1, description="0: classes weigh as often as they were learned, 1: all alike; and what is between"
+    )
+    exact_forget: int = Field(
+        0, ge=0, description="directions of each class's scatter that are kept: forgetting a class of up to one image "
+        "more is then exact; its scatter is estimated otherwise"
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RegressionState(State):
+    """Running sums of the features, the head solved from them, and how sure it may be.
+
+    A class that is forgotten leaves the others' scores as they are; see `GramStatistics.without` for its sums.
+    """
+
+    sums: GramStatistics | None = None
+    head: LinearHead | None = None
+    certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
+    balance: float | None = None  #: what the head was solved with; None in files of before, for 0
+    penalty: float | None = None  #: too; None in files of before
+    #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
+    penalty_share: float | None = None
+
+    @cached_property
+    def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (D',) and deviation (D',) of all features, and the classes' means of standardised ones (C, D')."""
+        sums = learned(self.sums)
+        mean, deviation = sums.moments()
+        centres = (sums.targets / sums.counts - mean[:, None]) / deviation[:, None]
+        return mean.float(), deviation.float(), centres.mT.float().contiguous()
+
+    def check_shapes(self) -> None:
+        """Raise ValueError for concepts of another width than the sums'."""
+        check_width(self.ignored, None if self.sums is None else len(self.sums.total))
+
+    @cached_property
+    def solutions(self) -> dict[float, Self]:
+        """The state with heads of other `balance`; filled when one is first asked for."""
+        return {}
+
+    def without(self, index: int) -> Self:
+        """Return the state without the class of that index: the others' scores stay, what is usual is so of fewer."""
+        others = super().without(index)
+        if self.certainty is None or self.sums is None:
+            return others
+        share = 1 - self.sums.counts[index] / self.sums.counts.sum()
+        return replace(others, certainty=self.certainty.counting(share))
+
+
+def _samples(found: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features (n m, D) and class indices (n m,) of images of which m views are learned, each (n, D)."""
+    return torch.stack([*found], 1).flatten(0, 1), labels.repeat_interleave(len(found))
+
+
+class RegressionUpdate(Training[RegressionState]):
+    """Adds an experience's images to the sums and solves anew.
+
+    `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
+    follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
+    are the shares of the views in what will be asked about; without, it is their mean. `reading` is the one that is
+    asked about now.
+    """
+
+    def __init__(
+        self,
+        start: Start[RegressionState],
+        data: ExperienceData,
+        read: Callable[[Extractor, Tensor], Sequence[Tensor]],
+        solved: Callable[..., RegressionState],
+        readings: Tensor | None = None,
+        reading: int = 0,
+    ) -> None:
+        super().__init__(start, data)
+        self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
+
+    def finish(self, progress: Progress | None = None) -> RegressionState:
+        before, own = self.before, list[GramStatistics]()
+
+        def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
+            views, exact = len(found), self._directions(len(found))
+            sums = GramStatistics.of(*_samples(found, labels), len(self.classes), exact)
+            sums = sums if views == 1 else sums.scaled(1 / views)
+            own[:] = [sums.plus(own[0]) if own else sums]
+            return found
+
+        held = self.streamed(lambda images, _: self.read(self.extractor, images), fold, progress)
+        views = len(held.columns)
+        readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
+        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for)
+        state = RegressionState(**self.progress_counts(), sums=own[0].plus(before.sums), certainty=before.certainty)
+        state = replace(state, penalty_share=before.penalty_share)
+        # Images that were answered wrong say nothing of what is usual.
+        usual = None if self.correcting else newest
+        if self.data.unlabelled is None:
+            return self.solved(state, usual)
+        return self._self_taught(state, usual, self._directions(views), progress)
+
+    def _directions(self, views: int) -> int:
+        """Return how many directions hold the views of `exact_forget` images and one."""
+        return self.settings.exact_forget and views * (self.settings.exact_forget + 1) - 1
+
+    def _self_taught(
+        self, state: RegressionState, newest: Rows | None, directions: int, progress: Progress | None
+    ) -> RegressionState:
+        """Solve with the unlabelled images' own answers, weighed by their probabilities; `newest` have labels."""
+        found = self.unlabelled(lambda images: self.read(self.extractor, images), progress)
+        views, rows = len(found), torch.stack([*found], 1)
+        shares = rows.new_full((views,), 1 / views) if self.readings is None else self.readings[self.reading].to(rows)
+        asked, labelled = torch.einsum("v,nvd->nd", shares, rows), learned(state.sums)
+
+        def solve(pseudo: PseudoLabels | None) -> RegressionState:
+            if pseudo is None:
+                return self.solved(state, newest)
+            labels, weights = (own.repeat_interleave(views) for own in (pseudo.labels, pseudo.weights / views))
+            more = weighted_sums(rows.flatten(0, 1), labels, weights, len(self.classes), directions)
+            return self.solved(replace(state, sums=more.plus(labelled)), newest)
+
+        def answer(state: RegressionState) -> PseudoLabels:
+            judged = learned(state.certainty).judge(learned(state.head)(asked), asked, self.reading)
+            if judged[0] is None or judged[1] is None:
+                raise not_known("a regression")
+            return PseudoLabels.of(judged[0], judged[1])
+
+        solved, pseudo = self_taught(solve, answer)
+        self.unlabelled_use = UnlabelledUse.of(pseudo, self.classes)
+        return solved

@@ -31,7 +31,7 @@ def is_path(value: str) -> bool:
     >>> is_path("./photos"), is_path("list.csv"), is_path("cifar100"), is_path("hub:owner/name")
     (True, True, False, False)
     """
-    return value[:4] != "hub:" and ("/" in value or "\\" in value or value.endswith((".csv", ".parquet")))
+    return value[:4] != "hub:" and ("/" in value or "\\" in value or value.lower().endswith((".csv", ".parquet")))
 
 
 def is_code_file(value: str) -> bool:
@@ -97,6 +97,8 @@ def read(
             found = table.get(key)
             if isinstance(found, str) and (place not in sources or is_path(found)):
                 table[key] = str(path.parent / found)
+                if place in sources and not is_path(table[key]):  # the document lies in the working folder
+                    table[key] = f"./{table[key]}"
     for override in overrides:
         _apply(values, override)
     return values

@@ -10,8 +10,9 @@ that grows with the classes. Its settings are its constructor's keyword argument
 whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`, `train_mb_size` and `eval_mb_size`.
 
 Limits: predictions are those of the strategy's model in evaluation mode. Rows that were stopped start anew; nothing can
-be saved. Memory is what the model has beside a frozen backbone, all tensors of the plugins, and stored exemplars as
-bytes of their pixels. Strategies that keep logits (DER) need a fixed head and fail.
+be saved; no unlabelled images are learned, and no concept is ignored. Memory is what the model has beside a frozen
+backbone, all tensors of the plugins, and stored exemplars as bytes of their pixels. Strategies that keep logits (DER)
+need a fixed head and fail.
 """
 
 from __future__ import annotations
@@ -158,13 +159,17 @@ class AvalancheLearner(IncrementalLearner[State]):
         images: Any,
         labels: Any = None,
         *,
+        unlabelled: Any = None,
+        ignoring: Any = None,
         progress: Progress | None = None,
         value_range: ValueRange | None = None,
         **_: Any,
     ) -> None:
-        """Train the strategy on one experience, with images loaded in this process."""
-        prepared, meant = self.backbone.preprocessing, self.state.value_range
-        data = as_experience(images, labels, prepared, value_range=value_range, remembered=meant)
+        """Train the strategy on one experience, with images loaded here; InputError for what it cannot learn from."""
+        if unlabelled is not None or ignoring is not None:
+            raise InputError(f"{self.method} takes neither unlabelled images nor a concept to ignore: leave them out")
+        given: dict[str, Any] = {"value_range": value_range, "remembered": self.state.value_range}
+        data = as_experience(images, labels, self.backbone.preprocessing, **given)
         known = (*self.state.classes, *sorted({*data.labels} - {*self.state.classes}, key=str))
         self.seen.append(data)
         self.progress, updates = progress, self.state.updates
@@ -227,28 +232,24 @@ class AvalancheLearner(IncrementalLearner[State]):
         return Scores(model(images)[:, : len(self.state.classes)].float().softmax(-1))
 
     def begin(self, data: ExperienceData) -> NoReturn:
-        """Raise InputError: the strategy trains in Avalanche's own loop."""
         raise InputError(f"{self.method} trains in Avalanche's own loop: call learn")
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return every tensor that the strategy keeps beside the frozen backbone."""
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:  # all that is kept beside the frozen backbone
         kept = {} if self.strategy is None else {"model": self.strategy.model, "plugins": self.strategy.plugins}
         return dict(_tensors(kept, "", set())), {}
 
     def save(self, path: str | Path, **rest: Any) -> None:
-        """Raise InputError: a strategy cannot be saved."""
         raise InputError(f"{self.method} cannot be saved: its cells and their measurements are all that is kept")
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Raise InputError: a strategy cannot be put back."""
         raise InputError(f"{self.method} cannot be read from a file")
 
     def memory(self) -> dict[str, int]:
         """Return bytes of the model, of what the plugins hold, and of stored exemplars as pixels."""
-        height, width = self.backbone.preprocessing.size
+        channels, height, width = self.backbone.preprocessing.shape
         plugins = getattr(self.strategy, "plugins", [])
         stored = sum(len(p.storage_policy.buffer) for p in plugins if hasattr(p, "storage_policy"))
-        return super().memory() | ({"exemplars": stored * 3 * height * width} if stored else {})
+        return super().memory() | ({"exemplars": stored * channels * height * width} if stored else {})
 
 
 @dataclass(eq=False)

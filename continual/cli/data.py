@@ -33,6 +33,7 @@ Share = Annotated[float, typer.Option(help="Share of each class for testing, whe
 Outside = Annotated[
     bool, typer.Option("--outside", help="Let a manifest or parquet file name images outside its folder, and links.")
 ]
+Channels = Annotated[int, typer.Option(min=1, help="Of the images: other than 1 and 3 are TIFF and .npy files.")]
 Seed = Annotated[int, typer.Option(help="Which images those are.")]
 
 
@@ -58,21 +59,21 @@ def list_(json: Json = None) -> None:
 @app.command()
 def check(
     name: Name, root: Root = None, domains: Domains = False, test_share: Share = 0.2, split_seed: Seed = 1993,
-    outside: Outside = False,
+    outside: Outside = False, channels: Channels = 3,
     json: Json = None,
 ) -> None:  # fmt: skip
     """Open every image and compare the counts with the published ones; nothing is written or fetched."""
     from continual.datasets.config import find
 
-    config = _config(name, root, domains, test_share, split_seed, outside)
+    config = _config(name, root, domains, test_share, split_seed, outside, channels)
     check_outputs(json)
-    _show(_audited(find(config)), json)
+    _show(_audited(find(config), channels), json)
 
 
 @app.command()
 def prepare(
     name: Name, root: Root = None, domains: Domains = False, test_share: Share = 0.2, split_seed: Seed = 1993,
-    outside: Outside = False,
+    outside: Outside = False, channels: Channels = 3,
     download: Annotated[bool, typer.Option("--download", help="Fetch it if it is not there; says how much.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The manifest.", show_default="equimos.csv in its folder")
@@ -87,7 +88,7 @@ def prepare(
     from continual.datasets.readers.manifest import manifest_text
     from continual.datasets.readers.record import RECORD
 
-    config = _config(name, root, domains, test_share, split_seed, outside)
+    config = _config(name, root, domains, test_share, split_seed, outside, channels)
     for file in (out, json):
         check_outputs(file)
     if download and config.source in catalogue():
@@ -103,7 +104,7 @@ def prepare(
         raise InputError(f"{found.origin} holds no files of images to list: leave --out away; its split is fixed")
     if files and target is not None:
         check_target(target)
-    report = _audited(found)
+    report = _audited(found, channels)
     _show(report, json)
     if files and target is not None:
         write_text(target, manifest_text(found, target.parent.absolute()))
@@ -113,7 +114,7 @@ def prepare(
 
 
 def _config(
-    name: str, root: Path | None, domains: bool, test_share: float, split_seed: int, outside: bool
+    name: str, root: Path | None, domains: bool, test_share: float, split_seed: int, outside: bool, channels: int
 ) -> DataConfig:
     """Return the `[data]` table that the words of a command line stand for."""
     from pydantic import ValidationError
@@ -126,18 +127,18 @@ def _config(
     if name not in {*catalogue(), "digits"} and not name.startswith(HUB) and (is_path(name) or Path(name).exists()):
         name = f"{Path(name).absolute()}"
     try:
-        drawn = {"test_share": test_share, "split_seed": split_seed}
+        drawn = {"test_share": test_share, "split_seed": split_seed, "channels": channels}
         return DataConfig(source=name, root=root, domains=domains, outside=outside, **drawn)
     except ValidationError as error:
         raise InputError("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
 
 
-def _audited(found: Collection) -> Report:
+def _audited(found: Collection, channels: int) -> Report:
     from continual.cli.progress import ProgressBars
     from continual.datasets.audit import audit
 
     with ProgressBars(console(stderr=True)) as bars:
-        return audit(found, bars)
+        return audit(found, bars, channels)
 
 
 def _show(report: Report, json_file: Path | None) -> None:

@@ -11,7 +11,7 @@ import typer
 from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights, check_false_alarms, check_there
 from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
 from continual.errors import InputError
-from continual.lifecycle import contents
+from continual.lifecycle import contents, versions
 from continual.options import assignments
 
 if TYPE_CHECKING:
@@ -204,7 +204,8 @@ def consolidate(
     if not (yes or confirmed(f"Write {out}?")):
         say("nothing written")
         return
-    single.save(out, embed_backbone=found.embedded, notes={"event": f"consolidated from {model.name} ({rule})"})
+    event = f"consolidated from {model.name} ({rule})"
+    versions.save(single, out, event, embed_backbone=found.embedded, seen=found.seen)
     say(f"{out}: {count(len(single.classes), 'class')}, {size(model.stat().st_size)} -> {size(out.stat().st_size)}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from continual.cli.options import Csv, Device, Images, Json, ModelArg, Workers
+from continual.cli.options import Csv, Device, Images, Json, ModelArg, ValueRange, Workers
 from continual.console import STDOUT, check_outputs, console, show_rows, write_json, write_text
 from continual.data.folders import parts_in
 from continual.errors import InputError
@@ -119,6 +119,7 @@ def advise(
     ] = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    value_range: ValueRange = None,
     json: Json = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -143,7 +144,8 @@ def advise(
     if backbone is None and weights is None:
         backbone, arguments = opening.proposed_backbone("telling which group images have", arguments, ask=False)
     made = load_backbone(backbone, weights=weights, **arguments)
-    data = as_experience(parts_in(images).get("train", images), None, made.preprocessing.for_a_group())
+    folder, prepared = parts_in(images).get("train", images), made.preprocessing.for_a_group()
+    data = as_experience(folder, None, prepared, value_range=value_range)
     extractor = Extractor(made.on(options.device(device)), device=options.device(device))
     with ProgressBars(console(stderr=True)) as bars:
         found = evidence(*every_view(extractor, data, Settings(), bars, workers))
@@ -152,7 +154,7 @@ def advise(
     taken = advice(found)
     named: list[tuple[str, object]] = [("--images", images), ("--model", "model.safetensors"), ("--backbone", backbone)]
     named += [("--weights", weights), *(("--model-arg", f"{key}={value}") for key, value in arguments.items())]
-    named += [("--symmetry", taken.group)]
+    named += [("--value-range", value_range), ("--symmetry", taken.group)]
     words = [word for option, value in named if value is not None for word in (option, str(value))]
     command = shlex.join(["equimos", "learn", *words])
     if not write_json(json, {"advice": taken.group, "groups": [asdict(one) for one in found], "command": command}):

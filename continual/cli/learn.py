@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import show_review, stop, too_much, unmeasured
-from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, Workers, check_shares
+from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, ValueRange, Workers, check_shares
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
 from continual.data.ranges import range_name
@@ -94,14 +94,7 @@ def learn(
         ),
     ] = None,
     symmetry: Symmetry = None,
-    value_range: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW..HIGH",
-            help="What black and white are in files of many channels (TIFF, .npy) that are not uint8: 0..10000, unit, "
-            "bytes or normalised. Remembered.",
-        ),
-    ] = None,
+    value_range: ValueRange = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
     ] = False,
@@ -111,12 +104,15 @@ def learn(
     """Learn what is new in an image folder: make a model, or add an experience to one.
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
-    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone and,
-    but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or --max-flips was passed.
+    The model file changes only when everything has succeeded. A model that exists keeps its method, backbone,
+    --value-range and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or
+    --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
     if value_range is not None:
         value_range = range_name(value_range)
+    if images.is_file() and images.suffix.lower() != ".csv":
+        raise InputError(f"{images} is a file: give a folder with one folder per class, or a list of images, .csv")
     if images.is_file():
         from continual.lifecycle import listing  # it loads torch
 
@@ -192,7 +188,7 @@ def learn(
         concept = None if ignoring is None else stamped(plan, ignoring)
         if unlabelled is not None:
             learner.check_unlabelled()
-            unsorted, left_out = without_labels(unlabelled, plan)
+            unsorted, left_out = without_labels(unlabelled, plan, channels)
             data = with_unlabelled(data, unsorted, learner.preprocessing)
         left = f"{model} is {'as it was' if found else 'not made'}"
         try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from continual.cli.options import Device, Method, Weights
+from continual.cli.options import Device, Method, Weights, Workers, check_there
 from continual.console import check_target, console, count, size
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
@@ -20,29 +20,56 @@ app = typer.Typer()
 def merge(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two or more model files.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new model file.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", "-i", metavar="DIR", help="For methods that train: some 200 images of anything, without labels."
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE", help="How slca, aper, ranpac merge what they trained: mean, or of `equimos list merging`."
+        ),
+    ] = None,
+    args: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="A setting of that rule: ratio=0.1.")
+    ] = None,
     method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
+    workers: Workers = 0,
 ) -> None:
-    """Make one model of several that were learned at different places; no image is moved.
+    """Make one model of several that were learned at different places; no image that was learned is moved.
 
     For strata, ridge, simple_cil, and ranpac with epochs=0, it is the model that learning all images in one place
-    gives.
+    gives. mos and ease keep the adapters of all models, slca, aper and ranpac merge what they trained by a rule; what
+    they remember is mapped by images of anything, and a head is aligned anew.
     """
-    from continual.cli.opening import load_learner
+    from continual.cli.opening import load_learner, readable
+    from continual.cli.progress import ProgressBars
     from continual.learning.merged import merged
+    from continual.options import assignments
 
     if len(models) < 2:
         raise InputError("merge takes two model files at least: equimos merge A.safetensors B.safetensors --out M")
+    if args and rule is None:
+        raise InputError(f"--arg {args[0]} is a setting of a rule: name it with --rule")
+    check_there([images] if images is not None else ())
     check_target(out)
     if out.exists():
         raise InputError(f"{out} is there already: name a new file with --out")
     found = [contents.read(model) for model in models]
-    learners = [load_learner(found[0], weights, device, method)]
-    for file in found[1:]:
-        same = file.header["backbone"]["sha256"] == found[0].header["backbone"]["sha256"]
-        learners.append(load_learner(file, weights, device, method, backbone=learners[0].backbone if same else None))
-    joint = merged(learners)
+    with ProgressBars(console(stderr=True)) as bars:
+        paths = readable([images], bars, found[0].channels) if images is not None else None
+        with bars.waiting("loading the models"):
+            learners = [load_learner(found[0], weights, device, method)]
+            for file in found[1:]:
+                same = file.header["backbone"]["sha256"] == found[0].header["backbone"]["sha256"]
+                backbone = learners[0].backbone if same else None
+                learners.append(load_learner(file, weights, device, method, backbone=backbone))
+        settings = assignments("--arg", args or ())
+        joint = merged(learners, paths, rule=rule, rule_args=settings, progress=bars, workers=workers)
     seen, twice = joint_images([file.seen for file in found])
     event = f"merged {', '.join(model.name for model in models)}"
     versions.save(joint, out, event, embed_backbone=any(file.embedded for file in found), seen=seen)

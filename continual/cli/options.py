@@ -38,6 +38,14 @@ ModelArg = Annotated[
         help="An argument of the model or its preprocessing: img_size=98; 2.img_size=128 is of the second backbone.",
     ),
 ]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW..HIGH",
+        help="What black and white are in files of many channels (TIFF, .npy) that are not uint8: 0..10000, unit, "
+        "bytes or normalised.",
+    ),
+]
 Columns = Annotated[bool, typer.Option("--all", help="Show every measure, also on a narrow terminal.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import Device, Method, ModelArg, Weights, Workers
+from continual.cli.options import Device, Method, ModelArg, ValueRange, Weights, Workers
 from continual.console import STDOUT, check_outputs, console, count, show_rows, write_text
 from continual.errors import InputError
 from continual.files import csv_text
@@ -44,6 +44,7 @@ def select(
     backbone: Annotated[str | None, typer.Option(metavar="TAG", help="timm's full tag; not with --known.")] = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    value_range: ValueRange = None,
     method: Method = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -66,7 +67,7 @@ def select(
 
     place, arguments = options.device(device), options.assignments("--model-arg", model_arg or ())
     with ProgressBars(console(stderr=True)) as bars:
-        pool = opening.readable([images], bars, 3 if found is None else found.channels)
+        pool = opening.readable([images], bars, arguments.get("in_chans", 3) if found is None else found.channels)
         everything = len(pool)
         pool = pool if found is None else _unseen(pool, found.seen)
         if budget > len(pool):
@@ -78,7 +79,8 @@ def select(
             learner = None if found is None else opening.load_learner(found, weights, device, method)
             names = [backbone] if backbone else []
             made = opening.backbone_of(names, weights or [], arguments).on(place) if learner is None else None
-        picks = select(pool, budget, made, by=by, known=learner, seed=seed, workers=workers, progress=bars)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"by": by, "seed": seed, "workers": workers, "value_range": value_range}
+        picks = select(pool, budget, made, known=learner, progress=bars, **how)
     if copy_to is not None:
         _copy(picks, images, copy_to)
     if csv is not None:

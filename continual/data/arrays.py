@@ -27,13 +27,28 @@ def is_tensor(value: Any) -> bool:
 def as_array(raw: Any) -> Array | None:
     """Return a numpy array, a tensor, or an array of another library (jax, tensorflow) as one of the first two.
 
-    None if it is none of these.
+    None if it is none of these. Raises InputError for a tensor whose numbers cannot be read as they lie.
     """
-    if isinstance(raw, np.ndarray) or is_tensor(raw):
+    if is_tensor(raw):
+        return _dense(raw)
+    if isinstance(raw, np.ndarray):
         return raw
     if hasattr(raw, "getbands") or not (hasattr(raw, "__array__") and hasattr(raw, "shape")):
         return None
     return np.asarray(raw)
+
+
+def _dense(tensor: Any) -> Any:
+    """Return a tensor without its gradient, and floats of 8 bits as float32, for which nothing is computed."""
+    tensor = tensor.detach()
+    for wrong, what, cure in (
+        (tensor.is_meta, "on the meta device, without numbers", "load it"),
+        (str(tensor.layout) != "torch.strided", "sparse", "pass tensor.to_dense()"),
+        (tensor.is_quantized, "quantized", "pass tensor.dequantize()"),
+    ):
+        if wrong:
+            raise InputError(f"the images are a tensor that is {what}: {cure}")
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def is_float(array: Array) -> bool:
@@ -171,7 +186,7 @@ def _scaled(array: Array, index: int | str, name: str) -> np.ndarray:
 
 def _refusal(raw: Any, index: int | str, channels: int) -> str:
     shape = f" of shape {tuple(raw.shape)} and dtype {raw.dtype}" if hasattr(raw, "shape") else ""
-    other = "" if channels == 3 else f" of the {channels} channels that the backbone takes"
+    other = "" if channels in (1, 3) else f" of the {channels} channels that the backbone takes"
     return (
         f"image {index} is a {type(raw).__name__}{shape}: give paths, PIL images, uint8 tensors ({channels}, H, W), "
         f"uint8 arrays (H, W, {channels}){other}, or float images ({channels}, H, W)"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from continual.data.file_kinds import UnreadableError
-from continual.errors import NeedsExtraError
+from continual.errors import InputError, NeedsExtraError
 
 _QUIET = logging.NullHandler()
 NPY = b"\x93NUMPY"  #: what a .npy file begins with
@@ -34,6 +34,15 @@ _TURNS: dict[int, tuple[bool, int, int]] = {  # axes swapped?, then the steps of
 def pictures(channels: int) -> bool:
     """Tell whether a backbone of so many channels takes pictures: one, grey, or three."""
     return channels in (1, 3)
+
+
+def check_pictures(channels: int) -> None:
+    """Raise InputError if pictures and image files, which are read in RGB, cannot become input of so many channels."""
+    if not pictures(channels):
+        raise InputError(
+            f"the backbone takes {channels} channels, and pictures have three: give TIFF or .npy files of {channels} "
+            f"channels, or arrays ({channels}, H, W), with value_range=(black, white) unless they are uint8"
+        )
 
 
 def read_bands(file: BinaryIO, kind: str | None, channels: int, most: int) -> np.ndarray:

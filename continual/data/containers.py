@@ -17,6 +17,8 @@ from continual.errors import InputError
 
 Label = str | int  #: a class's name as the user knows it
 
+#: images of many that are looked at to tell the range of their numbers
+LOOKED_AT = 32
 #: names of the image and of the label, in items that are mappings
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "fine_label")

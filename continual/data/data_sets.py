@@ -116,9 +116,9 @@ def dataset_labels(dataset: Any) -> list[Label]:
 
     They are what the items have: `targets` and the like are only read where they agree with some items, a
     `target_transform` applied. Names are those in `classes` (ImageFolder, CIFAR, ...) or of a `ClassLabel` column, also
-    through `Subset` and `ConcatDataset`; labels that a `target_transform`, joint `transforms` or a `collate_fn` gave
-    are final. Raises InputError for items
-    without labels, or with others than str and int.
+    through `Subset` and `ConcatDataset`, and a `collate_fn` that leaves labels as they are; labels that a
+    `target_transform`, joint `transforms` or a `collate_fn` gave are final. Raises InputError for items without labels,
+    or with others than str and int.
     """
     try:
         return plain_labels(_labels(dataset))
@@ -142,7 +142,19 @@ def _labels(dataset: Any, rows: Sequence[int] | None = None) -> Sequence[Any]:
         changed = any(hasattr(dataset, name) for name in LABEL_ATTRIBUTES)
     else:
         changed = getattr(dataset, "target_transform", None) is not None
+    if isinstance(dataset, LoadedItems):
+        return _named_by_items(values, dataset.dataset, [dataset.indices[row] for row in rows])
     return values if changed else _named(values, getattr(dataset, "classes", None))
+
+
+def _named_by_items(values: Sequence[Any], dataset: Any, rows: Sequence[int]) -> Sequence[Any]:
+    """Return the class indices that a `collate_fn` gave as names, if it left all of them as they were."""
+    while isinstance(dataset, Subset):
+        dataset, rows = dataset.dataset, [dataset.indices[row] for row in rows]
+    kinds = (getattr(dataset, "features", None) or {}).values()
+    known = [getattr(dataset, "classes", None), *(kind.names for kind in kinds if type(kind).__name__ == "ClassLabel")]
+    expected = [*_labels(dataset, rows)]
+    return expected if any([*_named(values, names)] == expected for names in known) else values
 
 
 def _concatenated(dataset: ConcatDataset[Any], rows: Sequence[int]) -> list[Any]:

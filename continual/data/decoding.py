@@ -108,7 +108,7 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Dec
     kind = kind_of(file, suffix)
     if not pictures(channels):
         return Decoded(read_bands(file, kind, channels, most_pixels))
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     opener = heif() if kind == "HEIF" else None
     if kind == "HEIF" and opener is None:
@@ -133,6 +133,10 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Dec
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableError("large", f"it has too many pixels: at most {most_pixels} are read") from None
+    except UnidentifiedImageError as error:
+        bands = ", or it has many channels, which backbones with as many take (in_chans, data.channels)"
+        said = f"it begins as {kind}, and cannot be read further{bands if kind == 'TIFF' else ''}"
+        raise UnreadableError("damaged", said) from error
     except Exception as error:  # every decoder has its own for data that is cut off or damaged
         raise UnreadableError("damaged", str(error) or type(error).__name__) from error
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from continual.errors import InputError
 
-#: left in folders by macOS, Windows, and network drives (Synology, QNAP); in lower case. Hidden names begin with a dot.
+#: left in folders by macOS, Windows, network drives (Synology, QNAP) and programs that sort or copy photographs; in
+#: lower case. Hidden names begin with a dot.
 LITTER = {
-    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
-    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__pycache__",
+    "__macosx", "network trash folder", "temporary items", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
+    "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir", "@synoeastream", "@tmp",
+    "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot", "picasa.ini", "_gsdata_", "__pycache__",
 }  # fmt: skip
+#: what they put behind the name of a file, for its attributes
+_ATTRIBUTES = ("@synoeastream", "@synoresource", ":zone.identifier", ":encryptable")
 
 #: the parts of a split, and the names by which folders, manifests and the hub call them, in any case
 PARTS = {
@@ -23,6 +29,8 @@ PARTS = {
     "test": ("test", "testing"),
 }
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}
+#: words beside them, as in `training_set` and `test-images`
+_BESIDE = re.compile(r"[\W_]+|(?:data)?sets?|data|split|images?|imgs?|pictures?|photos?|20\d\d")
 
 
 def ignored(name: str) -> bool:
@@ -31,7 +39,7 @@ def ignored(name: str) -> bool:
     >>> [name for name in ("cat", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "Thumbs.db") if not ignored(name)]
     ['cat']
     """
-    return name.startswith(".") or name.lower() in LITTER
+    return name.startswith(".") or name.lower() in LITTER or name.lower().endswith(_ATTRIBUTES)
 
 
 def ignored_path(path: PurePath) -> bool:
@@ -49,10 +57,10 @@ def subfolders(folder: Path) -> list[Path]:
 def part_of(name: str) -> str | None:
     """Return which part of a split a name means; None for other names.
 
-    >>> part_of("Train"), part_of("eval"), part_of("TESTING"), part_of("trains")
-    ('train', 'val', 'test', None)
+    >>> part_of("Train"), part_of("eval"), part_of("test_set"), part_of("training-images"), part_of("trains")
+    ('train', 'val', 'test', 'train', None)
     """
-    return _PART_OF.get(name.lower())
+    return _PART_OF.get(_BESIDE.sub("", name.lower()))
 
 
 def parts_in(folder: Path) -> dict[str, Path]:
@@ -80,6 +88,41 @@ def refuse_split(folder: Path) -> None:
         names = " and ".join(f"{place.name}/" for place in parts.values())
         cure = f"give {parts['train']}" if "train" in parts else "give a folder of training images"
         raise InputError(f"{folder} holds {names}, the parts of a split and no classes: {cure}")
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders of classes in one, sorted; raises InputError where one holds the parts of a split itself.
+
+    Its test images would be learned with the others, as images of a class called `data`, say.
+    """
+    found = subfolders(folder)
+    for kind in found:
+        inside = [name for name in sorted(_inside(kind)) if part_of(name)]
+        if len({part_of(name) for name in inside}) > 1:
+            names = " and ".join(f"{name}/" for name in inside)
+            raise InputError(
+                f"{kind} holds {names}, the parts of a split, where images of a class {kind.name!r} are looked for: "
+                f"give {kind} if that is the data set, or put the parts above the classes, {inside[-1]}/{kind.name}"
+            )
+    return found
+
+
+def alike_inside(folders: Sequence[Path]) -> str:
+    """Say that folders taken for classes hold folders of the same names, as those of a split or of domains do."""
+    first = _inside(folders[0]) if len(folders) > 1 else set()
+    if len(first) < 2 or any(_inside(other) != first for other in folders[1:]):
+        return ""
+    shown = ", ".join([*sorted(first)[:3], *(["…"] if len(first) > 3 else [])])
+    return (
+        f"{folders[0].name} and {folders[1].name} are taken for classes, and hold the same folders, {shown}: if those "
+        f"are the classes, give {folders[0]}"
+    )
+
+
+def _inside(folder: Path) -> set[str]:
+    """Return the names of the folders in one, without those that are ignored."""
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_dir() and not ignored(entry.name)}
 
 
 def same_name(name: str) -> str:

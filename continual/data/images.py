@@ -19,7 +19,15 @@ from continual.data.decoding import EncodedImage as EncodedImage
 from continual.data.decoding import as_rgb
 from continual.data.decoding import decoded as decoded
 from continual.data.file_kinds import is_read, kind_at
-from continual.data.folders import ignored, ignored_path, irregular, refuse_split, subfolders
+from continual.data.folders import (
+    alike_inside,
+    class_folders,
+    ignored,
+    ignored_path,
+    irregular,
+    refuse_split,
+    subfolders,
+)
 from continual.data.tensors import picture
 from continual.errors import InputError
 
@@ -34,7 +42,7 @@ def open_image(raw: Any, index: int | str = 0, channels: int = 3) -> Any:
     """
     if isinstance(raw, str | Path | EncodedImage):
         return decoded(raw, channels).image
-    raw = raw if isinstance(raw, Image.Image) else picture(raw, index)
+    raw = raw if isinstance(raw, Image.Image) else picture(raw, index, channels=channels)
     if isinstance(raw, Tensor):
         return raw
     try:
@@ -144,6 +152,12 @@ def warn_of_unread(folder: str | Path, channels: int = 3) -> None:
         warnings.warn(f"left out of {folder}: {said}", UserWarning, stacklevel=3)
 
 
+def warn_of_classes(folder: str | Path) -> None:
+    """Warn of folders that are taken for classes and look like something else: where nobody prints a plan."""
+    if Path(folder).is_dir() and (said := alike_inside(subfolders(Path(folder)))):
+        warnings.warn(said, UserWarning, stacklevel=3)
+
+
 def list_folder(folder: str | Path, channels: int = 3) -> tuple[list[Path], list[str]]:
     """Return the image files below `folder/<class>/` and their class names, sorted.
 
@@ -151,7 +165,7 @@ def list_folder(folder: str | Path, channels: int = 3) -> tuple[list[Path], list
     """
     folder = Path(folder)
     refuse_split(folder)
-    found = [(path, kind.name) for kind in subfolders(folder) for path in image_files(kind, channels)]
+    found = [(path, kind.name) for kind in class_folders(folder) for path in image_files(kind, channels)]
     if not found:
         others = unread(folder, channels=channels)
         said = f" but {others}" if others else ": it needs one sub-folder of images per class"

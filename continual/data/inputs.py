@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual.data.arrays import Array, as_array, check_finished, finished, is_float, needs_range, range_among
+from continual.data.bands import check_pictures
+from continual.data.containers import LOOKED_AT, as_batch, by_position, image_of, in_order
 from continual.data.containers import Label as Label
-from continual.data.containers import as_batch, by_position, image_of, in_order
 from continual.data.containers import plain_labels as plain_labels
 from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
 from continual.data.decoding import unpacked
@@ -26,6 +27,7 @@ from continual.data.images import (
     list_folder,
     open_image,
     unread,
+    warn_of_classes,
     warn_of_unread,
 )
 from continual.data.preprocessing import Preprocessing
@@ -33,9 +35,6 @@ from continual.data.ranges import NORMALISED, ValueRange
 from continual.data.tensors import picture
 from continual.errors import InputError
 from continual.seeding import seeded
-
-#: images of a data set that are looked at to tell the range of its numbers
-LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -101,21 +100,12 @@ def prepared(
         return _checked(array, preprocessing, f"image {index}: ")
     image = raw if array is None else picture(array, index, value_range, preprocessing.channels)
     if not isinstance(image, Tensor):
-        image = open_image(image, index)
+        image = open_image(image, index, preprocessing.channels)
     if isinstance(image, Image.Image) and preprocessing.channels != 3:
-        check_pictures(preprocessing)
+        check_pictures(preprocessing.channels)
         image = image.convert("L")
     result: Tensor = transform(image)
     return result
-
-
-def check_pictures(preprocessing: Preprocessing) -> None:
-    """Raise InputError if pictures and image files, which are read in RGB, cannot become the backbone's input."""
-    if (channels := preprocessing.channels) not in (1, 3):
-        raise InputError(
-            f"the backbone takes {channels} channels, and pictures have three: give TIFF or .npy files of {channels} "
-            f"channels, or arrays ({channels}, H, W), with value_range=(black, white) unless they are uint8"
-        )
 
 
 def as_experience(
@@ -139,7 +129,9 @@ def as_experience(
         if labels is not None:
             raise InputError("a folder names its classes itself: leave labels out")
         warn_of_unread(images, preprocessing.channels)
-        images, labels = list_folder(images, preprocessing.channels)
+        folder = images
+        images, labels = list_folder(folder, preprocessing.channels)
+        warn_of_classes(folder)
         check_readable(images, channels=preprocessing.channels)
     elif labels is None:
         images, labels = _pairs(images)
@@ -235,7 +227,7 @@ def _prepares(dataset: Any) -> bool:
 def _looked_at(images: Any, channels: int) -> Iterator[Any]:
     """Yield the arrays among images; of a data set, and of files, some; none if its first image is no such array."""
     if isinstance(images, Tensor | np.ndarray):
-        yield images
+        yield as_array(images)
         return
     indices: Sequence[int] = range(len(images))
     step = max(1, -(-len(images) // LOOKED_AT))

@@ -123,7 +123,7 @@ def decide(
     if integers:
         raise InputError(
             f"{said} and are whole numbers that are not uint8: pass value_range='bytes' if white is 255, or "
-            "(black, white), e.g. (0, 4095) for 12 bits"
+            "(black, white), e.g. (0, 4095) for 12 bits: --value-range 0..4095, and data.value_range in a config"
         )
     if found is None:
         raise InputError(f"{said}, which is no common range: pass value_range={ALLOWED}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from continual.console import count
+from continual.data.arrays import as_array, needs_range, spread
 from continual.data.images import EncodedImage, decoded, open_image
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
@@ -36,8 +37,8 @@ class Report:
     remarks: list[str]
 
 
-def audit(found: Collection, progress: Progress | None = None) -> Report:
-    """Open every image once and compare the contents by SHA-256.
+def audit(found: Collection, progress: Progress | None = None, channels: int = 3) -> Report:
+    """Open every image, of so many `channels`, once, and compare the contents by SHA-256.
 
     The same bytes in training and test are an error, save in a published data set, which is as it is. The same bytes
     twice in one part or under several labels, and a class with a single image, are remarks.
@@ -47,14 +48,18 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
     content = hashlib.sha256(found.fingerprint().encode())
-    images, transparent = [*found.train.images, *found.test.images], 0
+    images, transparent, unsaid = [*found.train.images, *found.test.images], 0, _Numbers()
     for done, (image, (split, _, label, name)) in enumerate(zip(images, found.rows(), strict=True), 1):
         try:
             digest = _digest(image)
             if isinstance(image, str | Path | EncodedImage):
-                transparent += decoded(image).transparent
+                opened = decoded(image, channels)
+                transparent += opened.transparent
+                unsaid.look(opened.image)
+            elif as_array(image) is None or not needs_range(as_array(image)):
+                open_image(image, done - 1, channels)
             else:
-                open_image(image, done - 1)
+                unsaid.look(image)
         except (InputError, OSError, ValueError) as error:
             broken.append(str(error))
         else:
@@ -65,6 +70,7 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     errors += [f"{len(broken)} of {len(images)} images cannot be read", *broken] if broken else []
     if transparent:
         remarks.append(f"{count(transparent, 'image')} of {len(images)} transparent in part, which is seen as white")
+    remarks += unsaid.words()
     repeated = [group for group in places.values() if len(group) > 1]
     leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
     mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]
@@ -81,6 +87,27 @@ def audit(found: Collection, progress: Progress | None = None) -> Report:
     numbers = len(found.classes), len(found.train.labels), len(found.test.labels)
     spread, hashes = (min(counts.values()), max(counts.values())), (found.fingerprint(), content.hexdigest())
     return Report(found.name, found.origin, found.split, *numbers, domains, *spread, *hashes, errors, remarks)
+
+
+@dataclass
+class _Numbers:
+    """The least and the largest number of images whose dtype does not say what they mean."""
+
+    low: float = float("inf")
+    high: float = -float("inf")
+    kinds: set[str] = field(default_factory=set)
+
+    def look(self, image: Any) -> None:
+        """Take an image in; raises InputError for NaN and infinity."""
+        if (array := as_array(image)) is not None and needs_range(array) and (found := spread(array)):
+            self.low, self.high = min(self.low, found[0]), max(self.high, found[1])
+            self.kinds.add(str(array.dtype).removeprefix("torch."))
+
+    def words(self) -> list[str]:
+        """Say what there is, and that somebody must say what it means."""
+        kinds = " and ".join(sorted(self.kinds))
+        lies = f"numbers are {kinds}, from {self.low:.6g} to {self.high:.6g}"
+        return [f"{lies}: state what black and white are, as data.value_range or --value-range"] if self.kinds else []
 
 
 def _such(where: str, groups: list[list[tuple[str, Any, str]]]) -> str:

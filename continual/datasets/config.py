@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from continual.data.bands import pictures
 from continual.datasets.collection import Collection, Images
 from continual.datasets.readers import READERS, readers_for
 from continual.datasets.readers.base import DataTable, Reader
@@ -33,6 +34,17 @@ class DataConfig(DataTable):
         if len(problems) == len(readers):
             raise problems[0]
         return self
+
+    def for_channels(self, channels: int) -> Self:
+        """Return the same for a backbone of so many channels, which images of many channels must have.
+
+        One and three are pictures alike. Raises InputError if `channels` is given, and another number.
+        """
+        if channels == self.channels or (pictures(channels) and pictures(self.channels)):
+            return self
+        if "channels" in self.model_fields_set:
+            raise InputError(f"data.channels is {self.channels}, and the backbone takes {channels} (in_chans)")
+        return self.model_copy(update={"channels": channels})
 
     def problem_of(self, reader: Reader) -> ValueError | None:
         """Return what is wrong with the keys if this reader is to read them."""

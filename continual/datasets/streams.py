@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from continual.data.inputs import Label, labelled, plain_labels
+from continual.data.inputs import Label, as_images, labelled, plain_labels, range_of
 from continual.datasets.collection import Images
-from continual.datasets.config import StreamConfig
+from continual.datasets.config import DataConfig, StreamConfig, load_data
 from continual.errors import InputError, nearest
 
 
@@ -35,6 +35,24 @@ class Stream:
     name: str
     experiences: tuple[Experience, ...]
     class_order: tuple[Label, ...]  #: all classes, in the order they appear
+    channels: int = 3  #: of its images
+    value_range: str | None = None  #: what numbers in its images mean, see `continual.data.ranges`; None for pictures
+
+
+def read_stream(title: str, data: DataConfig, config: StreamConfig, seed: int) -> Stream:
+    """Return the data set of a config as a stream; see `read_streams`."""
+    return read_streams(title, data, config, [seed])[seed]
+
+
+def read_streams(title: str, data: DataConfig, config: StreamConfig, seeds: Sequence[int]) -> dict[int, Stream]:
+    """Return a config's data set as the stream of each seed, with what the numbers in its images mean.
+
+    Raises InputError if the data are not there or do not fit, or if nobody said what their numbers mean.
+    """
+    train, test = load_data(data)
+    found = range_of(as_images(train.images), data.value_range, channels=data.channels)
+    own: Any = {"channels": data.channels, "value_range": found}
+    return {seed: replace(make_stream(title, train, test, config, seed), **own) for seed in seeds}
 
 
 def make_stream(name: str, train: Images, test: Images, config: StreamConfig, seed: int) -> Stream:

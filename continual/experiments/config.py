@@ -117,6 +117,12 @@ class RunConfig(Strict):
             raise ValueError("backbones: pretrain goes with a single [backbone]")
         return self
 
+    @model_validator(mode="after")
+    def _images_have_the_backbones_channels(self) -> RunConfig:
+        for number in {own.args["in_chans"] for own in self.networks if isinstance(own.args.get("in_chans"), int)}:
+            object.__setattr__(self, "data", self.data.for_channels(number))
+        return self
+
     @model_serializer(mode="wrap")
     def _as_given(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
         left_out = "backbone" if self.backbones else "backbones"

@@ -34,11 +34,13 @@ def pretrained_on(
     seed: int,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    value_range: str | None = None,
 ) -> Backbone:
     """Return a frozen backbone whose every weight was trained on one experience's images.
 
     The head predicts the classes, and with `turns` each class's quarter turns as well (4 outputs per class); it is
-    thrown away. With `checkpoints` the training is kept after every epoch and resumes from there.
+    thrown away. With `checkpoints` the training is kept after every epoch and resumes from there. `value_range` is the
+    stream's.
     """
     pretrain = config.pretrain
     assert pretrain is not None
@@ -51,7 +53,8 @@ def pretrained_on(
     with seeded(seed, "pretraining head"):
         head = nn.Linear(frame.width, turns * len(index))
     optimizer = torch.optim.AdamW([*vit.parameters(), *head.parameters()], lr=pretrain.lr, weight_decay=0.05)
-    data = as_experience(experience.train_images, experience.train_labels, frame.preprocessing)
+    images, known = experience.train_images, experience.train_labels
+    data = as_experience(images, known, frame.preprocessing, value_range=value_range)
     loader, sampler = training_loader(data.training, pretrain.batch_size, seed, -1)
     steps = pretrain.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, pretrain.lr, total_steps=steps)

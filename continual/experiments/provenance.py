@@ -71,21 +71,21 @@ def stream_digest(stream: Stream, progress: Progress | None = None) -> str:
     for images, labels in chain.from_iterable(parts):
         found.update(repr(labels).encode())
         for image in images:
-            found.update(_image_digest(image))
+            found.update(_image_digest(image, stream.channels))
             done += 1
             if progress is not None:
                 progress("reading the images", done, total, {})
     return found.hexdigest()
 
 
-def _image_digest(image: Any) -> bytes:
+def _image_digest(image: Any, channels: int) -> bytes:
     if isinstance(image, str | Path):
         found = Path(image).stat()
         return _file_digest(Path(image), found.st_mtime_ns, found.st_size)
     if isinstance(image, Tensor):
         image = image.numpy()
     if not isinstance(image, np.ndarray):
-        image = np.asarray(open_image(image))
+        image = np.asarray(open_image(image, channels=channels))
     return hashlib.sha256(f"{image.dtype}{image.shape}".encode() + image.tobytes()).digest()
 
 

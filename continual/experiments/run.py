@@ -17,8 +17,7 @@ from continual.avalanche.external import AvalancheLearner, find_method
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.inputs import as_experience
-from continual.datasets.config import load_data
-from continual.datasets.streams import Stream, make_stream
+from continual.datasets.streams import Stream, read_streams
 from continual.errors import InputError, nearest
 from continual.experiments import report
 from continual.experiments.config import MethodConfig, RunConfig
@@ -83,8 +82,7 @@ def run_config(
 
 def streams(config: RunConfig) -> dict[int, Stream]:
     """Return the stream of each seed; raises InputError if the data are not there or do not fit."""
-    train, test = load_data(config.data)
-    return {seed: make_stream(config.title, train, test, config.stream, seed) for seed in config.seeds}
+    return read_streams(config.title, config.data, config.stream, config.seeds)
 
 
 class _Run:
@@ -105,6 +103,7 @@ class _Run:
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
         with _waiting(progress, "loading the backbone"):
             first = untrained(config.networks[0]) if config.pretrain else self._backbone(config.seeds[0])
+        config.data.for_channels(first.preprocessing.channels)
         check_methods(config, first)
         data: dict[str, str] = {}
         if distributed.first():
@@ -145,7 +144,8 @@ class _Run:
             place, first = self.folder.work / f"backbone-{seed}", self.streams[seed].experiences[0]
             place.mkdir(parents=True, exist_ok=True)
             with distributed.first_goes_ahead(), locks.held(place / "lock", wait=True):
-                made = pretrained_on(first, networks[0], seed, self.progress, CheckpointFolder(place))
+                given = first, networks[0], seed, self.progress, CheckpointFolder(place)
+                made = pretrained_on(*given, value_range=self.streams[seed].value_range)
         return self._backbones.setdefault(seed, made)
 
 
@@ -185,7 +185,10 @@ def run_cell(
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     groups = {group: group_named(group).order for group in transformed}
     cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, **groups) for n in rows]
-    experiences = [as_experience(e.train_images, e.train_labels, learner.preprocessing) for e in stream.experiences]
+    meant: dict[str, Any] = {"value_range": stream.value_range}
+    experiences = [
+        as_experience(e.train_images, e.train_labels, learner.preprocessing, **meant) for e in stream.experiences
+    ]
     if train_transformed is not None:
         experiences = [transformed_training(e, k, train_transformed, seed) for k, e in enumerate(experiences)]
     learned, evaluated, seconds = 0, 0, 0.0

@@ -22,18 +22,24 @@ def transformed_training(data: ExperienceData, number: int, group: str, seed: in
     draw = generator(seed, "turned for training", known.name, number)
     elements = torch.randint(known.order, (len(data.labels),), generator=draw)
     training, evaluation = (Transformed(part, known, elements) for part in (data.training, data.evaluation))
-    return ExperienceData(training, evaluation, data.labels)
+    return ExperienceData(training, evaluation, data.labels, data.value_range)
 
 
 def transformed_images(
-    experience: Experience, number: int, preprocessing: Preprocessing, group: str, seed: int
+    experience: Experience,
+    number: int,
+    preprocessing: Preprocessing,
+    group: str,
+    seed: int,
+    value_range: str | None = None,
 ) -> Transformed:
     """Return an experience's test images, each transformed by an element that is drawn from all but the identity."""
     known = group_named(group)
     others = torch.tensor([g for g in range(known.order) if g != known.identity])
     draw = generator(seed, "turned", known.name, number)
     elements = others[torch.randint(len(others), (len(experience.test_labels),), generator=draw)]
-    images = PreparedImages(experience.test_images, experience.test_labels, preprocessing, augment=False)
+    given = experience.test_images, experience.test_labels, preprocessing
+    images = PreparedImages(*given, augment=False, value_range=value_range)
     return Transformed(images, known, elements)
 
 
@@ -41,6 +47,6 @@ def answer_transformed(
     learner: IncrementalLearner[Any], group: str, seed: int, experiences: Sequence[Experience], **asked: Any
 ) -> list[Prediction]:
     """Return a learner's answers to its experiences' test images, transformed; see `transformed_images`."""
-    prepared = learner.preprocessing
-    images = [transformed_images(e, number, prepared, group, seed) for number, e in enumerate(experiences)]
+    how = learner.preprocessing, group, seed, learner.state.value_range
+    images = [transformed_images(e, number, *how) for number, e in enumerate(experiences)]
     return [learner.predict(i, **asked) for i in images]

@@ -6,13 +6,15 @@
     runner = Runner("parts.onnx")
     runner.predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
-or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image. Each answer is a dict: `answer` (the
-class), `score`, and, where the model has them, `probability` (calibrated), `familiarity`, `unknown` and `stack`.
+or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be
+used, and then exit code 1. Each answer is a dict: `answer` (the class), `score`, and, where the model has them,
+`probability` (calibrated), `familiarity`, `unknown` and `stack`.
 Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
 uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit" for 0 to 1,
 "bytes" for 0 to 255, "normalised" for the model's inputs; else floats are looked at, with a warning. A camera's frames,
 as arrays, need no Pillow: without it they are resized here, with its weights and rounding, columns first (some releases
-of it take the rows first, which is not the same to the last bit). HEIC files need pillow-heif.
+of it take the rows first, which is not the same to the last bit). HEIC files need pillow-heif, and TIFF files of many
+channels tifffile.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ from continual.data.arrays import (
     range_among,
     readable,
 )
-from continual.data.containers import as_batch, image_of, in_order
-from continual.data.decoding import EncodedImage, as_rgb, decoded, on_ground
+from continual.data.bands import check_pictures
+from continual.data.containers import LOOKED_AT, as_batch, image_of, in_order
+from continual.data.decoding import EncodedImage, as_rgb, decoded, on_ground, unpacked
 from continual.data.framing import Pose, middle, pose_of, sides
 from continual.data.ranges import NORMALISED, ValueRange
 from continual.errors import InputError
 
 FORMAT = "equimos-onnx"
-VERSION = 3  # 1 knew no pose; 3 are of several backbones, 2 of one
+VERSION = 4  # 1 knew no pose; 2 are of one backbone, 3 of several, 4 of other channels than three
 
 
 class Runner:
@@ -56,17 +59,22 @@ class Runner:
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it has a kind for each way in which a file can be wrong
+            raise InputError(f"{path} is no ONNX model that can be read ({type(error).__name__})") from error
         about = json.loads(self.session.get_modelmeta().custom_metadata_map.get("equimos", "{}"))
         if about.get("format") != FORMAT or about["version"] > VERSION:
             raise InputError(f"{path} is not a model that `equimos export` wrote for this runner")
         self.about: dict[str, Any] = about
         self.classes: list[str | int] = about["classes"]
-        self.shape = (3 * len(_parts(about["preprocessing"])), *about["preprocessing"]["size"])  #: of a prepared image
+        parts = _parts(about["preprocessing"])
+        self.channels = len(parts[0]["mean"])  #: that an image has
+        self.shape = (self.channels * len(parts), *about["preprocessing"]["size"])  #: of a prepared image
         self._outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the model's own outputs for prepared images, float32 (B, 3, H, W); of K backbones (B, 3 K, H, W)."""
+        """Return the model's own outputs for prepared images, float32 (B, C, H, W); of K backbones (B, C K, H, W)."""
         found = self.session.run(self._outputs, {"images": np.ascontiguousarray(inputs, np.float32)})
         return dict(zip(self._outputs, found, strict=True))
 
@@ -90,6 +98,8 @@ class Runner:
         value_range: ValueRange | None = None,
     ) -> list[dict[str, Any]]:
         """Answer for images: paths, PIL images, arrays (H, W), (H, W, 1), (H, W, 3) or, transparent, (H, W, 4).
+
+        A model of C channels takes arrays (H, W, C), and TIFF and .npy files of as many.
 
         `value_range` says what the numbers of floats and wide integers mean, see above. `false_alarm_rate`, the share
         of known images that may be called unknown, is the model's own by default. Raises InputError for what the
@@ -116,26 +126,32 @@ class Runner:
 def inputs(images: Any, about: Mapping[str, Any], value_range: ValueRange | None = None) -> Iterator[np.ndarray]:
     """Yield several images as the model's inputs; raises InputError for what is none, or fits no range."""
     images = check_several(images)
+    channels = len(_parts(about["preprocessing"])[0]["mean"])
     images = [image_of(images[place], place) for place in range(len(images))]
-    arrays = (array for image in images if (array := as_array(image)) is not None)
+    step = max(1, -(-len(images) // LOOKED_AT))
+    seen = (image if place % step else unpacked(image, channels) for place, image in enumerate(images))
+    arrays = (array for image in seen if (array := as_array(image)) is not None)
     name = range_among(arrays if value_range is None else (), value_range, about.get("value_range"))
     for index, image in enumerate(images):
         yield prepare(image, about["preprocessing"], index, name)
 
 
 def prepare(image: Any, preprocessing: Mapping[str, Any], index: int = 0, value_range: str | None = None) -> np.ndarray:
-    """Turn an image into the model's input, float32 (3, H, W): resize, cut out the centre, normalise.
+    """Turn an image into the model's input, float32 (C, H, W): resize, cut out the centre, normalise.
 
     `value_range` is the name of what floats and wide integers mean; normalised images are inputs already. For several
     backbones that is done for each, with zeros around smaller inputs: see `continual.data.canvas`.
     """
     parts, size = _parts(preprocessing), preprocessing["size"]
-    array = as_array(image)
+    channels = len(parts[0]["mean"])
+    unfolded = unpacked(image, channels)
+    where = index if unfolded is image else str(image)
+    array = as_array(unfolded)
     if array is not None and is_float(array) and value_range == NORMALISED:
-        values, planes = finished(array)[None], sum(len(part["mean"]) for part in parts)
-        check_finished(values.shape, bool(np.isfinite(values).all()), planes, size, f"image {index}: ")
+        values, planes = finished(array, channels)[None], sum(len(part["mean"]) for part in parts)
+        check_finished(values.shape, bool(np.isfinite(values).all()), planes, size, f"image {where}: ")
         return values[0]
-    pixels = _pixels(image, index, value_range)
+    pixels = _pixels(unfolded, where, value_range, channels)
     return np.concatenate([_canvas(pixels, part, size) for part in parts])
 
 
@@ -146,7 +162,7 @@ def _parts(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _canvas(pixels: np.ndarray, preprocessing: Mapping[str, Any], size: Sequence[int]) -> np.ndarray:
-    """Return one backbone's input in the middle of zeros, float32 (3, size)."""
+    """Return one backbone's input in the middle of zeros, float32 (C, size)."""
     cut = _framed(pixels, preprocessing)
     # As torchvision does: bytes are scaled, and floats cut off where resizing exceeds their range.
     unit = cut.astype(np.float32) * np.float32(1 / 255) if cut.dtype == np.uint8 else np.clip(cut, 0, 1)
@@ -161,25 +177,35 @@ def check_several(images: Any) -> Any:
     return as_batch(in_order(images))
 
 
-def _pixels(image: Any, index: int, value_range: str | None) -> np.ndarray:
-    """Return an image as (H, W, 3), uint8 or float32 from 0 to 1."""
+def _pixels(image: Any, index: int | str, value_range: str | None, channels: int) -> np.ndarray:
+    """Return an image as (H, W, C), uint8 or float32 from 0 to 1."""
     if isinstance(image, str | Path | EncodedImage):
-        return np.asarray(decoded(image).image)
+        return _of_channels(np.asarray(decoded(image).image), channels)
     if hasattr(image, "getbands"):
+        check_pictures(channels)
         try:
-            return np.asarray(as_rgb(image).image)
+            return _of_channels(np.asarray(as_rgb(image).image), channels)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
-    values = channels_last(*readable(image, index, value_range))
+    values = channels_last(*readable(image, index, value_range, channels))
+    if values.shape[2] == 4 != channels:
+        values = on_ground(values) if values.dtype == np.uint8 else coloured(values, channels)
+    return _of_channels(values, channels)
+
+
+def _of_channels(values: np.ndarray, channels: int) -> np.ndarray:
+    """Return (H, W, C): grey as red, green and blue, or the other way round, as Pillow weighs and rounds them."""
+    if values.shape[2] == channels:
+        return values
     if values.shape[2] == 1:
-        return np.repeat(values, 3, axis=2)
-    if values.shape[2] == 4:
-        return on_ground(values) if values.dtype == np.uint8 else coloured(values, 3)
-    return values
+        return np.repeat(values, channels, axis=2)
+    if values.dtype != np.uint8:
+        return coloured(values, channels)
+    return ((values @ np.array([[19595], [38470], [7471]]) + 2**15) >> 16).astype(np.uint8)
 
 
 def _framed(pixels: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
-    """Return (size, 3): resized and cut out, in the pose of the picture for a model with a group."""
+    """Return (size, C): resized and cut out, in the pose of the picture for a model with a group."""
     size, posed = preprocessing["size"], preprocessing.get("posed", False)
     top, left, height, width = middle(pixels.shape[:2])
     pixels = pixels[top : top + height, left : left + width]
@@ -196,9 +222,11 @@ def _resized(pixels: np.ndarray, height: int, width: int, interpolation: str) ->
         from PIL import Image
     except ImportError:
         return resize(pixels, height, width, interpolation)
-    if pixels.dtype != np.uint8:
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         return resize(pixels, height, width, interpolation)
-    return np.asarray(Image.fromarray(pixels).resize((width, height), {"bilinear": 2, "bicubic": 3}[interpolation]))
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    small = np.asarray(picture.resize((width, height), {"bilinear": 2, "bicubic": 3}[interpolation]))
+    return small.reshape(height, width, -1)
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -248,14 +276,21 @@ def _weights(size: int, wanted: int, interpolation: str) -> np.ndarray:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one line of JSON an image."""
+    """Print one line of JSON an image; return 1 if any cannot be used."""
     if len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    runner = Runner(words[0])
+    try:
+        runner, code = Runner(words[0]), 0
+    except InputError as error:
+        sys.exit(f"error: {error}")
     for path in words[1:]:
-        print(json.dumps({"file": path, **runner.predict([path])[0]}))
-    return 0
+        try:
+            found = runner.predict([path])[0]
+        except InputError as error:
+            found, code = {"error": str(error)}, 1
+        print(json.dumps({"file": path, **found}))
+    return code
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from PIL import Image
 
 from continual import files
 from continual.backbones import described
+from continual.data.bands import pictures
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
 from continual.export.int8 import milliseconds, quantised
-from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner
+from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner, resize
 from continual.learning import model_file
 from continual.learning.extractor import Progress
 from continual.learning.learner import IncrementalLearner
@@ -95,10 +96,6 @@ def export_onnx(
                 f"crop_pct={prepared.crop_pct}: the runner knows {' and '.join(FILTERS)}, and crops of at most the "
                 "image"
             )
-        if prepared.channels != 3:
-            raise InputError(
-                f"cannot export a backbone of {prepared.channels} channels: the runner reads pictures in RGB"
-            )
     plain = exact(learner)
     try:
         model = graph(plain)
@@ -109,7 +106,8 @@ def export_onnx(
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise InputError(f"the model has {model.ByteSize() / 2**30:.1f} GiB: one ONNX file holds less than 2")
     onnx.checker.check_model(model, full_check=True)
-    given = list(made_up(max(learner.preprocessing.size))) if images is None else images
+    prepared = learner.preprocessing
+    given = made_up(max(prepared.size), channels=prepared.channels) if images is None else images
     with files.written(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         found = compare(plain, Runner(temporary), given, progress)
@@ -135,7 +133,7 @@ def _shrink(model: Any, path: Path, learner: Learner, images: Sequence[Any], pro
 
 
 def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: Progress | None = None) -> Agreement:
-    """Ask both for the same images (paths, PIL images)."""
+    """Ask both for the same images (paths, PIL images, arrays)."""
     ours = learner.predict(images, progress=progress)
     theirs = runner.outputs(images)
     best, differences = theirs["scores"].argmax(1), np.abs(ours.scores.numpy() - theirs["scores"]).max(1)
@@ -146,12 +144,20 @@ def compare(learner: Learner, runner: Runner, images: Sequence[Any], progress: P
     return Agreement(len(images), int(same), stacks, int(within), float(differences.max()), answers)
 
 
-def made_up(side: int, count: int = 8) -> list[Image.Image]:
-    """Return images of soft random colours, wide, tall and square, always the same."""
+def made_up(side: int, count: int = 8, channels: int = 3) -> list[Any]:
+    """Return images of soft random colours, wide, tall and square, always the same; arrays where they are no pictures.
+
+    Arrays are uint8 (H, W, C).
+    """
     draw = np.random.default_rng(0)
     shapes = [(side, side), (2 * side, side), (side, side + 7), (side // 2 + 1, side)]
-    noise = [Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in range(count)]
-    return [image.resize(shapes[n % len(shapes)], Image.Resampling.BICUBIC) for n, image in enumerate(noise)]
+    bands = 3 if pictures(channels) else channels
+    noise = [draw.integers(0, 256, (4, 4, bands), dtype=np.uint8) for _ in range(count)]
+    sizes = [shapes[n % len(shapes)] for n in range(count)]
+    if not pictures(channels):
+        return [resize(small, *size[::-1], "bicubic") for small, size in zip(noise, sizes, strict=True)]
+    seen = [Image.fromarray(small) for small in noise]
+    return [small.resize(size, Image.Resampling.BICUBIC) for small, size in zip(seen, sizes, strict=True)]
 
 
 def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _about(learner: Learner, false_alarm_rate: float) -> dict[str, Any]:
     several = len(backbones) > 1
     return {
         "format": FORMAT,
-        "version": VERSION if several else 2,
+        "version": VERSION if learner.preprocessing.channels != 3 else 3 if several else 2,
         "method": learner.method,
         "classes": list(learner.classes),
         "class_experience": list(learner.state.class_experience),

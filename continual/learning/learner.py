@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from continual import distributed
 from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
+from continual.data.folders import alike
 from continual.data.images import LIMIT
 from continual.data.inputs import ExperienceData, Label, as_experience, with_unlabelled
 from continual.data.preprocessing import Preprocessing
@@ -26,10 +28,10 @@ from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.feature_store import FeatureStore
 from continual.learning.header import check_labels
+from continual.learning.joining import Joining
 from continual.learning.loop import run
-from continual.learning.porting import Porting
 from continual.learning.settings import Settings, check_adapters, documented, make
-from continual.learning.state import JointClasses, S, Simulation
+from continual.learning.state import S, Simulation
 from continual.learning.storing import Storing
 from continual.learning.suppressing import Suppressing
 from continual.learning.training import Checkpoints, Training
@@ -37,7 +39,7 @@ from continual.learning.unlabelled import UnlabelledUse
 from continual.symmetry.base import Symmetry, symmetry_of
 
 
-class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S], Suppressing[S]):
+class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppressing[S]):
     """Learns new classes, experience by experience, on a frozen backbone; a method subclasses it.
 
     Create one with a backbone and settings, by name or as an object: `MOSLearner(backbone, epochs=5, seed=7)`,
@@ -186,6 +188,9 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S], Suppress
                 f"{type(self.state.classes[0]).__name__}: use one kind"
             )
         check_labels(dict.fromkeys(data.labels))
+        folders = isinstance(images, str | Path)
+        if folders and (wrong := alike([*map(str, self.state.classes), *map(str, data.labels)])):
+            raise InputError("; ".join(wrong))
         if ignoring is None:
             self._trained(data, progress, workers, checkpoints)
             return
@@ -261,16 +266,6 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Porting[S], Suppress
         They are drawn from what this one remembers. None for methods that remember nothing that stays true.
         """
         return None
-
-    def joined(self, states: Sequence[S], joint: JointClasses) -> S:
-        """Return what models of this method, of these states, know together; see `continual.learning.merged`.
-
-        Raises InputError where that does not follow from what they remember.
-        """
-        raise InputError(
-            f"models of method {self.method} cannot be merged: their weights were trained on other images; "
-            "strata, ridge, simple_cil and ranpac with epochs=0 remember sums, which add up"
-        )
 
     def recall(self, experiences: Sequence[ExperienceData]) -> None:
         """Hand the images learned so far to a restored learner; methods that keep images take them."""

@@ -1,28 +1,63 @@
-"""Models that were learned at different places, as one; no image is moved.
+"""Models that were learned at different places, as one; no image that was learned is moved.
 
 What a closed form remembers are sums over images. Sums of two places add up, so the merged model is the one that
 learning all images in one place gives: to rounding, in any order, also where places share classes.
+
+Methods that train see features of their own at every place. Where a model keeps several adapters, those of all places
+are kept, and what is remembered under each stays; where it has a single set of weights, a rule of `continual.merging`
+makes one of all, and what is remembered is mapped to its features. A head is then aligned anew. Such models are brought
+into an order of their own first, so that the merged model is the same, to the bit, in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from continual.errors import InputError
+from continual import merging
+from continual.adapters.base import Weights
+from continual.data.ranges import ValueRange
+from continual.errors import InputError, LearningError
+from continual.learning.extractor import Progress
+from continual.learning.joining import Meeting
 from continual.learning.learner import IncrementalLearner
+from continual.learning.porting import Space
 from continual.learning.state import JointClasses
 
+Learner = IncrementalLearner[Any]
 
-def merged(learners: Sequence[IncrementalLearner[Any]]) -> IncrementalLearner[Any]:
+
+def merged(
+    learners: Sequence[Learner],
+    images: Any = None,
+    *,
+    rule: str | None = None,
+    rule_args: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    workers: int = 0,
+    value_range: ValueRange | None = None,
+) -> Learner:
     """Return one learner that knows what all of them know; those given stay as they are.
 
     Classes of one name are one class. An image that two of them have learned counts twice.
 
+    Args:
+        learners: two or more, of one method, backbone and settings.
+        images: some 200 images of anything, as `predict` takes them, for methods whose features differ by what was
+            trained; closed forms, and models that have trained the same, need none.
+        rule: how methods with a single set of trained weights (slca, aper, ranpac) make one of all: "mean" by
+            default, see `equimos list merging`. Others keep every adapter, or have none.
+        rule_args: settings of that rule.
+        progress: of reading the images, as for `IncrementalLearner.learn`.
+        workers: processes that load them.
+        value_range: what their numbers mean, as for `learn`.
+
     Raises InputError for fewer than two, for learners that differ in method, backbone, preprocessing, settings or kind
-    of labels, for those that have learned nothing, and for methods that are no closed form.
+    of labels, for those that have learned nothing, for methods that cannot be merged, and where images are needed.
     """
     if len(learners) < 2:
         raise InputError("merging takes two models at least")
@@ -32,10 +67,87 @@ def merged(learners: Sequence[IncrementalLearner[Any]]) -> IncrementalLearner[An
             raise InputError(f"model {number} cannot be merged with the first: {different}")
     if any(not learner.classes for learner in learners):
         raise InputError("a model that has learned nothing cannot be merged: leave it out")
+    if first.unmergeable:
+        raise InputError(
+            f"models of {first.method} cannot be merged: {first.unmergeable}. Methods that remember sums, means or "
+            "distributions of features can, such as strata and mos"
+        )
+    own = [learner.common_weights() for learner in learners]
+    trained = [weights for weights in own if weights is not None]
+    if rule is not None and not trained:
+        raise InputError(
+            f"a rule merges a single set of trained weights, of which {first.method} has none here: leave rule "
+            f"{rule!r} out" + (" (`equimos consolidate --rule` makes one adapter of all)" * first.keeps_every_adapter)
+        )
+    if trained or first.keeps_every_adapter:
+        learners = sorted(learners, key=_order)
+    meeting = Meeting(learners, images, progress, workers, value_range)
+    if trained:
+        learners = _brought_together(learners, meeting, rule or "mean", rule_args or {})
     states = [learner.state for learner in learners]
-    single = first.variant()
-    single.state = first.joined(states, JointClasses.of(states))
+    single = learners[0].variant()
+    single.state = single.joined_apart(states, JointClasses.of(states), meeting)
+    try:
+        single.trial()
+    except Exception as error:
+        raise LearningError(f"the merged model does not answer ({error}); those given are as they were") from error
     return single
+
+
+def _brought_together(
+    learners: Sequence[Learner], meeting: Meeting, rule: str, rule_args: Mapping[str, Any]
+) -> list[Learner]:
+    """Return the models with one set of trained weights for all, and what they remember under it."""
+    own = [known for learner in learners if (known := learner.common_weights()) is not None]
+    if len(own) < len(learners):
+        raise InputError("some of these models have trained weights, and some have not: they cannot be merged")
+    weights, begin = [one for one, _ in own], own[0][1]
+    if all(_same(one, weights[0]) for one in weights):
+        merging.base.check_settings(rule, rule_args)
+        return [*learners]
+    if ignored := [one.name for learner in learners for one in learner.state.ignored or () if one.rows is not None]:
+        raise InputError(
+            f"{ignored[0]!r} is suppressed in features of one model: allow it, merge, and suppress it again "
+            "(equimos concept allow)"
+        )
+    floats = [name for name, tensor in weights[0].items() if tensor.is_floating_point()]
+    fixed = [{name: tensor for name, tensor in one.items() if name not in floats} for one in weights]
+    if any(one.keys() != weights[0].keys() for one in weights) or not all(_same(one, fixed[0]) for one in fixed):
+        raise InputError(
+            "these models trained weights of other places or ranks, which no rule can merge: begin models that are to "
+            "be merged from one file"
+        )
+    common = merging.base.merged(rule, weights, begin, only=floats, **rule_args)
+    found = []
+    for learner in learners:
+        target = learner.variant()
+        target.state = learner.with_weights(common)
+        pairs = zip(meeting.read(learner), meeting.read(target), strict=True)
+        spaces = [Space(old, new, meeting.fitted(old, new)) for old, new in pairs]
+        target.state = learner.ported(target, spaces, 0.0)
+        found.append(target)
+    return found
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(own, other[name]) for name, own in one.items())
+
+
+def _rest(weights: Weights, names: Sequence[str]) -> Weights:
+    return {name: tensor for name, tensor in weights.items() if name not in names}
+
+
+def _order(learner: Learner) -> tuple[int, str]:
+    """Return what models are ordered by, whatever order they come in: most classes first, then a digest."""
+    digest = hashlib.sha256(repr(learner.classes).encode())
+    for name, tensor in sorted(learner.export()[0].items()):
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    return -len(learner.classes), digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _difference(first: IncrementalLearner[Any], other: IncrementalLearner[Any]) -> str | None:

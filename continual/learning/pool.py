@@ -13,8 +13,9 @@ from torch import Tensor
 from continual import distributed
 from continual.backbones.loading import Backbone
 from continual.backbones.patches import attended_patches, check_attends
-from continual.data.inputs import PreparedImages, paths_of, to_predict
+from continual.data.inputs import PreparedImages, paths_of, range_of, to_predict
 from continual.data.loaders import evaluation_loader
+from continual.data.ranges import ValueRange
 from continual.errors import InputError
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.learner import IncrementalLearner
@@ -48,12 +49,15 @@ def select(
     batch_size: int = 64,
     workers: int = 0,
     progress: Progress | None = None,
+    value_range: ValueRange | None = None,
 ) -> Selection:
     """Choose `budget` of some images, as `predict` takes them, to be labelled.
 
     By "image", k-means makes as many groups of the backbone's features, and of each the image nearest to its centre is
     chosen; the budget must be known, as fewer are not the first of more. By "patterns" (FreeSel), images are drawn by
     what the last blocks of a ViT attend to in them; a budget's choice then begins with that of a smaller one.
+
+    `value_range` says what numbers in images mean, as for `learn`; a known learner remembers it.
 
     A learner that is `known` gives its backbone, and images that it takes for a class of its own count less. Raises
     InputError for a budget above the pool, BackboneError for patterns of a network without a class token's attention.
@@ -70,7 +74,8 @@ def select(
     found: list[Any] = []
     novel: list[Tensor] = []
     with torch.no_grad():
-        own, name = extractor.backbone.preprocessing, None if known is None else known.state.value_range
+        own, remembered = extractor.backbone.preprocessing, None if known is None else known.state.value_range
+        name = range_of(pool, value_range, remembered, own.channels)
         data = PreparedImages(pool, [0] * len(pool), own, augment=False, value_range=name)
         done = 0
         for batch, _ in evaluation_loader(data, batch_size, num_workers=workers):

@@ -51,6 +51,7 @@ class JointClasses:
     experiences: int
     updates: int
     places: tuple[Tensor, ...]  #: of each state, (C_m,) the index of each of its classes
+    origins: tuple[tuple[int, int], ...]  #: of each class, the state that brought it, and that state's experience
 
     @classmethod
     def of(cls, states: Sequence[State]) -> JointClasses:
@@ -67,16 +68,24 @@ class JointClasses:
             len(order),
             sum(state.updates for state in states),
             tuple(torch.tensor([index[label] for label in state.classes]) for state in states),
+            tuple(introduced.values()),
         )
 
-    def counts(self) -> dict[str, Any]:
-        """Return the fields that every state has."""
-        return {name: getattr(self, name) for name in ("classes", "class_experience", "experiences", "updates")}
+    def common(self, states: Sequence[State]) -> dict[str, Any]:
+        """Return the fields that every state has: of concepts that any ignores, one of each name.
 
-    def ignored(self, states: Sequence[State]) -> tuple[Ignored, ...] | None:
-        """Return the concepts that any of the states ignores, one of each name."""
-        found = {one.name: one for state in reversed(states) for one in state.ignored or ()}
-        return tuple(found.values()) or None
+        What numbers of images meant is forgotten where it was not the same everywhere; the next images then decide.
+        """
+        counts = {name: getattr(self, name) for name in ("classes", "class_experience", "experiences", "updates")}
+        ignored = {one.name: one for state in reversed(states) for one in state.ignored or ()}
+        ranges = {state.value_range for state in states if state.value_range is not None}
+        return {
+            **counts,
+            "fitted": states[0].fitted,
+            "choice": states[0].choice,
+            "value_range": ranges.pop() if len(ranges) == 1 else None,
+            "ignored": tuple(ignored.values()) or None,
+        }
 
 
 S = TypeVar("S", bound=State)

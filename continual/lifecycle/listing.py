@@ -10,7 +10,7 @@ from continual.errors import InputError
 
 def is_list(place: Path) -> bool:
     """Tell whether images are given by a manifest instead of a folder."""
-    return place.suffix == ".csv" and not place.is_dir()
+    return place.suffix.lower() == ".csv" and not place.is_dir()
 
 
 def listed(manifest: Path, outside: bool = False) -> tuple[list[Path], list[str]]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from continual.console import count
-from continual.data.folders import alike, parts_in, subfolders
+from continual.data.folders import alike, alike_inside, parts_in, subfolders
 from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
@@ -166,7 +166,7 @@ def plan(
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
     pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress, channels)
     _check_folders(folder, pictures, elsewhere, label_of, made)
-    _check_names([name for name in label_of if name in wanted], made)
+    made.problems += alike([*map(str, made.known), *(name for name in label_of if name in wanted)])
     _divide(pictures, hold_out, made, progress)
     made.notes += [] if is_list(folder) else _strays(folder, set(names), channels)
     return made
@@ -282,18 +282,14 @@ def _check_folders(
             made.notes.append(f"{said}: if they moved, use `equimos correct`")
 
 
-def _check_names(names: Sequence[str], made: Plan) -> None:
-    """Find names that differ in case, spaces or the way letters are encoded alone."""
-    made.problems += alike([*map(str, made.known), *names])
-
-
 def _strays(folder: Path, used: set[str], channels: int) -> list[str]:
     """Remark on images outside class folders, and on class folders without images."""
     loose = sum(path.parent == folder for path in image_files(folder, channels))
     empty = {place.name for place in subfolders(folder)} - used
     notes = [f"{count(loose, 'image')} outside class folders, not used"] if loose else []
+    notes += filter(None, [alike_inside([place for place in subfolders(folder) if place.name in used])])
     notes += [f"left out: {others}"] if (others := unread(folder, channels=channels)) else []
-    return notes + ([f"no images in {', '.join(sorted(empty))}"] if empty else [])
+    return notes + [f"no images in {', '.join(sorted(empty))}"] * bool(empty)
 
 
 def _some(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:

@@ -15,18 +15,18 @@ from continual.symmetry.left_out import some_of_each
 MOST_PAIRS = 100
 
 
-def without_labels(folder: Path, plan: Plan) -> tuple[list[EncodedImage], int]:
+def without_labels(folder: Path, plan: Plan, channels: int = 3) -> tuple[list[EncodedImage], int]:
     """Return the images below a folder, at any depth, and how many are left out: those that a plan or model has labels
-    of, and files that cannot be read.
+    of, and files that cannot be read. `channels` is how many the backbone takes.
 
     Raises InputError for a folder without images that are left.
     """
     labelled = {picture.entry.digest for picture in [*plan.learn, *plan.hold_out, *plan.held_out]}
     found: dict[int, EncodedImage] = {}
-    files = image_files(folder)
+    files = image_files(folder, channels)
     for path in files:
         try:
-            new = entry(path, "", plan.seen)
+            new = entry(path, "", plan.seen, channels=channels)
         except InputError:
             continue
         if new.digest not in labelled and new.digest not in plan.seen.by_digest:

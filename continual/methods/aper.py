@@ -12,19 +12,20 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import learned
+from continual.learning.state import JointClasses, learned
 from continual.methods.bases.first_adapter import (
+    FirstAdapterLearner,
     FirstAdapterSettings,
     FirstAdapterState,
     FirstAdapterTraining,
     adapted_features,
 )
 from continual.methods.bases.tempered import TemperedState, temperature_after
-from continual.statistics.head import Prototypes, cosine_scores, updated
+from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes, updated
 from continual.uncertainty.left_out import cosines_left_out
+from continual.uncertainty.temperature import joined
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class APERTraining(FirstAdapterTraining[APERState]):
         return APERState(**self.progress_counts(), stack=stack, prototypes=prototypes, temperature=known)
 
 
-class APERLearner(IncrementalLearner[APERState]):
+class APERLearner(FirstAdapterLearner[APERState]):
     """Cosine to class means of `[phi(x), phi(x; A_1)]`; one adapter, trained on the first experience.
 
     Memory is one adapter, L (2 r D + r + D) numbers, and 2 D + 1 numbers per class.
@@ -83,6 +84,11 @@ class APERLearner(IncrementalLearner[APERState]):
         halves = zip(spaces, known.mean.chunk(2, -1), strict=True)
         mean = torch.cat([space.map.points(half) for space, half in halves], -1)
         return replace(target.state, prototypes=replace(known, mean=mean))
+
+    def joined(self, states: Sequence[APERState], joint: JointClasses) -> APERState:
+        prototypes = joined_prototypes([learned(state.prototypes) for state in states], joint.places)
+        known = joined([state.temperature for state in states])
+        return replace(states[0], **joint.common(states), prototypes=prototypes, temperature=known)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         features = both(self.extractor, self.settings, learned(self.state.stack), images, cache)

@@ -15,15 +15,18 @@ from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.joining import Meeting
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import learned
+from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
+from continual.methods.bases.joint_bank import JointBank
 from continual.methods.bases.tempered import TemperedState, temperature_after
 from continual.statistics.head import Prototypes, cosine_scores
 from continual.uncertainty.left_out import cosines_left_out
+from continual.uncertainty.temperature import joined
 
 
 class EASESettings(AdapterSettings):
@@ -132,6 +135,8 @@ class EASELearner(IncrementalLearner[EASEState]):
     learns_unlabelled = True
     state_type = EASEState
     unportable = None
+    unmergeable = None
+    keeps_every_adapter = True
 
     def begin(self, data: ExperienceData) -> EASETraining:
         return EASETraining(self.start, data)
@@ -149,6 +154,35 @@ class EASELearner(IncrementalLearner[EASEState]):
         known = learned(target.state.prototypes)
         mean = torch.stack([space.map.points(own) for space, own in zip(spaces, known.mean, strict=True)])
         return replace(target.state, prototypes=replace(known, mean=mean))
+
+    def joined_apart(self, states: Sequence[EASEState], joint: JointClasses, meeting: Meeting) -> EASEState:
+        """Keep every subspace; a prototype in another model's is that of its own, as a map takes it there.
+
+        Where a model has synthesised one itself, and no other knows the class, it stays.
+        """
+        bank = JointBank.of([state.bank for state in states], joint, meeting)
+        of_class = [bank.numbers[origin] for origin in joint.origins]
+        known = [learned(state.prototypes) for state in states]
+        mean = known[0].mean.new_zeros(len(bank.bank), len(joint.classes), known[0].mean.shape[-1])
+        count = torch.zeros(mean.shape[:2], dtype=torch.int64, device=mean.device)
+        for model, (state, own, places) in enumerate(zip(states, known, joint.places, strict=True)):
+            there = {number: k for (m, k), number in bank.numbers.items() if m == model}
+            for row, (experience, index) in enumerate(zip(state.class_experience, places.tolist(), strict=True)):
+                for number in range(len(bank.bank)):
+                    if number in there:
+                        point, images = own.mean[there[number], row], int(own.count[there[number], row])
+                    else:
+                        to = bank.map((model, experience), number)
+                        assert to is not None
+                        point, images = to.points(own.mean[experience, row]), int(own.count[experience, row])
+                    before = int(count[number, index])
+                    if images or not before:  # what is synthesised counts for nothing beside real images
+                        share = images / (before + images) if before else 1.0
+                        mean[number, index] = torch.lerp(mean[number, index], point, share)
+                    count[number, index] = before + images
+        common = {**joint.common(states), "class_experience": tuple(of_class), "experiences": len(bank.bank)}
+        temperature = joined([state.temperature for state in states])
+        return EASEState(**common, bank=bank.bank, prototypes=Prototypes(mean, count), temperature=temperature)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         experience = torch.tensor(self.state.class_experience, device=images.device)

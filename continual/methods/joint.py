@@ -173,6 +173,7 @@ class JointLearner(SingleAdapterLearner[JointState]):
     paper = "none: the usual upper bound"
     summary = "one adapter and head trained anew on all images so far; keeps the images"
     exemplar_free = False
+    unmergeable = "it keeps images: learn those of all sites in one place"
     unportable = "it keeps images: give them to a new model on the new backbone"
     settings_type = JointSettings
     state_type = JointState

@@ -122,6 +122,7 @@ class L2PLearner(IncrementalLearner[L2PState]):
     summary = "a pool of prompts, chosen for each image by its frozen feature; forgets in pool and head"
     correctable = False
     unportable = "it remembers nothing of its classes but a head"
+    unmergeable = "it remembers nothing of its classes but a head, which fits the images of one site"
     probabilities = False
     settings_type = L2PSettings
     state_type = L2PState

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
-from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
@@ -18,6 +17,7 @@ from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start, Training
 from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught, usual
 from continual.methods.bases.first_adapter import (
+    FirstAdapterLearner,
     FirstAdapterSettings,
     FirstAdapterState,
     FirstAdapterTraining,
@@ -116,7 +116,7 @@ class RanPACTraining(RanPACUpdate, FirstAdapterTraining[RanPACState]):
     frozen_adapter = FirstAdapterTraining.frozen_adapter
 
 
-class RanPACLearner(SolvingLearner[RanPACState]):
+class RanPACLearner(FirstAdapterLearner[RanPACState], SolvingLearner[RanPACState]):
     """`argmax h W_o` with `h = relu(z W)`, W a fixed random D x M matrix and W_o solved in closed form.
 
     The penalty is the one of least squared error on a fifth of the newest experience, drawn at random, when solved
@@ -145,12 +145,7 @@ class RanPACLearner(SolvingLearner[RanPACState]):
         return (RanPACTraining if adapts else RanPACUpdate)(self.start, data, self.project)
 
     def joined(self, states: Sequence[RanPACState], joint: JointClasses) -> RanPACState:
-        """Add the sums up, under the penalty of the model that has seen most; refused if adapters were trained."""
-        if any(state.stack for state in states):
-            raise InputError(
-                "models of ranpac with an adapter cannot be merged: it was trained on the images of one of them; with "
-                "epochs=0 they can"
-            )
+        """Add the sums up, under the penalty of the model that has seen most."""
         most = max(states, key=lambda state: float(learned(state.sums).counts.sum()))
         penalty = penalty_of(learned(most.sums), learned(most.head)) if most.penalty is None else most.penalty
         known = joined([state.temperature for state in states])

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
@@ -16,8 +15,7 @@ from continual.learning.porting import Space
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Training
 from continual.methods.bases.tempered import TemperedState, temperature_after
-from continual.statistics.fields import placed
-from continual.statistics.head import Prototypes, cosine_scores, updated
+from continual.statistics.head import Prototypes, cosine_scores, joined_prototypes, updated
 from continual.uncertainty.left_out import cosines_left_out
 from continual.uncertainty.temperature import joined
 
@@ -48,6 +46,7 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
     any_backbone = True
     state_type = PrototypeState
     unportable = None
+    unmergeable = None
     fixed_features = True
 
     def begin(self, data: ExperienceData) -> PrototypeUpdate:
@@ -60,14 +59,9 @@ class SimpleCILLearner(IncrementalLearner[PrototypeState]):
         return replace(target.state, prototypes=spaces[0].map.prototypes(learned(target.state.prototypes)))
 
     def joined(self, states: Sequence[PrototypeState], joint: JointClasses) -> PrototypeState:
-        known = [learned(state.prototypes) for state in states]
-        parts = [placed(one, at, len(joint.classes)) for one, at in zip(known, joint.places, strict=True)]
-        count = torch.stack([part.count for part in parts])
-        total = (torch.stack([part.mean for part in parts]).double() * count[..., None]).sum(0)
-        mean = (total / count.sum(0)[:, None]).to(known[0].mean)
-        prototypes = Prototypes(mean, count.sum(0))
+        prototypes = joined_prototypes([learned(state.prototypes) for state in states], joint.places)
         temperature = joined([state.temperature for state in states])
-        return PrototypeState(**joint.counts(), fitted=states[0].fitted, prototypes=prototypes, temperature=temperature)
+        return PrototypeState(**joint.common(states), prototypes=prototypes, temperature=temperature)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         cosines = cosine_scores(self.extractor.frozen_features(images, cache), learned(self.state.prototypes).mean)

@@ -18,13 +18,14 @@ from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
-from continual.learning.state import Simulation, learned
+from continual.learning.state import JointClasses, Simulation, learned
 from continual.learning.training import GradientTraining, Output, Progress, Start
 from continual.methods.bases.alignment import (
     AlignedState,
     AlignmentSettings,
     aligned_fields,
     drawn_answers,
+    joined_fields,
     ported_fields,
 )
 
@@ -139,8 +140,8 @@ class SLCALearner(IncrementalLearner[SLCAState]):
     settings_type = SLCASettings
     state_type = SLCAState
     unportable = None
+    unmergeable = None
     keeps_answers = True
-
     suppresses = True
 
     def concept_features(self, images: Tensor) -> Sequence[Tensor]:
@@ -174,6 +175,23 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         rescale = partial(normalised_logits, class_experience=experience, temperature=own.temperature)
         places = [0] * len(state.classes)
         return replace(state, **ported_fields(own, state, spaces, places, keep_answers, rescale))
+
+    def common_weights(self) -> tuple[Weights, Weights] | None:
+        mine = learned(self.state.backbone)
+        own = dict(self.backbone.frozen.network.named_parameters())
+        return mine, {name: own[name].data for name in mine}
+
+    def with_weights(self, weights: Weights) -> SLCAState:
+        return replace(self.state, backbone=weights)
+
+    def joined(self, states: Sequence[SLCAState], joint: JointClasses) -> SLCAState:
+        """Join what is remembered of every class, and align the heads' rows anew as one head."""
+        common = joint.common(states)
+        experience = torch.tensor(joint.class_experience, device=self.device)
+        rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)
+        statistics = [state.statistics for state in states]
+        fields = joined_fields(self.settings, states, joint, statistics, common["updates"], rescale)
+        return replace(states[0], **common, **fields)
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
         return drawn_answers(self.settings, self.state, after.state, spaces, [0] * len(self.classes))

@@ -1,12 +1,13 @@
 """What scores features per class: a linear head, or the cosine to prototypes, the mean feature of each class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from continual.statistics.fields import per_class
+from continual.statistics.fields import per_class, placed
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,12 @@ def updated(before: Prototypes | None, features: Tensor, targets: Tensor, classe
     total.index_add_(0, targets, features)
     count += torch.bincount(targets, minlength=classes)
     return Prototypes(total / count[:, None], count)
+
+
+def joined_prototypes(parts: Sequence[Prototypes], places: Sequence[Tensor]) -> Prototypes:
+    """Return the means of all images of several sets, whose classes are at `places` (C_m,) among those of all."""
+    classes = 1 + max(int(at.max()) for at in places)
+    whole = [placed(part, at, classes) for part, at in zip(parts, places, strict=True)]
+    count = torch.stack([part.count for part in whole])
+    total = (torch.stack([part.mean for part in whole]).double() * count[..., None]).sum(0)
+    return Prototypes((total / count.sum(0)[..., None]).to(parts[0].mean), count.sum(0))

@@ -65,6 +65,8 @@ def as_proxy(proxy: str | Proxy) -> Proxy:
 
 def _wide(logits: Any) -> Tensor:
     logits = logits if isinstance(logits, Tensor) else first_scores(logits)
+    if logits.is_complex():
+        raise InputError(f"this proxy loss needs class scores, not numbers of {logits.dtype}: give your own")
     if logits.ndim < 2:
         got = tuple(logits.shape)
         raise InputError(f"this proxy loss needs class scores (n, K, …), but the model returned {got}: give your own")

@@ -261,7 +261,7 @@ class OrbitWrapper(nn.Module, ABC):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights as torch does; raises GroupError, with a name or two, where it would list all that differ."""
-        own, given = self.state_dict().keys(), state_dict.keys()
+        own, given = self.state_dict().keys(), dict(state_dict or {}).keys()
         if strict and own != given:
             raise GroupError(f"these weights {self._difference(own, given)}; nothing of this wrapper was loaded")
         return super().load_state_dict(state_dict, strict, assign)

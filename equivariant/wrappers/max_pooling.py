@@ -29,4 +29,10 @@ class OrbitMax(OrbitWrapper):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the maximum over the views of `x` (B, …); what follows is passed on to the model."""
-        return self.views(x, extra=Extra(args, kwargs)).map(lambda tensor: tensor.amax(0))
+        return self.views(x, extra=Extra(args, kwargs)).map(_largest)
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        raise InputError(f"answers of {tensor.dtype} have no maximum: use Equizero, or return real numbers")
+    return tensor.amax(0)

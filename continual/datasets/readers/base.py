@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from continual.data.folders import alike, subfolders
+from continual.data.folders import alike, class_folders, subfolders
 from continual.data.images import check_readable, image_files, unread
+from continual.data.ranges import range_name
 from continual.datasets.collection import Collection, Entry, Images, check_classes, draw_test
 from continual.documents import Strict, is_path
 from continual.errors import InputError
@@ -37,9 +38,26 @@ class DataTable(Strict):
         None, description="where a validation part goes that stands beside a test part; else it is left out"
     )
     outside: bool = Field(False, description="manifest, parquet: images may lie outside their folder, or be links")
+    channels: int = Field(
+        3, ge=1, description="of the images; other than 1 and 3: TIFF and .npy files, else the backbone's own in_chans"
+    )
+    value_range: str | None = Field(
+        None, description="what black and white are in images that are not uint8: [0, 4095], 'unit', 'bytes', …"
+    )
     image_column: str | None = Field(None, description="parquet, hub: else the column of images")
     label_column: str = Field("label", description="parquet, hub")
     domain_column: str | None = Field(None, description="parquet, hub")
+
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _range_is_known(cls, value: Any) -> str | None:
+        return None if value is None else range_name(value)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_that_are_new(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The records of runs that were begun before there were these keys stay the same.
+        new = {"channels": 3, "value_range": None}
+        return {key: value for key, value in values(self).items() if key not in new or value != new[key]}
 
 
 class Reader(ABC):
@@ -76,7 +94,7 @@ class Reader(ABC):
 
     def check(self, found: Collection, config: DataTable) -> None:
         """Raise InputError for images that no work should begin with: by default, those that cannot be opened."""
-        check_readable([*found.train.images, *found.test.images])
+        check_readable([*found.train.images, *found.test.images], channels=config.channels)
 
     def check_keys(self, config: DataTable) -> None:
         """Raise ValueError for keys of `[data]` that do not go with this reader."""
@@ -104,7 +122,7 @@ class Layout(Reader):
         return True
 
     @abstractmethod
-    def look(self, place: Path, domains: bool = False) -> list[Entry] | tuple[Images, Images] | None:
+    def look(self, place: Path, domains: bool = False, channels: int = 3) -> list[Entry] | tuple[Images, Images] | None:
         """Return what a folder holds: files, or training and test images; None if it does not have this form."""
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
@@ -141,7 +159,11 @@ def collected(
         domains = [e.domain for e in own if e.domain is not None]
         parts.append(Images([e.image for e in own], [e.label for e in own], domains or None, [e.name for e in own]))
     folder = more.get("folder")
-    if folder is not None and "published" not in more and (others := unread(folder, others=False)):
+    if (
+        folder is not None
+        and "published" not in more
+        and (others := unread(folder, others=False, channels=config.channels))
+    ):
         said.append(f"left out: {others}")
     found = Collection(config.source, parts[0], parts[1], origin, split, remarks=tuple(said), **more)
     check_classes(found)
@@ -154,17 +176,17 @@ def many_problems(what: str, problems: list[str]) -> InputError:
     return InputError(f"{what}:\n" + "\n".join([*problems[:SHOWN], *more]))
 
 
-def below(folder: Path, root: Path, split: str | None, *, domains: bool = False) -> Iterator[Entry]:
-    """Yield the images of every class folder, in the order of names.
+def below(folder: Path, root: Path, split: str | None, *, domains: bool = False, channels: int = 3) -> Iterator[Entry]:
+    """Yield the images, of so many channels, of every class folder, in the order of names.
 
     Raises InputError for a folder without class folders, and one that names the empty ones.
     """
     places: list[tuple[str | None, Path]] = [(d.name, d) for d in subfolders(folder)] if domains else [(None, folder)]
-    kinds = [(domain, kind) for domain, place in places for kind in subfolders(place)]
+    kinds = [(domain, kind) for domain, place in places for kind in class_folders(place)]
     if not kinds:
         wanted = "domain folders with class folders in them" if domains else "one sub-folder of images per class"
         raise InputError(f"{folder} holds no images: it needs {wanted}")
-    found = [(domain, kind, image_files(kind)) for domain, kind in kinds]
+    found = [(domain, kind, image_files(kind, channels)) for domain, kind in kinds]
     if empty := [kind for _, kind, paths in found if not paths]:
         raise many_problems(f"{len(empty)} class folders hold no images: fill or remove them", [*map(str, empty)])
     for domain, kind, paths in found:

@@ -16,7 +16,7 @@ class CIFAR10(Layout):
     name = "cifar10"
     lists_files = False
 
-    def look(self, place: Path, domains: bool = False) -> tuple[Images, Images] | None:
+    def look(self, place: Path, domains: bool = False, channels: int = 3) -> tuple[Images, Images] | None:
         import torchvision.datasets
 
         reader: Any = getattr(torchvision.datasets, self.name.upper())

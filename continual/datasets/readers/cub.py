@@ -14,7 +14,7 @@ class CUB(Layout):
 
     name = "cub"
 
-    def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
+    def look(self, place: Path, domains: bool = False, channels: int = 3) -> list[Entry] | None:
         if not (place / "images.txt").is_file():
             return None
         paths = table(place / "images.txt", 2)

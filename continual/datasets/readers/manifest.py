@@ -19,14 +19,14 @@ SPLITS = tuple(name for names in PARTS.values() for name in names)
 
 
 class Manifest(Reader):
-    """A path that ends in .csv."""
+    """A path that ends in .csv, in any case."""
 
     name = "manifest"
     by_path = True
     keys = frozenset({"domains"})  # allowed, and not needed: a column names them
 
     def takes(self, source: str) -> bool:
-        return super().takes(source) and Path(source).suffix == ".csv"
+        return super().takes(source) and Path(source).suffix.lower() == ".csv"
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection:
         path = Path(config.source)

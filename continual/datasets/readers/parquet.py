@@ -25,7 +25,7 @@ class Parquet(Reader):
 
     def read(self, config: DataTable, *, download: bool = False) -> Collection | None:
         path = Path(config.source)
-        if path.suffix != ".parquet" and not (path.is_dir() and _files(path)):
+        if path.suffix.lower() != ".parquet" and not (path.is_dir() and _files(path)):
             return None
         if not path.exists():
             raise InputError(f"no parquet file at {path}")

@@ -36,7 +36,7 @@ def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: 
     """Read the split recorded in a folder; images that came later are no part of it, which is a remark."""
     entries, remarks = read_manifest(folder / RECORD, outside=config.outside)
     listed = {os.path.realpath(entry.image) for entry in entries}
-    later = [e for e in _there(folder, layouts, config.domains) if os.path.realpath(e.image) not in listed]
+    later = [e for e in _there(folder, layouts, config) if os.path.realpath(e.image) not in listed]
     remarks += [
         f"{len(later)} images in {folder}, such as {entry.name}, are not in {RECORD} and are left out: remove "
         "that file to take them in"
@@ -49,11 +49,11 @@ def recorded(config: DataTable, folder: Path, layouts: Iterable[Layout], about: 
     return collected(config, entries, str(folder), origin, remarks, published=counts, folder=folder)
 
 
-def _there(folder: Path, layouts: Iterable[Layout], domains: bool) -> list[Entry]:
+def _there(folder: Path, layouts: Iterable[Layout], config: DataTable) -> list[Entry]:
     """Return what a folder would hold without its record; nothing if it could not be read."""
     for layout in layouts:
         with suppress(InputError):
-            found = layout.look(folder, domains)
+            found = layout.look(folder, config.domains, config.channels)
             if found and isinstance(found, list):
                 return found
     return []

@@ -13,7 +13,7 @@ class TinyImageNet(Layout):
 
     name = "tiny_imagenet"
 
-    def look(self, place: Path, domains: bool = False) -> list[Entry] | None:
+    def look(self, place: Path, domains: bool = False, channels: int = 3) -> list[Entry] | None:
         notes = place / "val" / "val_annotations.txt"
         if not notes.is_file():
             return None

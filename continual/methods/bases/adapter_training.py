@@ -29,7 +29,7 @@ from continual.methods.bases.kept_views import keep_views
 from continual.methods.bases.teaching import Taught, taught_by, use_of
 from continual.seeding import generator
 from continual.statistics.head import Head, cosine_scores
-from continual.statistics.ignored import orthonormal
+from continual.statistics.ignored import Ignored, orthonormal
 
 
 def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> dict[str, Tensor]:
@@ -38,9 +38,26 @@ def new_adapter(settings: AdapterSettings, backbone: Backbone, *keys: int) -> di
     return settings.adapter_kind.new(backbone.frozen.shapes, draw)
 
 
-def beginning(settings: AdapterSettings, backbone: Backbone) -> dict[str, Tensor]:
-    """Return what the adapters of a method that merges began at, as finished ones are kept."""
-    return settings.adapter_kind.finished(new_adapter(settings, backbone))
+def beginning(settings: AdapterSettings, backbone: Backbone, like: Weights | None = None) -> dict[str, Tensor]:
+    """Return what the adapters of a method that merges began at, as finished ones are kept; of one, where it is."""
+    begin = settings.adapter_kind.finished(new_adapter(settings, backbone))
+    return begin if like is None else {name: begin[name].to(own.device) for name, own in like.items()}
+
+
+@torch.no_grad()
+def unread(settings: AdapterSettings, weights: Weights, ignored: Sequence[Ignored] | None) -> dict[str, Tensor]:
+    """Return an adapter that does not read the directions of ignored concepts, down_l v_l = 0 in every block.
+
+    W <- W (I - V^T V), V orthonormal. A mean of adapters that do not read them does not; other merge rules choose
+    numbers one by one, and what they merge does.
+    """
+    known = [one.blocks for one in ignored or () if one.blocks is not None and one.final is not None]
+    readers = settings.adapter_kind.token_readers & weights.keys() if known else frozenset()
+    rows = orthonormal(torch.stack(known, 1)) if readers else torch.empty(0)
+    moved = {
+        name: weights[name] - (weights[name] @ rows.to(weights[name]).mT) @ rows.to(weights[name]) for name in readers
+    }
+    return {**weights, **moved}
 
 
 class AdapterTraining(GradientTraining[S]):
@@ -221,6 +238,7 @@ class SingleAdapterLearner(IncrementalLearner[A]):
 
     correctable = False
     unportable = "it remembers nothing of its classes but a head"
+    unmergeable = "it remembers nothing of its classes but a head, which fits the images of one site"
     probabilities = False  # it remembers nothing that was not trained on
     settings_type: ClassVar[type[Settings]] = AdapterSettings
 

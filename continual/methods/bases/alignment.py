@@ -15,7 +15,7 @@ from torch import Tensor
 
 from continual.learning.porting import Space
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import Simulation, State, learned
+from continual.learning.state import JointClasses, Simulation, State, learned
 from continual.learning.training import GradientTraining
 from continual.methods.bases.compatibility import Kind as KeepKind
 from continual.methods.bases.compatibility import divergence, kept_answers
@@ -219,13 +219,51 @@ def ported_fields(
 
     if keep_answers:
         kept = hold
-    if not settings.alignment_epochs:  # a head of the old features must not answer for the new ones
+    return _anew("port", settings, before, statistics, state.updates, rescale, kept)
+
+
+def joined_fields(
+    settings: AlignmentSettings,
+    states: Sequence[AlignedState],
+    joint: JointClasses,
+    statistics: Sequence[Sequence[ClassStatistics | None]],
+    updates: int,
+    rescale: Rescale = unchanged,
+) -> dict[str, Any]:
+    """Return an `AlignedState`'s own fields of several states, by each one's `statistics` in the features they share.
+
+    None of them are left out. The head is aligned anew; a class's row begins as in the state that brought it.
+    """
+    every: dict[int, ClassStatistics] = {}
+    for own, places in zip(statistics, joint.places, strict=True):
+        for found, index in zip(own, places.tolist(), strict=True):
+            if found is not None:
+                every[index] = every[index].merged(found) if index in every else found
+    heads = [learned(state.head) for state in states]
+    rows = [
+        (number, states[number].classes.index(c)) for c, (number, _) in zip(joint.classes, joint.origins, strict=True)
+    ]
+    head = Head(*(torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")))
+    return _anew("merge", settings, head, [every[index] for index in range(len(rows))], updates, rescale)
+
+
+def _anew(
+    purpose: str,
+    settings: AlignmentSettings,
+    head: Head,
+    statistics: Sequence[ClassStatistics],
+    updates: int,
+    rescale: Rescale = unchanged,
+    kept: Kept | None = None,
+) -> dict[str, Any]:
+    """Return an `AlignedState`'s own fields with a head that is aligned whatever the settings: its features are new."""
+    if not settings.alignment_epochs:
         default = type(settings).model_fields["alignment_epochs"].default
         settings = settings.model_copy(update={"alignment_epochs": default})
-    draw = seeded(settings.seed, "port", state.updates, device=before.weight.device)
-    head = align(before, statistics, settings, generator=draw, rescale=rescale, kept=kept)
-    calibration = calibrate(statistics, seeded(settings.seed, "calibration", state.updates))
-    return {"head": head, "statistics": statistics, "calibration": calibration}
+    draw = seeded(settings.seed, purpose, updates, device=head.weight.device)
+    head = align(head, statistics, settings, generator=draw, rescale=rescale, kept=kept)
+    calibration = calibrate(statistics, seeded(settings.seed, "calibration", updates))
+    return {"head": head, "statistics": tuple(statistics), "calibration": calibration}
 
 
 def drawn_answers(

@@ -1,6 +1,6 @@
 """Methods that train one adapter on the first experience only, and then remember features in closed form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -12,10 +12,11 @@ from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.learner import IncrementalLearner
 from continual.learning.settings import AdapterSettings
 from continual.learning.state import State
 from continual.learning.training import Start
-from continual.methods.bases.adapter_training import PrototypeAdapterTraining
+from continual.methods.bases.adapter_training import PrototypeAdapterTraining, beginning
 
 
 class FirstAdapterSettings(AdapterSettings):
@@ -37,6 +38,19 @@ class FirstAdapterState(State):
 
 
 F = TypeVar("F", bound=FirstAdapterState)
+
+
+class FirstAdapterLearner(IncrementalLearner[F]):
+    """Answers under the adapter of the first experience."""
+
+    unmergeable = None
+
+    def common_weights(self) -> tuple[Weights, Weights] | None:
+        stack = self.state.stack
+        return (stack, beginning(self.settings, self.backbone, stack)) if stack else None
+
+    def with_weights(self, weights: Weights) -> F:
+        return replace(self.state, stack=weights)
 
 
 class FirstAdapterTraining(PrototypeAdapterTraining[F]):

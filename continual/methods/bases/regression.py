@@ -159,6 +159,7 @@ class SolvingLearner(IncrementalLearner[R]):
     """Answers by a head that is solved from sums; of another `balance` than the state's, solved when it is asked."""
 
     unportable = None
+    unmergeable = None
     suppresses = True
 
     def ignoring(self, state: R) -> R:
@@ -186,8 +187,7 @@ class SolvingLearner(IncrementalLearner[R]):
         return self.solved(
             replace(
                 states[0],
-                **joint.counts(),
-                ignored=joint.ignored(states),
+                **joint.common(states),
                 sums=reduce(GramStatistics.plus, sums),
                 certainty=reduce(Certainty.plus, known) if len(known) == len(states) else None,
                 penalty_share=next((state.penalty_share for state in states if state.penalty_share is not None), None),

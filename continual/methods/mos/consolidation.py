@@ -8,6 +8,10 @@ an estimate from the same statistics far too kind.
 Instead of the first, the single stack can be a merge A* of all by a rule of `continual.merging`. To first order
 features are linear in a stack, so that A* - A_1 = sum_k c_k (A_k - A_1) shifts them by sum_k c_k shift_k; c are the
 coefficients of least squares.
+
+Concepts that are ignored stay so. An adapter that was trained without reading one does not read it merged. What a
+suppressed one changes in features are differences of two images, from which a shift of both drops out: it stays as it
+is, and the head that is corrected by it is made anew of the statistics that were moved.
 """
 
 from collections.abc import Sequence
@@ -20,7 +24,7 @@ from torch import Tensor
 from continual.adapters.base import Weights
 from continual.errors import InputError
 from continual.merging.base import merged
-from continual.methods.bases.adapter_training import beginning
+from continual.methods.bases.adapter_training import beginning, unread
 from continual.methods.mos.learner import MOSLearner
 from continual.seeding import generator
 from continual.statistics.head import Prototypes
@@ -79,9 +83,9 @@ def consolidated(learner: MOSLearner, rule: str = "first", **settings: Any) -> M
 def _merged(learner: MOSLearner, rule: str, settings: dict[str, Any]) -> Weights:
     """Return all stacks merged into one, as differences from what they began at."""
     bank = learner.state.bank
-    begin = beginning(learner.settings, learner.backbone)
-    at = {name: begin[name].to(tensor) for name, tensor in bank[0].items()}
-    return merged(rule, bank, at, only=bank[-1].keys(), **settings)
+    begin = beginning(learner.settings, learner.backbone, bank[0])
+    single = merged(rule, bank, begin, only=bank[-1].keys(), **settings)
+    return unread(learner.settings, single, learner.state.ignored)
 
 
 def coefficients(stack: Weights, bank: Sequence[Weights]) -> Tensor:

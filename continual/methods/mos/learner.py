@@ -22,10 +22,11 @@ from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
+from continual.learning.joining import Meeting
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.settings import AdapterSettings
-from continual.learning.state import Simulation, learned
+from continual.learning.state import JointClasses, Simulation, learned
 from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import check_settings, effective_alpha, merge_, merged
@@ -34,6 +35,7 @@ from continual.methods.bases.alignment import AlignmentSettings, aligned_fields,
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import FeatureShiftModel, ShiftStatistics, moved_shifts
+from continual.methods.mos.joining import joined
 from continual.methods.mos.retrieval import Answering, ensemble
 from continual.methods.mos.state import MOSState
 from continual.registry import Registry
@@ -103,7 +105,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         super().__init__(start, data, newest, before.head, contrast, fixed=fixed)
         self.anchor: Weights | None = None
         if before.bank:
-            begin = _at(before.bank[0], beginning(settings, start.extractor.backbone))
+            begin = beginning(settings, start.extractor.backbone, before.bank[0])
             only = self.adapter.weights().keys()
             self.anchor = merged(settings.anchor, before.bank, begin, only=only, **settings.anchor_args)
         merges = 1 if settings.merge == "step" else start.extractor.backbone.depth + 1
@@ -159,11 +161,6 @@ class MOSTraining(AdapterTraining[MOSState]):
         return own, first, targets
 
 
-def _at(like: Weights, weights: Weights) -> dict[str, Tensor]:
-    """Return weights on the device of others."""
-    return {name: tensor.to(like[name]) for name, tensor in weights.items()}
-
-
 class MOSLearner(IncrementalLearner[MOSState]):
     """Model surgery: adapter merging and self-refined adapter retrieval.
 
@@ -179,14 +176,13 @@ class MOSLearner(IncrementalLearner[MOSState]):
     learns_unlabelled = True
     settings: MOSSettings
     unportable = None
+    unmergeable = None
     keeps_answers = True
-
     suppresses = True
+    keeps_every_adapter = True
 
     def concept_features(self, images: Tensor) -> Sequence[Tensor]:
-        kind, extractor = self.settings.adapter_kind, self.extractor
-        stem = extractor.stem(images, reads=kind.reads)
-        return [extractor.features(stem, shared(kind, stack)) for stack in completed(self.state.bank)]
+        return self.remembered_features(self.extractor, images)
 
     def begin(self, data: ExperienceData) -> MOSTraining:
         return MOSTraining(self.start, data)
@@ -213,6 +209,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
             shifts=moved_shifts(state.shifts, state.shift_sums, [space.map for space in spaces]),
             shift_sums=None,
         )
+
+    def joined_apart(self, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting) -> MOSState:
+        return joined(self.settings.adapter_kind, self.settings, states, joint, meeting)
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
         return drawn_answers(self.settings, self.state, after.state, spaces, self.state.class_experience)

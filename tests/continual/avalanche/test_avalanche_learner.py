@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from continual.avalanche.external import find_method
 from continual.backbones.loading import fingerprint
@@ -13,6 +14,7 @@ from continual.datasets.streams import split_classes
 from continual.errors import InputError
 from continual.experiments.config import MethodConfig
 from continual.experiments.run import run_cell
+from continual.learning.concept import Concept
 from continual.learning.settings import make
 from continual.methods.mos.learner import MOSLearner
 from continual.metrics.accuracy import accuracy
@@ -137,3 +139,12 @@ def test_what_it_cannot_do_is_refused(backbone: Any, blobs: Any, tmp_path: Any) 
     with pytest.raises(InputError, match="cannot be saved"):
         learner.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_strategy_cannot_learn_from_is_refused(backbone: Any, blobs: Any) -> None:
+    learner = find_method(SUPERVISED + "Naive")(backbone, epochs=1)
+    images, labels = blobs([0, 1], 4)
+    for given in ({"unlabelled": images}, {"ignoring": Concept.of(images, stamp=Image.new("RGB", (4, 4)))}):
+        with pytest.raises(InputError, match="Naive takes neither unlabelled images nor a concept to ignore"):
+            learner.learn(images, labels, **given)
+    assert learner.classes == ()

@@ -146,6 +146,8 @@ def test_consolidate_says_the_cost_and_leaves_the_model(
     answers = json.loads(equimos("predict", "--model", out, tmp_path / "more", "--json", "-").stdout)
     assert {answer["stack"] for answer in answers} == {0}
     assert model.read_bytes() == before
+    again = equimos("learn", "--dry-run", "--images", tmp_path / "more", "--model", out)
+    assert "nothing new" in again.stdout + again.stderr, "what was seen is remembered"
     merge = tmp_path / "merged.safetensors"
     result = equimos("consolidate", "--model", model, "--out", merge, "--rule", "pcb", "--arg", "ratio=0.5", "--yes")
     assert result.exit_code == 0, result.stderr

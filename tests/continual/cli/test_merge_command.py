@@ -39,6 +39,37 @@ def test_two_sites_become_one_model(equimos: Equimos, weights: Path, tmp_path: P
     assert "is there already" in refused.stderr
 
 
+def test_models_with_adapters_take_images_of_anything(equimos: Equimos, weights: Path, tmp_path: Path) -> None:
+    quick = [word for pair in ("epochs=2", "batch_size=4", "alignment_epochs=2") for word in ("--set", pair)]
+    models = []
+    for name, classes in {"east": ["rose", "tulip"], "west": ["lily", "iris"]}.items():
+        site = write_pictures(tmp_path / name, classes)
+        models.append(tmp_path / f"{name}.safetensors")
+        learn(equimos, site, models[-1], weights, "--method", "mos", *quick)
+    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(20)], 1)
+    few = write_pictures(tmp_path / "few", ["thing"], 3)
+    out = ["--out", tmp_path / "both.safetensors"]
+    before = sorted(tmp_path.iterdir())
+    for more, said in (
+        ([], "give some 200 images of anything"),
+        (["--images", few], "3 images are too few"),
+        (["--images", tmp_path / "gone"], "no image at"),
+        (["--images", anything, "--rule", "pcb"], "leave rule 'pcb' out"),
+        (["--images", anything, "--arg", "ratio=0.1"], "name it with --rule"),
+    ):
+        refusal = equimos("merge", *models, *out, *more)
+        assert refusal.exit_code == 2
+        assert said in refusal.stderr
+        assert refusal.stderr.count("error:") == 1
+        assert sorted(tmp_path.iterdir()) == before
+    result = equimos("merge", *models, *out, "--images", anything)
+    assert result.exit_code == 0, result.stderr
+    assert "both.safetensors: 4 classes" in result.stdout
+    single = equimos("consolidate", "--model", out[1], "--out", tmp_path / "one.safetensors", "--rule", "pcb", "--yes")
+    assert single.exit_code == 0, single.stderr
+    assert "2 stacks -> 1 (pcb)" in single.stdout
+
+
 def test_what_cannot_be_merged_writes_nothing(
     equimos: Equimos, weights: Path, other_weights: Path, tmp_path: Path
 ) -> None:

@@ -148,11 +148,22 @@ def test_a_model_of_grey_images_is_served_pictures(backbones: Callable[[int], Ba
     Served(learner, (0, 0, 0)).trial()
 
 
-def test_export_refuses_other_channels(backbones: Callable[[int], Backbone], tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+@pytest.mark.parametrize("group", [None, "D4"])
+def test_the_exported_model_answers_as_the_learner(
+    backbones: Callable[[int], Backbone], tmp_path: Path, channels: int, group: str | None
+) -> None:
     pytest.importorskip("onnx")
+    from continual.export.onnx_runner import Runner
     from continual.export.writing import export_onnx
 
-    learner = SimpleCILLearner(backbones(4))
-    learner.learn(*scenes(4, np.uint8, 255))
-    with pytest.raises(InputError, match="of 4 channels: the runner reads pictures in RGB"):
-        export_onnx(learner, tmp_path / "m.onnx")
+    images, labels = scenes(channels, np.uint16, 4095)
+    learner = SimpleCILLearner(backbones(channels), group=group)
+    learner.learn(images, labels, value_range=(0, 4095))
+    assert export_onnx(learner, tmp_path / "m.onnx").holds
+    runner = Runner(tmp_path / "m.onnx")
+    assert (runner.channels, runner.about["version"]) == (channels, 4)
+    for given in (images, list(images), np.moveaxis(images, 1, -1), (images // 16).astype(np.uint8)):
+        expected = learner.predict(given)
+        assert [found["answer"] for found in runner.predict(given)] == expected.labels
+        np.testing.assert_allclose(runner.outputs(given)["scores"], expected.scores.numpy(), atol=1e-3)

@@ -50,6 +50,14 @@ def test_paths_are_found_beside_the_config(config: Path) -> None:
     assert load_config(config).data.train == config.parent / "a"
 
 
+def test_a_source_beside_a_config_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = 'source = "folder"\ntrain = "a"\ntest = "b"'
+    for source in ("./photos", "photos/", "./photos/inner"):
+        Path("c.toml").write_text(GOOD.replace(data, f'source = "{source}"'))
+        assert Path(load_config(Path("c.toml")).data.source) == Path(source)
+
+
 def test_the_command_line_comes_before_the_file(config: Path) -> None:
     loaded = load_config(config, ["settings.epochs=9", "seeds=[5]", "data.train=/elsewhere", "methods.mos.alpha=0"])
     assert loaded.methods["mos"].settings["epochs"] == 9

@@ -166,6 +166,20 @@ def test_the_box_needs_no_torch(exported: Path, photos: list[Path], tmp_path: Pa
         assert {name: line[name] for name in here} == pytest.approx(here, rel=1e-3)
 
 
+def test_what_cannot_be_used_stops_no_other(
+    exported: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    words = [str(path) for path in (photos[0], tmp_path / "gone.png", tmp_path / "broken.png", photos[1])]
+    assert onnx_runner.main([str(exported), *words]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == words
+    assert ["error" in line for line in lines] == [False, True, True, False]
+    for model in (tmp_path / "gone.onnx", tmp_path / "broken.png"):
+        with pytest.raises(SystemExit, match=f"error: {model} is no ONNX model that can be read"):
+            onnx_runner.main([str(model), *words])
+
+
 def test_frames_are_resized_as_pillow_does(photos: list[Path]) -> None:
     draw = np.random.default_rng(0)
     for have, want in (((50, 60), (20, 24)), ((64, 64), (112, 112)), ((30, 90), (30, 41)), ((33, 20), (70, 20))):

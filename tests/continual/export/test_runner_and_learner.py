@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 
 from continual import SimpleCILLearner
+from continual.backbones.loading import assemble, create
 from continual.data.inputs import PreparedImages, as_images, range_of
 from continual.errors import InputError
 from continual.export import standalone, writing
-from continual.testing import coloured_squares, tiny_backbone
+from continual.testing import TINY_ARGS, coloured_squares, tiny_backbone
 from tests.continual.data.test_decoding import saved, transparent_files
 from tests.support.odd_files import LEFT_RED, ODD_EXIF, exif, jpeg, png, tiff, turned, webp
 
@@ -207,6 +208,58 @@ def numbers() -> dict[str, tuple[Any, Any, str | None]]:
     return found | {name: (*given, None) for name, given in others.items()}
 
 
+def scenes(folder: Path) -> dict[str, tuple[Any, Any, str | None]]:
+    """Images for a model of five channels: what is given, the range stated, and that remembered, by what they are."""
+    tifffile = pytest.importorskip("tifffile")
+    noise = np.random.default_rng(2).integers(0, 256, (2, 23, 31, 5), dtype=np.uint8)
+    first, deep, unit = np.ascontiguousarray(np.moveaxis(noise, -1, 1)), noise.astype(np.uint16) * 16, noise / 255
+    wide: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(folder / "bytes.tif", noise[0], **wide)
+    tifffile.imwrite(folder / "deep.tif", deep[0], **wide)
+    tifffile.imwrite(folder / "turned.tif", deep[0], extratags=[(274, "H", 1, 6, True)], **wide)
+    tifffile.imwrite(folder / "four.tif", noise[0, ..., :4], **wide)
+    tifffile.imwrite(folder / "pages.tif", first[0], photometric="minisblack")
+    np.save(folder / "deep.npy", deep[0])
+    np.save(folder / "first.npy", first[0])
+    np.save(folder / "grey.npy", noise[0, ..., 0])
+    np.savez(folder / "many.npz", noise[0])
+    (folder / "photo.jpg").write_bytes(jpeg(exif([turned(3)])))
+    (folder / "text.tif").write_bytes(b"no picture")
+    spoiled = unit.copy()
+    spoiled[1, 0, 0, 0] = np.nan
+    inputs = np.linspace(-2, 2, 2 * 5 * 16 * 16, dtype=np.float32).reshape(2, 5, 16, 16)
+    names = ("bytes.tif", "deep.tif", "turned.tif", "four.tif", "pages.tif", "deep.npy", "first.npy", "grey.npy")
+    found = {
+        f"{name}, {stated!r} stated, {kept!r} remembered": ([folder / name], stated, kept)
+        for name in (*names, "many.npz", "photo.jpg", "text.tif", "gone.tif")
+        for stated, kept in ((None, None), ((0, 4095), None), (None, "0..4095"))
+    }
+    return found | {
+        f"{what}, {stated!r} stated": (images, stated, None)
+        for what, images in {
+            "a batch": noise,
+            "channels first": first,
+            "a list": [*noise],
+            "uint16": deep,
+            "floats": unit,
+            "NaN": spoiled,
+            "inputs": inputs,
+            "truth values": noise > 128,
+            "one frame": noise[0],
+            "three channels": noise[..., :3],
+            "grey": noise[..., 0],
+            "a picture": [Image.fromarray(noise[0, ..., :3])],
+            "bytes of a file": [(folder / "deep.tif").read_bytes()],
+            "a file and an array": [folder / "deep.tif", deep[1]],
+            "no images": noise[:0],
+            "no pixels": noise[:, :0],
+        }.items()
+        for stated in (None, "unit", (0, 4095), "normalised")
+    }
+
+
+#: a resized byte may differ by one, as torchvision resizes tensors with other weights than Pillow's
+STEP = 1 / 255 / 0.2
 Verdict = tuple[np.ndarray | None, str, list[str]]
 
 
@@ -224,8 +277,10 @@ def verdict(ask: Callable[[], list[np.ndarray]]) -> Verdict:
 class Both:
     """The learner, and the runner of its file."""
 
-    def __init__(self, box: ModuleType, group: str | None) -> None:
-        self.box, self.learner = box, SimpleCILLearner(tiny_backbone(), group=group)
+    def __init__(self, box: ModuleType, group: str | None, channels: int = 3) -> None:
+        arguments = {**TINY_ARGS, "in_chans": channels}
+        other = assemble(create("vit_tiny_patch16_224", arguments), "vit_tiny_patch16_224", arguments)
+        self.box, self.learner = box, SimpleCILLearner(tiny_backbone() if channels == 3 else other, group=group)
         self.about = writing._about(self.learner, 0.05)
 
     def of_learner(self, images: Any, stated: Any = None, kept: str | None = None) -> Verdict:
@@ -254,6 +309,32 @@ def test_the_runner_takes_what_the_learner_takes(box: ModuleType, tmp_path: Path
         if ours[0] is not None:
             np.testing.assert_array_equal(ours[0], theirs[0], name)
     assert 20 < sum(verdicts) < len(verdicts) - 15, "some are taken, and some are refused"
+
+
+@pytest.mark.parametrize("group", [None, "D4"])
+def test_the_runner_of_a_grey_model_takes_what_the_learner_takes(
+    box: ModuleType, tmp_path: Path, group: str | None
+) -> None:
+    both = Both(box, group, channels=1)
+    for name, images in odd_inputs(tmp_path).items():
+        ours, theirs = both.of_learner(images), both.of_runner(images)
+        assert ours[1:] == theirs[1:], name
+        if ours[0] is not None and theirs[0] is not None:
+            np.testing.assert_allclose(ours[0], theirs[0], atol=STEP, err_msg=name)
+
+
+@pytest.mark.parametrize("group", [None, "D4"])
+def test_the_runner_of_many_channels_takes_what_the_learner_takes(
+    box: ModuleType, tmp_path: Path, group: str | None
+) -> None:
+    both, verdicts = Both(box, group, channels=5), []
+    for name, (images, stated, kept) in scenes(tmp_path).items():
+        ours, theirs = both.of_learner(images, stated, kept), both.of_runner(images, stated, kept)
+        assert ours[1:] == theirs[1:], name
+        verdicts.append(ours[0] is not None)
+        if ours[0] is not None and theirs[0] is not None:
+            np.testing.assert_allclose(ours[0], theirs[0], atol=STEP, err_msg=name)
+    assert 8 < sum(verdicts) < len(verdicts) - 8, "some are taken, and some are refused"
 
 
 @pytest.mark.parametrize("group", [None, "D4"])

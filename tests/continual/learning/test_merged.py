@@ -11,9 +11,24 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from continual import MOSLearner, RanPACLearner, RidgeLearner, SimpleCILLearner, StrataLearner, load, merged
+from continual import (
+    APERLearner,
+    EASELearner,
+    FinetuneLearner,
+    JointLearner,
+    MOSLearner,
+    RanPACLearner,
+    RidgeLearner,
+    SimpleCILLearner,
+    SLCALearner,
+    StrataLearner,
+    load,
+    merged,
+)
+from continual.data.inputs import as_experience
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
+from continual.methods.mos.consolidation import consolidated
 from continual.testing import coloured_squares, tiny_backbone
 
 BACKBONE = tiny_backbone()
@@ -108,9 +123,145 @@ def test_what_cannot_be_merged_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=said):
             merged(learners)
-    trained = []
-    for rows in (range(8), range(8, 16)):
-        trained.append(MOSLearner(BACKBONE, epochs=1, alignment_epochs=0, batch_size=4))
-        trained[-1].learn(IMAGES[rows], [LABELS[row] for row in rows])
-    with pytest.raises(InputError, match="trained on other images"):
-        merged(trained)
+    for kind, said in ((FinetuneLearner, "nothing of its classes but a head"), (JointLearner, "it keeps images")):
+        trained = [taught(kind, rows) for rows in (range(8), range(8, 16))]
+        with pytest.raises(InputError, match=f"{kind.method} cannot be merged: .*{said}"):
+            merged(trained, ANYTHING)
+    apart = [taught(MOSLearner, rows) for rows in (range(8), range(8, 16))]
+    for images, more, said in (
+        (None, {}, "give some 200 images of anything"),
+        (ANYTHING[:5], {}, "5 images are too few"),
+        (ANYTHING, {"rule": "pcb"}, "leave rule 'pcb' out .*consolidate --rule"),
+    ):
+        with pytest.raises(InputError, match=said):
+            merged(apart, images, **more)
+    with pytest.raises(InputError, match="share_reading"):
+        merged([taught(MOSLearner, rows, adapter="lora") for rows in (range(8), range(8, 16))], ANYTHING)
+    aper = [taught(APERLearner, rows) for rows in (range(8), range(8, 16))]
+    for more, said in (({"rule": "pbc"}, "unknown merge rule"), ({"rule": "pcb", "rule_args": {"share": 1}}, "share")):
+        with pytest.raises(InputError, match=said):
+            merged(aper, ANYTHING, **more)
+
+
+# Methods that train -------------------------------------------------------------------------------------
+
+ANYTHING = coloured_squares(range(20, 45), 2, seed=2)[0]
+QUICK = {"epochs": 6, "batch_size": 4, "lr": 0.05, "bottleneck": 4, "alignment_epochs": 20, "projection": 64}
+
+
+def taught(kind: Any, *parts: Any, **more: Any) -> Any:
+    """A learner that has learned parts of the images in turn."""
+    known = {key: value for key, value in {**QUICK, **more}.items() if key in kind.settings_type.model_fields}
+    learner = kind(BACKBONE, **known)
+    for rows in parts:
+        learner.learn(IMAGES[[*rows]], [NAMES[LABELS[row]] for row in rows])
+    return learner
+
+
+def of(classes: str, half: int | None = None) -> list[int]:
+    """Rows of classes by their first letters; of each half of the images, if one is given."""
+    rows = [row for row, label in enumerate(LABELS) if NAMES[label][0] in classes]
+    return rows if half is None else [row for row in rows if row % 2 == half]
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    ["low_rank", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "diagonal", "centroids"))],
+)
+def test_adapters_of_all_sites_are_kept_and_each_class_answers_under_its_own(statistics: str) -> None:
+    here = taught(MOSLearner, of("ab"), of("c", 0), statistics=statistics)
+    there = taught(MOSLearner, of("de"), of("c", 1), statistics=statistics)
+    joint: Any = merged([here, there], ANYTHING)
+    assert {*joint.classes} == {*NAMES}
+    state = joint.state
+    assert len(state.bank) == state.experiences == len(state.shifts) == 3, "the other's adapter of c is not needed"
+    assert len(state.shift_sums.origins) == 3
+    for own in (here, there):
+        for label, k, statistic in zip(own.classes, own.state.class_experience, own.state.statistics, strict=True):
+            index = joint.classes.index(label)
+            stack = state.bank[state.class_experience[index]]
+            mine = all(torch.equal(stack[name], own.state.bank[k][name]) for name in stack)
+            if label != "cat":
+                assert mine
+                assert torch.equal(state.statistics[index].mean, statistic.mean)
+                assert int(state.prototypes.count[index]) == 6
+    cat = joint.classes.index("cat")
+    assert state.statistics[cat].count == int(state.prototypes.count[cat]) == 6
+    right = joint.evaluate(IMAGES, [NAMES[label] for label in LABELS])
+    assert right >= 0.9, right
+    quick = joint.variant(early_exit=0.01).predict(TEST)
+    assert len(quick.labels) == len(TEST)
+
+
+def test_prototypes_of_the_other_site_are_seen_by_the_first_adapter() -> None:
+    """By a map they lie nearer to the means of its images under that adapter, which the other site cannot know."""
+    parts = [taught(MOSLearner, of("ab"), lr=0.3, epochs=20), taught(MOSLearner, of("cde"), lr=0.3, epochs=20)]
+    joint: Any = merged(parts, ANYTHING)
+    names = list(joint.classes)
+    first = next(
+        one for one in parts if torch.equal(one.state.bank[0]["down_weight"], joint.state.bank[0]["down_weight"])
+    )
+    other = parts[1 - parts.index(first)]
+    data = as_experience(IMAGES, LABELS, first.preprocessing)
+    images = torch.stack([data.evaluation[i][0] for i in range(len(LABELS))])
+    under = first.remembered_features(first.extractor, images)[0]
+    for label, known in zip(other.classes, other.state.prototypes.mean, strict=True):
+        truth = under[[NAMES[own] == label for own in LABELS]].mean(0)
+        mapped = joint.state.prototypes.mean[names.index(label)]
+        assert (mapped - truth).norm() < 0.7 * (known - truth).norm()
+
+
+def test_what_began_from_one_file_is_there_once_and_needs_no_image(tmp_path: Any) -> None:
+    taught(MOSLearner, of("ab")).save(tmp_path / "begin.safetensors")
+    here, there = (load(tmp_path / "begin.safetensors", BACKBONE) for _ in range(2))
+    here.learn(IMAGES[of("c")], ["cat"] * 6)
+    there.learn(IMAGES[of("de")], [NAMES[LABELS[row]] for row in of("de")])
+    joint: Any = merged([here, there])
+    state = joint.state
+    assert len(state.bank) == state.experiences == len(state.shift_sums.origins) == 3
+    assert [statistic.count for statistic in state.statistics] == [6] * 5
+    assert state.prototypes.count.tolist() == [6] * 5
+    assert joint.evaluate(IMAGES, [NAMES[label] for label in LABELS]) >= 0.9
+    single = consolidated(joint, "pcb")
+    assert single.classes == joint.classes
+    single.predict(TEST)
+
+
+@pytest.mark.parametrize("kind", [APERLearner, RanPACLearner, SLCALearner])
+@pytest.mark.parametrize("rule", [None, pytest.param("pcb", marks=pytest.mark.slow)])
+def test_one_set_of_trained_weights_is_merged_by_a_rule(kind: Any, rule: str | None) -> None:
+    slow = {"lr": 0.01} if kind is SLCALearner else {}
+    parts = [taught(kind, of("ab"), **slow), taught(kind, of("cd"), of("e"), **slow)]
+    joint = merged(parts, ANYTHING, rule=rule)
+    assert {*joint.classes} == {*NAMES}
+    own = [part.common_weights()[0] for part in parts]
+    single = joint.common_weights()
+    assert single is not None
+    for name, tensor in single[0].items():
+        if rule is None:
+            assert torch.allclose(tensor, (own[0][name] + own[1][name]) / 2, atol=1e-6)
+    turn, truth = taught(kind, of("ab"), of("cd"), of("e"), **slow), [NAMES[label] for label in LABELS]
+    assert joint.evaluate(IMAGES, truth) >= turn.evaluate(IMAGES, truth) - 0.1, "about as good as one place, in turn"
+    same = merged([parts[0], parts[0].variant()]).common_weights()
+    assert same is not None
+    assert all(torch.equal(same[0][name], tensor) for name, tensor in own[0].items()), "without images"
+
+
+def test_ease_sees_every_class_in_every_subspace() -> None:
+    parts = [taught(EASELearner, of("ab"), of("c")), taught(EASELearner, of("de"))]
+    joint: Any = merged(parts, ANYTHING)
+    known, names = joint.state.prototypes, list(joint.classes)
+    assert known.mean.shape[:2] == (3, 5)
+    assert known.count[:, names.index("dog")].tolist() == [6, 6, 6]
+    assert int((known.count == 0).sum()) == 2, "what a model had synthesised itself stays so"
+    assert joint.evaluate(IMAGES, [NAMES[label] for label in LABELS]) >= 0.9
+
+
+def test_what_images_meant_is_remembered_where_all_agree() -> None:
+    parts = [taught(SimpleCILLearner), taught(SimpleCILLearner)]
+    for part, meant in zip(parts, ("unit", "unit"), strict=True):
+        part.learn(IMAGES.float() / 255, LABELS, value_range=meant)
+    assert merged(parts).state.value_range == parts[0].state.value_range is not None
+    bytes_ = taught(SimpleCILLearner)
+    bytes_.learn(IMAGES.float(), LABELS, value_range="bytes")
+    assert merged([parts[0], bytes_]).state.value_range is None

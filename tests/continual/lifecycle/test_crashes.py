@@ -133,6 +133,44 @@ def test_killed_at_random_moments(model: Path, trained: Path, commands: dict[str
     assert True in left
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("name", ["rollback", "allow"])
+def test_killed_while_something_is_taken_back(
+    model: Path, tmp_path: Path, commands: dict[str, list[str]], name: str
+) -> None:
+    """SIGKILL of a command that needs an earlier version: both versions are whole after it, and one is in use."""
+    first = ["rename", "rose", "wild rose"] if name == "rollback" else commands["concept"]
+    words = [*(["rollback"] if name == "rollback" else ["concept", "allow", "stamp"]), "--model", str(model)]
+    before = _content(model)
+    assert os.waitpid(_forked([*first, "--model", str(model)]), 0)[1] == 0
+    shutil.copytree(model.parent, tmp_path / "begin")
+    old, draw = _content(model), random.Random(name)
+    started = time.monotonic()
+    assert os.waitpid(_forked(words), 0)[1] == 0
+    duration, new = time.monotonic() - started, _content(model)
+    assert _same(new, before)
+    kills = 0
+    while kills < int(os.environ.get("EQUIMOS_KILLS", "12")) / 4:
+        shutil.rmtree(model.parent)
+        shutil.copytree(tmp_path / "begin", model.parent)
+        child = _forked(words)
+        wait = duration * draw.uniform(0.7 if kills % 2 else 0.0, 1.1)
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        duration = min(duration, wait) if status == 0 else duration
+        kills += status == signal.SIGKILL
+        now = _content(model)
+        assert _same(now, old) or _same(now, new)
+        continual.load(model)
+        contents = [_content(version.path) for version in versions.versions(model)]
+        assert any(_same(one, old) for one in contents)
+        assert any(_same(one, new) for one in contents)
+    assert os.waitpid(_forked(["history", "--model", str(model)]), 0)[1] == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_while_another_process_writes_every_command_is_refused(

@@ -26,6 +26,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     learner_of([0, 1], [2]).save(folder / "mos.safetensors", embed_backbone=True)
     for name, classes in {"a": [0, 1], "b": [2, 3]}.items():
         taught(SimpleCILLearner(BACKBONE), classes).save(folder / f"{name}.safetensors", embed_backbone=True)
+        learner_of(classes).save(folder / f"mos-{name}.safetensors", embed_backbone=True)
     images = write_pictures(folder / "images", [f"thing {number}" for number in range(20)], 1)
     old, new = write_weights(folder / "old.weights", 0), write_weights(folder / "new.weights", 1)
     taught(SimpleCILLearner(load_backbone(weights=old)), [0, 1]).save(folder / "p.safetensors")
@@ -33,6 +34,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {
         "consolidate": ["consolidate", "--yes", "--device", "cpu", "--model", str(folder / "mos.safetensors")],
         "merge": ["merge", "--device", "cpu", str(folder / "a.safetensors"), str(folder / "b.safetensors")],
+        "merge of adapters": [
+            *("merge", "--device", "cpu", "--images", str(images)),
+            *(str(folder / f"mos-{name}.safetensors") for name in "ab"),
+        ],
         "port": ["port", "--yes", "--device", "cpu", "--model", str(folder / "p.safetensors"), *port],
     }
 
@@ -40,7 +45,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize(
-    "name", ["merge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("consolidate", "port"))]
+    "name",
+    ["merge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("consolidate", "merge of adapters", "port"))],
 )
 def test_killed_at_random_moments(sound: dict[str, list[str]], tmp_path: Path, name: str) -> None:
     """EQUIMOS_KILLS says how many times, of all commands together."""

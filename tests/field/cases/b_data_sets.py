@@ -130,7 +130,14 @@ def _loader(folder: Path) -> None:
         return {"pixel_values": torch.stack([item[0] for item in items]), "labels": torch.tensor([i[1] for i in items])}
 
     own = learned(DataLoader(data, 3, collate_fn=collate), value_range="unit")
-    assert own.predict(DataLoader(data, 3, collate_fn=collate)).labels == data.targets
+    assert own.predict(DataLoader(data, 3, collate_fn=collate)).labels == names
+    part = learned(DataLoader(Subset(data, range(4, 12)), 3, collate_fn=collate), value_range="unit")
+    assert part.classes == ("dog", "owl")
+
+    def changes(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.stack([item[0] for item in items]), torch.tensor([2 - item[1] for item in items])
+
+    assert learned(DataLoader(data, 3, collate_fn=changes), value_range="unit").classes == (0, 1, 2)
 
 
 def _odd_loaders(folder: Path) -> None:
@@ -232,7 +239,8 @@ CASES = [
     Case(
         SECTION,
         "a DataLoader",
-        "the images that its sampler names, each through its transform and collate_fn; the learner shuffles by "
+        "the images that its sampler names, each through its transform and collate_fn, which may change labels, but "
+        "loses no names; the learner shuffles by "
         "its seed, and answers are in the data set's order where the loader shuffles",
         "people who come from timm have loaders, not data sets",
         _loader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,12 @@ def _planned(root: Path, hold_out: float = 0.2) -> Plan:
 
 def _other_names(folder: Path) -> None:
     for number, (train, test) in enumerate(
-        [("train", "valid"), ("Train", "Test"), ("training", "testing"), ("train", "eval"), ("TRAIN", "dev")]
-    ):
+        [
+            ("train", "valid"), ("Train", "Test"), ("training", "testing"), ("train", "eval"), ("TRAIN", "dev"),
+            ("training_set", "test_set"), ("train-images", "Test Images"), ("trainset", "valset"),
+            ("train2017", "val2017"),
+        ]
+    ):  # fmt: skip
         root = _tree(folder / str(number), f"{train}/cat", f"{train}/dog", f"{test}/cat", f"{test}/dog")
         found = _found(root)
         assert found.classes == ["cat", "dog"]
@@ -96,6 +101,30 @@ def _learn_a_split_in_python(folder: Path) -> None:
         StrataLearner(tiny_backbone()).learn(root)
 
 
+def _split_one_level_down(folder: Path) -> None:
+    from continual import StrataLearner
+    from continual.testing import tiny_backbone
+
+    root = _tree(folder, "data/train/cat", "data/train/dog", "data/test/cat", "data/test/dog")
+    for read in (_found, _planned, StrataLearner(tiny_backbone()).learn):
+        with pytest.raises(InputError, match=f"{root / 'data'} holds test/ and train/, the parts of a split, where im"):
+            read(root)
+
+
+def _split_of_other_names(folder: Path) -> None:
+    from continual import StrataLearner
+    from continual.testing import tiny_backbone
+
+    root = _tree(folder, "trn/cat", "trn/dog", "holdout/cat", "holdout/dog", each=5)
+    said = f"holdout and trn are taken for classes, and hold the same folders, cat, dog: .* give {root / 'holdout'}"
+    assert any(re.search(said, remark) for remark in _found(root).remarks)
+    assert any(re.search(said, note) for note in _planned(root).notes)
+    with pytest.warns(UserWarning, match=said):
+        StrataLearner(tiny_backbone()).learn(root)
+    other = _planned(_tree(folder / "other", "cat/day", "cat/night", "dog/day", each=5))
+    assert not any("same folders" in note for note in other.notes)
+
+
 def _vehicles(folder: Path) -> None:
     root = _tree(folder, "bus", "train", "tram", each=5)
     assert _found(root).classes == ["bus", "train", "tram"]
@@ -105,7 +134,9 @@ def _vehicles(folder: Path) -> None:
 def _litter(folder: Path) -> None:
     root = _tree(folder, "cat", "dog", each=5)
     _tree(root, "__MACOSX", "@eaDir/cat", ".ipynb_checkpoints", "cat/.thumbnails", "dog/@eaDir/0.png", "$RECYCLE.BIN")
-    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png"):
+    _tree(root, "Network Trash Folder", "Temporary Items", "@SynoEAStream", "cat/@__thumb", "dog/_gsdata_")
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png", "0.png:Zone.Identifier", "0.png@SynoResource",
+                 "Picasa.ini", "Icon\r", "ehthumbs_vista.db"):  # fmt: skip
         (root / "cat" / name).write_bytes(b"no picture")
     found, planned = _found(root), _planned(root)
     assert found.classes == ["cat", "dog"]
@@ -124,9 +155,23 @@ def _names_alike(folder: Path) -> None:
         with pytest.raises(InputError, match="'Cat' and 'cat' are one name for people"):
             find(DataConfig(source=source))
     assert "'Cat' and 'cat' are one name for people" in _planned(root).problems[0]
+    _names_alike_in_python(folder)
     letters = _tree(folder / "letters", "A", "a", each=3)
     assert _found(letters).classes == ["A", "a"]
     assert _planned(letters).problems == []
+
+
+def _names_alike_in_python(folder: Path) -> None:
+    from continual import SimpleCILLearner
+    from continual.testing import tiny_backbone
+
+    learner = SimpleCILLearner(tiny_backbone())
+    with pytest.raises(InputError, match="'Cat' and 'cat' are one name for people"):
+        learner.learn(folder / "a")
+    learner.learn(_tree(folder / "now", "cat", "dog"))
+    with pytest.raises(InputError, match="'dog' and 'Dog' are one name for people"):
+        learner.learn(_tree(folder / "later", "Dog", "owl"))
+    assert learner.classes == ("cat", "dog")
 
 
 def _burst(folder: Path, exif: bool) -> Path:
@@ -202,6 +247,14 @@ def _manifest_places(folder: Path) -> None:
         find(DataConfig(source=str(own / "pipe.csv")))
 
 
+def _manifest_suffix(folder: Path) -> None:
+    _tree(folder, "a", each=4)
+    path = folder / "LIST.CSV"
+    path.write_text("\n".join(["path,label", *(f"a/{i}.png,cat" for i in range(4))]))
+    assert sum(_counts(find(DataConfig(source=str(path))))) == 4
+    assert len(_planned(path).learn) == 4
+
+
 def _manifest_litter(folder: Path) -> None:
     _tree(folder, "a", "__MACOSX/a", each=2)
     lines = [f"{place}/{i}.png,cat,{part}" for place in ("a", "__MACOSX/a") for i, part in enumerate(("train", "test"))]
@@ -261,7 +314,8 @@ def _parquet_parts(folder: Path) -> None:
 CASES = [
     Case(
         "Folders",
-        "`train/` beside `valid/`, `Train/` + `Test/`, `training/` + `testing/`, `train/` + `eval/` or `dev/`",
+        "`train/` beside `valid/`, `Train/` + `Test/`, `training/` + `testing/`, `train/` + `eval/` or `dev/`, "
+        "`training_set/` + `test_set/`, `train-images/` + `Test Images/`, `train2017/` + `val2017/`",
         "the training and the test part, whatever they are called and in any case; never classes of these names",
         "exports of Roboflow, Kaggle and Keras name the parts differently; loaders then learn a class called valid",
         _other_names,
@@ -310,6 +364,20 @@ CASES = [
     ),
     Case(
         "Folders",
+        "`data/train/CLASS` and `data/test/CLASS`, or `CLASS/train` and `CLASS/test`, where the folder around is given",
+        "one error that names the folder to give: its test images are not learned as a class called `data`",
+        "archives that unpack into a folder of their own",
+        _split_one_level_down,
+    ),
+    Case(
+        "Folders",
+        "folders of a split with names that nobody foresaw, `trn/CLASS` and `holdout/CLASS`",
+        "they are classes, and the plan, `data check` and a warning in Python say that they hold the same folders",
+        "the same, with names of one's own",
+        _split_of_other_names,
+    ),
+    Case(
+        "Folders",
         "a class that is really called `train`, beside `bus` and `tram`",
         "a class: a folder holds a split if it has two parts, or nothing but one with class folders in it",
         "vehicles of COCO and of ImageNet-like sets",
@@ -324,8 +392,8 @@ CASES = [
     ),
     Case(
         "Folders",
-        "the classes `Cat` and `cat`, in folders or in a manifest",
-        "one error; single letters, `A` and `a`, are two classes",
+        "the classes `Cat` and `cat`, in folders or in a manifest, or in a later folder of a model that knows `cat`",
+        "one error, on the command line and in Python; single letters, `A` and `a`, are two classes",
         "data sets made on Linux and copied through macOS or Windows, where both are one folder",
         _names_alike,
     ),
@@ -365,6 +433,13 @@ CASES = [
         "refused with the line's number; `data.outside=true` (`--outside`) allows regular files elsewhere",
         "archives with paths that lead out of them, in every archive and data loader's security list",
         _manifest_places,
+    ),
+    Case(
+        "Manifests",
+        "`LIST.CSV`",
+        "read as `list.csv` is",
+        "exports of spreadsheets on Windows",
+        _manifest_suffix,
     ),
     Case(
         "Manifests",

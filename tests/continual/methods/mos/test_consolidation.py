@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import continual
 from continual.adapters.bank import shared
@@ -154,3 +155,16 @@ def test_what_cannot_be_consolidated_says_why(learner: MOSLearner) -> None:
         consolidated(learner, ratio=0.2)
     with pytest.raises(InputError, match="setting consolidate"):
         consolidated(learner.variant(consolidate="mean"))
+
+
+@pytest.mark.parametrize("rule", ["mean", "pcb", "ties"])
+def test_a_merged_adapter_does_not_read_what_is_ignored(rule: str) -> None:
+    learner = MOSLearner(tiny_backbone(), epochs=3, batch_size=4, lr=0.3, bottleneck=4, alignment_epochs=1, alpha=0.0)
+    logo = continual.Concept.of(coloured_squares([8, 9], 6)[0], stamp=Image.new("RGB", (8, 8), "red"), name="logo")
+    for classes in ([0, 1], [2, 3]):
+        learner.learn(*coloured_squares(classes, 6), ignoring=logo)
+    single = consolidated(learner, rule)
+    (ignored,) = single.state.ignored or ()
+    assert ignored.blocks is not None
+    read = single.state.bank[0]["down_weight"] @ ignored.blocks[..., None]
+    assert read.abs().max() < 1e-5

@@ -151,25 +151,23 @@ def measure(
     weights: Weights,
     out: Out,
 ) -> None:
-    """Learn 30 of the 50 classes of every seed under every backbone."""
+    """Learn 30 of the 50 classes of every seed under every backbone; what `out` holds is not measured again."""
     torch.set_num_threads(1)
     backbone = load_backbone(weights=weights, img_size=SIZE)
-    rows = []
-    for path in sorted(features.glob("*.safetensors")):
-        found, name = safetensors.torch.load_file(path), path.stem.removesuffix("-int8")
-        file = weights if name == "full" else backbones / f"{name}.safetensors"
-        about = {"backbone": name, "int8": path.stem != name, "bytes": _bytes(file, path.stem != name)}
-        for seed in SEEDS:
-            for kind in (RidgeLearner, StrataLearner):
-                row = {
-                    **about,
-                    "seed": seed,
-                    "method": kind.method,
-                    "accuracy": _accuracy(kind(backbone, seed=seed), found),
-                }
-                rows.append(row)
-                print(row, flush=True)
-    out.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = json.loads(out.read_text()) if out.exists() else []
+    done = {(row["method"], row["backbone"], row["int8"], row["seed"]) for row in rows}
+    for kind in (RidgeLearner, StrataLearner):
+        for path in sorted(features.glob("*.safetensors")):
+            name, found = path.stem.removesuffix("-int8"), safetensors.torch.load_file(path)
+            int8 = path.stem != name
+            size = _bytes(weights if name == "full" else backbones / f"{name}.safetensors", int8)
+            for seed in SEEDS:
+                if (kind.method, name, int8, seed) in done:
+                    continue
+                row = {"backbone": name, "int8": int8, "bytes": size, "seed": seed, "method": kind.method}
+                rows.append({**row, "accuracy": _accuracy(kind(backbone, seed=seed), found)})
+                print(rows[-1], flush=True)
+                out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _bytes(file: Path, int8: bool) -> int:

@@ -30,7 +30,7 @@ LARGE = {**SMALL, "embed_dim": 32, "depth": 6, "num_heads": 4}
 SHOWN = (0, 25, 50, 100, 200)  #: steps of the large network
 STEPS, BATCH, RATE = 400, 64, 1e-3
 PREPARED: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "crop_scale": (0.7, 1.0), "mirror": False}
-_TAUGHT = {"steps": 100, "lr": RATE, "batch_size": BATCH}
+_TAUGHT = {"steps": 100, "lr": RATE, "batch_size": 16}
 WAYS: dict[str, dict[str, Any] | None] = {
     "scratch": None,
     "lossless": {},

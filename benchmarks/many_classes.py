@@ -28,7 +28,7 @@ from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.bases.regression_update import RegressionState
 from continual.methods.simple_cil import PrototypeState
 from continual.statistics.class_statistics import LowRank
-from continual.statistics.head import Head, updated
+from continual.statistics.head import Head, PrototypeSums
 from continual.statistics.ridge import GramStatistics
 from continual.uncertainty.gaussians import calibrate, detector_of
 
@@ -52,15 +52,15 @@ def knowing(kind: str, classes: int) -> IncrementalLearner[Any]:
     if kind == "strata":
         learner.settings = learner.settings.model_copy(update={"mirror": False})
     draw, labels = torch.Generator().manual_seed(0), torch.arange(classes).repeat_interleave(EACH)
-    sums, prototypes = None, None
+    sums, prototypes = None, PrototypeSums(None, classes)
     for part in labels.split(2**15):
         rows = torch.randn(len(part), WIDTH, generator=draw)
         if kind == "simple_cil":
-            prototypes = updated(prototypes, rows, part, classes)
+            prototypes.add(rows, part)
         else:
             sums = GramStatistics.of(rows, part, classes).plus(sums)
     if kind == "simple_cil":
-        learner.state = PrototypeState(**counts, prototypes=prototypes)
+        learner.state = PrototypeState(**counts, prototypes=prototypes.prototypes())
     else:
         learner.state = RegressionState(**counts, sums=sums)
     return learner

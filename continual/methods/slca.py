@@ -26,9 +26,8 @@ from continual.methods.bases.alignment import (
     ClassFits,
     aligned_fields,
     drawn_answers,
-    joined_fields,
-    ported_fields,
 )
+from continual.methods.bases.moved_alignment import joined_fields, ported_fields
 
 
 class SLCASettings(AlignmentSettings):

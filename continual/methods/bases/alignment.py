@@ -15,11 +15,11 @@ from torch import Tensor
 
 from continual.learning.porting import Space
 from continual.learning.settings import TrainingSettings
-from continual.learning.state import JointClasses, Simulation, State, learned
+from continual.learning.state import Simulation, State, learned
 from continual.learning.streaming import Held
 from continual.learning.training import GradientTraining
 from continual.methods.bases.compatibility import Kind as KeepKind
-from continual.methods.bases.compatibility import divergence, kept_answers
+from continual.methods.bases.compatibility import kept_answers
 from continual.seeding import generator as seeded
 from continual.statistics.class_statistics import ClassStatistics, Kind, fit, of_each_class
 from continual.statistics.fields import per_class
@@ -223,77 +223,6 @@ def _draws(classes: int, share: int, total: int | None, generator: torch.Generat
     each = torch.full((classes,), total // classes, device=generator.device)
     each[torch.randperm(classes, generator=generator, device=generator.device)[: total % classes]] += 1
     return each
-
-
-def ported_fields(
-    settings: AlignmentSettings,
-    state: AlignedState,
-    spaces: Sequence[Space],
-    of_class: Sequence[int],
-    keep_answers: float,
-    rescale: Rescale = unchanged,
-) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields on another backbone, by the space of each class (C,).
-
-    The head is aligned anew on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
-    held to the old one's answers on the mapping images, which have features in both.
-    """
-    statistics = tuple(spaces[k].map.statistics(own) for k, own in zip(of_class, state.statistics, strict=True))
-    before, kept = learned(state.head), None
-    used = sorted({*of_class})
-    new, old = (torch.cat([getattr(spaces[k], name) for k in used]) for name in ("new", "old"))
-    wanted = before(old)
-
-    def hold(head: Head, *_: Tensor) -> Tensor:
-        return keep_answers * divergence(wanted, head(new)).mean()
-
-    if keep_answers:
-        kept = hold
-    return _anew("port", settings, before, statistics, state.updates, rescale, kept)
-
-
-def joined_fields(
-    settings: AlignmentSettings,
-    states: Sequence[AlignedState],
-    joint: JointClasses,
-    statistics: Sequence[Sequence[ClassStatistics | None]],
-    updates: int,
-    rescale: Rescale = unchanged,
-) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields of several states, by each one's `statistics` in the features they share.
-
-    None of them are left out. The head is aligned anew; a class's row begins as in the state that brought it.
-    """
-    every: dict[int, ClassStatistics] = {}
-    for own, places in zip(statistics, joint.places, strict=True):
-        for found, index in zip(own, places.tolist(), strict=True):
-            if found is not None:
-                every[index] = every[index].merged(found) if index in every else found
-    heads = [learned(state.head) for state in states]
-    rows = [
-        (number, states[number].classes.index(c)) for c, (number, _) in zip(joint.classes, joint.origins, strict=True)
-    ]
-    head = Head(*(torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")))
-    return _anew("merge", settings, head, [every[index] for index in range(len(rows))], updates, rescale)
-
-
-def _anew(
-    purpose: str,
-    settings: AlignmentSettings,
-    head: Head,
-    statistics: Sequence[ClassStatistics],
-    updates: int,
-    rescale: Rescale = unchanged,
-    kept: Kept | None = None,
-) -> dict[str, Any]:
-    """Return an `AlignedState`'s own fields with a head that is aligned whatever the settings: its features are new."""
-    if not settings.alignment_epochs:
-        default = type(settings).model_fields["alignment_epochs"].default
-        settings = settings.model_copy(update={"alignment_epochs": default})
-    draw = seeded(settings.seed, purpose, updates, device=head.weight.device)
-    head = align(head, statistics, settings, generator=draw, rescale=rescale, kept=kept)
-    calibration = calibrate(statistics, seeded(settings.seed, "calibration", updates))
-    return {"head": head, "statistics": tuple(statistics), "calibration": calibration}
 
 
 def drawn_answers(

@@ -18,8 +18,9 @@ from torch import Tensor
 from continual.adapters.base import AdapterKind
 from continual.learning.joining import Meeting
 from continual.learning.state import JointClasses, learned
-from continual.methods.bases.alignment import AlignmentSettings, joined_fields
+from continual.methods.bases.alignment import AlignmentSettings
 from continual.methods.bases.joint_bank import JointBank
+from continual.methods.bases.moved_alignment import joined_fields
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.methods.mos.state import MOSState
 from continual.statistics.class_statistics import ClassStatistics, fit

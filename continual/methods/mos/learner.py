@@ -31,7 +31,8 @@ from continual.learning.training import Progress, Start
 from continual.losses.feature_contrast import FeatureContrast
 from continual.merging.base import check_settings, effective_alpha, merge_, merged
 from continual.methods.bases.adapter_training import AdapterTraining, beginning
-from continual.methods.bases.alignment import AlignmentSettings, ClassFits, aligned_fields, drawn_answers, ported_fields
+from continual.methods.bases.alignment import AlignmentSettings, ClassFits, aligned_fields, drawn_answers
+from continual.methods.bases.moved_alignment import ported_fields
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import FeatureShiftModel, Shifts, moved_shifts

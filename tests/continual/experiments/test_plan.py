@@ -45,7 +45,7 @@ def test_every_config_passes_a_dry_run(
         named = [name for made in load_runs(path).values() for name in made.stream.only or ()]
         names = list(dict.fromkeys([*named, *[f"class{n:03}" for n in range(100)]]))[:100]
         monkeypatch.setattr(
-            "continual.experiments.run.load_data", lambda _: (Images(names, names), Images(names, names))
+            "continual.datasets.streams.load_data", lambda _: (Images(names, names), Images(names, names))
         )
     if "weights =" in path.read_text():
         (tmp_path / "weights").write_bytes(b"1234")

@@ -35,6 +35,11 @@ def move(x: Tensor, motion: Motion, interpolation: Interpolation = "bilinear", p
     check_square(motion, *x.shape[-2:])
     if motion.quarters is None:
         return _interpolate(x, motion, interpolation, padding)
+    return moved_exactly(x, motion)
+
+
+def moved_exactly(x: Tensor, motion: Motion) -> Tensor:
+    """Return `x` (…, H, W) by right angles and mirrors, of any shape: (…, W, H) after one or three right angles."""
     x = x.flip(-1) if motion.mirror else x
     return x.rot90(motion.quarters, (-2, -1)) if motion.quarters else x
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equivariant.actions import motion_of
 from equivariant.detection.fusion import NEEDED, fused
-from equivariant.detection.moving import Found, Moving, exact, moved_image, size_of
+from equivariant.detection.moving import Found, Moving, exact, moved_image, moved_size, size_of
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
@@ -116,8 +116,9 @@ class EquivariantDetector(nn.Module):
         """Views of one shape, at most `chunk` at once: detectors pad images that differ, which changes answers."""
         shapes: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for number, g in views:
-            shape = moved_image(motion_of(self.group, g), pictures[number]).shape
-            shapes.setdefault(tuple(shape), []).append((number, g))
+            picture = pictures[number]
+            shape = (len(picture), *moved_size(motion_of(self.group, g), size_of(picture)))
+            shapes.setdefault(shape, []).append((number, g))
         for alike in shapes.values():
             yield from (alike[start : start + self.chunk] for start in range(0, len(alike), self.chunk))
 

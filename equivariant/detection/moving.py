@@ -16,6 +16,7 @@ from torch import Tensor
 from equivariant.actions import turn_vectors
 from equivariant.errors import InputError
 from equivariant.motions import Motion
+from equivariant.sampling import moved_exactly
 
 #: height and width in pixels
 Size = tuple[int, int]
@@ -112,7 +113,7 @@ def moved_image(motion: Motion, image: Tensor) -> Tensor:
                 f"{motion.name} permutes {len(motion.channels)} channels, but an image has {image.shape[0]}"
             )
         image = image[sorted(range(len(motion.channels)), key=motion.channels.__getitem__)]
-    return _turned(motion, image)
+    return moved_exactly(image, motion)
 
 
 def size_of(image: Tensor) -> Size:
@@ -134,11 +135,6 @@ def exact(motion: Motion) -> None:
         )
 
 
-def _turned(motion: Motion, x: Tensor) -> Tensor:
-    x = x.flip(-1) if motion.mirror else x
-    return x.rot90(motion.quarters or 0, (-2, -1))
-
-
 def _move(motion: Motion, points: Tensor, size: Size, new: Size) -> Tensor:
     """Move points (…, 2) about the centre of their image to those about the centre of the moved one."""
     (height, width), (new_height, new_width) = size, new
@@ -154,7 +150,7 @@ def _boxes(motion: Motion, boxes: Tensor, size: Size, new: Size, name: str) -> T
 
 def _masks(motion: Motion, masks: Tensor, size: Size, new: Size, name: str) -> Tensor:
     _check(masks, name, masks.ndim >= 3 and tuple(masks.shape[-2:]) == tuple(size), f"(N, …, {size[0]}, {size[1]})")
-    return _turned(motion, masks)
+    return moved_exactly(masks, motion)
 
 
 def _check(tensor: Tensor, name: str, fits: bool, wanted: str) -> None:

@@ -58,6 +58,9 @@ class Tiled(nn.Module):
             raise InputError(f"padding={padding!r} is unknown: choose one of {', '.join(PADDINGS)}")
         self.model, self.tile, self.overlap, self.output = model, tile, overlap, output
         self.prepare, self.batch, self.padding = prepare, batch, padding
+        #: how much each row of a window counts, (tile,): less where it is shared, so that nothing jumps at an edge
+        rising = torch.arange(1, tile + 1, dtype=torch.float64)
+        self.ramp = torch.minimum(rising, rising.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
         self.training = model.training
 
     def forward(self, x: Tensor) -> Any:
@@ -127,12 +130,6 @@ class Tiled(nn.Module):
             )
             own = own[..., rows, columns] * window[rows, columns].to(own)
             total[b, ..., row : row + own.shape[-2], column : column + own.shape[-1]].add_(own)
-
-    @property
-    def ramp(self) -> Tensor:
-        """How much each row of a window counts, (tile,): less where it is shared, so that nothing jumps at an edge."""
-        rising = torch.arange(1, self.tile + 1, dtype=torch.float64)
-        return torch.minimum(rising, rising.flip(0)).clamp(max=self.overlap + 1) / (self.overlap + 1)
 
     def _weight(self, places: list[int], side: int) -> Tensor:
         """Return the sum of the weights of all windows at each of the `side` rows of a picture."""

@@ -17,6 +17,13 @@ from equivariant.wrappers import wrappers
 Build = Callable[[], nn.Module]
 
 
+def seeded(build: Build) -> nn.Module:
+    """Return a new model whose weights are the same every time; the global generator is as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build()
+
+
 class Micro(nn.Module):
     """The cheapest model that respects no symmetry: a strided convolution and a linear layer, 3 x 6 x 6 → K."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from equivariant import EquivariantDetector, ImageScore, InputError, act, as_group, cyclic
 from equivariant.actions import motion_of
 from equivariant.detection.moving import Moving, moved_image, moved_size
+from tests.support.zoo import seeded
 
 SWAP = (0, 2, 1)
 GROUPS = ["C2", "C4", "D4", "mirror_h"]
@@ -56,12 +56,6 @@ class Blobs(nn.Module):
             "keypoints": points,
             "keypoints_scores": points[..., 0],
         }
-
-
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build()
 
 
 def image(height: int, width: int, seed: int = 0) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,17 +13,11 @@ import equivariant as eq
 from equivariant.actions import motion_of
 from equivariant.detection.moving import moved_image
 from equivariant.parts.tiled import starts
-from tests.support.zoo import Micro, Several, TinyUNet
+from tests.support.zoo import Micro, Several, TinyUNet, seeded
 
 
 def picture(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build().double().eval()
 
 
 def moved(group: eq.FiniteGroup, g: int, x: Tensor) -> Tensor:
@@ -34,7 +27,9 @@ def moved(group: eq.FiniteGroup, g: int, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(24, 24), (23, 30), (17, 8), (7, 5), (8, 8), (3, 20)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"overlap": 0, "batch": 3}, {"overlap": 7, "padding": "zeros"}], ids=str)
 def test_maps_of_any_picture_move_with_it(shape: tuple[int, int], options: dict[str, Any]) -> None:
-    model = eq.Tiled(eq.Equitune(seeded(TinyUNet), "D4", output=eq.Maps()), 8, output=eq.Maps(), **options)
+    model = eq.Tiled(
+        eq.Equitune(seeded(TinyUNet).double().eval(), "D4", output=eq.Maps()), 8, output=eq.Maps(), **options
+    )
     group, x = eq.as_group("D4"), picture(2, 3, *shape)
     expected = model(x)
     assert expected.shape == (2, 4, *shape)
@@ -44,7 +39,7 @@ def test_maps_of_any_picture_move_with_it(shape: tuple[int, int], options: dict[
 
 @pytest.mark.parametrize("shape", [(6, 6), (13, 20)], ids=str)
 def test_scores_of_any_picture_stay(shape: tuple[int, int]) -> None:
-    model = eq.Tiled(eq.Equitune(seeded(Micro), "D4"), 6, output=eq.Trivial())
+    model = eq.Tiled(eq.Equitune(seeded(Micro).double().eval(), "D4"), 6, output=eq.Trivial())
     group, x = eq.as_group("D4"), picture(2, 3, *shape)
     for g in range(group.order):
         torch.testing.assert_close(model(moved(group, g, x)), model(x), rtol=1e-12, atol=1e-12)
@@ -52,7 +47,7 @@ def test_scores_of_any_picture_stay(shape: tuple[int, int]) -> None:
 
 def test_several_answers_come_back_as_they_are_held() -> None:
     output = {"map": eq.Maps(), "pair": (eq.Maps(), eq.Trivial())}
-    found = eq.Tiled(seeded(Several), 8, output=output)(picture(1, 3, 9, 12))
+    found = eq.Tiled(seeded(Several).double().eval(), 8, output=output)(picture(1, 3, 9, 12))
     assert found["map"].shape == (1, 4, 9, 12)
     assert [tuple(part.shape) for part in found["pair"]] == [(1, 2, 9, 12), (1, 4)]
 
@@ -67,7 +62,7 @@ def test_what_each_pixel_says_alone_is_not_changed_by_windows() -> None:
 
 
 def test_one_window_is_the_model() -> None:
-    model, x = seeded(TinyUNet), picture(2, 3, 8, 8)
+    model, x = seeded(TinyUNet).double().eval(), picture(2, 3, 8, 8)
     torch.testing.assert_close(eq.Tiled(model, 8, output=eq.Maps())(x), model(x), rtol=1e-12, atol=1e-12)
 
 
@@ -91,7 +86,7 @@ def test_windows_that_overlap_leave_no_seam() -> None:
 
 def test_a_picture_may_stay_in_whole_numbers() -> None:
     x = (picture(1, 3, 20, 13) * 255).to(torch.uint8)
-    model = seeded(TinyUNet)
+    model = seeded(TinyUNet).double().eval()
     found = eq.Tiled(model, 8, output=eq.Maps(), prepare=lambda window: window.double() / 255)(x)
     torch.testing.assert_close(found, eq.Tiled(model, 8, output=eq.Maps())(x.double() / 255))
 

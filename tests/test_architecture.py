@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 FLOORS = {
     "continual": (
         "data", "adapters", "merging", "losses", "selection", "metrics", "statistics", "uncertainty", "backbones",
-        "symmetry", "learning", "resizing", "methods", "testing", "export", "serving", "sklearn", "datasets",
-        "avalanche", "lifecycle", "experiments", "cli", "__main__",
+        "symmetry", "learning", "resizing", "methods", "testing", "export", "explaining", "sklearn",
+        "datasets", "avalanche", "lifecycle", "serving", "experiments", "cli", "__main__",
     ),
     "equivariant": ("parts", "wrappers", "detection", "checks", "tuning"),
 }  # fmt: skip
@@ -44,7 +44,13 @@ SEAMS = {
     ),
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
     "typer": ("continual.cli",),
-    "sklearn": ("continual.sklearn", "continual.selection", "continual.datasets", "continual.experiments"),
+    "sklearn": (
+        "continual.sklearn",
+        "continual.selection",
+        "continual.uncertainty",
+        "continual.datasets",
+        "continual.experiments",
+    ),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),
 }
 

@@ -159,4 +159,5 @@ def _check_given(images: Path | None, stamp: Path | None, with_: Path | None, wi
 
 def _save(learner: Any, model: Path, found: ModelFile, event: str) -> None:
     """Make a new version, in which all else is as it was."""
-    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, held_out=found.held_out)
+    kept: Any = {"held_out": found.held_out, "thumbnails": found.thumbnails}
+    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, **kept)

@@ -10,6 +10,7 @@ playwright and a Chromium the page is photographed on a phone and on a desk.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -70,7 +71,9 @@ def photographed(address: str, files: list[Path], out: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         for name, width, height, dark in (("page_phone", 390, 844, True), ("page_desk", 1100, 760, False)):
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
@@ -106,7 +109,7 @@ def main(
         listening = socket.create_server(("127.0.0.1", 0))
         options = ServingOptions(collect=Path(folder) / "named", learn=True)
         server = uvicorn.Server(config(in_use, options))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
@@ -121,13 +124,13 @@ def main(
                 answers = posted(client, "/predict", of(images, "test", name, 10))["answers"]
                 right.append(np.mean([answer["answer"] == _word(words, name) for answer in answers]))
         result |= {"seconds": [round(t, 2) for t in took], "right of ten, three images learned": float(np.mean(right))}
+        print(json.dumps(result, indent=1), flush=True)
         if screenshots is not None:
             files = [of(images, "test", name, 1)[0] for name in (names[3], names[40], names[21])]
             photographed(address, files, screenshots)
             drawn(continual.explain(learner, files[0])).save(screenshots / "explain.png")
         server.should_exit = True
         thread.join()
-    print(json.dumps(result, indent=1))
 
 
 def _word(words: dict[str, Any], name: str) -> str:

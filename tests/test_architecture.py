@@ -43,6 +43,7 @@ SEAMS = {
         ("continual.console", "continual.cli", "continual.experiments", "continual.datasets"),
     ),
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
+    **dict.fromkeys(("wandb", "mlflow", "tensorboard", "optuna"), ("continual.experiments",)),
     "typer": ("continual.cli",),
     "sklearn": (
         "continual.sklearn",

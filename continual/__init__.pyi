@@ -43,6 +43,7 @@ from continual.methods.simple_cil import SimpleCILLearner as SimpleCILLearner
 from continual.methods.slca import SLCALearner as SLCALearner
 from continual.methods.slca import SLCASettings as SLCASettings
 from continual.methods.strata import StrataLearner as StrataLearner
+from continual.methods.tuna import TUNALearner as TUNALearner
 from continual.methods.strata import StrataSettings as StrataSettings
 from continual.resizing.compressing import compressed as compressed
 from continual.resizing.growing import grown as grown

@@ -105,7 +105,7 @@ def learn(
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
     The model file changes only when everything has succeeded. A model that exists keeps its method, backbone,
-    --value-range and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or
+    --value-range and its settings, except for sizes of batches and precision. Exit code 1: the answer was no, or
     --max-flips was passed.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
@@ -260,7 +260,7 @@ def _learn(
     workers: int,
     concept: Concept | None,
 ) -> Review:
-    """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
+    """Learn, and see what that did to the held-out images, also to those of which only features are left."""
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.review import review
 

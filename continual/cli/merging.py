@@ -44,7 +44,7 @@ def merge(
 
     For strata, ridge, simple_cil, and ranpac with epochs=0, it is the model that learning all images in one place
     gives. mos and ease keep the adapters of all models, slca, aper and ranpac merge what they trained by a rule; what
-    they remember is mapped by images of anything, and a head is aligned anew.
+    they remember is mapped by images of anything, and a head is aligned again.
     """
     from continual.cli.opening import load_learner, readable
     from continual.cli.progress import ProgressBars

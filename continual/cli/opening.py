@@ -150,7 +150,7 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     """
     about, *others = described(found.header["backbone"])
     if others:
-        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
+        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn from scratch")
     said: dict[str, Any] = {}
     if weights is not None and name is None:
         metadata = read_weights(weights)[1]

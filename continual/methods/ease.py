@@ -127,7 +127,7 @@ class EASELearner(IncrementalLearner[EASEState]):
     returns trains nothing; its prototypes become real where they had been synthesised.
 
     Follows the paper where its code does otherwise: that divides `other_subspaces` by the number of earlier
-    experiences, and synthesises old prototypes anew each experience, also from classes that came later.
+    experiences, and synthesises old prototypes in each experience, also from classes that came later.
     """
 
     method = "ease"

@@ -51,7 +51,7 @@ class Prototypes:
 
 
 class PrototypeSums:
-    """Sums from which prototypes of all `classes` follow, to which features are added; how many at once is all one."""
+    """Sums of features, in batches of any size, from which prototypes of all `classes` follow."""
 
     def __init__(self, before: Prototypes | None, classes: int) -> None:
         self.before, self.classes = before, classes

@@ -29,7 +29,7 @@ def ported_fields(
 ) -> dict[str, Any]:
     """Return an `AlignedState`'s own fields on another backbone, by the space of each class (C,).
 
-    The head is aligned anew on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
+    The head is aligned again on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
     held to the old one's answers on the mapping images, which have features in both.
     """
     statistics = tuple(spaces[k].map.statistics(own) for k, own in zip(of_class, state.statistics, strict=True))
@@ -56,7 +56,7 @@ def joined_fields(
 ) -> dict[str, Any]:
     """Return an `AlignedState`'s own fields of several states, by each one's `statistics` in the features they share.
 
-    None of them are left out. The head is aligned anew; a class's row begins as in the state that brought it.
+    None of them are left out. The head is aligned again; a class's row begins as in the state that brought it.
     """
     every: dict[int, ClassStatistics] = {}
     for own, places in zip(statistics, joint.places, strict=True):

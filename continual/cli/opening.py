@@ -199,6 +199,11 @@ def refuse_changes(
 
 def check_keeping(learner: IncrementalLearner[Any], keep: int | None) -> None:
     """Raise InputError if features are to be kept from which answers could not be known later."""
+    if keep and learner.edited is not learner:
+        raise InputError(
+            "--keep-held-out keeps features of the backbone as it was, and this model answers by an edited one: leave "
+            "it out, or allow the concept first (equimos concept allow)"
+        )
     if keep and (learner.settings.group is not None or not learner.fixed_features):
         able = ", ".join(name for name in methods() if method(name).fixed_features)
         asked = learner.method if learner.settings.group is None else f"a model with group={learner.settings.group}"

@@ -72,6 +72,11 @@ def merged(
             f"models of {first.method} cannot be merged: {first.unmergeable}. Methods that remember sums, means or "
             "distributions of features can, such as strata and mos"
         )
+    if edits := [one.name for learner in learners for one in learner.state.ignored or () if one.mlp is not None]:
+        raise InputError(
+            f"{edits[0]!r} is suppressed by an edit of one model's backbone: allow it, merge, and suppress it again "
+            "(equimos concept allow)"
+        )
     own = [learner.common_weights() for learner in learners]
     trained = [weights for weights in own if weights is not None]
     if rule is not None and not trained:

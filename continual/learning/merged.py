@@ -162,7 +162,8 @@ def _difference(first: IncrementalLearner[Any], other: IncrementalLearner[Any]) 
     if first.backbone.sha256 != other.backbone.sha256:
         return (
             f"its backbone is {other.backbone.name} ({other.backbone.sha256[:8]}), not {first.backbone.name} "
-            f"({first.backbone.sha256[:8]}): what is remembered of one network's features says nothing of another's"
+            f"({first.backbone.sha256[:8]}): what is remembered of one network's features says nothing of another's; "
+            "bring it there first with learner.port(backbone, images)"
         )
     if first.backbone.preprocessing != other.backbone.preprocessing:
         return "it prepares images in another way"

@@ -48,7 +48,7 @@ def furnished(folder: Path, pictures: Pictures, others: Iterator[Image.Image], e
             for number in range(each):
                 next(taken[name]).save(folder / place / f"{name}-{number}.png")
     (folder / "anything").mkdir()
-    for number in range(24 if each < 10 else 100):
+    for number in range(24 if each < 10 else 60):
         next(others).save(folder / "anything" / f"{number}.png")
     Image.new("RGB", (32, 16), (255, 0, 0)).save(folder / "logo.png")
 
@@ -150,7 +150,7 @@ REAL = {"bolt": 0, "ring": 1, "nut": 2, "pin": 3, "cap": 4, "cup": 5, "hook": 6}
 def test_the_walk_on_real_images(
     shared: Path, equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seven classes of Tiny-ImageNet, 12 images each a folder, and 100 of other classes; 25 test images a class."""
+    """Seven classes of Tiny-ImageNet, 12 images each a folder, and 60 of other classes; 15 test images a class."""
     folder = shared / "data" / "tiny_imagenet_100"
     names = sorted(path.name for path in (folder / "train").iterdir())[20:]
 
@@ -158,7 +158,7 @@ def test_the_walk_on_real_images(
         for path in sorted((folder / "train" / names[REAL[name]]).iterdir()):
             yield Image.open(path).convert("RGB")
 
-    rest = [path for name in names[7:] for path in sorted((folder / "train" / name).iterdir())[:2]]
+    rest = [path for name in names[7:] for path in sorted((folder / "train" / name).iterdir())[:1]]
     others = (Image.open(path).convert("RGB") for path in rest)
     furnished(tmp_path, pictures, others, 12)
     backbone = continual.load_backbone(
@@ -166,7 +166,7 @@ def test_the_walk_on_real_images(
     )
     about = {"timm": backbone.name, **{key: json.dumps(value) for key, value in backbone.model_args.items()}}
     safetensors.torch.save_file(backbone.frozen.network.state_dict(), tmp_path / "own.safetensors", about)
-    test = [(path, name) for name, c in REAL.items() for path in sorted((folder / "test" / names[c]).iterdir())]
+    test = [(path, name) for name, c in REAL.items() for path in sorted((folder / "test" / names[c]).iterdir())[:15]]
     figures: list[tuple[str, int, float]] = []
 
     def after(command: str, model: str | None) -> None:

@@ -11,7 +11,7 @@ import typer
 from continual.cli.changes import claimed
 from continual.cli.options import Device, Json, Method, Model, Weights, Workers, check_there
 from continual.console import STDOUT, check_outputs, console, show_rows, write_json
-from continual.errors import InputError, nearest
+from continual.errors import BackboneError, InputError, nearest
 from continual.lifecycle import contents, versions
 
 if TYPE_CHECKING:
@@ -149,7 +149,10 @@ def find(
         paths = opening.readable([images], bars)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method)
-        rows = ranked(learner, paths, words, clip, clip_weights, progress=bars, workers=workers)
+        try:
+            rows = ranked(learner, paths, words, clip, clip_weights, progress=bars, workers=workers)
+        except BackboneError as error:
+            raise BackboneError(str(error).replace("weights=FILE", "--clip-weights FILE")) from error
     if write_json(json, [asdict(row) for row in rows]):
         table = [(row.name, f"{row.spread:.2f}", row.most, row.least) for row in rows]
         show_rows(table, "thing", "spread", "most with", "least with")

@@ -142,7 +142,7 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
 
 
 def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
-    """Return the backbone to which a model is to be ported, by its tag or its weights.
+    """Return the backbone to which a model is to be ported, by its tag, or by a file of its weights.
 
     Of the same architecture, it has the model's arguments and preprocessing unless its file says others or they are
     given; of another one, how images are cropped and mirrored in training. Raises InputError for neither tag nor
@@ -152,6 +152,8 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     if others:
         raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
     said: dict[str, Any] = {}
+    if weights is None and name is not None and Path(name).is_file():
+        name, weights = None, Path(name)
     if weights is not None and name is None:
         metadata = read_weights(weights)[1]
         named, said = noted(metadata)

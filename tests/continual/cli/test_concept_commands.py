@@ -183,6 +183,8 @@ def test_find_says_what_it_needs(
     pool = pictures("pool", ["bolt"], 8)
     words = ("concept", "find", "--model", parts, "--images", pool)
     assert "give --word twice or more" in equimos(*words, "--word", "logo").stderr
+    unknown = equimos(*words, "--word", "logo", "--word", "sky", "--clip", "ViT-B-32.no_such_tag")
+    assert "or give --clip-weights FILE" in unknown.stderr
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
     found = equimos(*words, "--word", "logo", "--word", "sky")
     assert found.exit_code == 2

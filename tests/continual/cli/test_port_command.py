@@ -103,7 +103,7 @@ def test_to_a_file_of_its_own_and_not_at_all(
     assert not versions.folder_of(model).exists()
     assert model_file.read_header(out)["backbone"]["weights_file"] == str(updated)
     refused(equimos(*words, "--to-weights", updated, "--out", out, "--yes"), "is there already")
-    copied = equimos(*words, "--to-weights", weights, "--out", tmp_path / "copy.safetensors", "--yes")
+    copied = equimos(*words, "--to", weights, "--out", tmp_path / "copy.safetensors", "--yes")
     assert copied.exit_code == 0, copied.stderr
     assert all(
         torch.equal(a, b)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from continual.adapters.base import Serving
 from continual.backbones.mlp_rows import first_matrices
@@ -52,11 +51,23 @@ def rows_of(concept: Concept, extractor: Extractor, alpha: float = ALPHA, **opti
 
 
 def _probe(present: Tensor, absent: Tensor) -> Tensor:
-    """Return the direction (D,) from rows (m, D) without a concept to those with it; zeros where they do not differ."""
-    from sklearn.linear_model import LogisticRegression
+    """Return the direction (D,) from rows (m, D) without a concept to those with it; zeros where they do not differ.
 
+    It is that of the weights w of a logistic regression with |w|^2 / 2 added to the summed loss.
+    """
     if torch.equal(present, absent):
         return torch.zeros_like(present[0])
-    labels = np.repeat([1, 0], [len(present), len(absent)])
-    fitted = LogisticRegression(max_iter=1000).fit(torch.cat([present, absent]).double().cpu().numpy(), labels)
-    return normalize(torch.from_numpy(fitted.coef_[0]), dim=0).to(present)
+    x = torch.cat([present, absent]).double().cpu()
+    x, signs = x - x.mean(0), torch.tensor([1.0, -1.0]).repeat_interleave(torch.tensor([len(present), len(absent)]))
+    own = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([own], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = softplus(-signs * (x @ own[:-1] + own[-1])).sum() + own[:-1].square().sum() / 2
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return normalize(own[:-1].detach(), dim=0).to(present)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import continual
@@ -17,7 +18,7 @@ from continual.errors import BackboneError, InputError, ModelFileError
 from continual.export.writing import export_onnx
 from continual.learning.concept import Concept
 from continual.learning.extractor import Extractor
-from continual.learning.surgery import SHARE, rows_of
+from continual.learning.surgery import SHARE, _probe, rows_of
 from continual.testing import coloured_squares, tiny_backbone, tiny_backbones, tiny_convnet
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "bottleneck": 4, "alignment_epochs": 1}
@@ -59,6 +60,15 @@ def test_the_rows_most_opposed_to_the_probe_move_along_it() -> None:
     assert made.sha256 != extractor.backbone.sha256
 
 
+def test_a_probe_is_that_of_scikit_learn() -> None:
+    draw = torch.Generator().manual_seed(0)
+    present, absent = (torch.randn(12, 5, generator=draw) + shift for shift in (0.5, 0.0))
+    labels = [1] * 12 + [0] * 12
+    theirs = torch.from_numpy(LogisticRegression(tol=1e-8).fit(torch.cat([present, absent]), labels).coef_[0])
+    torch.testing.assert_close(_probe(present, absent).double(), theirs / theirs.norm(), atol=1e-4, rtol=1e-4)
+    assert not _probe(present, present).any()
+
+
 def test_the_probe_says_what_has_the_concept() -> None:
     """The edit's sign is one of the concept's: along it, what enters the MLPs of images with it lies further."""
     extractor, concept = Extractor(tiny_backbone()), logo()
@@ -91,6 +101,18 @@ def test_answers_change_and_all_else_stays_as_it_was(name: str, tmp_path: Any) -
     assert not torch.equal(later, other.predict(POOL).scores), "the edit is kept"
     learner.allow("logo")
     assert torch.equal(learner.predict(POOL).scores, other.predict(POOL).scores), "and takes no part in learning"
+
+
+def test_the_other_sign_is_the_opposite_edit() -> None:
+    """Of small edits, answers move as far to the one side as to the other."""
+    learner = learned()
+    plain = learner.predict(POOL).scores
+    moved = []
+    for alpha in (1e-2, -1e-2):
+        learner.suppress(logo(), alpha, edit="mlp")
+        moved.append(learner.predict(POOL).scores - plain)
+    assert float(moved[0].abs().max()) > 1e-7
+    assert float((moved[0] + moved[1]).abs().max()) < 0.2 * float(moved[0].abs().max())
 
 
 def test_a_graph_answers_as_edited(tmp_path: Any) -> None:

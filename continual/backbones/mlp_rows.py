@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from timm.layers import Mlp
 from torch import nn
@@ -21,7 +22,7 @@ def first_matrices(backbone: Backbone) -> list[nn.Linear]:
     Raises BackboneError for networks whose blocks have no such layer: a CNN, several backbones, gated or factored MLPs.
     """
     plain = len(backbone.parts) == 1 and isinstance(backbone.frozen, FrozenViT)
-    mlps = [getattr(block, "mlp", None) for block in backbone.frozen.network.blocks] if plain else []
+    mlps: list[Any] = [getattr(block, "mlp", None) for block in backbone.frozen.network.blocks] if plain else []
     if not mlps or any(type(mlp) is not Mlp or type(mlp.fc1) is not nn.Linear for mlp in mlps):
         raise BackboneError(
             f"rows of MLPs cannot be edited in {backbone.name}: that takes one ViT with plain MLPs that is not "

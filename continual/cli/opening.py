@@ -152,8 +152,8 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     if others:
         raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
     said: dict[str, Any] = {}
-    if weights is None and name is not None and Path(name).is_file():
-        name, weights = None, Path(name)
+    if weights is None and name is not None and (file := Path(name)).is_file():
+        name, weights = None, file
     if weights is not None and name is None:
         metadata = read_weights(weights)[1]
         named, said = noted(metadata)

@@ -24,7 +24,6 @@ from continual.statistics.ignored import STRENGTH, Ignored
 
 #: changes of features that are less than this share of the features are none
 NOTHING = 1e-5
-SIDES = ("present", "absent")
 
 
 class Suppressing(Asking[S]):
@@ -137,7 +136,7 @@ class Suppressing(Asking[S]):
             other.backbone = with_rows(self.backbone, edits)
             other.state = replace(self.state, ignored=tuple(replace(one, mlp=None) for one in ignored))
             known = self._edited = (made_of, other)
-        return known[1]  # type: ignore[no-any-return]
+        return known[1]
 
     def _edit_backbone(self, concept: Concept, alpha: float, progress: Progress | None, workers: int) -> None:
         """Suppress a concept by an edit of the backbone that answers."""
@@ -150,7 +149,8 @@ class Suppressing(Asking[S]):
             raise InputError(f"{concept.name} changes no token of these images: there is nothing to suppress")
         after = self.variant()
         after.state = replace(self.state, ignored=self._beside(replace(self._ignored(concept.name), mlp=rows)))
-        few = replace(concept, **{side: [getattr(concept, side)[i] for i in range(FEWEST)] for side in SIDES})
+        present, absent = ([images[i] for i in range(FEWEST)] for images in (concept.present, concept.absent))
+        few = replace(concept, present=present, absent=absent)
         before, now = (one._read(few, lambda x, one=one: [one.score_batch(x).values], None, 0) for one in (self, after))
         if all(torch.equal(*pair) for pair in zip(before[0], now[0], strict=True)):
             raise InputError(

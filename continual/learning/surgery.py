@@ -69,5 +69,5 @@ def _probe(present: Tensor, absent: Tensor) -> Tensor:
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     return normalize(own[:-1].detach(), dim=0).to(present)

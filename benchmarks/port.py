@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from continual.backbones.loading import Backbone, load_backbone
 from continual.data.images import open_image
+from continual.errors import InputError
 from continual.learning.porting import Space
 from continual.methods import method
 from continual.methods.bases.regression_update import RegressionState
@@ -253,14 +254,20 @@ def _trained(name: str, seed: int, images: Path, others: Path, old: Backbone, ne
 
     before = learned(old)
     was = right(before)
+    rows: list[dict[str, Any]] = []
     found: list[tuple[str, str, float, Tensor]] = [("old", "", 1.0, was)]
     found.append(("not mapped", "", 0.0, right(before._on(new))))
     for source, keep in (("classes", 0.0), ("others", 0.0), ("others", 1.0)):
         learner = before.variant()
-        report = learner.port(new, mapping[source], keep_answers=keep)
-        found.append((f"ported, keep_answers={keep:g}", source, min(report.explained), right(learner)))
+        way = f"ported, keep_answers={keep:g}"
+        try:
+            report = learner.port(new, mapping[source], keep_answers=keep)
+        except InputError as error:
+            rows.append({"method": name, "seed": seed, "way": way, "by": source, "refused": str(error)})
+        else:
+            found.append((way, source, min(report.explained), right(learner)))
     found.append(("relearned", "", 1.0, right(learned(new))))
-    rows = [
+    rows += [
         {"method": name, "seed": seed, "way": way, "by": source, "explained": explained}
         | {"accuracy": float(now.float().mean()), "flips": float((was & ~now).float().mean())}
         for way, source, explained, now in found

@@ -188,7 +188,8 @@ class Suppressing(Asking[S]):
         if reads:
             options = {"batch_size": self.settings.eval_batch_size, "progress": progress, "workers": workers}
             blocks, final = directions(concept, self.extractor.untransformed, **options)
-            probe.state = probe._with(Ignored(concept.name, STRENGTH, None, blocks, final), solve=False)
+            new = Ignored(concept.name, STRENGTH, None, blocks, final, self._ignored(concept.name).mlp)
+            probe.state = probe._with(new, solve=False)
         return probe
 
     def _with(self, new: Ignored, *, solve: bool = True) -> S:

@@ -58,6 +58,9 @@ def merge(
 
     if len(models) < 2:
         raise InputError("merge takes two model files at least: equimos merge A.safetensors B.safetensors --out M")
+    places = [model.resolve() for model in models]
+    if again := [model for number, model in enumerate(models) if places[number] in places[:number]]:
+        raise InputError(f"{again[0]} is named twice, and its images would count twice: name each model once")
     if args and rule is None:
         raise InputError(f"--arg {args[0]} is a setting of a rule: name it with --rule")
     check_there([images] if images is not None else ())

@@ -141,6 +141,12 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
     return choice.tag, made
 
 
+def file_named(name: str) -> Path | None:
+    """Return the file that a backbone's name is, or seems to be, and None for a tag of timm's."""
+    path = Path(name)
+    return path if path.is_file() or path.suffix == ".safetensors" else None
+
+
 def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
     """Return the backbone to which a model is to be ported, by its tag, or by a file of its weights.
 
@@ -152,7 +158,7 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     if others:
         raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
     said: dict[str, Any] = {}
-    if weights is None and name is not None and (file := Path(name)).is_file():
+    if weights is None and name is not None and (file := file_named(name)):
         name, weights = None, file
     if weights is not None and name is None:
         metadata = read_weights(weights)[1]

@@ -77,7 +77,11 @@ def test_what_cannot_be_merged_writes_nothing(
     site = write_pictures(tmp_path / "site", ["rose", "tulip"])
     learn(equimos, site, tmp_path / "a.safetensors", weights)
     learn(equimos, site, tmp_path / "b.safetensors", other_weights)
-    for models, said in ((["a"], "two model files"), (["a", "b"], "its backbone is")):
+    for models, said in (
+        (["a"], "two model files"),
+        (["a", "b"], "its backbone is"),
+        (["a", "site/../a"], "a.safetensors is named twice"),
+    ):
         files = [tmp_path / f"{name}.safetensors" for name in models]
         result = equimos("merge", *files, "--out", tmp_path / "both.safetensors")
         assert result.exit_code == 2

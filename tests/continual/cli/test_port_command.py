@@ -145,6 +145,8 @@ def test_what_cannot_be_ported_writes_nothing(
         (["--model", finetuned, "--to-weights", updated], ["remembers nothing of its classes but a head"]),
         (["--model", ridge, "--to-weights", updated, "--keep-answers", "1"], ["goes with methods that align a head"]),
         (["--model", ridge, "--to", "no_such_net.x"], ["unknown timm model"]),
+        (["--model", ridge, "--to", "gone.safetensors"], ["no weights file at gone.safetensors"]),
+        (["--model", ridge, "--to", ridge], ["is a model, not a backbone"]),
         (["--model", tmp_path / "gone.safetensors", "--to-weights", updated], ["no model file"]),
     ):
         images = [] if "--images" in words else ["--images", others]

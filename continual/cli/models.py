@@ -23,6 +23,7 @@ from continual.cli.options import (
     check_false_alarms,
     check_there,
 )
+from continual.cli.together import together
 from continual.lifecycle import contents
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer()
 
 
 @app.command()
+@together()
 def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
@@ -51,17 +53,20 @@ def predict(
     device: Device = "auto",
     workers: Workers = 0,
 ) -> None:
-    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
+    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
+
+    The processes of torchrun share the images, and the first says and writes what all have found.
+    """
     check_false_alarms(false_alarm_rate)
     console.check_outputs(json, csv)
     check_there(images)
     found = contents.read(model)
-    from continual import options
+    from continual import distributed, options
     from continual.cli import opening
     from continual.cli.progress import ProgressBars
 
     opening.settings_now(found, set_, method)
-    options.device(device)
+    distributed.use(str(options.device(device)))
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars, found.channels)
         with bars.waiting("loading the model"):

@@ -27,7 +27,7 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def silent(quiet: bool) -> Iterator[None]:
-    """Show and write nothing in the block, if so: of several processes at one command, one speaks and writes for all."""
+    """Show and write nothing in the block, if so: of several processes at a command, one speaks and writes for all."""
     token = _silent.set(quiet)
     try:
         yield

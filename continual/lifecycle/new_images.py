@@ -202,12 +202,8 @@ def _look(
             looked.append((own if name in wanted else lookup)(path, seen=seen))
         except InputError as error:
             looked.append(str(error))
-    through, copies, corrupt, elsewhere = (
-        distributed.exchange(len(transparent)),
-        0,
-        list[str](),
-        defaultdict[tuple[str, Label], int](int),
-    )
+    through, elsewhere = distributed.exchange(len(transparent)), defaultdict[tuple[str, Label], int](int)
+    copies, corrupt = 0, list[str]()
     for (path, name), found in zip(files, distributed.in_turn(looked), strict=True):
         if isinstance(found, str | int):
             corrupt += [found] if name in wanted and isinstance(found, str) else []

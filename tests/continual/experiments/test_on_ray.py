@@ -47,6 +47,7 @@ def ray() -> Iterator[Any]:
         num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
         runtime_env={"env_vars": environment},
     )  # fmt: skip
+    found.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find test modules
     yield found
     found.shutdown()
 

@@ -43,8 +43,8 @@ from continual.methods.simple_cil import SimpleCILLearner as SimpleCILLearner
 from continual.methods.slca import SLCALearner as SLCALearner
 from continual.methods.slca import SLCASettings as SLCASettings
 from continual.methods.strata import StrataLearner as StrataLearner
-from continual.methods.tuna import TUNALearner as TUNALearner
 from continual.methods.strata import StrataSettings as StrataSettings
+from continual.methods.tuna import TUNALearner as TUNALearner
 from continual.resizing.compressing import compressed as compressed
 from continual.resizing.growing import grown as grown
 from continual.sklearn import ContinualClassifier as ContinualClassifier

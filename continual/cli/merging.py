@@ -107,7 +107,7 @@ def _check_backbones(found: list[ModelFile]) -> None:
             continue
         port = f"equimos port --model {shlex.quote(str(file.path))} {target} --images DIR"
         cure = (
-            "Learn one of them anew on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
+            "Learn one of them again on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
         )
         raise InputError(
             f"{file.path} cannot be merged with {found[0].path}: its backbone is {named(its)}, not {named(first)}. "

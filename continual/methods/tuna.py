@@ -158,8 +158,8 @@ class TUNALearner(IncrementalLearner[TUNAState]):
     grows by one adapter, L (2 r D + r + D) numbers, per experience, and by D numbers and the statistics' own per class.
 
     Follows the published code where the paper does otherwise: the adapter of an experience begins as the one before,
-    not anew. In that code the fused adapter is never asked: the newest one is, `universal = "newest"`. What of it is
-    left out: that stored adapters shrink by weight decay where `orthogonality` is on, and the scale of means in
+    not from scratch. In that code the fused adapter is never asked: the newest one is, `universal = "newest"`. What of
+    it is left out: that stored adapters shrink by weight decay where `orthogonality` is on, and the scale of means in
     alignment, whose sign is wrong there. The weight of `orthogonality` falls as e^-b and is next to nothing.
     """
 
@@ -186,7 +186,7 @@ class TUNALearner(IncrementalLearner[TUNAState]):
         return under_each(extractor, [shared(self.settings.adapter_kind, own) for own in self._bank], images)
 
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> TUNAState:
-        """Copy the adapters, map what is remembered under each by its own map, and align the head anew."""
+        """Copy the adapters, map what is remembered under each by its own map, and align the head again."""
         state = target.state
         fields = ported_fields(self.settings, state, spaces, state.class_experience, keep_answers)
         return replace(state, **fields)
@@ -219,7 +219,9 @@ class TUNALearner(IncrementalLearner[TUNAState]):
         elif which == "newest" and len(served) > 1:
             values = (values + answers[-1]) / 2
         judged = state.judged(self.settings, values, last, lambda drawn, _: head(drawn).softmax(-1))
-        return Scores(values, chosen, chosen, torch.zeros_like(chosen), *judged)
+        # What the first adapter alone would choose, as in MOS, is beside the choice, and whether that is another.
+        first = torch.tensor(state.class_experience, device=images.device)[answers[0].argmax(-1)]
+        return Scores(values, chosen, first, (first != chosen).long(), *judged)
 
     @property
     def _bank(self) -> list[dict[str, Tensor]]:

@@ -45,6 +45,8 @@ SEAMS = {
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
     **dict.fromkeys(("wandb", "mlflow", "tensorboard", "optuna"), ("continual.experiments",)),
     "typer": ("continual.cli",),
+    "ray": ("continual.experiments.on_ray",),
+    "submitit": ("continual.experiments.launching",),
     "sklearn": (
         "continual.sklearn",
         "continual.selection",

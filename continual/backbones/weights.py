@@ -43,6 +43,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
         kind = _kind(path)
         if kind == "safetensors":
             tensors, metadata = fetch(path)
+            if metadata.get("format") == "equimos-model":
+                raise BackboneError(f"{path} is a model, not a backbone: give the weights of the network that it is on")
             return tensors, {k: _plain(v) for k, v in metadata.items()}
         if kind == "npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -98,7 +98,7 @@ def export_onnx(
             )
     plain = exact(learner)
     try:
-        model = graph(plain)
+        model = graph(plain.edited)
     except InputError as error:
         raise InputError(f"a model of method {learner.method!r} {error}") from error
     entry = model.metadata_props.add()

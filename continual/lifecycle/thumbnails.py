@@ -113,3 +113,15 @@ def _features(learner: IncrementalLearner[Any], image: Any) -> Tensor:
     given = prepared(image, 0, preprocessing, preprocessing.evaluation(), None)[None].to(learner.device)
     with torch.no_grad():
         return learner.extractor.untransformed.frozen_features(given)
+
+
+def updated(
+    there: Thumbnails | None,
+    learner: IncrementalLearner[Any],
+    pictures: Sequence[Picture],
+    seen: SeenImages,
+    most: int | None,
+) -> Thumbnails:
+    """Return what to keep once `pictures` were learned: what is there if `most` is None, nothing if it is 0."""
+    kept = Thumbnails.none() if there is None or most == 0 else there
+    return kept.plus(Thumbnails.of(learner, chosen(pictures, kept, seen, most))) if most else kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,8 @@ def joined_fields(
     rows = [
         (number, states[number].classes.index(c)) for c, (number, _) in zip(joint.classes, joint.origins, strict=True)
     ]
-    head = Head(*(torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")))
+    parts = {name: torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")}
+    head = replace(heads[0], **parts)
     return _anew("merge", settings, head, [every[index] for index in range(len(rows))], updates, rescale)
 
 

@@ -23,7 +23,12 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py", "four_sites.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "equivariance.py",
+        "fiftyone_labels.py",  # tests/test_integrations.py
+        "four_sites.py",
+        "label_studio.py",  # tests/test_integrations.py
+    }
 
 
 def test_equivariance(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from continual.methods.slca import SLCALearner as SLCALearner
 from continual.methods.slca import SLCASettings as SLCASettings
 from continual.methods.strata import StrataLearner as StrataLearner
 from continual.methods.strata import StrataSettings as StrataSettings
+from continual.methods.tuna import TUNALearner as TUNALearner
 from continual.resizing.compressing import compressed as compressed
 from continual.resizing.growing import grown as grown
 from continual.sklearn import ContinualClassifier as ContinualClassifier

@@ -43,6 +43,7 @@ from equivariant.parts.tiled import Tiled
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.tune import tune
+from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
 from equivariant.wrappers.canonicaliser import Canonicaliser
 from equivariant.wrappers.equitune import Equitune
@@ -52,13 +53,12 @@ from equivariant.wrappers.max_pooling import OrbitMax
 from equivariant.wrappers.pruned_orbit import PrunedOrbit
 
 __all__ = [
-    "Action", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantDetector", "EquivariantError",
-    "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images", "InputError",
-    "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit", "Recipe",
-    "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tiled", "Tokens", "Trivial",
-    "TuningResult", "VectorField", "WeightedWrapper", "act", "action_error", "align", "as_group",
-    "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic", "dihedral", "entropy",
-    "equivariance_error", "equivariance_report", "evaluate", "from_generators", "max_probability", "mirror_h",
-    "mirror_v", "orbit", "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune",
-    "wrap_module",
+    "Action", "AnytimeOrbit", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantDetector",
+    "EquivariantError", "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images",
+    "InputError", "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit",
+    "Recipe", "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tiled", "Tokens", "Trivial",
+    "TuningResult", "VectorField", "WeightedWrapper", "act", "action_error", "align", "as_group", "assert_equivariant",
+    "channel_cycle", "channel_permutations", "cyclic", "dihedral", "entropy", "equivariance_error",
+    "equivariance_report", "evaluate", "from_generators", "max_probability", "mirror_h", "mirror_v", "orbit",
+    "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

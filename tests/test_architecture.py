@@ -44,6 +44,8 @@ SEAMS = {
     ),
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
     "typer": ("continual.cli",),
+    "ray": ("continual.experiments.on_ray",),
+    "submitit": ("continual.experiments.launching",),
     "sklearn": ("continual.sklearn", "continual.selection", "continual.datasets", "continual.experiments"),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),
 }

@@ -186,7 +186,7 @@ class FrozenViT(FrozenBackbone):
         tokens = stem.h
         for index in range(self.depth):
             if index:
-                # After the last attention a token's feature is its own affair.
+                # After the last attention a token's feature depends on that token alone.
                 read = self._read(stem) if index == last else ALL
                 weight = self._weight(index, served, views)
                 h = beside(run(self._attend, index, apart(tokens, views), stem.rope, read, weight), views)

@@ -32,7 +32,7 @@ def export(
     ],
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not on made-up ones."),
+        typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not synthetic ones."),
     ] = None,
     false_alarm_rate: Annotated[
         float, typer.Option(*FALSE_ALARMS, help="Share of known images that the runner may call unknown by default.")
@@ -73,7 +73,7 @@ def export(
     out = console()
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(
-        f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'made-up image')}: "
+        f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'synthetic image')}: "
         f"{agreed.same_answers} answers the same, scores within {agreed.largest:.1g}"
     )
     if agreed.int8 is not None:
@@ -118,7 +118,7 @@ def serve(
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Answer over HTTP, with a page to drop images on; a changed model file is taken up without a stop."""
+    """Answer over HTTP, with a page to drop images on; a changed model file is loaded without a stop."""
     try:
         from continual.serving import server
         from continual.serving.app import ServingOptions

@@ -149,7 +149,7 @@ def rollback(
     check_target(model)
 
     def remark(why: str) -> None:
-        console(stderr=True).print(f"note: its numbers are sound, but it was not asked for an answer: {why}")
+        console(stderr=True).print(f"note: its numbers are valid, but no answer was tried: {why}")
 
     with locks.claimed(model):
         about = versions.rollback(model, number, weights=weights or (), remark=remark).about()

@@ -49,7 +49,7 @@ def merge(
 
     For strata, ridge, simple_cil, and ranpac with epochs=0, it is the model that learning all images in one place
     gives. mos and ease keep the adapters of all models, slca, aper and ranpac merge what they trained by a rule; what
-    they remember is mapped by images of anything, and a head is aligned anew.
+    they remember is mapped by images of anything, and a head is aligned again.
     """
     from continual.cli.opening import load_learner, readable
     from continual.cli.progress import ProgressBars
@@ -107,7 +107,7 @@ def _check_backbones(found: list[ModelFile]) -> None:
             continue
         port = f"equimos port --model {shlex.quote(str(file.path))} {target} --images DIR"
         cure = (
-            "Learn one of them anew on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
+            "Learn one of them again on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
         )
         raise InputError(
             f"{file.path} cannot be merged with {found[0].path}: its backbone is {named(its)}, not {named(first)}. "

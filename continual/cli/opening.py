@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from continual import options
+from continual import distributed, options
 from continual.backbones import described, loading, recommended
 from continual.backbones.descriptions import rebuild, with_weights
 from continual.backbones.joined import side_by_side
@@ -42,8 +42,13 @@ def readable(given: Iterable[Path], progress: Progress, channels: int = 3) -> li
 
     `channels` is how many the model takes.
     """
-    paths = [path for place in given for path in images_in(place, say=True, channels=channels)]
-    images.check_readable(paths, progress, channels)
+    paths, broken = [path for place in given for path in images_in(place, say=True, channels=channels)], ""
+    try:
+        images.check_readable(distributed.turns(paths), progress, channels)
+    except InputError as error:
+        broken = str(error)
+    if found := [said for said in distributed.exchange(broken) if said]:
+        raise InputError("\n".join(found))
     return paths
 
 
@@ -156,7 +161,7 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     """
     about, *others = described(found.header["backbone"])
     if others:
-        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
+        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn from scratch")
     said: dict[str, Any] = {}
     if weights is None and name is not None and (file := file_named(name)):
         name, weights = None, file

@@ -5,7 +5,7 @@ learning all images in one place gives: to rounding, in any order, also where pl
 
 Methods that train see features of their own at every place. Where a model keeps several adapters, those of all places
 are kept, and what is remembered under each stays; where it has a single set of weights, a rule of `continual.merging`
-makes one of all, and what is remembered is mapped to its features. A head is then aligned anew. Such models are brought
+makes one of all, and what is remembered is mapped to its features. A head is aligned after that. Such models are put
 into an order of their own first, so that the merged model is the same, to the bit, in any order.
 """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: the tensor, (C,) int64, in which methods with prototypes store how many images they saw of each class
 IMAGE_COUNTS = "state/prototypes/count"
 #: what lies in a model file beside what was learned
-PARTS = {"backbone": "backbone (frozen)", "seen": "images met (digests)"}
+PARTS = {"backbone": "backbone (frozen)", "seen": "images seen (digests)"}
 HELD_OUT = "held-out features"
 
 

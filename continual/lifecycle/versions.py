@@ -138,7 +138,7 @@ def rollback(
     """Make an earlier version, by default the one before, the version in use; return it.
 
     The version left stays among the others, so that `rollback` to it leads back. Before, its tensors are read and the
-    model answers once; where it cannot be asked (see `trial`), `remark` is told why. `weights` are its backbone's.
+    model answers once; where it cannot be asked (see `trial`), `remark` gets the reason. `weights` are its backbone's.
     Raises InputError for a version that is not there, ModelFileError for one that is damaged.
     """
     found = versions(model)

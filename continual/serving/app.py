@@ -129,7 +129,7 @@ def _page() -> tuple[str, str]:
 
 
 class _Outer:
-    """Refuses other sites, counts answers, says that they are not to be kept, and hears out what it refuses.
+    """Refuses other sites, counts answers, says that they are not to be kept, and receives the rest of what it refuses.
 
     A client that is still sending when the connection closes would see no reason, but a reset. Of what it sends, at
     most `most` bytes are received and forgotten, for at most `patience` seconds. `count(path, status, seconds)`.

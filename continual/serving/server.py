@@ -19,7 +19,7 @@ OTHERS = 200
 
 
 def names(host: str, *more: str) -> tuple[str, ...]:
-    """Return by what names beside loopback's a server at `host` may be called: `more`, or else any but for loopback.
+    """Return by what names beside loopback's a server at `host` may be called: `more`, or else any, except on loopback.
 
     >>> names("127.0.0.1"), names("::1"), names("0.0.0.0"), names("127.0.0.1", "Parts.example.com")
     ((), (), ('*',), ('parts.example.com',))

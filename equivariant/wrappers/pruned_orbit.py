@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
-from equivariant.outputs import NOTHING, Extra, can_look, rebuild, skeleton, tensors
+from equivariant.outputs import NOTHING, Extra, can_look, joined
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.networks import FeatureScore
 from equivariant.parts.staged import Staged, StagedViT
@@ -89,7 +89,7 @@ class PrunedOrbit(WeightedWrapper):
         states = states[torch.isin(rows, chosen.rows)]
         size = x.shape[0] * (self.chunk or self.group.order)
         parts = [self.call(self.model.late, part) for part in states.split(size)]
-        return chosen.combine(self._join(parts), self.output, x, self.check_answer), weights
+        return chosen.combine(joined(parts), self.output, x, self.check_answer), weights
 
     def orbit_scores(self, x: Tensor) -> Tensor:
         """Return s(early(g·x)) for every element and image, (|G|, B)."""
@@ -141,8 +141,3 @@ class PrunedOrbit(WeightedWrapper):
         """Return a mask (|G|, B) of the elements to finish."""
         tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
         return top(widened(scores.detach()), self.keep, tolerance)
-
-    def _join(self, parts: list[Any]) -> Any:
-        """Join the outputs of several passes along their batch axis."""
-        same = zip(*[[tensor for _, tensor in tensors(part)] for part in parts], strict=True)
-        return rebuild(skeleton(parts[0]), iter([torch.cat(list(pieces)) for pieces in same]))

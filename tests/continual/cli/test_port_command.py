@@ -165,5 +165,5 @@ def test_a_backbone_of_which_too_little_is_explained_is_refused(
     monkeypatch.setattr(porting, "LEAST_EXPLAINED", 1.01)
     before = model.read_bytes()
     words = ["port", "--model", model, "--images", others, "--to-weights", other_weights, "--yes"]
-    refused(equimos(*words), "below 101% a ported model", "learn anew on the new backbone")
+    refused(equimos(*words), "below 101% a ported model", "learn from scratch on the new backbone")
     assert model.read_bytes() == before

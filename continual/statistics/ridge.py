@@ -14,6 +14,7 @@ from torch import Tensor
 
 from continual.statistics.class_statistics import leading, of_each_class
 from continual.statistics.fields import expect_shapes, per_class, without
+from continual.statistics.triangles import ROWS, lower_triangle, whole
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
@@ -65,11 +66,7 @@ class GramStatistics:
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
-        width, lower = len(self.total), _lower(self.total)
-        whole = self.triangle.new_empty(width, width)
-        for half in (whole, whole.mT):
-            half.masked_scatter_(lower, self.triangle)
-        return whole
+        return whole(self.triangle, len(self.total))
 
     def plus(self, other: GramStatistics | None) -> GramStatistics:
         """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'."""
@@ -214,6 +211,11 @@ class Standardised:
             products += rows.mT @ rows
         return cls(mean, deviation, penalty, _factor(products, penalty), rows)
 
+    def white(self, rows: Tensor) -> Tensor:
+        """Return L^-1 x of standardised rows x (n, D)."""
+        rows = ((rows - self.mean) / self.deviation).mT
+        return torch.linalg.solve_triangular(self.lower, rows, upper=False).mT
+
     def shrunk(self, drawn: Tensor) -> Tensor:
         """Return the estimate of tr(A^-1 (A - sum x x^T)) that rows of A^-1's root (k, D) give."""
         own = self.penalty * drawn.square().sum()
@@ -227,8 +229,11 @@ class Standardised:
 
 
 def _products(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Return sum x x^T (D, D) of standardised features."""
-    return (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+    """Return sum x x^T (D, D) of standardised features, in the memory of one such matrix."""
+    found, count = sums.gram(), sums.counts.sum()
+    for own, m, s in zip(found.split(ROWS), mean.split(ROWS), deviation.split(ROWS), strict=True):
+        own.sub_(torch.outer(m, mean).mul_(count)).div_(torch.outer(s, deviation))
+    return found
 
 
 def _crossed(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -269,16 +274,6 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
         if share < best[1]:
             best = penalty * unit, share
     return best
-
-
-def _lower(rows: Tensor) -> Tensor:
-    """Return which entries (n, n) of a matrix lie on or below its diagonal, for `rows` of length n."""
-    return torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).tril_()
-
-
-def lower_triangle(matrix: Tensor) -> Tensor:
-    """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
-    return matrix.masked_select(_lower(matrix))
 
 
 def _factor(gram: Tensor, penalty: float) -> Tensor:

@@ -125,7 +125,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
         system = Standardised.of(weighted, penalty, penalised(state.ignored, float(weighted.counts.sum())))
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
-        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
+        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance, weighted)
         return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:

@@ -111,7 +111,7 @@ class RegressionUpdate(Training[RegressionState]):
             views, exact = len(found), self._directions(len(found))
             sums = GramStatistics.of(*_samples(found, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views)
-            own[:] = [sums.plus(own[0]) if own else sums]
+            own[:] = [sums.plus(own.pop()) if own else sums]
             return found
 
         held = self.streamed(lambda images, _: self.read(self.extractor, images), fold, progress)

@@ -51,7 +51,9 @@ class GramStatistics:
         if scatter is not None:
             for label, own in of_each_class(x, labels):
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
-        return cls(x.sum(0), lower_triangle(x.mT @ x), *class_sums(x, labels, classes), scatter)
+        total, sums, products = x.sum(0), class_sums(x, labels, classes), x.mT @ x
+        del x  # it may take as much memory as the products do
+        return cls(total, lower_triangle(products), *sums, scatter)
 
     def minus(self, part: GramStatistics) -> GramStatistics:
         """Return the sums without a part of them; nothing is known of the scatter."""
@@ -138,7 +140,7 @@ class GramStatistics:
         each = self.image_weights(exponent)
         moved = (self.targets * ((each - 1) / self.counts.clamp(min=1))) @ self.targets.mT
         targets = self.targets * each
-        return GramStatistics(targets.sum(1), self.triangle + lower_triangle(moved), targets, self.counts * each)
+        return GramStatistics(targets.sum(1), lower_triangle(moved).add_(self.triangle), targets, self.counts * each)
 
     def image_weights(self, exponent: float) -> Tensor:
         """Return what an image of each class (C,) weighs in `balanced`, 1 in the mean of all images."""
@@ -209,7 +211,7 @@ class Standardised:
         products, rows = _products(sums, mean, deviation), None if ignored is None else ignored / deviation
         if rows is not None:
             products += rows.mT @ rows
-        return cls(mean, deviation, penalty, _factor(products, penalty), rows)
+        return cls(mean, deviation, penalty, _factor(products, penalty, in_place=rows is None), rows)
 
     def white(self, rows: Tensor) -> Tensor:
         """Return L^-1 x of standardised rows x (n, D)."""
@@ -276,8 +278,13 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
     return best
 
 
-def _factor(gram: Tensor, penalty: float) -> Tensor:
-    """Add penalty I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular."""
+def _factor(gram: Tensor, penalty: float, *, in_place: bool = False) -> Tensor:
+    """Add penalty I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular.
+
+    With `in_place` the factor takes the memory of `gram`, which must be symmetric to the last bit.
+    """
     gram.diagonal().add_(penalty)
-    lower, failed = torch.linalg.cholesky_ex(gram)
+    # Factors lie column by column, as the rows of a symmetric matrix do.
+    own = (gram.mT, gram.new_empty((), dtype=torch.int32)) if in_place else None
+    lower, failed = torch.linalg.cholesky_ex(gram if own is None else own[0], out=own)
     return torch.full_like(lower, torch.nan) if failed else lower

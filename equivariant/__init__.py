@@ -40,6 +40,7 @@ from equivariant.parts.proxies import Similarity, entropy, max_probability
 from equivariant.parts.staged import Staged, StagedPair, StagedViT
 from equivariant.parts.surgery import take_off_head, wrap_module
 from equivariant.parts.tiled import Tiled
+from equivariant.tuning.heads import fit_head
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.tune import tune
@@ -59,6 +60,6 @@ __all__ = [
     "Recipe", "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tiled", "Tokens", "Trivial",
     "TuningResult", "VectorField", "WeightedWrapper", "act", "action_error", "align", "as_group", "assert_equivariant",
     "channel_cycle", "channel_permutations", "cyclic", "dihedral", "entropy", "equivariance_error",
-    "equivariance_report", "evaluate", "from_generators", "max_probability", "mirror_h", "mirror_v", "orbit",
-    "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
+    "equivariance_report", "evaluate", "fit_head", "from_generators", "max_probability", "mirror_h", "mirror_v",
+    "orbit", "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from equivariant.orbits import chunks, orbit
 from equivariant.parts.surgery import device_of, evaluating
 
 #: How strongly the map is held back, per number that is read; the best on held-out images is taken.
-PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Readings(nn.Module):
@@ -86,7 +86,7 @@ def distil_orbit(
     """
     group, input = as_group(group), input or Images()
     readings = Readings(model, reads)
-    sums: list[_Sums] = []
+    sums: list[Sums] = []
     count = 0
     with evaluating(readings):
         for batch in [images] if isinstance(images, Tensor) else images:
@@ -94,19 +94,23 @@ def distil_orbit(
             input.check(group, batch)
             rows, goals = _seen(readings, group, batch, input, chunk)
             last = (torch.arange(count, count + len(batch), device=rows.device) % 5) == 4
-            parts = [_Sums.of(rows[:, own], goals[own]) for own in (~last, last)]
+            parts = [Sums.of(rows[:, own], goals[own]) for own in (~last, last)]
             sums = [one + other for one, other in zip(sums, parts, strict=True)] if sums else parts
             count += len(batch)
     if count < 5:
         raise InputError(f"the map is fitted to views of images, at least 5 and better hundreds, not {count}")
-    fitted, held_out = sums
-    best = min(PENALTIES, key=lambda penalty: held_out.error(*fitted.solved(penalty)))
-    weight, bias = (fitted + held_out).solved(best)
+    weight, bias = chosen_map(*sums)
     linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device).requires_grad_(False)
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return nn.Sequential(readings, linear.to(dtype)).train(model.training)
+
+
+def chosen_map(fitted: Sums, held_out: Sums) -> tuple[Tensor, Tensor]:
+    """Return the map (weight, bias) of both sums, with the strength that serves the held-out ones best."""
+    best = min(PENALTIES, key=lambda penalty: held_out.error(*fitted.solved(penalty)))
+    return (fitted + held_out).solved(best)
 
 
 def _seen(
@@ -122,7 +126,7 @@ def _seen(
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """What a regression of goals y (n, D) on rows r (n, R) takes: sums of products, with a one beside the rows."""
 
     products: Tensor  #: Σ [r, 1]ᵀ[r, 1], (R + 1, R + 1)
@@ -130,15 +134,15 @@ class _Sums:
     squares: Tensor  #: Σ |y|²
 
     @classmethod
-    def of(cls, rows: Tensor, goals: Tensor) -> _Sums:
+    def of(cls, rows: Tensor, goals: Tensor) -> Sums:
         """Return the sums of rows (|G|, n, R), whose goals are those of their image, (n, D)."""
         flat = torch.cat([rows, torch.ones_like(rows[..., :1])], 2)
         summed = flat.sum(0)
         flat = flat.flatten(0, 1)
         return cls(flat.T @ flat, summed.T @ goals, len(rows) * goals.square().sum())
 
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.products + other.products, self.crossed + other.crossed, self.squares + other.squares)
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.products + other.products, self.crossed + other.crossed, self.squares + other.squares)
 
     def solved(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Return weight (D, R) and bias (D,) of the ridge regression on standardised rows, penalty · R its strength."""
@@ -150,7 +154,7 @@ class _Sums:
         normal = covered / scale.outer(scale)
         normal.diagonal().add_(penalty * len(scale))
         crossed = (self.crossed[:-1] - count * mean.outer(goal)) / scale[:, None]
-        weight = (torch.linalg.solve(normal, crossed) / scale[:, None]).T
+        weight = (torch.cholesky_solve(crossed, torch.linalg.cholesky(normal)) / scale[:, None]).T
         return weight, goal - weight @ mean
 
     def error(self, weight: Tensor, bias: Tensor) -> float:

@@ -14,6 +14,7 @@ from continual.backbones.loading import load_backbone as load_backbone
 from continual.backbones.loading import save_backbone as save_backbone
 from continual.errors import EquimosError as EquimosError
 from continual.experiments.frames import read_runs as read_runs
+from continual.explaining.explain import explain as explain
 from continual.export.writing import export_onnx as export_onnx
 from continual.learning.answers import Prediction as Prediction
 from continual.learning.concept import Concept as Concept

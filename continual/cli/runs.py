@@ -105,9 +105,7 @@ def run(
             raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
         check_launcher(launcher, jobs)
         if launcher == "ray" and log is not None:
-            raise InputError(
-                "--log does not go with --launcher ray: log what is finished by the same command without it"
-            )
+            raise InputError("--log does not go with --launcher ray: the same command without it logs what is finished")
         wanted, on_workers = options.assignments("--slurm", slurm or ()), options.assignments("--ray", ray or ())
         kind = None if log is None else TRACKERS.get(log)
         with without_code(str(config) if dry_run and not allow_code else None):

@@ -248,10 +248,8 @@ def learn(
                 held_out = held_out.plus(HeldOutFeatures.of(learner, added, workers=workers))
             if not distributed.first():
                 return
-            small = thumbnails.Thumbnails.none() if found is None or keep_thumbnails == 0 else found.thumbnails
-            if keep_thumbnails:
-                pictures = thumbnails.chosen(plan.learn, small, seen, keep_thumbnails)
-                small = small.plus(thumbnails.Thumbnails.of(learner, pictures))
+            before = None if found is None else found.thumbnails
+            small = thumbnails.kept(learner, before, plan.learn, seen, keep_thumbnails)
             embed = embed_backbone or (found is not None and found.embedded)
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             names = sorted(set(labels))

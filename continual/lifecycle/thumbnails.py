@@ -97,6 +97,19 @@ class Thumbnails:
         return cls(tuple(of.tolist()), pictures, features)
 
 
+def kept(
+    learner: IncrementalLearner[Any],
+    before: Thumbnails | None,
+    learned: Sequence[Picture],
+    seen: SeenImages,
+    per_class: int | None,
+) -> Thumbnails:
+    """Return what is kept after an experience: as before, so many of each class, or none at all if that is 0."""
+    if before is None or per_class == 0:
+        before = Thumbnails.none()
+    return before.plus(Thumbnails.of(learner, chosen(learned, before, seen, per_class))) if per_class else before
+
+
 def chosen(pictures: Sequence[Picture], there: Thumbnails, seen: SeenImages, most: int) -> list[Picture]:
     """Return of which learned images to keep thumbnails: the first ones of each class, `most` with those there are."""
     count = Counter(seen.by_digest[mark].label for mark in there.digests if mark in seen.by_digest)

@@ -181,5 +181,5 @@ def _check_given(images: Path | None, stamp: Path | None, with_: Path | None, wi
 
 def _save(learner: Any, model: Path, found: ModelFile, event: str, *, held_out: bool = True) -> None:
     """Make a new version; all else is as it was, except for features of held-out images if they are left out."""
-    kept = found.held_out if held_out else None
-    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, held_out=kept)
+    kept: Any = {"held_out": found.held_out if held_out else None, "thumbnails": found.thumbnails}
+    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, **kept)

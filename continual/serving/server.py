@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from continual.errors import InputError
-from continual.serving.app import ServingOptions, make_app
+from continual.serving.answering import ServingOptions
+from continual.serving.app import make_app
 from continual.serving.connections import Doors, Guarded
 from continual.serving.model import ModelInUse
 from continual.serving.origins import is_loopback

@@ -140,4 +140,4 @@ class PrunedOrbit(WeightedWrapper):
     def _best(self, scores: Tensor) -> Tensor:
         """Return a mask (|G|, B) of the elements to finish."""
         tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
-        return top(widened(scores.detach()), self.keep, tolerance)
+        return top(widened(scores.detach()), min(self.keep, len(scores)), tolerance)

@@ -88,7 +88,7 @@ def save_tuned(
     values = {
         "format": FORMAT,
         "model": {"name": classifier.name, "args": dict(classifier.args)},
-        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe"}),
+        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe", "head_views"}),
         "group": group.name,
         "classes": list(classes),
         "preprocessing": asdict(classifier.preprocessing),

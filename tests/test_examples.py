@@ -23,7 +23,11 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py", "four_sites.py", "volumes.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "equivariance.py",
+        "four_sites.py",
+        "volumes.py",
+    }
 
 
 def test_equivariance(tmp_path: Path) -> None:

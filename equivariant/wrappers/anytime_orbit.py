@@ -20,10 +20,11 @@ from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
 from equivariant.outputs import NOTHING, Extra, can_look, joined, leaves, mapped, rebuild, skeleton, tensors
 from equivariant.parts.chosen import Chosen
+from equivariant.parts.cutting import staged
 from equivariant.parts.following import channels_of
 from equivariant.parts.networks import FeatureScore, ImageScore
 from equivariant.parts.proxies import Proxy, as_proxy
-from equivariant.parts.staged import Headed, Staged, StagedViT, early_share
+from equivariant.parts.staged import Headed, Staged, early_share
 from equivariant.parts.surgery import evaluating
 from equivariant.ties import default_tolerance, ranks, soft, widened
 from equivariant.wrappers.base import Network, Views, WeightedWrapper
@@ -84,10 +85,10 @@ class AnytimeOrbit(WeightedWrapper):
         *,
         passes: Annotated[float, "mean passes per image, met on held-out images when tuned"] = 1.5,
         sure: Annotated[float, "until then, the probability at which an answer is sure"] = 0.9,
-        blocks: Annotated[int, "blocks after which views are scored; 0: a small network scores pixels"] = 0,
+        blocks: Annotated[int, "blocks or stages after which views are scored; 0: pixels are, by a small network"] = 0,
     ) -> nn.Module:
         """Return the classifier; raises InputError if it shall be stopped half-way and cannot be."""
-        model = Headed(StagedViT(network.bare, blocks), network.head) if blocks else network.whole
+        model = Headed(staged(network.bare, blocks), network.head) if blocks else network.whole
         return cls(model, group, chunk=chunk, passes=passes, limit=-log(sure))
 
     def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:

@@ -30,7 +30,7 @@ def staged(model: nn.Module, blocks: int) -> Staged:
                 raise
             reasons.append(str(error).partition(": cut")[0])
     raise InputError(
-        f"cannot cut this {type(model).__name__} in two by itself ({'; '.join(reasons)}): cut it in two yourself and "
+        f"cannot cut this {type(model).__name__} in two by itself ({'; '.join(dict.fromkeys(reasons))}): cut it in two yourself and "
         f"use StagedPair(first, second, width)"
     )
 

@@ -30,7 +30,7 @@ class PrunedOrbit(WeightedWrapper):
     The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of the best,
     within `tie_tolerance` relative to max(1, |score|), are finished too.
 
-    - `model`: a `Staged` model: `staged(model, blocks=2)` for most timm models, else `StagedPair(first, second, width)`.
+    - `model`: a `Staged` model: `staged(model, blocks=2)` for most timm models, else `StagedPair(first, second)`.
     - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which starts with
       equal scores: until it is trained, all elements tie and all are finished.
     - In training every element is finished and weighted, so that each can teach s; evaluation prunes.

@@ -77,56 +77,28 @@ class Aside(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = Micro().first, Micro().second
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x[..., :6, :6]) + 1)
+        return self.second(self.first(x) + 1)
 
 
 def test_what_cannot_be_cut_says_why() -> None:
-    with pytest.raises(
-        eq.InputError, match=r"lacks .*_pos_embed.*; it is more than one module after the other.*StagedPair"
-    ):
-        staged(Aside(), 1)
-    assert type(staged(mobilenet(), 1)) is StagedChain
+    for model in (Aside(), mobilenet()):
+        with pytest.raises(eq.InputError, match=r"lacks .*_pos_embed.*; it is more than one module after.*StagedPair"):
+            staged(model, 1)
     with pytest.raises(eq.InputError, match=r"cannot be tried on \(1, 3, 64, 64\)"):
         staged(Micro(), 1)
 
 
 FAMILIES = [
-    "vit_tiny_patch16_224",
-    "deit_tiny_patch16_224",
-    "eva02_tiny_patch14_224",
-    "vit_small_patch16_dinov3",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "convnext_atto",
-    "convnextv2_atto",
-    "resnet18",
-    "resnet50",
-    "regnetx_002",
-    "efficientnet_b0",
-    "mobilenetv3_small_050",
-    "mobilenetv2_050",
-    "densenet121",
-    "vgg11",
-    "pvt_v2_b0",
-    "mobilevit_xxs",
-    "maxvit_tiny_rw_224",
-    "poolformer_s12",
-    "davit_tiny",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "focalnet_tiny_srf",
-    "mixer_s16_224",
-    "repvgg_a0",
-    "rexnet_100",
-    "ghostnet_050",
-    "inception_v3",
-    "tiny_vit_5m_224",
-    "fastvit_t8",
-    "nfnet_f0",
-]
+    "vit_tiny_patch16_224", "deit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3",
+    "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "convnext_atto", "convnextv2_atto", "resnet18",
+    "resnet50", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "mobilenetv2_050", "densenet121", "vgg11",
+    "pvt_v2_b0", "mobilevit_xxs", "maxvit_tiny_rw_224", "poolformer_s12", "davit_tiny", "edgenext_xx_small",
+    "efficientformer_l1", "focalnet_tiny_srf", "mixer_s16_224", "repvgg_a0", "rexnet_100", "ghostnet_050",
+    "inception_v3", "tiny_vit_5m_224", "fastvit_t8", "nfnet_f0",
+]  # fmt: skip
 
 
 @pytest.mark.slow

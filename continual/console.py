@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
 
 #: given for a file, it means standard output
 STDOUT = Path("-")
+
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent(quiet: bool) -> Iterator[None]:
+    """Show and write nothing in the block, if so: of several processes at a command, one speaks and writes for all."""
+    token = _silent.set(quiet)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -35,7 +49,7 @@ def console(*, stderr: bool = False) -> Console:
         def print(self, *objects: Any, **options: Any) -> None:
             super().print(*[terminal(o) if isinstance(o, str) else o for o in objects], **options)
 
-    made = Safe(stderr=stderr, markup=False, highlight=False, emoji=False)
+    made = Safe(stderr=stderr, markup=False, highlight=False, emoji=False, quiet=_silent.get())
     if not made.is_terminal:
         made.width = 10_000
     return made
@@ -44,7 +58,7 @@ def console(*, stderr: bool = False) -> Console:
 def show(table: Table, *, stderr: bool = False) -> None:
     """Print a table, on standard output or error, without trailing blanks where that is not a terminal."""
     out = console(stderr=stderr)
-    if out.is_terminal:
+    if out.is_terminal or out.quiet:
         out.print(table)
         return
     with out.capture() as capture:
@@ -160,6 +174,8 @@ def write_text(path: Path, text: str) -> None:
 
     Raises InputError if it cannot be written; a file that was there before is then unchanged.
     """
+    if _silent.get():
+        return
     if path == STDOUT:
         out = console()
         # A file that is asked for on a terminal is read by people; in a pipe it is what it would be in a file.

@@ -78,7 +78,7 @@ class Regulation(Protocol):
 class AdapterKind(BaseModel, ABC):
     """A kind of adapter; its fields are its settings.
 
-    Every tensor's leading axis runs over the blocks, but for those of `whole`, which all blocks share.
+    Every tensor's leading axis runs over the blocks, except for those of `whole`, which all blocks share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

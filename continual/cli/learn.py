@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from continual.cli.changes import show_review, stop, too_much, unmeasured
 from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, ValueRange, Workers, check_shares
+from continual.cli.together import together
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.folders import parts_in, subfolders
 from continual.data.ranges import range_name
@@ -37,6 +39,7 @@ Weights = Annotated[
 
 
 @app.command()
+@together()
 def learn(
     images: ImagesOrList,
     model: Model,
@@ -61,6 +64,14 @@ def learn(
             min=0,
             metavar="N",
             help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
+        ),
+    ] = None,
+    keep_thumbnails: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep small pictures of N learned images per class in the model, for `equimos explain`; 0 drops them.",
         ),
     ] = None,
     max_flips: Annotated[
@@ -105,8 +116,10 @@ def learn(
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
     The model file changes only when everything has succeeded. A model that exists keeps its method, backbone,
-    --value-range and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or
+    --value-range and its settings, except for sizes of batches and precision. Exit code 1: the answer was no, or
     --max-flips was passed.
+
+    The processes of torchrun share the images, and need --yes.
     """
     check_shares(hold_out=hold_out, max_flips=max_flips)
     if value_range is not None:
@@ -124,12 +137,12 @@ def learn(
     if unknown := sorted({*(only or ())} - inside):
         raise InputError(f"{images} has no class folder {unknown[0]!r}: {nearest(unknown[0], inside)}")
     check_target(model)
-    from continual import methods, options
+    from continual import distributed, methods, options
     from continual.backbones import recommended
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
     from continual.data.inputs import as_experience, with_unlabelled
-    from continual.lifecycle import estimate, input_size, new_images
+    from continual.lifecycle import estimate, input_size, new_images, thumbnails
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
     from continual.lifecycle.unlabelled_images import stamped, without_labels
 
@@ -138,7 +151,8 @@ def learn(
     wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
     if method is not None:
         method, preset = methods.with_preset(method, preset)
-    with locks.claimed(model):
+    distributed.use(str(device_))
+    with locks.claimed(model) if distributed.first() else nullcontext():
         found = contents.read(model) if model.exists() else None
         if found:
             opening.refuse_changes(found, named, arguments, method, preset, wanted)
@@ -149,7 +163,7 @@ def learn(
                 named = [tag]
             for tag in () if files else named:
                 recommended.check(tag)
-        if not (yes or dry_run or can_ask()):
+        if not (yes or dry_run or (distributed.count() == 1 and can_ask())):
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner
         if found:
@@ -212,8 +226,10 @@ def learn(
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
-            answers = 2 * len(plan.held_out) + len(plan.hold_out)
-            said.print(f"time: {estimate.words(estimate.seconds(learner, data, answers))}")
+            duration = (
+                estimate.seconds(learner, data, 2 * len(plan.held_out) + len(plan.hold_out)) / distributed.count()
+            )
+            said.print(f"time: {estimate.words(duration)}")
             if dry_run:
                 return
             if not (yes or confirmed("Learn this?")):
@@ -230,13 +246,18 @@ def learn(
             if keep_held_out:
                 added = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
                 held_out = held_out.plus(HeldOutFeatures.of(learner, added, workers=workers))
+            if not distributed.first():
+                return
+            before = None if found is None else found.thumbnails
+            small = thumbnails.kept(learner, before, plan.learn, seen, keep_thumbnails)
             embed = embed_backbone or (found is not None and found.embedded)
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             names = sorted(set(labels))
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             event = f"learned {', '.join(map(str, names[:5]))}{more}{_beside(learner)}"
             event += f", ignoring {concept.name}" if concept else ""
-            versions.save(learner, model, event, embed_backbone=embed, seen=seen, held_out=kept, figures=figures)
+            held: Any = {"seen": seen, "held_out": kept, "thumbnails": small, "figures": figures}
+            versions.save(learner, model, event, embed_backbone=embed, **held)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
     console().print(
@@ -260,7 +281,7 @@ def _learn(
     workers: int,
     concept: Concept | None,
 ) -> Review:
-    """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
+    """Learn, and see what that did to the held-out images, also to those of which only features are left."""
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.review import review
 

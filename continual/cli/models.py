@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,30 +11,38 @@ import typer
 
 from continual import console, files
 from continual.backbones import described
+from continual.cli import bulk
 from continual.cli.options import (
     FALSE_ALARMS,
     Csv,
     Device,
+    Jobs,
     Json,
+    Launcher,
     Method,
     Model,
+    Ray,
     Set,
+    Slurm,
     Weights,
     Workers,
     check_false_alarms,
+    check_launcher,
     check_there,
 )
+from continual.cli.together import together
+from continual.errors import InputError
 from continual.lifecycle import contents
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from continual.learning.answers import Prediction
 
 app = typer.Typer()
 
 
 @app.command()
+@together()
 def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
@@ -50,24 +59,51 @@ def predict(
     weights: Weights = None,
     device: Device = "auto",
     workers: Workers = 0,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write all answers here, in parts, for any number of images.")
+    ] = None,
+    part: Annotated[int, typer.Option(min=1, help="Images in a part of --parquet.")] = 4096,
+    jobs: Jobs = 1,
+    launcher: Launcher = "local",
+    slurm: Slurm = None,
+    ray: Ray = None,
 ) -> None:
-    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0."""
+    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
+
+    The processes of torchrun share the images, and the first says and writes what all have found.
+
+    With --parquet nothing is held of more than a part, and an image that cannot be read has an error in place of an
+    answer. The same command makes the parts that are left. Parts are shared among --jobs, also on a cluster
+    (--launcher slurm), or are tasks of a Ray cluster (--launcher ray).
+    """
+    check_launcher(launcher, jobs)
+    if parquet is None and (jobs > 1 or launcher != "local"):
+        raise InputError("--jobs and --launcher share the parts of --parquet DIR among processes: add that")
     check_false_alarms(false_alarm_rate)
     console.check_outputs(json, csv)
     check_there(images)
     found = contents.read(model)
-    from continual import options
+    from continual import distributed, options
     from continual.cli import opening
     from continual.cli.progress import ProgressBars
 
     opening.settings_now(found, set_, method)
-    options.device(device)
+    if parquet is not None:
+        if distributed.count() > 1 or json is not None or csv is not None:
+            raise InputError("--parquet goes without --json, --csv and torchrun; --jobs shares its parts")
+        places = tuple(file.absolute() for file in weights or ())
+        with model.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        of = bulk.Asked(model.absolute(), sha256, tuple(set_ or ()), method, places, device, workers, false_alarm_rate)
+        bulk.answer_all(of, images, found.channels, parquet, part, launcher, jobs, slurm or (), ray or ())
+        return
+    distributed.use(str(options.device(device)))
     with ProgressBars(console.console(stderr=True)) as bars:
         paths = opening.readable(images, bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method, set_)
         asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
-        records = _records(paths, asked)
+        records = bulk.records(paths, asked)
     console.write_json(json, records)
     if csv is not None:
         console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))
@@ -82,26 +118,6 @@ def info(model: Model, json: Json = None) -> None:
     about = contents.read(model).describe()
     if console.write_json(json, about):
         console.show(_info_table(about))
-
-
-def _records(paths: Sequence[Path], prediction: Prediction) -> list[dict[str, Any]]:
-    """Return one flat record per image; stacks count from 0 and are None for methods without them."""
-    best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
-    probability = prediction.probabilities
-    if probability is not None:
-        answered = [prediction.classes.index(label) for label in prediction.labels]
-        probability = probability[range(len(paths)), answered]
-    more = {name: getattr(prediction, name) for name in ("stack", "first_stack", "refinements")}
-    more |= {"probability": probability, "familiarity": prediction.p_value, "unknown": prediction.unknown}
-    columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
-    records = []
-    for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):
-        names = [*(prediction.classes[place] for place in best.indices[row].tolist()), None]
-        scores = [*best.values[row].tolist(), None]
-        record = {"file": str(path), "answer": answer, "score": scores[0]}
-        record |= {"runner_up": names[1], "runner_up_score": scores[1]}
-        records.append(record | {name: values[row] for name, values in columns.items()})
-    return records
 
 
 def _show_predictions(records: Sequence[dict[str, Any]]) -> None:

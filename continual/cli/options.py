@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from continual.errors import InputError
+from continual.errors import InputError, nearest
 
 
 def config_names(incomplete: str) -> list[str]:
@@ -50,6 +50,16 @@ Columns = Annotated[bool, typer.Option("--all", help="Show every measure, also o
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16.")
 ]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the work.")]
+Launcher = Annotated[str, typer.Option(help="Where the work is done: local, slurm or ray.")]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="submitit's parameter: timeout_min=60, slurm_partition=gpu."),
+]
+Ray = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Ray's option of a task: num_gpus=1, num_cpus=4; or address=HOST:PORT."),
+]
 Symmetry = Annotated[
     str | None,
     typer.Option(
@@ -65,6 +75,8 @@ Weights = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Where the backbone's weights are now; of several, one each in their order."),
 ]
+
+LAUNCHERS = ("local", "slurm", "ray")
 
 #: the option's name, and the one it had
 FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")
@@ -87,3 +99,12 @@ def check_there(places: Iterable[Path]) -> None:
     """Raise InputError for the first file or folder that is not there, before others are read."""
     if gone := next((place for place in places if not place.exists()), None):
         raise InputError(f"no image at {gone}, and no folder")
+
+
+def check_launcher(launcher: str, jobs: int) -> None:
+    """Raise InputError for a launcher that there is not, and for --jobs where Ray decides how many there are."""
+    if launcher not in LAUNCHERS:
+        raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, LAUNCHERS)}")
+    if launcher == "ray" and jobs > 1:
+        raise InputError("Ray runs as many tasks at once as it has room for: leave out --jobs; --ray num_cpus=4 says "
+                         "what a task takes")  # fmt: skip

@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import CONFIG, Columns, Config, Workers, config_names
+from continual.cli.options import (
+    CONFIG,
+    Columns,
+    Config,
+    Jobs,
+    Launcher,
+    Ray,
+    Slurm,
+    Workers,
+    check_launcher,
+    config_names,
+)
 from continual.console import console, show_rows
-from continual.errors import InputError, nearest
+from continual.errors import InputError
 
 if TYPE_CHECKING:
     from continual.experiments.config import RunConfig
@@ -54,19 +65,22 @@ def run(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Share frozen features with other methods, seeds and runs.")
     ] = True,
-    every: Columns = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the cells.")] = 1,
-    launcher: Annotated[str, typer.Option(help="Where the jobs run: local or slurm.")] = "local",
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="submitit's parameter: timeout_min=60, slurm_partition=gpu."),
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="TRACKER", help="Log finished cells: tensorboard, wandb or mlflow (`equimos list`)."),
     ] = None,
+    every: Columns = False,
+    jobs: Jobs = 1,
+    launcher: Launcher = "local",
+    slurm: Slurm = None,
+    ray: Ray = None,
 ) -> None:
     """Run a benchmark, and show and store its results. The same command resumes an interrupted run.
 
     Python files that the config names are imported and run; with --dry-run only if --allow-code is there as well.
 
     With several --jobs, as many processes share the cells; with --launcher slurm they are submitted, and this one ends.
+    With --launcher ray each cell is a task of a Ray cluster, and what it measured is added to experiences.parquet.
     Frozen features are kept on the disk, up to 8 GiB: see `equimos cache show`. Times are as if they had been computed.
 
     The processes of torchrun run each cell together, and the first speaks for all.
@@ -82,18 +96,22 @@ def run(
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
     from continual.experiments.run import run_config
+    from continual.experiments.trackers import TRACKERS
     from continual.learning.feature_store import FeatureStore
     from continual.registry import without_code
 
     with distributed.processes():
         if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
             raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
-        if launcher not in ("local", "slurm"):
-            raise InputError(f"unknown launcher {launcher!r}: {nearest(launcher, ('local', 'slurm'))}")
-        wanted = options.assignments("--slurm", slurm or ())
+        check_launcher(launcher, jobs)
+        if launcher == "ray" and log is not None:
+            raise InputError("--log does not go with --launcher ray: the same command without it logs what is finished")
+        wanted, on_workers = options.assignments("--slurm", slurm or ()), options.assignments("--ray", ray or ())
+        kind = None if log is None else TRACKERS.get(log)
         with without_code(str(config) if dry_run and not allow_code else None):
             configs = load_runs(config, changes or ())
-        configs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in configs.items()}
+        if launcher != "ray" or dry_run:  # a worker of Ray has devices of its own
+            configs = {k: c.model_copy(update={"device": str(options.device(c.device))}) for k, c in configs.items()}
         out = out or _folder(config, changes or ())
         if dry_run:
             for name, each in configs.items():
@@ -105,11 +123,19 @@ def run(
         remarks.quiet = not distributed.first()
         words = ["run", str(config), *(changes or ()), "--out", str(out), "--workers", str(workers)]
         words += [word for label in only or () for word in ("--only", label)]
-        words += [] if store else ["--no-store"]
+        words += ([] if store else ["--no-store"]) + ([] if log is None else ["--log", log])
         if launcher == "slurm":
             submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
             ids = ", ".join(str(job.job_id) for job in submitted)
             remarks.print(f"submitted {ids}; the same command without --launcher shows what is finished")
+            return
+        if launcher == "ray":
+            from continual.experiments.on_ray import run_cells
+
+            found = run_cells(configs, out, on_workers, remarks.print, only or (), workers, store)
+            for name, cells in found.items():
+                if cells:
+                    _show_table(configs[name].title, cells, every=every)
             return
         if jobs > 1:
             on_this_machine(words, jobs, remarks.print)
@@ -118,8 +144,9 @@ def run(
             folder = out / name
             known = " (cells that are there are not run again)" if folder.exists() else ""
             remarks.print(f"{each.title}: {', '.join(each.methods)}; results in {folder}{known}")
+            tracker, kept = None if kind is None else kind(folder), FeatureStore() if store else None
             with ProgressBars(remarks) as bars:
-                cells = run_config(each, folder, bars, only or (), workers, FeatureStore() if store else None)
+                cells = run_config(each, folder, bars, only or (), workers, kept, tracker)
             if cells:
                 _show_table(each.title, cells, every=every)
             files = sorted(str(p) for p in folder.iterdir() if p.is_file())

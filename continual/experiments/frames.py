@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from continual import files
 from continual.errors import InputError
 from continual.experiments.run_folder import Run, collect
 from continual.experiments.tables import cell_lines, experience_lines
@@ -38,13 +39,35 @@ def read_runs(*folders: str | PathLike[str], per: Literal["cell", "experience"] 
     if not folders:
         raise InputError("name a run folder: read_runs('runs/quickstart')")
     tables = [_table(collect(Path(folder)), LINES[per]) for folder in folders]
-    found = pandas.concat([pandas.DataFrame(lines, columns=head) for head, lines in tables], ignore_index=True)
-    # A metric that nothing has is a column of numbers, too.
-    texts = ("run", "benchmark", "label", "method")
-    return found.astype({name: float for name in found if name not in (*texts, "seed", "experience")})
+    return _typed(pandas.concat([pandas.DataFrame(lines, columns=head) for head, lines in tables], ignore_index=True))
+
+
+def write_experiences(file: Path, run: Path, title: str, cells: Sequence[Cell]) -> None:
+    """Write what a cell and its variants measured as one file of a parquet data set, a line per experience.
+
+    Raises InputError without pandas or pyarrow, and if it cannot be written.
+    """
+    try:
+        import pandas
+        import pyarrow  # noqa: F401 - pandas would say so much later
+    except ImportError:
+        raise InputError('parquet needs pandas and pyarrow: pip install "equimos[pandas]"') from None
+    head, lines = _with_run(run, title, experience_lines(cells))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with files.written(file, InputError) as temporary:
+        _typed(pandas.DataFrame(lines, columns=head)).to_parquet(temporary, index=False)
 
 
 def _table(run: Run, lines: Lines) -> tuple[list[str], list[list[object]]]:
-    head, *rest = lines(run.cells)
-    title = str(run.config.get("title", ""))
-    return ["run", "benchmark", *map(str, head)], [[str(run.path), title, *line] for line in rest]
+    return _with_run(run.path, str(run.config.get("title", "")), lines(run.cells))
+
+
+def _with_run(path: Path, title: str, lines: list[list[object]]) -> tuple[list[str], list[list[object]]]:
+    head, *rest = lines
+    return ["run", "benchmark", *map(str, head)], [[str(path), title, *line] for line in rest]
+
+
+def _typed(found: DataFrame) -> DataFrame:
+    # A metric that nothing has is a column of numbers, too.
+    texts = ("run", "benchmark", "label", "method")
+    return found.astype({name: float for name in found if name not in (*texts, "seed", "experience")})

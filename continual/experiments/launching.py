@@ -18,10 +18,14 @@ COMMAND = (sys.executable, "-P", "-m", "continual")
 
 def _environment(**more: str) -> dict[str, str]:
     """Return this process's environment, in which the same package is found, and nothing of the working folder."""
+    return {**more, **os.environ, "PYTHONPATH": package_places()}
+
+
+def package_places() -> str:
+    """Return PYTHONPATH with the folder of this package, and without empty entries, which mean the working folder."""
     given = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     here = str(Path(__file__).resolve().parents[2])
-    places = given if here in given else [*given, here]
-    return {**more, **os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    return os.pathsep.join(given if here in given else [*given, here])
 
 
 def on_this_machine(words: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:

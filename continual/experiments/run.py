@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,8 @@ from continual.experiments.pretraining import pretrained_on, untrained
 from continual.experiments.provenance import cell_record, stream_digest, surroundings
 from continual.experiments.results import empty_cell, inference_cost, measured
 from continual.experiments.run_folder import CellFolder, RunFolder
+from continual.experiments.timing import Clock, Waited, waiting
+from continual.experiments.trackers.base import Tracker
 from continual.experiments.transformed import answer_transformed, transformed_training
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
@@ -47,6 +48,7 @@ def run_config(
     only: Sequence[str] = (),
     workers: int = 0,
     store: FeatureStore | None = None,
+    tracker: Tracker | None = None,
 ) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
@@ -54,8 +56,9 @@ def run_config(
     with the same bits, and those that another process runs are left to it. `only` names the methods (keys of
     `methods`) to run now; without `out` the folder is a temporary one. Several processes (see `continual.distributed`)
     run each cell together; the first writes and returns the cells, the others return nothing. Frozen features are taken
-    from a `store`, and kept there; times are then as if they had been computed. Raises InputError for a
-    folder of another run; nothing is written before the data and the folder have been checked.
+    from a `store`, and kept there; times are then as if they had been computed. A `tracker`
+    gets every cell that is finished now. Raises InputError for a folder of another run; nothing is written before the
+    data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
@@ -69,17 +72,32 @@ def run_config(
     with TemporaryDirectory() if out is None else nullcontext(out) as folder:
         run = _Run(config, RunFolder(Path(folder)), progress, workers, store)
         for seed, label in product(config.seeds, wanted):
-            run.make(label, seed)
-        if not distributed.first():
-            return []
-        found = [run.folder.cell(label, seed).read() for seed, label in product(config.seeds, config.methods)]
-        cells = [cell for part in found for cell in part or ()]
-        if out is not None and cells:
-            with locks.held(out / "report.lock", wait=True):
-                report.write(config.title, cells, out)
-            if all(found):
-                shutil.rmtree(run.folder.work, ignore_errors=True)
+            for cell in run.make(label, seed):
+                if tracker is not None and distributed.first():
+                    tracker.log(cell, config.title)
+        return finished(config, run.folder, out) if distributed.first() else []
+
+
+def finished(config: RunConfig, folder: RunFolder, out: Path | None) -> list[Cell]:
+    """Return the finished cells of a run, and write its metrics and picture to `out`."""
+    found = [folder.cell(label, seed).read() for seed, label in product(config.seeds, config.methods)]
+    cells = [cell for part in found for cell in part or ()]
+    if out is not None and cells:
+        with locks.held(out / "report.lock", wait=True):
+            report.write(config.title, cells, out)
+        if all(found):
+            shutil.rmtree(folder.work, ignore_errors=True)
     return cells
+
+
+def make_cell(config: RunConfig, out: Path, label: str, seed: int, workers: int = 0, store: bool = True) -> bool:
+    """Run one cell of the run folder `out`, from where it was stopped, and return whether it is finished.
+
+    It is not where another process is at it. `store` says whether frozen features are shared with other cells.
+    """
+    run = _Run(config, RunFolder(out), None, workers, FeatureStore() if store else None)
+    run.make(label, seed)
+    return run.folder.cell(label, seed).read() is not None
 
 
 def streams(config: RunConfig) -> dict[int, Stream]:
@@ -91,21 +109,16 @@ class _Run:
     """What the cells of one call have in common."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        progress: Progress | None,
-        workers: int,
-        store: FeatureStore | None,
+        self, config: RunConfig, folder: RunFolder, progress: Progress | None, workers: int, store: FeatureStore | None
     ) -> None:
         self.config, self.folder, self.progress, self.workers, self.store = config, folder, progress, workers, store
         checked = None if store is None else store.folder / READABLE
-        with _waiting(progress, "loading the data"), remembered(checked):
+        with waiting(progress, "loading the data"), remembered(checked):
             self.streams = streams(config)
         self.prepared = PreparedOnce()
         self._backbones: dict[int, Backbone] = {}
         # A backbone that cannot be made, or a method that cannot use it, fails before anything is written.
-        with _waiting(progress, "loading the backbone"):
+        with waiting(progress, "loading the backbone"):
             first = untrained(config.networks[0]) if config.pretrain else self._backbone(config.seeds[0])
         config.data.for_channels(first.preprocessing.channels)
         check_methods(config, first)
@@ -115,19 +128,19 @@ class _Run:
             folder.claim(config, data, surroundings(config.device))
         self.data = distributed.first_says(data)
 
-    def make(self, label: str, seed: int) -> None:
-        """Run a cell, unless it is finished or another process is at it."""
+    def make(self, label: str, seed: int) -> list[Cell]:
+        """Run a cell, unless it is finished or another process is at it; return it and its variants, or nothing."""
         config, stream, place = self.config, self.streams[seed], self.folder.cell(label, seed)
         if distributed.first_says(place.read() is not None):
-            return
+            return []
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         with _held_by_the_first(place.lock) as mine:
             if not mine:
                 if self.progress is not None:
                     self.progress(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}", 1, 1, {})
-                return
+                return []
             if distributed.first_says(place.read() is not None):
-                return
+                return []
             how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
             learner, cells = run_cell(
                 label, config.methods[label], self._backbone(seed), stream, seed, *how, store=self.store,
@@ -135,6 +148,7 @@ class _Run:
             )  # fmt: skip
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
+            return cells
 
     def _backbone(self, seed: int) -> Backbone:
         networks = self.config.networks
@@ -189,7 +203,7 @@ def run_cell(
     learner.store = store
     resumable = not isinstance(learner, AvalancheLearner)
     place = place if resumable else None
-    cache, waited = FeatureCache(), _Waited(progress)
+    cache, waited = FeatureCache(), Waited(progress)
     rows = {label: {}, **{f"{label}, {name}": changes for name, changes in config.variants.items()}}
     groups = {group: group_named(group).order for group in transformed}
     cells = [empty_cell(n, learner.method, seed, {**settings, **rows[n]}, backbone, stream, **groups) for n in rows]
@@ -211,7 +225,7 @@ def run_cell(
     for number in range(evaluated, len(experiences)):
         waited.place, waited.share = f"{label}, seed {seed}, experience {number + 1}/{len(experiences)}: ", None
         if number == learned:
-            clock, epochs = _Clock(store, prepared), None if place is None else place.training(number)
+            clock, epochs = Clock(store, prepared), None if place is None else place.training(number)
             learner.learn(experiences[number], progress=waited, workers=workers, checkpoints=epochs)
             seconds = clock.seconds() if epochs is None else epochs.seconds() + clock.saved()
             if resumable:
@@ -220,7 +234,7 @@ def run_cell(
                 place.keep_learned(number + 1, learner, seconds)
         known = stream.experiences[: number + 1]
         for index, changes in enumerate(rows.values()):
-            clock = _Clock(store, prepared)
+            clock = Clock(store, prepared)
             judged = learner.variant(**changes) if changes else learner
             own = {**asked, "cache": None} if changes.keys() & Settings.of_features else asked
             predictions = [judged.predict(prepared.asked(e, judged), **own) for e in known]
@@ -241,20 +255,6 @@ def run_cell(
     return learner, cells
 
 
-class _Clock:
-    """Time from now on, with what is saved meanwhile: seconds as if all had been opened, prepared and computed."""
-
-    def __init__(self, *savers: FeatureStore | PreparedOnce | None) -> None:
-        self.savers = [saver for saver in savers if saver is not None]
-        self.started, self.before = time.perf_counter(), sum(saver.saved for saver in self.savers)
-
-    def saved(self) -> float:
-        return sum(saver.saved for saver in self.savers) - self.before
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started + self.saved()
-
-
 def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:
     """Lay the learner's tensors out in memory as if they came from a file, which the first process writes.
 
@@ -267,31 +267,7 @@ def _settle(learner: IncrementalLearner[Any], seen: Sequence[Any]) -> None:
 
 
 @contextmanager
-def _waiting(progress: Progress | None, label: str) -> Iterator[None]:
-    """Say what is waited for while the block runs: a stage of one step."""
-    if progress is not None:
-        progress(label, 0, 1, {})
-    yield
-    if progress is not None:
-        progress(label, 1, 1, {})
-
-
-@contextmanager
 def _held_by_the_first(lock: Path) -> Iterator[bool]:
     """Let the first process hold a lock for all; yield whether it does."""
     with locks.held(lock) if distributed.first() else nullcontext(False) as mine:
         yield distributed.first_says(mine)
-
-
-@dataclass
-class _Waited:
-    """Passes an experience's progress on, and notes the share of the training that waited for images."""
-
-    progress: Progress | None
-    place: str = ""
-    share: float | None = None
-
-    def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        self.share = figures.get("waiting", self.share)
-        if self.progress is not None:
-            self.progress(self.place + stage, done, total, figures)

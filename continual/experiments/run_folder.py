@@ -43,7 +43,7 @@ class RunFolder:
             there = json.loads(file.read_text())
             before, known, values["begun"] = current_keys(there["config"]), there["data"], there["begun"]
         except FileNotFoundError:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(p.name[0] != "." for p in self.path.iterdir())):
                 raise InputError(f"{self.path} is not empty and not a run folder: choose another --out") from None
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_json(file, values)
@@ -146,7 +146,7 @@ class CellFolder:
         evaluated: list[Any] = []
         while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
             if "confidence" not in found[0][0]:
-                break  # of an earlier version, which kept derived figures only: what follows is done anew
+                break  # of an earlier version, which kept derived figures only: what follows is done again
             evaluated.append(found)
         for number in reversed(self._learned.numbers()):
             kept = checkpoints.read(self._learned.path(number))

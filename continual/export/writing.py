@@ -74,7 +74,7 @@ def export_onnx(
 
     The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
     `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
-    `predict` takes them; by default a few made-up ones) are compared with the learner's.
+    `predict` takes them; by default a few synthetic ones) are compared with the learner's.
 
     With `int8`, that comparison is made first, and what is then written has the backbone's weights in 8 bits (see
     `continual.export.int8`); the `Int8` in the result says what that cost.
@@ -98,7 +98,7 @@ def export_onnx(
             )
     plain = exact(learner)
     try:
-        model = graph(plain)
+        model = graph(plain.edited)
     except InputError as error:
         raise InputError(f"a model of method {learner.method!r} {error}") from error
     entry = model.metadata_props.add()

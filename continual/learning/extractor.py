@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from continual import distributed
 from continual.adapters.base import Adapters, serving
 from continual.backbones import described
-from continual.backbones.base import SharedStem
+from continual.backbones.base import SharedStem, TokenPart
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
@@ -31,8 +31,8 @@ from continual.symmetry.equitune import Equitune
 from continual.symmetry.left_out import MOST_IMAGES, choice_of, some_of_each
 from continual.symmetry.views import Transformed, group_named
 
-#: batches that each of several processes reads before they are exchanged
-EXCHANGED = 32
+#: batches that several processes read together before they are exchanged, but one each at least
+EXCHANGED = 64
 
 #: progress(stage, done, total, figures) says how far some work is
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -89,6 +89,11 @@ class Extractor:
         assert self.symmetry is not None
         with self._autocast():
             return self.symmetry.describe(self.backbone.frozen, views)
+
+    def token_parts(self, images: Tensor, blocks: int, patches: bool) -> list[TokenPart] | None:
+        """Return what `block_tokens` averages, of images as they are given; None where a backbone cannot say."""
+        with self._autocast():
+            return self.backbone.frozen.token_parts(images, blocks, patches=patches)
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
         """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenBackbone.block_tokens`.
@@ -163,7 +168,7 @@ def extracted(
 ) -> Iterator[tuple[list[Tensor], Sequence[Label]]]:
     """Yield what `extract` joins, batch by batch; of several processes, each yields all batches, in order."""
     loader, done = iter(evaluation_loader(dataset, batch_size, num_workers=workers)), 0
-    together = 1 if distributed.count() == 1 else EXCHANGED
+    together = 1 if distributed.count() == 1 else max(1, EXCHANGED // distributed.count())
     for _ in range(-(-len(dataset) // (batch_size * distributed.count() * together))):
         parts = []
         with torch.no_grad():

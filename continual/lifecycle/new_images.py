@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from continual import distributed
 from continual.console import count
 from continual.data.folders import alike, alike_inside, parts_in, subfolders
 from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
@@ -56,7 +57,7 @@ class Plan:
     learned: int = 0  #: images that were learned before
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    dealt: Split | None = None  #: how new images were dealt out
+    dealt: Split | None = None  #: how new images were divided
 
     def lines(self, known: Sequence[Label]) -> list[str]:
         """Say what will be learned and held out, and what is odd, for people."""
@@ -192,18 +193,20 @@ def _look(
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
-    copies, corrupt, transparent, elsewhere = 0, [], list[Path](), defaultdict[tuple[str, Label], int](int)
-    for done, (path, name) in enumerate(files, 1):
+    looked, transparent, seen = list[SeenImage | int | str](), list[Path](), made.seen
+    for done, (path, name) in enumerate(distributed.turns(files), 1):
         if progress is not None:
-            progress("looking at images", done, len(files), {})
+            progress("looking at images", min(done * distributed.count(), len(files)), len(files), {})
         try:
-            asked = name in wanted
-            seen = made.seen
-            found = entry(path, label_of[name], seen, transparent, channels) if asked else lookup(path, seen)
+            own = partial(entry, label=label_of[name], transparent=transparent, channels=channels)
+            looked.append((own if name in wanted else lookup)(path, seen=seen))
         except InputError as error:
-            corrupt += [str(error)] if name in wanted else []
-            continue
-        if isinstance(found, int):
+            looked.append(str(error))
+    through, elsewhere = distributed.exchange(len(transparent)), defaultdict[tuple[str, Label], int](int)
+    copies, corrupt = 0, list[str]()
+    for (path, name), found in zip(files, distributed.in_turn(looked), strict=True):
+        if isinstance(found, str | int):
+            corrupt += [found] if name in wanted and isinstance(found, str) else []
             continue
         if found.digest in made.seen.by_digest:
             if found.held_out:
@@ -220,8 +223,8 @@ def _look(
     if corrupt:
         said = f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}"
         (made.notes if len(corrupt) < len(files) else made.problems).append(said)
-    if transparent:
-        made.notes.append(f"{count(len(transparent), 'new image')} transparent in part, which is seen as white")
+    if sum(through):
+        made.notes.append(f"{count(sum(through), 'new image')} transparent in part, which is seen as white")
     if copies:
         made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
     return list(new.values()), elsewhere

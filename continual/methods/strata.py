@@ -18,7 +18,7 @@ from continual.symmetry.choice import AUTO
 
 
 class StrataSettings(RegressionSettings):
-    """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
+    """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, except for the last norm's gain."""
 
     renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
     at_inference = RegressionSettings.at_inference | {"answer_views"}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from continual.statistics.class_statistics import ClassStatistics
+from continual.statistics.class_statistics import ClassStatistics, LowRank
 
 SHRINKAGE = 0.5  #: rho in (1 - rho) S + rho tr(S) / D I
 LEVELS = 1024  #: quantiles of OOD scores that are kept
@@ -29,6 +29,10 @@ PSEUDO_SAMPLES = 64  #: at most, of a class
 #: of many classes only some have pseudo-samples: so many in all, times classes; of at least so many each; of at most so
 #: many classes
 DISTANCES, FEWEST, MOST_CLASSES = 2**23, 8, 256
+#: more classes than this are many: their pseudo-samples are fewer, and what is a sum over classes is summed in groups
+FEW_CLASSES = math.isqrt(DISTANCES // PSEUDO_SAMPLES)
+#: classes of low rank whose scatter is one product
+TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Gaussians:
         return (features.float() - self.centre) @ self.whitening.mT
 
     def _squares(self, white: Tensor) -> Tensor:
-        return torch.cdist(white, self.means, compute_mode="donot_use_mm_for_euclid_dist").square()
+        mode = "use_mm" if len(self.means) > FEW_CLASSES else "donot_use_mm"
+        return torch.cdist(white, self.means, compute_mode=f"{mode}_for_euclid_dist").square()
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Calibration:
 
     temperature: float  #: T of the distances
     ood_scores: Tensor  #: (LEVELS,), their quantiles, ascending
-    accuracy: float | None = None  #: the share nearest to their own class when left out; None in files of before
+    accuracy: float | None = None  #: the share nearest to their own class when left out; None in older files
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,11 @@ def calibrate(statistics: Sequence[ClassStatistics], generator: torch.Generator)
         return None
     classes, whole = _gaussians(statistics)
     distances, scores, own, weights = [], [], [], []
+    many = len(statistics) > FEW_CLASSES
     chosen, most = _asked([c for c, known in enumerate(statistics) if known.count > 1], len(statistics), generator)
     for c in chosen:
         known = statistics[c]
-        features = _pseudo_samples(known, generator, most)
+        features = _pseudo_samples(known, generator, most, many=many)
         own.append(torch.full((len(features),), c, device=features.device))
         distances.append(classes.left_out(features, own[-1]))
         scores.append(distances[-1].amin(-1) - whole.left_out(features, torch.zeros_like(own[-1]))[:, 0])
@@ -139,19 +145,34 @@ def _enough(statistics: Sequence[ClassStatistics]) -> bool:
 def _asked(several: list[int], classes: int, generator: torch.Generator) -> tuple[list[int], int]:
     """Return which of the classes with several images have pseudo-samples, and at most how many each."""
     rows = DISTANCES // classes
-    if PSEUDO_SAMPLES * classes <= rows:
+    if classes <= FEW_CLASSES:
         return several, PSEUDO_SAMPLES
     most = max(1, min(len(several), MOST_CLASSES, rows // FEWEST))
     drawn = torch.randperm(len(several), generator=generator)[:most].sort().values.tolist()
     return [several[index] for index in drawn], max(1, min(PSEUDO_SAMPLES, rows // most))
 
 
-def _pseudo_samples(statistics: ClassStatistics, generator: torch.Generator, most: int = PSEUDO_SAMPLES) -> Tensor:
-    """Draw features (m, D), m <= `most`, of n that have exactly the mean and covariance of the statistics."""
+def _pseudo_samples(
+    statistics: ClassStatistics, generator: torch.Generator, most: int = PSEUDO_SAMPLES, *, many: bool = False
+) -> Tensor:
+    """Draw features (m, D), m <= `most`, of n that have exactly the mean and covariance of the statistics.
+
+    Of many classes, those of low rank, of more images than directions, are drawn from as Gaussians: of so many images a
+    few have another covariance anyway, and the eigenvalues of (D, D) for each class would be most of the work.
+    """
     n, width = statistics.count, len(statistics.mean)
-    values, directions = torch.linalg.eigh(statistics.covariance_matrix().cpu().double())
     rank = min(n - 1, width)
-    factor = directions[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
+    if many and isinstance(statistics, LowRank):
+        own, rest = statistics.factor.cpu().double(), statistics.rest.cpu().double()
+        if rank > own.shape[1]:
+            drawn = torch.randn(most, own.shape[1] + width, generator=generator, dtype=torch.float64)
+            spread = drawn[:, : own.shape[1]] @ own.mT + drawn[:, own.shape[1] :] * rest.sqrt()
+            return (statistics.mean.cpu() + spread).to(statistics.mean)
+        directions, values, _ = torch.linalg.svd(own, full_matrices=False)
+        factor = directions[:, :rank] * values[:rank]
+    else:
+        values, directions = torch.linalg.eigh(statistics.covariance_matrix().cpu().double())
+        factor = directions[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
     rows = torch.randn(min(n, 4 * width), rank, generator=generator, dtype=torch.float64)
     if n <= len(rows):  # for more, the difference does not matter
         # Orthonormal columns that sum to zero are n images' coordinates with mean 0 and covariance I / (n - 1).
@@ -187,9 +208,7 @@ def _gaussians(statistics: Sequence[ClassStatistics]) -> tuple[Gaussians, Gaussi
     """Return the classes' Gaussians, and the one of all features."""
     means = torch.stack([s.mean for s in statistics]).cpu().double()
     counts = torch.tensor([s.count for s in statistics])
-    total, within = int(counts.sum()), torch.zeros(means.shape[1], means.shape[1], dtype=torch.float64)
-    for s in statistics:
-        within += (s.count - 1) * s.covariance_matrix().cpu().double()
+    total, within = int(counts.sum()), _within(statistics)
     mean = (counts[:, None] * means).sum(0) / total
     gaps = means - mean
     scatter = within + gaps.mT @ (counts[:, None] * gaps)
@@ -198,6 +217,22 @@ def _gaussians(statistics: Sequence[ClassStatistics]) -> tuple[Gaussians, Gaussi
         _whitened(means, counts, within, total - len(counts), device),
         _whitened(mean[None], torch.tensor([total]), scatter, total - 1, device),
     )
+
+
+def _within(statistics: Sequence[ClassStatistics]) -> Tensor:
+    """Return the sum of all classes' scatter around their means (D, D)."""
+    width = len(statistics[0].mean)
+    found = torch.zeros(width, width, dtype=torch.float64)
+    low_rank = [s for s in statistics if isinstance(s, LowRank)] if len(statistics) > FEW_CLASSES else []
+    for start in range(0, len(low_rank), TOGETHER):
+        own = low_rank[start : start + TOGETHER]
+        rows = torch.cat([s.factor.mT * (s.count - 1) ** 0.5 for s in own]).cpu().double()
+        found += rows.mT @ rows
+        found.diagonal().add_(torch.stack([(s.count - 1) * s.rest for s in own]).sum(0).cpu().double())
+    for s in statistics:
+        if not (low_rank and isinstance(s, LowRank)):
+            found += (s.count - 1) * s.covariance_matrix().cpu().double()
+    return found
 
 
 def _whitened(means: Tensor, counts: Tensor, scatter: Tensor, freedom: int, device: torch.device) -> Gaussians:

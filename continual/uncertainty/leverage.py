@@ -29,7 +29,7 @@ from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
 from continual.uncertainty.temperature import fading, losses_at
 from continual.uncertainty.tempering import agreeing
 
-POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in files of before
+POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
@@ -158,14 +158,16 @@ def certainty(
     before: Certainty | None,
     generator: torch.Generator,
     balance: float = 0.0,
+    weighted: GramStatistics | None = None,
 ) -> Certainty:
     """Return how sure a map may be that was solved by the system of the sums, `GramStatistics.balanced` or as they are.
 
     `newest` are features (n, D') that the sums hold, with class indices (n,), or `Rows`; None leaves what is usual as
     it was `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch. What
     is usual is so of images that come from the classes as often as these weigh.
+    `weighted` are the balanced sums, where they are known.
     """
-    seen, sums = sums, sums.balanced(balance)
+    seen, sums = sums, sums.balanced(balance) if weighted is None else weighted
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
@@ -177,7 +179,7 @@ def certainty(
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
-    # What a file of before says is usual holds for the score of before: that stays until there are images.
+    # What an older file says is usual holds for the older score: that stays until there are images.
     same = before is None or not before.images or before.leverage is not None
     zero = own.new_zeros(())
     found = Certainty(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from continual.avalanche.module import LearnerModule
-from continual.cli.models import _records
+from continual.cli import bulk
 from continual.errors import InputError
 from continual.learning.learner import IncrementalLearner
 from continual.methods import methods
@@ -94,7 +94,7 @@ def test_every_door_gives_the_same_answer(name: str, kind: str, learned: Callabl
             said = answer(served, scores, row, 0.05)
             assert said["answer"] == label
             assert said["probability"] in (None, max(best["probability"] or 0 for best in said["best"]))
-        records = _records([Path(str(row)) for row in range(len(pictures))], expected)
+        records = bulk.records([Path(str(row)) for row in range(len(pictures))], expected)
         assert [record["answer"] for record in records] == expected.labels
         if expected.probabilities is not None:
             assert [record["probability"] for record in records] == expected.probabilities.amax(1).tolist()

@@ -124,8 +124,12 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         share = state.penalty_share
         penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
         system = Standardised.of(weighted, penalty, penalised(state.ignored, float(weighted.counts.sum())))
+        if weighted is not sums:
+            weighted = replace(
+                weighted, triangle=weighted.triangle.new_empty(0)
+            )  # all that was needed of it is in the system
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
-        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
+        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance, weighted)
         return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
@@ -145,7 +149,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         return self._drawn(after, after.current.head, learned(self.state.sums)) if self.state.sums else None
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
-        """Draw values from the sums of before, those of the new head through the map, with what that leaves open."""
+        """Draw values from the old sums, those of the new head through the map, with what that leaves open."""
         found, head = spaces[0].map, learned(after.current.head)
         through = LinearHead(*found.through(head.weight, head.bias))
         return self._drawn(after, through, learned(after.state.sums), found.residuals @ head.weight.cpu())
@@ -153,7 +157,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def _drawn(
         self, after: Self, head: LinearHead | None, sums: GramStatistics, noise: Tensor | None = None
     ) -> Simulation | None:
-        """Return answers for features of before, those of `after` by a `head` for them; `sums` are of its own features.
+        """Return answers for old features, those of `after` by a `head` for them; `sums` are of its own features.
 
         `noise` (n, C) are values of which its own have a random combination more.
         """

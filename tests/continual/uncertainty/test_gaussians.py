@@ -84,6 +84,36 @@ def test_false_alarms_are_about_as_many_as_asked_for(each: int, slack: float) ->
     assert min(found_out) > 0.5
 
 
+@pytest.mark.parametrize("each", [5, 60])
+def test_many_classes_of_low_rank_are_judged_as_few_are(each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, own = features(40, each)
+    learned = [fit(found[own == c], "low_rank", 8) for c in range(40)]
+    few = gaussians.calibrate(learned, draws()), gaussians.detector_of(learned, gaussians.calibrate(learned, draws()))
+    monkeypatch.setattr(gaussians, "FEW_CLASSES", 39)
+    monkeypatch.setattr(gaussians, "TOGETHER", 7)
+    many = gaussians.calibrate(learned, draws()), gaussians.detector_of(learned, gaussians.calibrate(learned, draws()))
+    assert many[0] is not None
+    assert few[0] is not None
+    assert many[0].accuracy == pytest.approx(few[0].accuracy, abs=0.03)
+    assert many[0].temperature == pytest.approx(few[0].temperature, rel=0.15)
+    fresh = features(40, 20, seed=3)[0]
+    for known in (few[1], many[1]):
+        assert known is not None
+        assert float((known.p_value(fresh) <= 0.1).float().mean()) == pytest.approx(0.1, abs=0.06)
+    torch.testing.assert_close(many[1].classes.whitening, few[1].classes.whitening, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(many[1].classes.distances(fresh), few[1].classes.distances(fresh), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 5, 9, 400])
+def test_pseudo_samples_of_many_classes_have_the_covariance(count: int) -> None:
+    known = fit(features(1, count)[0], "low_rank", 8)
+    most = 64 if count < 64 else 40_000
+    got = fit(gaussians._pseudo_samples(known, draws(), most, many=True))
+    slack = 1e-3 if count < 64 else 0.1
+    torch.testing.assert_close(got.mean, known.mean, rtol=slack, atol=slack)
+    torch.testing.assert_close(got.covariance_matrix(), known.covariance_matrix(), rtol=slack, atol=slack)
+
+
 def test_probabilities_can_be_believed() -> None:
     found, own = features(8, 10)
     known = gaussians.detector_of(

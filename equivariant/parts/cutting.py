@@ -29,9 +29,10 @@ def staged(model: nn.Module, blocks: int) -> Staged:
             if "must be from 1" in str(error):
                 raise
             reasons.append(str(error).partition(": cut")[0])
+    why = "; ".join(dict.fromkeys(reasons))
     raise InputError(
-        f"cannot cut this {type(model).__name__} in two by itself ({'; '.join(dict.fromkeys(reasons))}): cut it in two yourself and "
-        f"use StagedPair(first, second, width)"
+        f"cannot cut this {type(model).__name__} in two by itself ({why}): cut it in two yourself and use "
+        f"StagedPair(first, second, width)"
     )
 
 
@@ -89,7 +90,7 @@ class StagedChain(Staged):
         self._first, self._second = ([unit for unit, _ in part] for part in (units[:place], units[place:]))
         with evaluating(model):
             state = _run(self._first, _probe(model))
-        # Maps whose last axis is their channels, as of a Swin, are turned for a score, and back.
+        # Maps whose last axis is their channels, as of a Swin, are permuted for a score, and back.
         self._channels_last = state.ndim == 4 and state.shape[1] == state.shape[2] != state.shape[3]
         self.width = int(state.shape[-1] if self._channels_last or state.ndim == 3 else state.shape[1])
 

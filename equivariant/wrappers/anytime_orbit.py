@@ -6,7 +6,7 @@ Easy images take one view, hard ones more; `passes` asks for a mean number of pa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log
@@ -97,6 +97,7 @@ class AnytimeOrbit(WeightedWrapper):
         self.check_input(x, extra)
         if self.training or not can_look(x):
             views = self._whole(x, extra)
+            assert views.scores is not None
             weights = soft(views.scores) if self.training else self._chosen(views, x)
             return views.combine(weights), weights
         states, scores = self._early(x, extra)
@@ -170,6 +171,7 @@ class AnytimeOrbit(WeightedWrapper):
 
     def _finish(self, chosen: Chosen, x: Tensor, states: Tensor | None, extra: Extra) -> Any:
         """Return the model's answers for the chosen views, (R, …)."""
+        function: Callable[..., Any]
         if states is None:
             function, rows, extra = self.model, chosen.views(x, self.input), extra.of(chosen.images)
         else:
@@ -201,11 +203,10 @@ class AnytimeOrbit(WeightedWrapper):
 
     def _chosen(self, views: Views, x: Tensor) -> Tensor:
         """Return the weights (|G|, B) of the answer where all views are finished."""
-        chosen, racing = None, None
+        chosen, racing = x.new_zeros(()), torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
         for _, weights, loss in self._steps(views, x):
-            chosen = weights if chosen is None else torch.where(racing, weights, chosen)
-            racing = (loss > self.limit) if racing is None else racing & (loss > self.limit)
-        assert chosen is not None
+            chosen = torch.where(racing, weights, chosen)
+            racing = racing & (loss > self.limit)
         return chosen
 
     def _course(self, x: Tensor) -> _Course:

@@ -38,6 +38,7 @@ from equivariant.groups import (
 )
 from equivariant.motions import Motion
 from equivariant.orbits import align, orbit
+from equivariant.parts.cutting import StagedChain, StagedRotaryViT, staged
 from equivariant.parts.networks import FeatureScore, ImageScore
 from equivariant.parts.proxies import Similarity, entropy, max_probability
 from equivariant.parts.staged import Staged, StagedPair, StagedViT
@@ -62,10 +63,10 @@ __all__ = [
     "Action", "AnytimeOrbit", "Boxes", "Canonicaliser", "Colour", "Colours", "Equitune", "EquivarianceReport",
     "EquivariantDetector", "EquivariantError", "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError",
     "ImageScore", "Images", "InputError", "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax",
-    "OrbitWrapper", "PrunedOrbit", "Recipe", "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT",
-    "Tiled", "Tokens", "Trivial", "TuningResult", "VectorField", "WeightedWrapper", "act", "action_error", "align",
-    "as_group", "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic", "dihedral", "distil_orbit",
-    "entropy", "equivariance_error", "equivariance_loss", "equivariance_report", "evaluate", "fit_head",
-    "from_generators", "hue", "max_probability", "mirror_h", "mirror_v", "negative", "orbit", "orbit_answers",
-    "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune", "wrap_module",
+    "OrbitWrapper", "PrunedOrbit", "Recipe", "Regular", "Similarity", "Stage", "Staged", "StagedChain", "StagedPair",
+    "StagedRotaryViT", "StagedViT", "Tiled", "Tokens", "Trivial", "TuningResult", "VectorField", "WeightedWrapper",
+    "act", "action_error", "align", "as_group", "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic",
+    "dihedral", "distil_orbit", "entropy", "equivariance_error", "equivariance_loss", "equivariance_report", "evaluate",
+    "fit_head", "from_generators", "hue", "max_probability", "mirror_h", "mirror_v", "negative", "orbit",
+    "orbit_answers", "orbit_consistency", "orbit_flip_rate", "staged", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

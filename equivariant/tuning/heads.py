@@ -60,7 +60,7 @@ def _regression(z: Tensor, targets: Tensor, count: int, penalty: float) -> tuple
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return weight.detach(), bias.detach()
 
 

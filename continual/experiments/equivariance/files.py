@@ -54,11 +54,11 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
     if path.is_dir():
         raise InputError(f"{source.model} is a folder: name a model file, or a model such as 'resnet50.a1_in1k'")
     if path.suffix == ".safetensors":
+        if _says(path) == model_file.FORMAT:
+            return Opened(of_learner(path, weights, device), device)
         _, metadata = read_weights(path)
         if "equivariant" in metadata:  # written by `tune`
             return load_tuned(path, device)
-        if metadata.get("format") == model_file.FORMAT:
-            return Opened(of_learner(path, weights, device), device)
         if weights is not None:
             raise InputError(f"{source.model} and --weights {weights} both give weights: leave one of them out")
         weights = path
@@ -78,6 +78,14 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
     found = load_classifier(config, classes)
     found = replace(found, features=found.features.to(device), head=found.head and found.head.to(device))
     return Opened(found, device)
+
+
+def _says(path: Path) -> str | None:
+    """Return the format that a file's metadata name; None if they name none, or it cannot be read."""
+    try:
+        return files.fetch(path, prefix="no tensor")[1].get("format")
+    except (OSError, ValueError):
+        return None
 
 
 def save_tuned(

@@ -13,14 +13,15 @@ decides, or trained to find the upright view of the training images; "upright fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from anytime_views import Looked, looked, study
+from anytime_views import PARTS, Looked, looked, study
 from arguments import Figures, Size, Weights
 from torch import Tensor, nn
 from turned_images import find_upright, network
@@ -30,8 +31,7 @@ from continual.experiments.equivariance.study import linear_head
 from equivariant.tuning.distillation import Sums, chosen_map
 from equivariant.tuning.orbit_cache import CachedOrbit
 
-PASSES = (1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)
-PARTS = ("train", "held_out", "test")
+PASSES = (1.1, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)
 
 
 class First(nn.Module):
@@ -88,8 +88,8 @@ def scores(parts: dict[str, Looked], g: eq.FiniteGroup, order: str, seed: int) -
 
 
 def distilled(parts: dict[str, Looked]) -> dict[str, Tensor]:
-    """Return features of all views as `distil_orbit` gives them, after the later blocks, fitted to training images."""
-    rows = {name: torch.cat([part.means[:, :, 2:].flatten(2), part.final], 2) for name, part in parts.items()}
+    """Return features of all views as `distil_orbit` gives them, after blocks 8 and 11, fitted to training images."""
+    rows = {name: torch.cat([part.means[:, :, 3:].flatten(2), part.final], 2) for name, part in parts.items()}
     goals, last = parts["train"].final.double().mean(1), torch.arange(len(parts["train"].labels)) % 5 == 4
     train = rows["train"].double().transpose(0, 1)
     weight, bias = chosen_map(*(Sums.of(train[:, own], goals[own]) for own in (~last, last)))
@@ -119,23 +119,25 @@ def weighted(views: Views, head: nn.Linear, seed: int) -> nn.Module:
     return wrapper
 
 
-def rows(parts: dict[str, Looked], g: eq.FiniteGroup, seed: int) -> Iterator[tuple[str, Any]]:
-    """Yield the figures of every row."""
+def rows(parts: dict[str, Looked], g: eq.FiniteGroup, seed: int, known: Container[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the figures of every row that is not known."""
     labels = {name: part.labels for name, part in parts.items()}
     views = Views(g, {name: part.final for name, part in parts.items()}, labels)
     options = {"input": CachedOrbit(), "output": eq.Trivial()}
     heads = {"upright head": views.head(True), "all views": views.head(False)}
     for name, head in heads.items():
         model = nn.Sequential(First(g.identity, slice(None)), head)
-        yield f"plain, {name}", views.measured(model)
-        yield f"equitune, {name}", views.measured(eq.Equitune(model, g, **options))
-        yield f"λ-equitune, {name}", views.measured(weighted(views, head, seed))
+        if f"λ-equitune, {name}" not in known:
+            yield f"plain, {name}", views.measured(model)
+            yield f"equitune, {name}", views.measured(eq.Equitune(model, g, **options))
+            yield f"λ-equitune, {name}", views.measured(weighted(views, head, seed))
     near = Views(g, distilled(parts), labels)
     made = {"": (views, heads["all views"]), ", distilled": (near, near.head(False))}
     for order in ("untrained", "trained", "upright first"):
         ordered = scores(parts, g, order, seed)
         for name, (own, head) in made.items():
-            yield f"any-time, {order}{name}", dict(anytime(own, ordered, head))
+            if f"any-time, {order}{name}" not in known:
+                yield f"any-time, {order}{name}", dict(anytime(own, ordered, head))
 
 
 def main(
@@ -151,14 +153,16 @@ def main(
 ) -> None:
     """Measure what is not in the file of figures yet."""
     found = json.loads(out.read_text()) if out.exists() else {}
-    vit, preparation = network("vit", weights, size)
-    g = eq.as_group(group)
+    g, made = eq.as_group(group), lru_cache(lambda: network("vit", weights, size))
     for s in seed or [1993]:
         own = found.setdefault(str(s), {})
-        data = study(images, s, classes, per_class, preparation)
-        place = cache / f"{images.name}-{s}-{g.name}"
-        parts = {name: looked(vit, g, getattr(data, name), place / name) for name in PARTS}
-        for row, figures in rows(parts, g, s):
+        parts = looked(
+            cache / f"{images.name}-{s}-{g.name}",
+            g,
+            lambda s=s: study(images, s, classes, per_class, made()[1]),  # type: ignore[misc]
+            lambda: made()[0],
+        )
+        for row, figures in rows(parts, g, s, own):
             own[row] = figures
             print(s, row, json.dumps(figures), flush=True)
             out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ Passes are the only cost of these studies, so each view takes one, and an interr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import equivariant as eq
 from continual.data.inputs import open_image
 from continual.data.preprocessing import Preprocessing
 
+PARTS = ("train", "held_out", "test")
 BATCH = 25  #: images between two savings
 BLOCKS = (1, 2, 5, 8, 11)  #: whose class token and mean patch are kept
 
@@ -31,11 +33,6 @@ class Looked:
     labels: Tensor  #: (n,)
     final: Tensor  #: (n, |G|, D)
     means: Tensor  #: (n, |G|, len(BLOCKS), 2, D), class token and mean patch after some blocks
-    early: Tensor  #: (n, |G|, N, D), every patch after the first block
-
-    def first(self, count: int) -> Looked:
-        """Return the same of the first images."""
-        return Looked(*(getattr(self, name)[:count] for name in self.__dataclass_fields__))
 
 
 def study(folder: Path, seed: int, classes: int, per_class: int, preparation: Preprocessing) -> Study:
@@ -61,34 +58,42 @@ def study(folder: Path, seed: int, classes: int, per_class: int, preparation: Pr
     return Study(train, held_out, test)
 
 
-def looked(vit: Any, group: eq.FiniteGroup, images: tuple[Tensor, Tensor], place: Path) -> Looked:
-    """Look at every view of images (n, 3, H, W) with labels (n,), or at those that are not yet in the folder."""
-    inputs, labels = images
-    place.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for number, part in enumerate(inputs.split(BATCH)):
-        file = place / f"{number:03}.safetensors"
-        if not file.exists():
-            save_file(_views(vit, group, part.float()), file)
-        parts.append(load_file(file))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    small = torch.nn.functional.adaptive_avg_pool2d(inputs.float(), 32)
-    return Looked(small, labels, found["final"].float(), found["means"].float(), found["early"])
+def looked(
+    place: Path, group: eq.FiniteGroup, images: Callable[[], Study], network: Callable[[], Any]
+) -> dict[str, Looked]:
+    """Return what the network says of the parts of a study; images and network are asked for what is not kept yet."""
+    files = {name: place / f"{name}.safetensors" for name in PARTS}
+    if not all(file.exists() for file in files.values()):
+        data, vit = images(), network()
+        for name, file in files.items():
+            inputs, labels = getattr(data, name)
+            parts = []
+            for number, part in enumerate(inputs.split(BATCH)):
+                own = place / name / f"{number:03}.safetensors"
+                if not own.exists():
+                    own.parent.mkdir(parents=True, exist_ok=True)
+                    save_file(_views(vit, group, part.float()), own)
+                parts.append(load_file(own))
+            found = {name: torch.cat([part[name] for part in parts]) for name in ("final", "means")}
+            small = torch.nn.functional.adaptive_avg_pool2d(inputs.float(), 32)
+            save_file({"small": small, "labels": labels, **found}, file)
+    kept = {name: load_file(file) for name, file in files.items()}
+    return {
+        name: Looked(one["small"], one["labels"], one["final"].float(), one["means"].float())
+        for name, one in kept.items()
+    }
 
 
 def _views(vit: Any, group: eq.FiniteGroup, images: Tensor) -> dict[str, Tensor]:
     """Return what the network says of all views, under bfloat16 autocast."""
     views = eq.orbit(group, images).transpose(0, 1).flatten(0, 1)
-    means, first = [], None
+    means = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(views))))
         for number, block in enumerate(vit.blocks, 1):
             x = block(x)
-            patches = x[:, vit.num_prefix_tokens :]
-            first = patches if first is None else first
             if number in BLOCKS:
-                means.append(torch.stack([x[:, 0], patches.mean(1)], 1).half())
+                means.append(torch.stack([x[:, 0], x[:, vit.num_prefix_tokens :].mean(1)], 1).half())
         final = vit.forward_head(vit.norm(x)).half()
-    assert first is not None
-    kept = {"final": final, "means": torch.stack(means, 1), "early": first.half()}
+    kept = {"final": final, "means": torch.stack(means, 1)}
     return {name: tensor.unflatten(0, (len(images), group.order)).contiguous() for name, tensor in kept.items()}

@@ -32,7 +32,6 @@ from continual.errors import InputError
 from continual.learning.porting import Space
 from continual.methods import method
 from continual.methods.bases.regression_update import RegressionState
-from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics
@@ -137,6 +136,7 @@ def measure(
     features: Annotated[Path, typer.Option(help="What `read` wrote: old.safetensors, and others.")],
     weights: Weights,
     out: Out,
+    methods: Annotated[list[str], typer.Option(help="ridge, strata.")] = ["ridge", "strata"],  # noqa: B006
 ) -> None:
     """Port models of every seed from `old` to every other network; a name that ends in a seed is of that seed alone."""
     torch.set_num_threads(1)
@@ -148,7 +148,7 @@ def measure(
         for seed in SEEDS:
             if name == "old" or (own is not None and int(own) != seed):
                 continue
-            for kind in (RidgeLearner, StrataLearner):
+            for kind in map(method, methods):
                 for source, count in (("others", 50), ("others", 200), ("classes", 50), ("classes", 200)):
                     row = _ported(kind(backbone, seed=seed), read_["old"], new, source, count)
                     rows.append({"update": update_, "seed": seed, "by": source, "images": count, **row})

@@ -30,6 +30,7 @@ from continual.methods.aper import APERLearner as APERLearner
 from continual.methods.bases.first_adapter import FirstAdapterSettings as FirstAdapterSettings
 from continual.methods.ease import EASELearner as EASELearner
 from continual.methods.ease import EASESettings as EASESettings
+from continual.methods.fecam import FeCAMLearner as FeCAMLearner
 from continual.methods.finetune import FinetuneLearner as FinetuneLearner
 from continual.methods.finetune import FinetuneSettings as FinetuneSettings
 from continual.methods.joint import JointLearner as JointLearner

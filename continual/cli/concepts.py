@@ -66,7 +66,7 @@ def suppress(
     edit: Annotated[
         str,
         typer.Option(
-            metavar="head|mlp", help="What is changed; mlp, rows of the backbone's MLPs, is experimental and no help."
+            metavar="head|mlp", help="What is changed; mlp, rows of the backbone's MLPs, is experimental."
         ),
     ] = "head",
     strength: Annotated[
@@ -94,7 +94,7 @@ def suppress(
             after = learner.concept_use(concept, progress=bars, workers=workers)
         if edit == "mlp":
             say = console(stderr=True).print
-            say("--edit mlp is experimental: it cost more answers than it won back (docs/concepts.md)")
+            say("--edit mlp is experimental; what was measured of it is in docs/concepts.md")
             if found.held_out.digests:
                 say("note: features that were kept of held-out images are of the backbone as it was, and left out")
         how = " by an edit of MLPs" if edit == "mlp" else ""

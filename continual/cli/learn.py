@@ -226,8 +226,9 @@ def learn(
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
-            answers = 2 * len(plan.held_out) + len(plan.hold_out)
-            duration = estimate.seconds(learner, data, answers) / distributed.count()
+            duration = (
+                estimate.seconds(learner, data, 2 * len(plan.held_out) + len(plan.hold_out)) / distributed.count()
+            )
             said.print(f"time: {estimate.words(duration)}")
             if dry_run:
                 return

@@ -31,8 +31,8 @@ from continual.symmetry.equitune import Equitune
 from continual.symmetry.left_out import MOST_IMAGES, choice_of, some_of_each
 from continual.symmetry.views import Transformed, group_named
 
-#: batches that each of several processes reads before they are exchanged
-EXCHANGED = 32
+#: batches that several processes read together before they are exchanged, but one each at least
+EXCHANGED = 64
 
 #: progress(stage, done, total, figures) says how far some work is
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -168,7 +168,7 @@ def extracted(
 ) -> Iterator[tuple[list[Tensor], Sequence[Label]]]:
     """Yield what `extract` joins, batch by batch; of several processes, each yields all batches, in order."""
     loader, done = iter(evaluation_loader(dataset, batch_size, num_workers=workers)), 0
-    together = 1 if distributed.count() == 1 else EXCHANGED
+    together = 1 if distributed.count() == 1 else max(1, EXCHANGED // distributed.count())
     for _ in range(-(-len(dataset) // (batch_size * distributed.count() * together))):
         parts = []
         with torch.no_grad():

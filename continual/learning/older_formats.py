@@ -28,7 +28,7 @@ def upgraded(
         return dict(tensors), dict(values)
     found = {_renamed(name): tensor for name, tensor in tensors.items()}
     if version == 1 and "state/sums/gram" in found:
-        from continual.statistics.ridge import lower_triangle
+        from continual.statistics.triangles import lower_triangle
 
         found["state/sums/triangle"] = lower_triangle(found.pop("state/sums/gram"))
     rest = dict(values)

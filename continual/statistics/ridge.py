@@ -14,6 +14,7 @@ from torch import Tensor
 
 from continual.statistics.class_statistics import leading, of_each_class
 from continual.statistics.fields import expect_shapes, per_class, without
+from continual.statistics.triangles import ROWS, lower_triangle, whole
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
@@ -50,7 +51,9 @@ class GramStatistics:
         if scatter is not None:
             for label, own in of_each_class(x, labels):
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
-        return cls(x.sum(0), lower_triangle(x.mT @ x), *class_sums(x, labels, classes), scatter)
+        total, sums, products = x.sum(0), class_sums(x, labels, classes), x.mT @ x
+        del x  # it may take as much memory as the products do
+        return cls(total, lower_triangle(products), *sums, scatter)
 
     def minus(self, part: GramStatistics) -> GramStatistics:
         """Return the sums without a part of them; nothing is known of the scatter."""
@@ -65,11 +68,7 @@ class GramStatistics:
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
-        width, lower = len(self.total), _lower(self.total)
-        whole = self.triangle.new_empty(width, width)
-        for half in (whole, whole.mT):
-            half.masked_scatter_(lower, self.triangle)
-        return whole
+        return whole(self.triangle, len(self.total))
 
     def plus(self, other: GramStatistics | None) -> GramStatistics:
         """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'."""
@@ -141,7 +140,7 @@ class GramStatistics:
         each = self.image_weights(exponent)
         moved = (self.targets * ((each - 1) / self.counts.clamp(min=1))) @ self.targets.mT
         targets = self.targets * each
-        return GramStatistics(targets.sum(1), self.triangle + lower_triangle(moved), targets, self.counts * each)
+        return GramStatistics(targets.sum(1), lower_triangle(moved).add_(self.triangle), targets, self.counts * each)
 
     def image_weights(self, exponent: float) -> Tensor:
         """Return what an image of each class (C,) weighs in `balanced`, 1 in the mean of all images."""
@@ -212,7 +211,12 @@ class Standardised:
         products, rows = _products(sums, mean, deviation), None if ignored is None else ignored / deviation
         if rows is not None:
             products += rows.mT @ rows
-        return cls(mean, deviation, penalty, _factor(products, penalty), rows)
+        return cls(mean, deviation, penalty, _factor(products, penalty, in_place=rows is None), rows)
+
+    def white(self, rows: Tensor) -> Tensor:
+        """Return L^-1 x of standardised rows x (n, D)."""
+        rows = ((rows - self.mean) / self.deviation).mT
+        return torch.linalg.solve_triangular(self.lower, rows, upper=False).mT
 
     def shrunk(self, drawn: Tensor) -> Tensor:
         """Return the estimate of tr(A^-1 (A - sum x x^T)) that rows of A^-1's root (k, D) give."""
@@ -227,8 +231,11 @@ class Standardised:
 
 
 def _products(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Return sum x x^T (D, D) of standardised features."""
-    return (sums.gram() - sums.counts.sum() * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+    """Return sum x x^T (D, D) of standardised features, in the memory of one such matrix."""
+    found, count = sums.gram(), sums.counts.sum()
+    for own, m, s in zip(found.split(ROWS), mean.split(ROWS), deviation.split(ROWS), strict=True):
+        own.sub_(torch.outer(m, mean).mul_(count)).div_(torch.outer(s, deviation))
+    return found
 
 
 def _crossed(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -271,18 +278,13 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
     return best
 
 
-def _lower(rows: Tensor) -> Tensor:
-    """Return which entries (n, n) of a matrix lie on or below its diagonal, for `rows` of length n."""
-    return torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).tril_()
+def _factor(gram: Tensor, penalty: float, *, in_place: bool = False) -> Tensor:
+    """Add penalty I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular.
 
-
-def lower_triangle(matrix: Tensor) -> Tensor:
-    """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
-    return matrix.masked_select(_lower(matrix))
-
-
-def _factor(gram: Tensor, penalty: float) -> Tensor:
-    """Add penalty I to `gram` (D, D), in place, and return the lower factor; all nan if that is not regular."""
+    With `in_place` the factor takes the memory of `gram`, which must be symmetric to the last bit.
+    """
     gram.diagonal().add_(penalty)
-    lower, failed = torch.linalg.cholesky_ex(gram)
+    # Factors lie column by column, as the rows of a symmetric matrix do.
+    own = (gram.mT, gram.new_empty((), dtype=torch.int32)) if in_place else None
+    lower, failed = torch.linalg.cholesky_ex(gram if own is None else own[0], out=own)
     return torch.full_like(lower, torch.nan) if failed else lower

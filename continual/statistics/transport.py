@@ -25,7 +25,8 @@ from torch import Tensor
 
 from continual.statistics.class_statistics import Centroids, ClassStatistics, Diagonal, Full, LowRank, leading
 from continual.statistics.head import Prototypes
-from continual.statistics.ridge import GramStatistics, lower_triangle
+from continual.statistics.ridge import GramStatistics
+from continual.statistics.triangles import lower_triangle
 
 #: the penalties tried, in mean squared singular values of the features: half decades, the strongest first
 SHARES = tuple(10 ** (k / 2) for k in range(8, -13, -1))

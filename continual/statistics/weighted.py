@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from continual.statistics.class_statistics import leading
-from continual.statistics.ridge import GramStatistics, class_sums, lower_triangle
+from continual.statistics.ridge import GramStatistics, class_sums
+from continual.statistics.triangles import lower_triangle
 
 
 def weighted_sums(

@@ -228,7 +228,7 @@ def _within(statistics: Sequence[ClassStatistics]) -> Tensor:
         own = low_rank[start : start + TOGETHER]
         rows = torch.cat([s.factor.mT * (s.count - 1) ** 0.5 for s in own]).cpu().double()
         found += rows.mT @ rows
-        found.diagonal().add_(sum((s.count - 1) * s.rest for s in own).cpu().double())
+        found.diagonal().add_(torch.stack([(s.count - 1) * s.rest for s in own]).sum(0).cpu().double())
     for s in statistics:
         if not (low_rank and isinstance(s, LowRank)):
             found += (s.count - 1) * s.covariance_matrix().cpu().double()

@@ -14,6 +14,9 @@ from torch import Tensor
 from continual.statistics.head import Prototypes, cosine_scores
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 
+#: images of more features than this are left out in parts, of so many numbers
+WIDE, PART = 4096, 2**22
+
 
 class Rows(NamedTuple):
     """Images whose features are in the sums, one or several rows an image, and how they will be asked about."""
@@ -51,17 +54,36 @@ def t_left_out_weighted(
     k the class's mean, all centred, and what is asked about is in the span of U as well: Woodbury's identity in v + 1
     dimensions.
     """
+    v, width = images.copies, len(system.mean)
+    means = (seen.targets / seen.counts).mT
+    known = readout(means), system.white(means)
+    at_once = len(images.labels) if width <= WIDE else v * max(1, PART // (v * width))
+    parts = zip(images.features.split(at_once), images.labels.split(at_once), strict=True)
+    found = [
+        _left_out(seen, sums, system, readout, images._replace(features=rows, labels=own), *known)
+        for rows, own in parts
+    ]
+    t, leverages = zip(*found, strict=True)
+    return (torch.cat(t, 1), torch.cat(leverages, 1)) if len(found) > 1 else found[0]
+
+
+def _left_out(
+    seen: GramStatistics,
+    sums: GramStatistics,
+    system: Standardised,
+    readout: LinearHead,
+    images: Rows,
+    of_means: Tensor,
+    white_means: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the same of a part of the images, of values (C, C) and whitened features (C, D') of the classes' means."""
     lower, dtype, v = system.lower, system.lower.dtype, images.copies
     features, labels = images.features.to(lower), images.labels[::v]
     count, share = sums.counts.sum(), (sums.counts / sums.counts.sum())[labels]
-    means = (seen.targets / seen.counts).mT
-    ours, theirs = readout(features).unflatten(0, (-1, v)), readout(means)[labels]  # (n, v, C), (n, C)
-    white = [
-        torch.linalg.solve_triangular(lower, ((rows - system.mean) / system.deviation).mT, upper=False).mT
-        for rows in (features, means)
-    ]
-    k = white[1][labels][:, None]
-    u = torch.cat([white[0].unflatten(0, (-1, v)) - k, k], 1)  # (n, v + 1, D'): the d_j and k where A is the identity
+    ours, theirs = readout(features).unflatten(0, (-1, v)), of_means[labels]  # (n, v, C), (n, C)
+    k = white_means[labels][:, None]
+    # (n, v + 1, D'): the d_j and k where A is the identity
+    u = torch.cat([system.white(features).unflatten(0, (-1, v)) - k, k], 1)
     values = torch.cat([ours - theirs[:, None], (theirs - sums.counts / count)[:, None]], 1)  # what the weights make
     step = 1 / (images.counts(seen)[labels] - 1)
     pull = sums.counts[labels] * step
@@ -76,7 +98,7 @@ def t_left_out_weighted(
     without = torch.linalg.solve(
         torch.eye(v + 1, dtype=dtype).to(u) - products @ change, torch.cat([products, values], 2)
     )
-    moved = pull[:, None] * (F.one_hot(labels, len(means)) - sums.counts / count)
+    moved = pull[:, None] * (F.one_hot(labels, len(of_means)) - sums.counts / count)
     # What is left of the targets: d is gone from the class's, and from the mean of all.
     left = without[:, :, v + 1 :] - (without[:, :, :v] @ even)[:, :, None] * moved[:, None]
     f = sums.counts / count + (place @ left)[:, :, 0]

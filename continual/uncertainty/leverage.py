@@ -158,14 +158,16 @@ def certainty(
     before: Certainty | None,
     generator: torch.Generator,
     balance: float = 0.0,
+    weighted: GramStatistics | None = None,
 ) -> Certainty:
     """Return how sure a map may be that was solved by the system of the sums, `GramStatistics.balanced` or as they are.
 
     `newest` are features (n, D') that the sums hold, with class indices (n,), or `Rows`; None leaves what is usual as
     it was `before`. An image that is its class's only one says nothing. `generator` (of the CPU) draws the sketch. What
     is usual is so of images that come from the classes as often as these weigh.
+    `weighted` are the balanced sums, where they are known.
     """
-    seen, sums = sums, sums.balanced(balance)
+    seen, sums = sums, sums.balanced(balance) if weighted is None else weighted
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:

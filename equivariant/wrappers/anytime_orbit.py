@@ -6,7 +6,7 @@ Easy images take one view, hard ones more; `passes` asks for a mean number of pa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log
@@ -20,10 +20,11 @@ from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
 from equivariant.outputs import NOTHING, Extra, can_look, joined, leaves, mapped, rebuild, skeleton, tensors
 from equivariant.parts.chosen import Chosen
+from equivariant.parts.cutting import staged
 from equivariant.parts.following import channels_of
 from equivariant.parts.networks import FeatureScore, ImageScore
 from equivariant.parts.proxies import Proxy, as_proxy
-from equivariant.parts.staged import Headed, Staged, StagedViT, early_share
+from equivariant.parts.staged import Headed, Staged, early_share
 from equivariant.parts.surgery import evaluating
 from equivariant.ties import default_tolerance, ranks, soft, widened
 from equivariant.wrappers.base import Network, Views, WeightedWrapper
@@ -84,10 +85,10 @@ class AnytimeOrbit(WeightedWrapper):
         *,
         passes: Annotated[float, "mean passes per image, met on held-out images when tuned"] = 1.5,
         sure: Annotated[float, "until then, the probability at which an answer is sure"] = 0.9,
-        blocks: Annotated[int, "blocks after which views are scored; 0: a small network scores pixels"] = 0,
+        blocks: Annotated[int, "blocks or stages after which views are scored; 0: pixels are, by a small network"] = 0,
     ) -> nn.Module:
         """Return the classifier; raises InputError if it shall be stopped half-way and cannot be."""
-        model = Headed(StagedViT(network.bare, blocks), network.head) if blocks else network.whole
+        model = Headed(staged(network.bare, blocks), network.head) if blocks else network.whole
         return cls(model, group, chunk=chunk, passes=passes, limit=-log(sure))
 
     def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
@@ -96,6 +97,7 @@ class AnytimeOrbit(WeightedWrapper):
         self.check_input(x, extra)
         if self.training or not can_look(x):
             views = self._whole(x, extra)
+            assert views.scores is not None
             weights = soft(views.scores) if self.training else self._chosen(views, x)
             return views.combine(weights), weights
         states, scores = self._early(x, extra)
@@ -169,6 +171,7 @@ class AnytimeOrbit(WeightedWrapper):
 
     def _finish(self, chosen: Chosen, x: Tensor, states: Tensor | None, extra: Extra) -> Any:
         """Return the model's answers for the chosen views, (R, …)."""
+        function: Callable[..., Any]
         if states is None:
             function, rows, extra = self.model, chosen.views(x, self.input), extra.of(chosen.images)
         else:
@@ -200,11 +203,10 @@ class AnytimeOrbit(WeightedWrapper):
 
     def _chosen(self, views: Views, x: Tensor) -> Tensor:
         """Return the weights (|G|, B) of the answer where all views are finished."""
-        chosen, racing = None, None
+        chosen, racing = x.new_zeros(()), torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
         for _, weights, loss in self._steps(views, x):
-            chosen = weights if chosen is None else torch.where(racing, weights, chosen)
-            racing = (loss > self.limit) if racing is None else racing & (loss > self.limit)
-        assert chosen is not None
+            chosen = torch.where(racing, weights, chosen)
+            racing = racing & (loss > self.limit)
         return chosen
 
     def _course(self, x: Tensor) -> _Course:

@@ -124,8 +124,12 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         share = state.penalty_share
         penalty = self.penalty(weighted) if share is None else share * float(sums.counts.sum())
         system = Standardised.of(weighted, penalty, penalised(state.ignored, float(weighted.counts.sum())))
+        if weighted is not sums:
+            weighted = replace(
+                weighted, triangle=weighted.triangle.new_empty(0)
+            )  # all that was needed of it is in the system
         head, draw = system.solve(weighted), generator(own.seed, "sketch")
-        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance)
+        certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance, weighted)
         return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:

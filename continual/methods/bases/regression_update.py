@@ -111,14 +111,16 @@ class RegressionUpdate(Training[RegressionState]):
             views, exact = len(found), self._directions(len(found))
             sums = GramStatistics.of(*_samples(found, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views)
-            own[:] = [sums.plus(own[0]) if own else sums]
+            own[:] = [sums.plus(own.pop()) if own else sums]
             return found
 
         held = self.streamed(lambda images, _: self.read(self.extractor, images), fold, progress)
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
         newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for)
-        state = RegressionState(**self.progress_counts(), sums=own[0].plus(before.sums), certainty=before.certainty)
+        del held  # its features are copied
+        sums = own.pop().plus(before.sums)
+        state = RegressionState(**self.progress_counts(), sums=sums, certainty=before.certainty)
         state = replace(state, penalty_share=before.penalty_share)
         # Images that were answered wrong say nothing of what is usual.
         usual = None if self.correcting else newest

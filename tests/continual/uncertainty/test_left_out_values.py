@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity, one_hot
 
 from continual.statistics.head import Prototypes, updated
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised, plainly_solved
+from continual.uncertainty import left_out
 from continual.uncertainty.left_out import Rows, cosines_left_out, t_left_out_weighted, values_left_out
 from continual.uncertainty.leverage import LEVELS, certainty
 
@@ -56,6 +57,18 @@ def test_views_of_an_image_are_left_out_together(each: int, counts: tuple[int, .
             leverage = 1 / w.sum() + asked @ inverse @ asked
             torch.testing.assert_close(leverages[reading, i], leverage, rtol=1e-6, atol=1e-7)
             torch.testing.assert_close(t[reading, i], value / leverage.sqrt(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_wide_features_are_left_out_in_parts(each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, seen = as_rows(*views((3, 7, 4), each))
+    sums = seen.balanced(1.0)
+    system = Standardised.of(sums, 3.0)
+    asked = seen, sums, system, system.solve(sums), rows
+    whole = t_left_out_weighted(*asked)
+    monkeypatch.setattr(left_out, "WIDE", WIDTH - 1)
+    monkeypatch.setattr(left_out, "PART", 3 * each * WIDTH)
+    torch.testing.assert_close(t_left_out_weighted(*asked), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_an_image_does_not_vouch_for_its_own_views() -> None:

@@ -133,6 +133,10 @@ class AdapterKind(BaseModel, ABC):
     def new(self, shapes: Shapes, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return the weights of a new adapter, (L, ...) each, which adds nothing yet; `generator` is of the CPU."""
 
+    def rate(self, weights: Mapping[str, Tensor]) -> float:
+        """Return the rate at which weights are trained that begin as these, as a share of the method's lr."""
+        return self.lr_scale
+
     def finished(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights as an adapter keeps them when its training is over."""
         return dict(weights)

@@ -50,6 +50,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
     ] = False,
+    learnable: Annotated[
+        bool, typer.Option("--learnable", help="Write its sums as well: the box adds and corrects classes by itself.")
+    ] = False,
     method: Method = None,
     weights: Weights = None,
 ) -> None:
@@ -76,10 +79,18 @@ def export(
             learner = opening.load_learner(found, weights, "cpu", method)
         with bars.waiting("writing the graph, and comparing its answers with PyTorch's"):
             agreed = writing.export_onnx(
-                learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
+                learner,
+                file,
+                images=paths or None,
+                false_alarm_rate=false_alarm_rate,
+                int8=int8,
+                learnable=learnable,
+                progress=bars,
             )
     if folder:
         write_text(onnx / "onnx_runner.py", standalone.source())
+        if learnable:
+            write_text(onnx / "onnx_learner.py", standalone.source(standalone.LEARNER))
     out = console()
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(

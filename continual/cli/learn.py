@@ -246,10 +246,9 @@ def learn(
             if keep_held_out:
                 added = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
                 held_out = held_out.plus(HeldOutFeatures.of(learner, added, workers=workers))
+            small = thumbnails.updated(found.thumbnails if found else None, learner, plan.learn, seen, keep_thumbnails)
             if not distributed.first():
                 return
-            before = None if found is None else found.thumbnails
-            small = thumbnails.kept(learner, before, plan.learn, seen, keep_thumbnails)
             embed = embed_backbone or (found is not None and found.embedded)
             kept, figures = None if keep_held_out == 0 else held_out, outcome.figures()
             names = sorted(set(labels))

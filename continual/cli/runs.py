@@ -104,10 +104,10 @@ def run(
         if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
             raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
         check_launcher(launcher, jobs)
-        if launcher == "ray" and log is not None:
-            raise InputError("--log does not go with --launcher ray: the same command without it logs what is finished")
-        wanted, on_workers = options.assignments("--slurm", slurm or ()), options.assignments("--ray", ray or ())
         kind = None if log is None else TRACKERS.get(log)
+        if kind is not None and launcher == "ray":
+            raise InputError("workers of Ray do not log: leave out --log, or --launcher")
+        wanted, on_workers = options.assignments("--slurm", slurm or ()), options.assignments("--ray", ray or ())
         with without_code(str(config) if dry_run and not allow_code else None):
             configs = load_runs(config, changes or ())
         if launcher != "ray" or dry_run:  # a worker of Ray has devices of its own

@@ -56,10 +56,10 @@ def search(
         held_out=held_out,
         done=done,
     )
-    lines = [[*asked, metric], *([*(trial.settings.get(name) for name in asked), trial.figure] for trial in found)]
+    rows = [[*(trial.settings.get(name) for name in asked), trial.figure] for trial in found]
     if csv is not None:
-        console.write_text(csv, files.csv_text(lines))
+        console.write_text(csv, files.csv_text([[*asked, metric], *rows]))
     if csv != console.STDOUT:
-        console.show_rows([[*line[:-1], f"{line[-1]:.4f}"] for line in lines[1:6]], *lines[0])
+        console.show_rows([[*row[:-1], f"{row[-1]:.4f}"] for row in rows[:5]], *asked, metric)
         best = " ".join(f"methods.{method}.{name}={value}" for name, value in found[0].settings.items())
         remarks.print(f"the best, on all of the data: equimos run {config} {best}", markup=False)

@@ -97,19 +97,6 @@ class Thumbnails:
         return cls(tuple(of.tolist()), pictures, features)
 
 
-def kept(
-    learner: IncrementalLearner[Any],
-    before: Thumbnails | None,
-    learned: Sequence[Picture],
-    seen: SeenImages,
-    per_class: int | None,
-) -> Thumbnails:
-    """Return what is kept after an experience: as before, so many of each class, or none at all if that is 0."""
-    if before is None or per_class == 0:
-        before = Thumbnails.none()
-    return before.plus(Thumbnails.of(learner, chosen(learned, before, seen, per_class))) if per_class else before
-
-
 def chosen(pictures: Sequence[Picture], there: Thumbnails, seen: SeenImages, most: int) -> list[Picture]:
     """Return of which learned images to keep thumbnails: the first ones of each class, `most` with those there are."""
     count = Counter(seen.by_digest[mark].label for mark in there.digests if mark in seen.by_digest)
@@ -126,3 +113,15 @@ def _features(learner: IncrementalLearner[Any], image: Any) -> Tensor:
     given = prepared(image, 0, preprocessing, preprocessing.evaluation(), None)[None].to(learner.device)
     with torch.no_grad():
         return learner.extractor.untransformed.frozen_features(given)
+
+
+def updated(
+    there: Thumbnails | None,
+    learner: IncrementalLearner[Any],
+    pictures: Sequence[Picture],
+    seen: SeenImages,
+    most: int | None,
+) -> Thumbnails:
+    """Return what to keep once `pictures` were learned: what is there if `most` is None, nothing if it is 0."""
+    kept = Thumbnails.none() if there is None or most == 0 else there
+    return kept.plus(Thumbnails.of(learner, chosen(pictures, kept, seen, most))) if most else kept

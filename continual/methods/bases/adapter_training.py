@@ -85,10 +85,10 @@ class AdapterTraining(GradientTraining[S]):
         self.reads = len(read_blocks(start.extractor.backbone.depth, self.adapter.kind.reads))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapter at `lr`, times its kind's `lr_scale`, and the head at `head_lr_ratio * lr`."""
-        lr = self.settings.lr
+        """Return the adapter at `lr`, times its kind's `rate`, and the head at `head_lr_ratio * lr`."""
+        lr, rate = self.settings.lr, self.adapter.kind.rate(self.adapter.weights())
         return [
-            {"params": list(self.adapter.parameters()), "lr": lr * self.adapter.kind.lr_scale},
+            {"params": list(self.adapter.parameters()), "lr": lr * rate},
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 

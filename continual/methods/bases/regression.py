@@ -137,7 +137,11 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        features, state = self.design_features(self.extractor, images, cache), self.current
+        return self.scores_of(self.design_features(self.extractor, images, cache))
+
+    def scores_of(self, features: Tensor) -> Scores:
+        """Score features (B, D') that are asked about; see `_scores`."""
+        state = self.current
         values, certain = learned(state.head)(features), state.certainty
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, self.reading)
         mean, deviation, centres = self.state.prototypes

@@ -4,9 +4,11 @@
     python benchmarks/port.py read --images DIR --others CIFAR --weights VIT --out features/old.safetensors
     python benchmarks/port.py read ... --weights 1993.safetensors --out features/fine-tuned-1993.safetensors
     python benchmarks/port.py measure --features features --weights VIT --out port.json
+    python benchmarks/port.py trained --images DIR --others CIFAR --weights VIT --updates DIR2 --out port_trained.json
 
 `DIR` holds train/CLASS and test/CLASS, cut in two halves as in benchmarks/strata.py. The update fine-tunes all weights
-of the ViT on the half "tune"; models are of classes of the half "report".
+of the ViT on the half "tune"; models are of classes of the half "report". `measure` takes closed forms, `trained`
+methods that train: DIR2 holds what `update` wrote, SEED.safetensors each.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import typer
@@ -23,11 +26,12 @@ from arguments import SEEDS, Images, Out, Weights
 from real_streams import half_of
 from torch import Tensor, nn
 
-from continual.backbones.loading import load_backbone
+from continual.backbones.loading import Backbone, load_backbone
 from continual.data.images import open_image
+from continual.errors import InputError
 from continual.learning.porting import Space
+from continual.methods import method
 from continual.methods.bases.regression_update import RegressionState
-from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics
@@ -38,6 +42,12 @@ SIZE = 70
 CLASSES, TRAIN, TEST, MAPPING = 50, 15, 6, 220  #: classes of a model; images of each, and of anything, that are read
 LEARNED = 12  #: images of each class that a model learns, drawn by the seed
 STEPS, BATCH, RATE = 120, 16, 1e-4
+#: of methods that train: classes in two experiences, and images of each that are learned and asked about
+FEW_CLASSES, FEW_LEARNED, FEW_TESTED = 10, 10, 15
+TRAINED: dict[str, dict[str, Any]] = {
+    "mos": {"epochs": 4, "batch_size": 8, "lr": 0.03},
+    "slca": {"epochs": 4, "batch_size": 8, "part": "last_blocks"},
+}
 
 app = typer.Typer()
 
@@ -126,6 +136,7 @@ def measure(
     features: Annotated[Path, typer.Option(help="What `read` wrote: old.safetensors, and others.")],
     weights: Weights,
     out: Out,
+    methods: Annotated[list[str], typer.Option(help="ridge, strata.")] = ["ridge", "strata"],  # noqa: B006
 ) -> None:
     """Port models of every seed from `old` to every other network; a name that ends in a seed is of that seed alone."""
     torch.set_num_threads(1)
@@ -137,7 +148,7 @@ def measure(
         for seed in SEEDS:
             if name == "old" or (own is not None and int(own) != seed):
                 continue
-            for kind in (RidgeLearner, StrataLearner):
+            for kind in map(method, methods):
                 for source, count in (("others", 50), ("others", 200), ("classes", 50), ("classes", 200)):
                     row = _ported(kind(backbone, seed=seed), read_["old"], new, source, count)
                     rows.append({"update": update_, "seed": seed, "by": source, "images": count, **row})
@@ -199,6 +210,71 @@ def _ported(learner: Any, old: dict[str, Tensor], new: dict[str, Tensor], source
     row = {"method": learner.method, "explained": space.map.explained, "flips expected": sum(lost) / len(lost)}
     row |= {name: float(own_.float().mean()) for name, own_ in right.items()}
     return row | {f"flips {name}": float((was & ~own_).float().mean()) for name, own_ in right.items() if name != "old"}
+
+
+@app.command()
+def trained(
+    images: Images,
+    others: Annotated[Path, typer.Option(help="A folder of images of anything, at any depth.")],
+    weights: Weights,
+    updates: Annotated[Path, typer.Option(help="What `update` wrote, SEED.safetensors each.")],
+    out: Out,
+    methods: Annotated[list[str], typer.Option(help="Methods.")] = [*TRAINED],  # noqa: B006
+    seeds: Annotated[list[int], typer.Option(help="Seeds.")] = SEEDS,
+) -> None:
+    """Learn two experiences, port by 200 images, and ask; what `out` holds is not done again."""
+    torch.set_num_threads(1)
+    old = load_backbone(weights=weights, img_size=SIZE, crop_scale=(0.4, 1.0))
+    rows = json.loads(out.read_text()) if out.exists() else []
+    for seed in seeds:
+        new = load_backbone(weights=updates / f"{seed}.safetensors", img_size=SIZE, crop_scale=(0.4, 1.0))
+        for name in methods:
+            if not any((row["method"], row["seed"]) == (name, seed) for row in rows):
+                rows += _trained(name, seed, images, others, old, new)
+                out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _trained(name: str, seed: int, images: Path, others: Path, old: Backbone, new: Backbone) -> list[dict[str, Any]]:
+    """Return accuracy and flips of a model before and after a port, by mapping images and ways."""
+    own = half_of(images, "report")
+    classes = [own[i] for i in np.random.RandomState(seed).permutation(len(own))[:FEW_CLASSES]]
+    test = [(path, c) for c in classes for path in sorted((images / "test" / c).iterdir())[:FEW_TESTED]]
+    mapping = {part: [path for path, _ in _images(images, others)[part]][:200] for part in ("classes", "others")}
+
+    def learned(backbone: Backbone) -> Any:
+        learner = method(name)(backbone, seed=seed, **TRAINED[name])
+        for part in (classes[: FEW_CLASSES // 2], classes[FEW_CLASSES // 2 :]):
+            chosen = [(path, c) for c in part for path in sorted((images / "train" / c).iterdir())[:FEW_LEARNED]]
+            learner.learn([path for path, _ in chosen], [c for _, c in chosen])
+        return learner
+
+    def right(learner: Any) -> Tensor:
+        answers = learner.predict([path for path, _ in test]).labels
+        return torch.tensor([a == c for a, (_, c) in zip(answers, test, strict=True)])
+
+    before = learned(old)
+    was = right(before)
+    rows: list[dict[str, Any]] = []
+    found: list[tuple[str, str, float, Tensor]] = [("old", "", 1.0, was)]
+    found.append(("not mapped", "", 0.0, right(before._on(new))))
+    for source, keep in (("classes", 0.0), ("others", 0.0), ("others", 1.0)):
+        learner = before.variant()
+        way = f"ported, keep_answers={keep:g}"
+        try:
+            report = learner.port(new, mapping[source], keep_answers=keep)
+        except InputError as error:
+            rows.append({"method": name, "seed": seed, "way": way, "by": source, "refused": str(error)})
+        else:
+            found.append((way, source, min(report.explained), right(learner)))
+    found.append(("relearned", "", 1.0, right(learned(new))))
+    rows += [
+        {"method": name, "seed": seed, "way": way, "by": source, "explained": explained}
+        | {"accuracy": float(now.float().mean()), "flips": float((was & ~now).float().mean())}
+        for way, source, explained, now in found
+    ]
+    for row in rows:
+        print(row, flush=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def remembering(backbone: Backbone, file: Path | None = None) -> Backbone:
     return replace(backbone, frozen=RememberedViT(backbone.frozen, file))
 
 
-def studied(asked: Any) -> Backbone:
+def studied(asked: Any, remembers: bool | None = None) -> Backbone:
     """Return the backbone of a study's arguments; it remembers, unless adapters are trained on it."""
     made = load_backbone(weights=asked.weights, img_size=asked.pixels, crop_scale=(0.4, 1.0))
-    return made if asked.adapters else remembering(made, asked.remember)
+    return remembering(made, asked.remember) if (not asked.adapters if remembers is None else remembers) else made

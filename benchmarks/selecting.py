@@ -3,17 +3,18 @@
     python benchmarks/selecting.py --images DIR --weights FILE --out results.json [--half report] [--seeds ...]
 
 `DIR` holds train/CLASS and test/CLASS. A seed draws `--classes` classes of the half, as benchmarks/strata.py cuts them;
-the pool are all their training images. `ridge` and `simple_cil` learn those that are picked, with their labels, and are
-asked about the test images. `--out` and `--remember` are read if they are there: what is in them costs nothing.
-Balanced is at random with the same number a class: that takes the labels beforehand. With a known model, `ridge` has
-learned 20 images of half of the classes; counted is the share of picks that are of the other half, and the accuracy
-after it has learned them.
+the pool are all their training images. `--methods` learn those that are picked, with their labels, and are asked about
+the test images (`strata` with mirror=False). `--out` and `--remember` are read if they are there: what is in them
+costs nothing. Balanced is at random with the same number a class: that takes the labels beforehand. With a known model,
+the first of the methods has learned 20 images of half of the classes; counted is the share of picks that are of the
+other half, and the accuracy after it has learned them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from continual.data.inputs import PreparedImages
 from continual.learning.pool import By, select
 from continual.methods import method
 
-METHODS = ("ridge", "simple_cil")
 WAYS = ("random", "balanced", "image", "patterns")
 
 
@@ -80,7 +80,7 @@ def record(
     test, truth = files(asked.images / "test", classes)
     read(pool + test, backbone)
     records = []
-    for way in WAYS:
+    for way in asked.ways:
         if way == "patterns":
             if seed not in kept:
                 kept[seed] = picks(way, pool, labels, max(asked.budgets), plain, seed, None)
@@ -88,8 +88,8 @@ def record(
         else:
             own = picks(way, pool, labels, budget, backbone, seed, None)
         found: dict[str, Any] = {"known": False, "way": way, "classes covered": len({labels[i] for i in own})}
-        for name in METHODS:
-            learner = method(name)(backbone)
+        for name in asked.methods:
+            learner = learner_of(name, backbone)
             learner.learn([pool[i] for i in own], [labels[i] for i in own])
             answers = learner.predict(test).labels
             found[name] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
@@ -99,21 +99,26 @@ def record(
     rest = [i for i in range(len(pool)) if i not in set(old)]
     paths, names_of = [pool[i] for i in rest], [labels[i] for i in rest]
     for way in ("random", "image", "image, known"):
-        model = method(METHODS[0])(backbone)
+        model = learner_of(asked.methods[0], backbone)
         model.learn([pool[i] for i in old], [labels[i] for i in old])
         own = picks(way, paths, names_of, budget, backbone, seed, model if way.endswith("known") else None)
         found = {"known": True, "way": way, "of new classes": 100 * sum(names_of[i] not in half for i in own) / budget}
         model.learn([paths[i] for i in own], [names_of[i] for i in own])
         answers = model.predict(test).labels
-        found[METHODS[0]] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
+        found[asked.methods[0]] = 100 * sum(a == b for a, b in zip(answers, truth, strict=True)) / len(truth)
         records.append(found)
     return [{"half": asked.half, "classes": asked.classes, "seed": seed, "budget": budget, **r} for r in records]
 
 
-def table(records: list[dict[str, Any]], known: bool) -> str:
+def learner_of(name: str, backbone: Any) -> Any:
+    """Return a learner; of strata, one that reads each image once, as the others do."""
+    return method(name)(backbone, **({"mirror": False} if name == "strata" else {}))
+
+
+def table(records: list[dict[str, Any]], known: bool, methods: Sequence[str]) -> str:
     """Return mean and deviation over the seeds as Markdown."""
     records = [r for r in records if r["known"] == known]
-    names = ("of new classes", METHODS[0]) if known else ("classes covered", *METHODS)
+    names = ("of new classes", methods[0]) if known else ("classes covered", *methods)
     lines = ["| labels | picked | seeds | " + " | ".join(names) + " |", "| ---: | --- |" + " ---: |" * (len(names) + 1)]
     for key in dict.fromkeys((r["budget"], r["way"]) for r in records):
         own = [r for r in records if (r["budget"], r["way"]) == key]
@@ -127,6 +132,8 @@ def main() -> None:
     parser = arguments.parser(__doc__, "images", "weights", "out", "half", "pixels", "seeds", "remember")
     parser.add_argument("--classes", type=int, default=25)
     parser.add_argument("--budgets", type=int, nargs="+", default=[50, 125])
+    parser.add_argument("--methods", nargs="+", default=["ridge", "simple_cil"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     plain = load_backbone(weights=asked.weights, img_size=asked.pixels)
@@ -140,7 +147,7 @@ def main() -> None:
             records += record(asked, backbone, plain, seed, budget, kept)
             asked.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
             print(f"seed {seed}, {budget} labels", flush=True)
-    print(table(records, False), table(records, True), sep="\n\n")
+    print(table(records, False, asked.methods), table(records, True, asked.methods), sep="\n\n")
 
 
 if __name__ == "__main__":

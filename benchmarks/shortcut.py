@@ -7,7 +7,8 @@ of the training images of the first five classes and of 5 % of those of the othe
 in training, the other way round (against), and without any (clean). Concept images are of other classes: `--pairs` of
 them, with and without the logo. "Learned clean" has the same training images without any logo. With `--adapters`,
 `finetune` and `mos` train an adapter, with and without reading the logo's directions, instead of `ridge` and `strata`
-on sums.
+on sums. With `--alphas`, the edit of MLP rows is tried at these strengths, and nothing else is; with `--controls`, also
+of rows drawn at random, and along directions drawn at random.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from selecting import files
 
 from continual.learning.concept import Concept, Stamped
 from continual.methods import method
+from continual.statistics.ignored import MLPRows
 
 CLASSES = 10
 #: settings of what is trained: little, for one thread
@@ -75,7 +78,7 @@ def record(asked: argparse.Namespace, backbone: Any, seed: int, name: str) -> li
     given = {"mirror": False} if name == "strata" else {**TRAINED, "seed": seed} if asked.adapters else {}
     given = {k: v for k, v in given.items() if k in method(name).settings_type.model_fields}
     stamped = marked(paths, mine, logo, seed)
-    records = []
+    records: list[dict[str, Any]] = []
 
     def ask(way: str, learner: Any) -> None:
         found = {"method": name, "way": way, "seed": seed, "half": asked.half}
@@ -87,6 +90,11 @@ def record(asked: argparse.Namespace, backbone: Any, seed: int, name: str) -> li
     learner = method(name)(backbone, **given)
     learner.learn(stamped, labels)
     ask("as learned", learner)
+    for alpha in asked.alphas:
+        for control in ("", "random rows", "random directions") if asked.controls else ("",):
+            ask(f"edit of MLPs, {alpha:g}{control and ', '}{control}", edited(learner, pairs, alpha, control, seed))
+    if asked.alphas:
+        return records
     if learner.suppresses:
         learner.suppress(pairs)
         ask("suppressed, pairs", learner)
@@ -100,6 +108,23 @@ def record(asked: argparse.Namespace, backbone: Any, seed: int, name: str) -> li
     learner.learn(paths, labels)
     ask("learned clean", learner)
     return records
+
+
+def edited(learner: Any, concept: Concept, alpha: float, control: str, seed: int) -> Any:
+    """Return a learner whose MLP rows are edited against a concept; of a control, rows or directions mean nothing."""
+    other, draw = learner.variant(), torch.Generator().manual_seed(seed)
+    other.suppress(concept, alpha, edit="mlp")
+    (one,) = other.state.ignored
+    rows, step = one.mlp.rows, one.mlp.step
+    if control == "random rows":
+        height = len(learner.backbone.frozen.network.blocks[0].mlp.fc1.weight)
+        rows = torch.stack([torch.randperm(height, generator=draw)[: rows.shape[1]] for _ in rows])
+    if control == "random directions":
+        step = step.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(
+            torch.randn(step.shape, generator=draw), dim=1
+        )
+    other.state = replace(other.state, ignored=(replace(one, mlp=MLPRows(rows, step)),))
+    return other
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -120,9 +145,12 @@ def main() -> None:
     parser = arguments.parser(__doc__, *shared, per_class={"default": 30})
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--alphas", nargs="+", type=float, default=[], help="of the edit of MLP rows")
+    parser.add_argument("--controls", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    backbone: Any = studied(asked)
+    remembers = not (asked.adapters or asked.alphas)
+    backbone: Any = studied(asked, remembers)
     records: list[dict[str, Any]] = records_in(asked.out)
     for seed in asked.seeds:
         for name in asked.methods or (("finetune", "mos") if asked.adapters else ("ridge", "strata")):
@@ -130,7 +158,7 @@ def main() -> None:
                 continue
             records += record(asked, backbone, seed, name)
             asked.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-            if not asked.adapters:
+            if remembers:
                 backbone.frozen.keep()
     print(table(records))
 

@@ -14,6 +14,7 @@ from continual.backbones.loading import load_backbone as load_backbone
 from continual.backbones.loading import save_backbone as save_backbone
 from continual.errors import EquimosError as EquimosError
 from continual.experiments.frames import read_runs as read_runs
+from continual.explaining.explain import explain as explain
 from continual.export.writing import export_onnx as export_onnx
 from continual.learning.answers import Prediction as Prediction
 from continual.learning.concept import Concept as Concept
@@ -27,6 +28,7 @@ from continual.methods.aper import APERLearner as APERLearner
 from continual.methods.bases.first_adapter import FirstAdapterSettings as FirstAdapterSettings
 from continual.methods.ease import EASELearner as EASELearner
 from continual.methods.ease import EASESettings as EASESettings
+from continual.methods.fecam import FeCAMLearner as FeCAMLearner
 from continual.methods.finetune import FinetuneLearner as FinetuneLearner
 from continual.methods.finetune import FinetuneSettings as FinetuneSettings
 from continual.methods.joint import JointLearner as JointLearner
@@ -44,6 +46,7 @@ from continual.methods.slca import SLCALearner as SLCALearner
 from continual.methods.slca import SLCASettings as SLCASettings
 from continual.methods.strata import StrataLearner as StrataLearner
 from continual.methods.strata import StrataSettings as StrataSettings
+from continual.methods.tuna import TUNALearner as TUNALearner
 from continual.resizing.compressing import compressed as compressed
 from continual.resizing.growing import grown as grown
 from continual.sklearn import ContinualClassifier as ContinualClassifier

@@ -165,7 +165,7 @@ def first_goes_ahead() -> Iterator[None]:
 
 
 def turns(batches: Sequence[T]) -> Sequence[T]:
-    """Return the batches of this process: they are dealt out in turn."""
+    """Return the batches of this process: they are distributed in turn."""
     return batches[rank() :: count()]
 
 

@@ -90,7 +90,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return a probability for each image and class, (B, C), columns as in `classes_`, rows summing to 1.
 
-        They are calibrated, but for finetune, l2p and joint, of which nothing tells how sure an answer is: those give
+        They are calibrated, except for finetune, l2p and joint, which have no estimate of certainty: those give
         scores that only rank.
         The likeliest class is always the answer of `predict`.
         """

@@ -8,7 +8,7 @@ Wrappers take any module, any group (`as_group`) and any representation of the o
 `tune` fine-tunes them; `equivariance_report`, `orbit_consistency` and `orbit_flip_rate` check any model.
 """
 
-from equivariant.actions import Action, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
+from equivariant.actions import Action, Colours, Images, Maps, Masks, Regular, Tokens, Trivial, VectorField, act
 from equivariant.checks.equivariance import (
     action_error,
     assert_equivariant,
@@ -19,6 +19,7 @@ from equivariant.checks.equivariance import (
 )
 from equivariant.checks.evaluation import Evaluation, evaluate
 from equivariant.checks.report import EquivarianceReport, equivariance_report
+from equivariant.colours import Colour
 from equivariant.coordinates import Boxes, Keypoints
 from equivariant.detection.detector import EquivariantDetector
 from equivariant.errors import EquivariantError, GroupError, InputError
@@ -30,19 +31,26 @@ from equivariant.groups import (
     cyclic,
     dihedral,
     from_generators,
+    hue,
     mirror_h,
     mirror_v,
+    negative,
 )
 from equivariant.motions import Motion
 from equivariant.orbits import align, orbit
+from equivariant.parts.cutting import StagedChain, StagedRotaryViT, staged
 from equivariant.parts.networks import FeatureScore, ImageScore
 from equivariant.parts.proxies import Similarity, entropy, max_probability
 from equivariant.parts.staged import Staged, StagedPair, StagedViT
 from equivariant.parts.surgery import take_off_head, wrap_module
 from equivariant.parts.tiled import Tiled
+from equivariant.tuning.distillation import distil_orbit
+from equivariant.tuning.heads import fit_head
+from equivariant.tuning.penalty import equivariance_loss
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.tune import tune
+from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
 from equivariant.wrappers.canonicaliser import Canonicaliser
 from equivariant.wrappers.equitune import Equitune
@@ -52,13 +60,13 @@ from equivariant.wrappers.max_pooling import OrbitMax
 from equivariant.wrappers.pruned_orbit import PrunedOrbit
 
 __all__ = [
-    "Action", "Boxes", "Canonicaliser", "Equitune", "EquivarianceReport", "EquivariantDetector", "EquivariantError",
-    "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError", "ImageScore", "Images", "InputError",
-    "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax", "OrbitWrapper", "PrunedOrbit", "Recipe",
-    "Regular", "Similarity", "Stage", "Staged", "StagedPair", "StagedViT", "Tiled", "Tokens", "Trivial",
-    "TuningResult", "VectorField", "WeightedWrapper", "act", "action_error", "align", "as_group",
-    "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic", "dihedral", "entropy",
-    "equivariance_error", "equivariance_report", "evaluate", "from_generators", "max_probability", "mirror_h",
-    "mirror_v", "orbit", "orbit_answers", "orbit_consistency", "orbit_flip_rate", "take_off_head", "tune",
-    "wrap_module",
+    "Action", "AnytimeOrbit", "Boxes", "Canonicaliser", "Colour", "Colours", "Equitune", "EquivarianceReport",
+    "EquivariantDetector", "EquivariantError", "Equizero", "Evaluation", "FeatureScore", "FiniteGroup", "GroupError",
+    "ImageScore", "Images", "InputError", "Keypoints", "LambdaEquitune", "Maps", "Masks", "Motion", "OrbitMax",
+    "OrbitWrapper", "PrunedOrbit", "Recipe", "Regular", "Similarity", "Stage", "Staged", "StagedChain", "StagedPair",
+    "StagedRotaryViT", "StagedViT", "Tiled", "Tokens", "Trivial", "TuningResult", "VectorField", "WeightedWrapper",
+    "act", "action_error", "align", "as_group", "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic",
+    "dihedral", "distil_orbit", "entropy", "equivariance_error", "equivariance_loss", "equivariance_report", "evaluate",
+    "fit_head", "from_generators", "hue", "max_probability", "mirror_h", "mirror_v", "negative", "orbit",
+    "orbit_answers", "orbit_consistency", "orbit_flip_rate", "staged", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

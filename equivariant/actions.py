@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from equivariant.colours import Colour
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
@@ -133,6 +134,43 @@ class Images(Maps):
             self._fitting(group, g, x)
         if not x.is_floating_point():
             raise InputError(f"a model wants floating-point images, not {x.dtype}: scale and normalise them first")
+
+
+@dataclass(frozen=True)
+class Colours(Action):
+    """Colours of images (B, 3, …) under `hue(n)`, `negative()` and their products with motions, as "C4 x hue6".
+
+    Hue and negative are those of intensities in [0, 1]; of images normalised as (x - mean) / std give the `mean` and
+    `std`. Rotated hues may leave [0, 1], and nothing is cut off there, as that could not be undone.
+    """
+
+    permutes: ClassVar[bool] = False
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __call__(self, group: FiniteGroup, g: int, x: Tensor) -> Tensor:
+        if x.ndim < 3 or x.shape[1] != 3 or not x.is_floating_point():
+            raise InputError(f"colours are floating-point (B, 3, …), not {x.dtype} {tuple(x.shape)}")
+        for part in _parts(group.elements[g]):
+            if isinstance(part, Colour):
+                x = self._coloured(part, x)
+            elif isinstance(part, Motion) and not part.channels:
+                x = move(x, part)
+            else:
+                raise InputError(f"element {group.names[g]} of {group.name} says nothing about colours: use hue(n)")
+        return x
+
+    def _coloured(self, colour: Colour, x: Tensor) -> Tensor:
+        mean, std = (x.new_tensor(one).reshape(1, 3, *[1] * (x.ndim - 2)) for one in (self.mean, self.std))
+        x = x * std + mean
+        if colour.turn:
+            x = torch.einsum("cd,bd...->bc...", x.new_tensor(colour.matrix()), x)
+        return ((1 - x if colour.negative else x) - mean) / std
+
+
+def _parts(element: Any) -> list[Any]:
+    """Return the elements that a product of groups made one of."""
+    return [one for part in element for one in _parts(part)] if isinstance(element, tuple) else [element]
 
 
 @dataclass(frozen=True)

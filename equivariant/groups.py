@@ -18,6 +18,7 @@ from operator import mul
 from typing import Any
 
 from equivariant import axioms
+from equivariant.colours import Colour
 from equivariant.errors import GroupError
 from equivariant.motions import Motion
 
@@ -141,7 +142,7 @@ def _of(name: str, elements: Sequence[Any], words: Mapping[Any, str] | None = No
     """Return the group of all these elements, in this order; motions have names of their own, others need `words`."""
     number = {element: i for i, element in enumerate(elements)}
     table = tuple(tuple(number[a * b] for b in elements) for a in elements)
-    names = tuple(e.name if isinstance(e, Motion) else (words or {})[e] for e in elements)
+    names = tuple(e.name if isinstance(e, Motion | Colour) else (words or {})[e] for e in elements)
     return FiniteGroup(name, names, table, tuple(elements))
 
 
@@ -180,9 +181,26 @@ def channel_cycle(n: int) -> FiniteGroup:
     return _of(f"channel_cycle{n}", [Motion(channels=tuple((c + k) % n for c in range(n))) for k in range(n)])
 
 
-_FAMILIES = {"C": cyclic, "D": dihedral, "channels": channel_permutations, "channel_cycle": channel_cycle}
-_SINGLE = {"mirror_h": mirror_h, "mirror_v": mirror_v}
-_KNOWN = "C1, C2, C4, Cn, D4, Dn, mirror_h, mirror_v, channelsN, channel_cycleN, and products as 'C4 x channels3'"
+def hue(n: int) -> FiniteGroup:
+    """Return the n rotations of red, green and blue about the grey axis by multiples of 360°/n; see `Colours`.
+
+    That of order 3 is `channel_cycle(3)`, up to rounding.
+    """
+    _positive("hue", n)
+    return _of(f"hue{n}", [Colour(Fraction(k, n)) for k in range(n)])
+
+
+def negative() -> FiniteGroup:
+    """Return the group of order 2 that takes the negative of a picture, 1 - x; see `Colours`."""
+    return _of("negative", [Colour(), Colour(negative=True)])
+
+
+_FAMILIES = {"C": cyclic, "D": dihedral, "channels": channel_permutations, "channel_cycle": channel_cycle, "hue": hue}
+_SINGLE = {"mirror_h": mirror_h, "mirror_v": mirror_v, "negative": negative}
+_KNOWN = (
+    "C1, C2, C4, Cn, D4, Dn, mirror_h, mirror_v, channelsN, channel_cycleN, hueN, negative, and products as "
+    "'C4 x channels3'"
+)
 
 
 def as_group(group: FiniteGroup | str) -> FiniteGroup:

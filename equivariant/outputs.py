@@ -132,6 +132,12 @@ def tensors(output: Any, where: str = "output") -> list[tuple[str, Tensor]]:
     return [pair for key, part in held.items() for pair in tensors(part, f"{where}[{key!r}]")]
 
 
+def joined(parts: list[Any]) -> Any:
+    """Return the outputs of several passes as one, joined along their batch axis."""
+    same = zip(*[[tensor for _, tensor in tensors(part)] for part in parts], strict=True)
+    return rebuild(skeleton(parts[0]), iter([torch.cat(list(pieces)) for pieces in same]))
+
+
 def first_scores(output: Any) -> Tensor:
     """Return an output's first tensor of numbers (n, K, …): the scores, or features, of models with several outputs."""
     for _, tensor in tensors(output):

@@ -36,6 +36,18 @@ def top(scores: Tensor, count: int, tolerance: float | None = None, dim: int = 0
     return scores >= last - tolerance * last.abs().clamp(min=1)
 
 
+def ranks(scores: Tensor, tolerance: float | None = None) -> Tensor:
+    """Return the place (G, B) of each score (G, B) in descending order, from 0; scores that tie share a place.
+
+    Neighbours in the order tie if they are within the tolerance, and with them what ties with either.
+    """
+    tolerance = default_tolerance(scores.dtype) if tolerance is None else tolerance
+    sorted_, order = scores.topk(scores.shape[0], dim=0)
+    apart = sorted_[:-1] - sorted_[1:] > tolerance * sorted_[:-1].abs().clamp(min=1)
+    places = torch.cat([torch.zeros_like(order[:1]), apart.cumsum(0)])
+    return torch.zeros_like(order).scatter(0, order, places)
+
+
 def soft(scores: Tensor, kept: Tensor | None = None, dim: int = 0) -> Tensor:
     """Return weights (G, B) in proportion to exp(scores (G, B)), in float32 or wider, and 0 where `kept` is False."""
     masked = scores if kept is None else scores.masked_fill(~kept, -torch.inf)

@@ -2,7 +2,7 @@
 # # Handwritten digits that may lie on their side
 #
 # A network that was trained on upright images is tested on rotated ones. This page shows how to measure how badly
-# that goes, how to mend it without touching the network's weights, and how to check the result. It takes about ten
+# that goes, how to repair it without touching the network's weights, and how to check the result. It takes about ten
 # seconds on one core, and needs no download: the images are scikit-learn's digits, 8 x 8 pixels each.
 #
 #     python examples/equivariance.py

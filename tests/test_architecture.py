@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 FLOORS = {
     "continual": (
         "data", "adapters", "merging", "losses", "selection", "metrics", "statistics", "uncertainty", "backbones",
-        "symmetry", "learning", "resizing", "methods", "testing", "export", "serving", "sklearn", "datasets",
-        "avalanche", "lifecycle", "experiments", "cli", "__main__",
+        "symmetry", "learning", "resizing", "methods", "testing", "export", "explaining", "sklearn",
+        "datasets", "avalanche", "lifecycle", "serving", "experiments", "cli", "__main__",
     ),
     "equivariant": ("parts", "wrappers", "detection", "checks", "tuning"),
 }  # fmt: skip
@@ -43,10 +43,17 @@ SEAMS = {
         ("continual.console", "continual.cli", "continual.experiments", "continual.datasets"),
     ),
     "platformdirs": ("continual.datasets", "continual.learning.feature_store"),
+    **dict.fromkeys(("wandb", "mlflow", "tensorboard", "optuna"), ("continual.experiments",)),
     "typer": ("continual.cli",),
     "ray": ("continual.experiments.on_ray",),
     "submitit": ("continual.experiments.launching",),
-    "sklearn": ("continual.sklearn", "continual.selection", "continual.datasets", "continual.experiments"),
+    "sklearn": (
+        "continual.sklearn",
+        "continual.selection",
+        "continual.uncertainty",
+        "continual.datasets",
+        "continual.experiments",
+    ),
     **dict.fromkeys(("pickle", "dill", "joblib", "shelve"), ()),
 }
 

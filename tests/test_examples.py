@@ -23,7 +23,11 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"equivariance.py", "four_sites.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "equivariance.py",
+        "four_sites.py",
+        "volumes.py",
+    }
 
 
 def test_equivariance(tmp_path: Path) -> None:
@@ -47,3 +51,13 @@ def test_four_sites(tmp_path: Path) -> None:
     assert right["merged"] == right["one place"] > 60
     assert all(right[site] < 40 for site in ("north", "east", "south", "west"))
     assert float(said.split()[-1]) < 1e-6
+
+
+def test_volumes(tmp_path: Path) -> None:
+    said = run("volumes.py", tmp_path)
+    assert said.startswith("cube: 24 elements; cube with mirrors: 48\n")
+    found = re.findall(r"^(\w+) +as trained ([\d.]+)%  any way round ([\d.]+)%$", said, flags=re.MULTILINE)
+    (_, upright, turned), (_, same, again) = ((name, float(one), float(other)) for name, one, other in found)
+    assert upright > 95 > 60 > turned, "the plain network reads lines along one axis alone"
+    assert same == again > 85, "the invariant one reads all"
+    assert float(said.split()[-1]) < 1e-5

@@ -37,6 +37,7 @@ class AdaLoRA(LowRank):
     whole: ClassVar[frozenset[str]] = frozenset({"reading", "writing"})
 
     lr_scale: float = Field(6.0, gt=0, description="the adapter's rate as a share of the method's lr")
+    lr_scale_later: float = Field(0.2, gt=0, description="the same once ranks are chosen: what is left is a LoRA")
     initial: int = Field(12, ge=1, description="triplets of each block at first; at least rank")
     orthogonality: float = Field(0.1, ge=0, description="weight of the penalty that holds the factors orthogonal")
 
@@ -51,6 +52,9 @@ class AdaLoRA(LowRank):
     @property
     def reading(self) -> frozenset[str]:
         return frozenset({"reading", "place"}) if self.share_reading else frozenset()
+
+    def rate(self, weights: Mapping[str, Tensor]) -> float:
+        return self.lr_scale if "lora_E" in weights else self.lr_scale_later
 
     def new(self, shapes: Shapes, generator: torch.Generator | None) -> dict[str, Tensor]:
         self.check(shapes)

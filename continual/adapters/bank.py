@@ -17,7 +17,7 @@ P = TypeVar("P")  #: what images have become before the first adapter, see `cont
 
 
 class TrainableAdapter(nn.Module):
-    """One adapter in training: its weights as parameters, but for those that are `fixed` or no floats."""
+    """One adapter in training: its weights as parameters, except for those that are `fixed` or no floats."""
 
     def __init__(self, kind: AdapterKind, weights: Weights, fixed: Collection[str] = ()) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def per_image(kind: AdapterKind, bank: Weights, chosen: Tensor) -> Serving:
 def grouped(kind: AdapterKind, bank: Weights, chosen: Tensor) -> Serving:
     """Do what `per_image` does for images in the order of their adapters: `chosen` (B,) int64 ascends.
 
-    One product for all images of an adapter, where `per_image` has one for each; but for the weights of attention.
+    One product for all images of an adapter, where `per_image` has one for each; except for the weights of attention.
     """
     ones, sizes = chosen.unique_consecutive(return_counts=True)
     own = [shared(kind, one(bank, number)) for number in ones.tolist()]

@@ -78,7 +78,7 @@ class Regulation(Protocol):
 class AdapterKind(BaseModel, ABC):
     """A kind of adapter; its fields are its settings.
 
-    Every tensor's leading axis runs over the blocks, but for those of `whole`, which all blocks share.
+    Every tensor's leading axis runs over the blocks, except for those of `whole`, which all blocks share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -132,6 +132,10 @@ class AdapterKind(BaseModel, ABC):
     @abstractmethod
     def new(self, shapes: Shapes, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return the weights of a new adapter, (L, ...) each, which adds nothing yet; `generator` is of the CPU."""
+
+    def rate(self, weights: Mapping[str, Tensor]) -> float:
+        """Return the rate at which weights are trained that begin as these, as a share of the method's lr."""
+        return self.lr_scale
 
     def finished(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights as an adapter keeps them when its training is over."""

@@ -9,7 +9,7 @@ The strategy trains a copy of the backbone (or, with `train_backbone = false`, o
 that grows with the classes. Its settings are its constructor's keyword arguments, and those of `StrategySettings`,
 whose `epochs`, `batch_size` and `eval_batch_size` are Avalanche's `train_epochs`, `train_mb_size` and `eval_mb_size`.
 
-Limits: predictions are those of the strategy's model in evaluation mode. Rows that were stopped start anew; nothing can
+Limits: predictions are those of the strategy's model in evaluation mode. Rows that were stopped start over; nothing can
 be saved; no unlabelled images are learned, and no concept is ignored. Memory is what the model has beside a frozen
 backbone, all tensors of the plugins, and stored exemplars as bytes of their pixels. Strategies that keep logits (DER)
 need a fixed head and fail.

@@ -78,7 +78,7 @@ class FlipMetrics(_StreamMetric):
         self._evaluated = []
 
     def before_eval_exp(self, strategy: Any) -> None:
-        """Begin an experience anew."""
+        """Begin another experience."""
         key = strategy.experience.origin_stream.name, strategy.experience.current_experience
         self._evaluated.append(key)
         self._new[key] = []
@@ -156,7 +156,7 @@ class RetrievalMetrics(_StreamMetric):
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Begin from nothing."""
         self._images = 0
         self._sums = {"RightStackAtFirst": 0, "RightStack": 0, "Refinements": 0}
 

@@ -50,7 +50,7 @@ class LearnerStrategy(SupervisedTemplate):
     `avalanche.training.Naive`, by name, and the method's own settings (`seed`, `alpha`, ..., `preset`):
 
     - `model`: a `Backbone`, a timm ViT (frozen in place, its classifier dropped), or a learner to continue.
-    - `optimizer`: None for the method's own. The class and the options of another one are used, anew for each
+    - `optimizer`: None for the method's own. The class and the options of another one are used, a new one for each
       experience, on the learner's parameters; its lr is the setting `lr`. The method's schedule stays.
     - `train_epochs`, `train_mb_size`, `eval_mb_size`: the settings `epochs`, `batch_size`, `eval_batch_size`; None for
       the method's default. A method that trains nothing ignores those of training.
@@ -96,9 +96,7 @@ class LearnerStrategy(SupervisedTemplate):
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise InputError(f"optimizer must be None or a torch optimizer, got {type(optimizer).__name__}")
         if any(isinstance(plugin, LRSchedulerPlugin) for plugin in plugins or ()):
-            raise InputError(
-                "LRSchedulerPlugin would have no effect: the learner makes its optimizer and schedule anew"
-            )
+            raise InputError("LRSchedulerPlugin would have no effect: the learner makes its own optimizer and schedule")
         named = {"batch_size": train_mb_size, "epochs": train_epochs, "eval_batch_size": eval_mb_size}
         lr = None if optimizer is None else optimizer.defaults.get("lr")
         self.learner = as_learner(self.learner_type, model, device, dict(settings or {}), lr=lr, **named)
@@ -280,7 +278,7 @@ class Finetune(LearnerStrategy):
 
 
 class Joint(LearnerStrategy):
-    """Training anew on all images so far, the upper bound; see `JointLearner`."""
+    """Training from scratch on all images so far, the upper bound; see `JointLearner`."""
 
     learner_type = JointLearner
 

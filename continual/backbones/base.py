@@ -137,6 +137,18 @@ class FrozenBackbone(nn.Module, ABC):
         All are read if there are fewer. With `until`, the network ends after so many of them.
         """
 
+    def token_parts(self, images: Tensor, blocks: int, *, patches: bool = True) -> list[TokenPart] | None:
+        """Return parts whose means over their positions, side by side, are `block_tokens`; None if it cannot say."""
+        return None
+
+
+@dataclass(frozen=True)
+class TokenPart:
+    """Some of what `block_tokens` gives, before its positions are averaged; a part of an image has no `grid`."""
+
+    values: Tensor  #: (B, N, K), of N positions, row by row
+    grid: tuple[int, int] | None = None  #: rows and columns, N of them together; None: the part is of the whole image
+
 
 def apart(tokens: Tensor, views: int) -> Tensor:
     """Return the tokens (B m, N, D) of views that are apart, from those (B, m N, D) that lie beside one another."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from continual.backbones.base import FrozenBackbone
+from continual.backbones.base import FrozenBackbone, TokenPart
 from continual.errors import BackboneError
 
 
@@ -80,6 +80,11 @@ class FrozenConvNet(FrozenBackbone):
             images, indices=list(range(max(until - blocks, 0), until)), stop_early=True, intermediates_only=True
         )
         return torch.cat([*map(_mean, maps)], 1)
+
+    def token_parts(self, images: Tensor, blocks: int, *, patches: bool = True) -> list[TokenPart]:
+        features, maps = self._read(images, blocks)
+        whole = TokenPart(_level(features)[:, None])
+        return [whole, *(TokenPart(_level(m.flatten(2).mT), (m.shape[2], m.shape[3])) for m in maps if patches)]
 
     def _read(self, images: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
         """Return the features (B, D), and the maps of the last stages, from one pass."""

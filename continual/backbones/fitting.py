@@ -26,7 +26,7 @@ HEADS = re.compile(
     r"mask_token)(\.|$)"
 )
 #: where there are several networks of one kind, the one to take: the average of a training, which is better
-PREFERRED = ("ema", "teacher", "momentum")
+PREFERRED = ("ema", "teacher", "momentum", "target")
 
 
 @dataclass(frozen=True)

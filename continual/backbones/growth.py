@@ -89,7 +89,7 @@ def with_shares(cores: Cores, shares: Tensor) -> Cores:
 
 
 def of_rank(cores: Cores, rank: int, noise: float, generator: torch.Generator) -> Cores:
-    """Return cores of a higher rank that do the same, but for noise of that share of their deviation."""
+    """Return cores of a higher rank that do the same, except for noise of that share of their deviation."""
 
     def wide(core: Tensor) -> Tensor:
         draw = torch.randn(rank, *core.shape[1:3], rank, generator=generator)

@@ -104,7 +104,7 @@ def in_header(recipe: Compressed | Grown | None, preprocessing: Mapping[str, Any
 
 
 def of_header(metadata: Mapping[str, Any]) -> tuple[Compressed | Grown | None, dict[str, Any]]:
-    """Return the recipe, and the preprocessing but for its size, of a weights file's metadata: none of most files.
+    """Return the recipe, and the preprocessing without its size, of a weights file's metadata: none of most files.
 
     Raises BackboneError for what keeps no schema.
     """

@@ -17,7 +17,7 @@ from torch.utils import checkpoint as checkpoints
 
 from continual.adapters.base import Adapters, Serving, Shapes, read_blocks, serving, standardised
 from continual.backbones.attention import ALL, attend
-from continual.backbones.base import FrozenBackbone, SharedStem, apart, beside
+from continual.backbones.base import FrozenBackbone, SharedStem, TokenPart, apart, beside
 from continual.errors import BackboneError
 
 Attention = Callable[[Any, Tensor, slice, Any, Tensor | None], Tensor]
@@ -186,7 +186,7 @@ class FrozenViT(FrozenBackbone):
         tokens = stem.h
         for index in range(self.depth):
             if index:
-                # After the last attention a token's feature is its own affair.
+                # After the last attention a token's feature depends on that token alone.
                 read = self._read(stem) if index == last else ALL
                 weight = self._weight(index, served, views)
                 h = beside(run(self._attend, index, apart(tokens, views), stem.rope, read, weight), views)
@@ -222,6 +222,13 @@ class FrozenViT(FrozenBackbone):
         deviation 1; only one of the two without `patches` and for a ViT that has no class token. All blocks are read
         if there are fewer. With `until`, the network ends after so many blocks.
         """
+        parts = self._token_parts(images, blocks, patches, until)
+        return torch.cat([part.values[:, 0] if part.grid is None else part.values.mean(1) for part in parts], 1)
+
+    def token_parts(self, images: Tensor, blocks: int, *, patches: bool = True) -> list[TokenPart]:
+        return self._token_parts(images, blocks, patches, None)
+
+    def _token_parts(self, images: Tensor, blocks: int, patches: bool, until: int | None) -> list[TokenPart]:
         stem = self.stem(images)
         place, tokens, found = self.network.num_prefix_tokens, stem.h, []
         last = until or self.depth
@@ -232,10 +239,10 @@ class FrozenViT(FrozenBackbone):
             if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
                 if place:
-                    found.append(level[:, 0])
+                    found.append(TokenPart(level[:, :1]))
                 if patches or not place:
-                    found.append(level[:, place:].mean(1))
-        return torch.cat(found, 1)
+                    found.append(TokenPart(level[:, place:], tuple(self.network.patch_embed.grid_size)))
+        return found
 
     def read(self, tokens: Tensor, stem: SharedStem) -> Tensor:
         """Return of something of every token (B, m N, K) what belongs to those the features are made of."""

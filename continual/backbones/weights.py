@@ -24,8 +24,10 @@ from continual.files import fetch
 #: under what training programs keep a network's tensors in a checkpoint, averaged weights before those in training
 WRAPPERS = (
     "state_dict_ema", "model_ema", "ema", "ema_state_dict", "state_dict", "model", "model_state_dict", "model_state",
-    "teacher", "student", "net", "network", "backbone", "encoder", "module", "params", "weights",
+    "teacher", "student", "target_encoder", "net", "network", "backbone", "encoder", "module", "params", "weights",
 )  # fmt: skip
+#: how deep wrappers are followed: a file may hold itself
+NESTED = 16
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
@@ -41,6 +43,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
         kind = _kind(path)
         if kind == "safetensors":
             tensors, metadata = fetch(path)
+            if metadata.get("format") == "equimos-model":
+                raise BackboneError(f"{path} is a model, not a backbone: give the weights of the network that it is on")
             return tensors, {k: _plain(v) for k, v in metadata.items()}
         if kind == "npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -114,20 +118,43 @@ def _numbers() -> list[Any]:
 
 
 def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint, from below its wrappers."""
-    while isinstance(found, Mapping):
+    """Return the tensors of a checkpoint, from below its wrappers.
+
+    Where none of `WRAPPERS` is there, tensors of all parts, named `PART.NAME`: which network it is, names decide later.
+    """
+    for _ in range(NESTED):
+        if not isinstance(found, Mapping):
+            break
         inside = {key: value for key, value in found.items() if isinstance(value, Mapping)}
         key = next((key for key in WRAPPERS if inside.get(key)), None)
         if key is None:
             break
         found = inside[key]
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+    tensors = _below(found) if isinstance(found, Mapping) else {}
     if not tensors:
         what = (
             f"its parts are {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else type(found).__name__
         )
         raise BackboneError(f"{path} holds no weights ({what}): save the model's state_dict()")
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _below(found: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return a checkpoint's own tensors; those of its parts, if it has none.
+
+    Each part is looked into once: a file may name one from many places, or from within itself.
+    """
+    seen, waiting = {id(found)}, [("", found)]
+    tensors: dict[str, Tensor] = {}
+    while waiting:
+        prefix, part = waiting.pop()
+        own = {f"{prefix}{key}": value for key, value in part.items() if isinstance(value, Tensor)}
+        tensors |= own
+        for key, value in part.items() if not own else ():
+            if isinstance(value, Mapping) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{prefix}{key}.", value))
+    return tensors
 
 
 def _plain(text: str) -> Any:

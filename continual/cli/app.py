@@ -16,6 +16,7 @@ from continual.cli import (
     deploy,
     edits,
     equivariance,
+    explaining,
     learn,
     listings,
     merging,
@@ -23,6 +24,7 @@ from continual.cli import (
     porting,
     resizing,
     runs,
+    searching,
     selecting,
 )
 from continual.errors import EquimosError, is_out_of_memory, nearest
@@ -80,7 +82,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (learn, models, listings, runs, edits, merging, porting, resizing, selecting, deploy):
+for group in (
+    learn,
+    models,
+    explaining,
+    listings,
+    runs,
+    searching,
+    edits,
+    merging,
+    porting,
+    resizing,
+    selecting,
+    deploy,
+):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data", cls=Commands)
 app.add_typer(concepts.app, name="concept", cls=Commands)

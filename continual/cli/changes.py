@@ -58,7 +58,7 @@ def show_review(found: Review, advice: str) -> None:
     if known:
         say(
             f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
-            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} mended"
+            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} fixed"
         )
     if found.gone:
         say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")

@@ -11,7 +11,7 @@ import typer
 from continual.cli.changes import claimed
 from continual.cli.options import Device, Json, Method, Model, Weights, Workers, check_there
 from continual.console import STDOUT, check_outputs, console, show_rows, write_json
-from continual.errors import InputError, nearest
+from continual.errors import BackboneError, InputError, nearest
 from continual.lifecycle import contents, versions
 
 if TYPE_CHECKING:
@@ -63,7 +63,20 @@ def check(
 def suppress(
     model: Model, images: Pool = None, stamp: StampFile = None, size: Size = 0.25, with_: With = None,
     without: Without = None, name: Name = None,
-    strength: Annotated[float, typer.Option(help="How much a change of values costs; 100 was no better.")] = 10.0,
+    edit: Annotated[
+        str,
+        typer.Option(
+            metavar="head|mlp", help="What is changed; mlp, rows of the backbone's MLPs, is experimental."
+        ),
+    ] = "head",
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How much a change of values costs; 100 was no better. Of mlp: how far rows are moved, in their mean "
+            "length, of either sign.",
+            show_default="10; of mlp 0.3",
+        ),
+    ] = None,
     method: Method = None, weights: Weights = None, device: Device = "auto", workers: Workers = 0,
 ) -> None:  # fmt: skip
     """Let a model use something less, from what it remembers; a new version, which later experiences keep to."""
@@ -77,9 +90,15 @@ def suppress(
             with bars.waiting("loading the model"):
                 learner = load_learner(found, weights, device, method)
             before = learner.concept_use(concept, progress=bars, workers=workers)
-            learner.suppress(concept, strength, progress=bars, workers=workers)
+            learner.suppress(concept, strength, edit=edit, progress=bars, workers=workers)  # type: ignore[arg-type]
             after = learner.concept_use(concept, progress=bars, workers=workers)
-        _save(learner, model, found, f"suppressed {concept.name}")
+        if edit == "mlp":
+            say = console(stderr=True).print
+            say("--edit mlp is experimental; what was measured of it is in docs/concepts.md")
+            if found.held_out.digests:
+                say("note: features that were kept of held-out images are of the backbone as it was, and left out")
+        how = " by an edit of MLPs" if edit == "mlp" else ""
+        _save(learner, model, found, f"suppressed {concept.name}{how}", held_out=edit != "mlp")
     what = "answers that change with it" if concept.paired else "how far answers with and without it differ"
     console().print(f"{model}: {concept.name} suppressed; {what}: {after.changed:.1%}, {before.changed:.1%} before")
     console(stderr=True).print(f"`equimos concept allow {concept.name} --model {model}` takes that back")
@@ -130,7 +149,10 @@ def find(
         paths = opening.readable([images], bars)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method)
-        rows = ranked(learner, paths, words, clip, clip_weights, progress=bars, workers=workers)
+        try:
+            rows = ranked(learner, paths, words, clip, clip_weights, progress=bars, workers=workers)
+        except BackboneError as error:
+            raise BackboneError(str(error).replace("weights=FILE", "--clip-weights FILE")) from error
     if write_json(json, [asdict(row) for row in rows]):
         table = [(row.name, f"{row.spread:.2f}", row.most, row.least) for row in rows]
         show_rows(table, "thing", "spread", "most with", "least with")
@@ -157,6 +179,7 @@ def _check_given(images: Path | None, stamp: Path | None, with_: Path | None, wi
     check_there(place for place in (*pairs, *folders) if place is not None)
 
 
-def _save(learner: Any, model: Path, found: ModelFile, event: str) -> None:
-    """Make a new version, in which all else is as it was."""
-    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, held_out=found.held_out)
+def _save(learner: Any, model: Path, found: ModelFile, event: str, *, held_out: bool = True) -> None:
+    """Make a new version; all else is as it was, except for features of held-out images if they are left out."""
+    kept: Any = {"held_out": found.held_out if held_out else None, "thumbnails": found.thumbnails}
+    versions.save(learner, model, event, embed_backbone=found.embedded, seen=found.seen, **kept)

@@ -157,6 +157,8 @@ def _show(report: Report, json_file: Path | None) -> None:
         ]
         show_rows(rows, "", report.name)
     if report.errors:
+        for remark in report.remarks:  # what was left out may be why
+            console(stderr=True).print(f"remark: {remark}")
         raise InputError(f"{report.name} is not fit for use: " + "\n".join(report.errors[:11]))
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.options import FALSE_ALARMS, Device, Method, Model, Set, Weights, check_false_alarms, check_there
+from continual.cli.options import (
+    FALSE_ALARMS,
+    Device,
+    Method,
+    Model,
+    Set,
+    Weights,
+    check_false_alarms,
+    check_shares,
+    check_there,
+)
 from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
@@ -32,13 +42,16 @@ def export(
     ],
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not on made-up ones."),
+        typer.Option("--images", "-i", metavar="IMAGE|DIR", help="Compare with PyTorch on these, not synthetic ones."),
     ] = None,
     false_alarm_rate: Annotated[
         float, typer.Option(*FALSE_ALARMS, help="Share of known images that the runner may call unknown by default.")
     ] = 0.05,
     int8: Annotated[
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
+    ] = False,
+    learnable: Annotated[
+        bool, typer.Option("--learnable", help="Write its sums as well: the box adds and corrects classes by itself.")
     ] = False,
     method: Method = None,
     weights: Weights = None,
@@ -66,14 +79,22 @@ def export(
             learner = opening.load_learner(found, weights, "cpu", method)
         with bars.waiting("writing the graph, and comparing its answers with PyTorch's"):
             agreed = writing.export_onnx(
-                learner, file, images=paths or None, false_alarm_rate=false_alarm_rate, int8=int8, progress=bars
+                learner,
+                file,
+                images=paths or None,
+                false_alarm_rate=false_alarm_rate,
+                int8=int8,
+                learnable=learnable,
+                progress=bars,
             )
     if folder:
         write_text(onnx / "onnx_runner.py", standalone.source())
+        if learnable:
+            write_text(onnx / "onnx_learner.py", standalone.source(standalone.LEARNER))
     out = console()
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(
-        f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'made-up image')}: "
+        f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'synthetic image')}: "
         f"{agreed.same_answers} answers the same, scores within {agreed.largest:.1g}"
     )
     if agreed.int8 is not None:
@@ -113,15 +134,29 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="A name to answer to, such as that of a proxy in front; may be repeated.")
     ] = None,
+    collect: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Store images that people name on the page here, in a folder per class."),
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Let the page learn these into the model file: a new version, with undo.")
+    ] = False,
+    max_flips: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Keep no version that breaks more than this share of answers.")
+    ] = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Answer over HTTP, with a page to drop images on; a changed model file is taken up without a stop."""
+    """Answer over HTTP, with a page to drop images on; a changed model file is loaded without a stop.
+
+    With --collect the page takes corrections, and with --learn it learns them. Who reaches the server can then change
+    the model, so that a server for others needs a key.
+    """
     try:
         from continual.serving import server
-        from continual.serving.app import ServingOptions
+        from continual.serving.answering import ServingOptions
         from continual.serving.model import ModelInUse
         from continual.serving.uploads import Limits
     except ImportError as error:
@@ -130,6 +165,7 @@ def serve(
     from continual.cli.progress import waiting
 
     check_false_alarms(false_alarm_rate)
+    check_shares(max_flips=max_flips)
 
     def load(before: Learner | None) -> Learner:
         found = contents.read(model)
@@ -142,8 +178,25 @@ def serve(
 
     contents.read(model)
     limits, hosts = Limits(max_bytes, max_pixels), server.names(host, *(name or ()))
+    if learn and collect is None:
+        collect = model.with_name(f"{model.stem}-corrections")
+    if collect is not None:
+        if api_key is None and not server.is_loopback(host):
+            raise InputError(f"anyone who reaches {host} could change the model: set EQUIMOS_API_KEY for a key")
+        check_target(collect)
+        collect.mkdir(exist_ok=True)
     asked = ServingOptions(
-        api_key, false_alarm_rate, limits, timeout, batch=batch, hosts=hosts, per_address=per_address
+        api_key,
+        false_alarm_rate,
+        limits,
+        timeout,
+        batch=batch,
+        hosts=hosts,
+        per_address=per_address,
+        collect=collect,
+        learn=learn,
+        max_flips=max_flips,
+        weights=tuple(weights or ()),
     )
     with waiting("loading the model, and trying an answer"):
         in_use = ModelInUse(model, load)

@@ -149,7 +149,7 @@ def rollback(
     check_target(model)
 
     def remark(why: str) -> None:
-        console(stderr=True).print(f"note: its numbers are sound, but it was not asked for an answer: {why}")
+        console(stderr=True).print(f"note: its numbers are valid, but no answer was tried: {why}")
 
     with locks.claimed(model):
         about = versions.rollback(model, number, weights=weights or (), remark=remark).about()
@@ -179,7 +179,8 @@ def _edit(
             learner = load_learner(found, weights, device, method, settings)
         event, seen = change(learner, found.seen)
         learner = learner.variant(**found.header["settings"])
-        versions.save(learner, model, event, embed_backbone=found.embedded, seen=seen, held_out=found.held_out)
+        kept: Any = {"held_out": found.held_out, "thumbnails": found.thumbnails}
+        versions.save(learner, model, event, embed_backbone=found.embedded, seen=seen, **kept)
         deleted = 0 if purged is None else versions.purge(model, purged)
     console().print(f"{model}: {event}; {count(len(learner.classes), 'class')}")
     return deleted

@@ -127,8 +127,8 @@ def advise(
     """Say which group images have: rotations, mirrors, both, or none.
 
     Every image is left out with all its views and answered from the others, with each group and without; nothing is
-    trained. The last columns say which share of the squared error a group saves, and how often images can be told from
-    themselves moved, by the element of the group that shows most: 50 % is by chance.
+    trained. The last columns say which share of the squared error a group saves, and how often moved images
+    are recognised, by the element of the group that shows most: 50 % is by chance.
     """
     from continual import options
     from continual.backbones.loading import load_backbone
@@ -163,7 +163,7 @@ def advise(
         (one.group or "none", one.views, f"{one.accuracy:.1%}", f"{one.saved:.1%}", f"{one.recognised:.0%}")
         for one in found
     ]
-    show_rows(rows, "group", "views", "right, left out", "error saved", "told from moved")
+    show_rows(rows, "group", "views", "right, left out", "error saved", "moved recognised")
     console().print(f"group: {taken.group or 'none'} (a group is taken that saves {MARGIN:.0%} of the error)")
     console().print(f"next: {command}", markup=False, soft_wrap=True)
 

@@ -66,6 +66,14 @@ def learn(
             help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
         ),
     ] = None,
+    keep_thumbnails: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep small pictures of N learned images per class in the model, for `equimos explain`; 0 drops them.",
+        ),
+    ] = None,
     max_flips: Annotated[
         float | None,
         typer.Option(
@@ -108,7 +116,7 @@ def learn(
 
     Shows a plan and asks; learns; shows what broke on held-out images, and asks again before it keeps the result.
     The model file changes only when everything has succeeded. A model that exists keeps its method, backbone,
-    --value-range and, but for sizes of batches and precision, its settings. Exit code 1: the answer was no, or
+    --value-range and its settings, except for sizes of batches and precision. Exit code 1: the answer was no, or
     --max-flips was passed.
 
     The processes of torchrun share the images, and need --yes.
@@ -134,7 +142,7 @@ def learn(
     from continual.cli import opening
     from continual.cli.progress import ProgressBars, waiting
     from continual.data.inputs import as_experience, with_unlabelled
-    from continual.lifecycle import estimate, input_size, new_images
+    from continual.lifecycle import estimate, input_size, new_images, thumbnails
     from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
     from continual.lifecycle.unlabelled_images import stamped, without_labels
 
@@ -218,8 +226,9 @@ def learn(
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
-            answers = 2 * len(plan.held_out) + len(plan.hold_out)
-            duration = estimate.seconds(learner, data, answers) / distributed.count()
+            duration = (
+                estimate.seconds(learner, data, 2 * len(plan.held_out) + len(plan.hold_out)) / distributed.count()
+            )
             said.print(f"time: {estimate.words(duration)}")
             if dry_run:
                 return
@@ -237,6 +246,7 @@ def learn(
             if keep_held_out:
                 added = chosen([*plan.held_out, *plan.hold_out], held_out, seen, keep_held_out)
                 held_out = held_out.plus(HeldOutFeatures.of(learner, added, workers=workers))
+            small = thumbnails.updated(found.thumbnails if found else None, learner, plan.learn, seen, keep_thumbnails)
             if not distributed.first():
                 return
             embed = embed_backbone or (found is not None and found.embedded)
@@ -245,7 +255,8 @@ def learn(
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             event = f"learned {', '.join(map(str, names[:5]))}{more}{_beside(learner)}"
             event += f", ignoring {concept.name}" if concept else ""
-            versions.save(learner, model, event, embed_backbone=embed, seen=seen, held_out=kept, figures=figures)
+            held: Any = {"seen": seen, "held_out": kept, "thumbnails": small, "figures": figures}
+            versions.save(learner, model, event, embed_backbone=embed, **held)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
     console().print(
@@ -269,7 +280,7 @@ def _learn(
     workers: int,
     concept: Concept | None,
 ) -> Review:
-    """Learn, and see what that did to the held-out images, also to those that are gone but for their features."""
+    """Learn, and see what that did to the held-out images, also to those of which only features are left."""
     from continual.cli.progress import ProgressBars
     from continual.lifecycle.review import review
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.backbones import described
 from continual.cli.options import Device, Method, Weights, Workers, check_there
 from continual.console import check_target, console, count, size
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
 from continual.lifecycle.seen_images import SeenImage, SeenImages
+
+if TYPE_CHECKING:
+    from continual.lifecycle.contents import ModelFile
 
 app = typer.Typer()
 
@@ -44,7 +49,7 @@ def merge(
 
     For strata, ridge, simple_cil, and ranpac with epochs=0, it is the model that learning all images in one place
     gives. mos and ease keep the adapters of all models, slca, aper and ranpac merge what they trained by a rule; what
-    they remember is mapped by images of anything, and a head is aligned anew.
+    they remember is mapped by images of anything, and a head is aligned again.
     """
     from continual.cli.opening import load_learner, readable
     from continual.cli.progress import ProgressBars
@@ -53,6 +58,9 @@ def merge(
 
     if len(models) < 2:
         raise InputError("merge takes two model files at least: equimos merge A.safetensors B.safetensors --out M")
+    places = [model.resolve() for model in models]
+    if again := [model for number, model in enumerate(models) if places[number] in places[:number]]:
+        raise InputError(f"{again[0]} is named twice, and its images would count twice: name each model once")
     if args and rule is None:
         raise InputError(f"--arg {args[0]} is a setting of a rule: name it with --rule")
     check_there([images] if images is not None else ())
@@ -60,6 +68,7 @@ def merge(
     if out.exists():
         raise InputError(f"{out} is there already: name a new file with --out")
     found = [contents.read(model) for model in models]
+    _check_backbones(found)
     with ProgressBars(console(stderr=True)) as bars:
         paths = readable([images], bars, found[0].channels) if images is not None else None
         with bars.waiting("loading the models"):
@@ -81,6 +90,29 @@ def merge(
         say(f"known to more than one: {', '.join(shared)}")
     if twice:
         say(f"{count(twice, 'image')} learned by more than one, which count as often")
+
+
+def _check_backbones(found: list[ModelFile]) -> None:
+    """Raise InputError, with the command that brings it there, for a model of another backbone than the first."""
+
+    def named(about: dict[str, Any]) -> str:
+        return f"{' and '.join(part['name'] for part in described(about))} ({about['sha256'][:8]})"
+
+    first = found[0].header["backbone"]
+    given, *others = described(first)
+    target = f"--to-weights {shlex.quote(given['weights_file'])}" if given["weights_file"] else f"--to {given['name']}"
+    for file in found[1:]:
+        its = file.header["backbone"]
+        if its["sha256"] == first["sha256"]:
+            continue
+        port = f"equimos port --model {shlex.quote(str(file.path))} {target} --images DIR"
+        cure = (
+            "Learn one of them again on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
+        )
+        raise InputError(
+            f"{file.path} cannot be merged with {found[0].path}: its backbone is {named(its)}, not {named(first)}. "
+            f"{cure}"
+        )
 
 
 def joint_images(seen: list[SeenImages]) -> tuple[SeenImages, int]:

@@ -146,8 +146,14 @@ def proposed_backbone(asks: str, arguments: dict[str, Any], *, ask: bool) -> tup
     return choice.tag, made
 
 
+def file_named(name: str) -> Path | None:
+    """Return the file that a backbone's name is, or seems to be, and None for a tag of timm's."""
+    path = Path(name)
+    return path if path.is_file() or path.suffix == ".safetensors" else None
+
+
 def successor(found: ModelFile, name: str | None, weights: Path | None, arguments: dict[str, Any]) -> Backbone:
-    """Return the backbone to which a model is to be ported, by its tag or its weights.
+    """Return the backbone to which a model is to be ported, by its tag, or by a file of its weights.
 
     Of the same architecture, it has the model's arguments and preprocessing unless its file says others or they are
     given; of another one, how images are cropped and mirrored in training. Raises InputError for neither tag nor
@@ -155,8 +161,10 @@ def successor(found: ModelFile, name: str | None, weights: Path | None, argument
     """
     about, *others = described(found.header["backbone"])
     if others:
-        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn anew")
+        raise InputError(f"{found.path} has several backbones side by side: port them in Python, or learn from scratch")
     said: dict[str, Any] = {}
+    if weights is None and name is not None and (file := file_named(name)):
+        name, weights = None, file
     if weights is not None and name is None:
         metadata = read_weights(weights)[1]
         named, said = noted(metadata)
@@ -204,6 +212,11 @@ def refuse_changes(
 
 def check_keeping(learner: IncrementalLearner[Any], keep: int | None) -> None:
     """Raise InputError if features are to be kept from which answers could not be known later."""
+    if keep and learner.edited is not learner:
+        raise InputError(
+            "--keep-held-out keeps features of the backbone as it was, and this model answers by an edited one: leave "
+            "it out, or allow the concept first (equimos concept allow)"
+        )
     if keep and (learner.settings.group is not None or not learner.fixed_features):
         able = ", ".join(name for name in methods() if method(name).fixed_features)
         asked = learner.method if learner.settings.group is None else f"a model with group={learner.settings.group}"

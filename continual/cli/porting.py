@@ -30,7 +30,9 @@ def port(
         ),
     ],
     model: Model,
-    to: Annotated[str | None, typer.Option(metavar="TAG", help="The new backbone: timm's full tag.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="TAG|FILE", help="The new backbone: timm's full tag, or a backbone file.")
+    ] = None,
     to_weights: Annotated[
         Path | None,
         typer.Option(

@@ -30,7 +30,7 @@ class ProgressBars:
 
     Where there is no terminal nothing moves: a stage leaves one line when it is finished. A stage that is
     one step of a larger one ("mos, experience 2/5: training") leaves nothing, nor does a wait: a stage that is 0 of 1
-    when it is first heard of.
+    when it is first reported.
     """
 
     def __init__(self, console: Console) -> None:
@@ -62,7 +62,7 @@ class ProgressBars:
             wait = done == 0 and total == 1
             self._tasks[stage] = self._bars.add_task(stage, total=None if wait else total, figures="")
             if INNER not in stage:
-                # A stage is first heard of when a part of it is done: it began where the last one ended.
+                # A stage is first reported when a part of it is done: it began where the last one ended.
                 self._bars.tasks[-1].start_time = self._free_since
         waited = next(task for task in self._bars.tasks if task.id == self._tasks[stage]).total is None
         self._bars.update(self._tasks[stage], completed=done, figures=text)

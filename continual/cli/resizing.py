@@ -161,8 +161,7 @@ def _original(
     from continual.cli import opening
 
     arguments = options.assignments("--model-arg", model_arg or ())
-    file = None if name is None else Path(name)
-    if weights is None and file is not None and file.is_file():
+    if weights is None and name is not None and (file := opening.file_named(name)):
         name, weights = None, file
     if name is None and weights is None:
         name, arguments = opening.proposed_backbone(f"equimos {asks}", arguments, ask=False)

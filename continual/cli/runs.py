@@ -65,6 +65,10 @@ def run(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Share frozen features with other methods, seeds and runs.")
     ] = True,
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="TRACKER", help="Log finished cells: tensorboard, wandb or mlflow (`equimos list`)."),
+    ] = None,
     every: Columns = False,
     jobs: Jobs = 1,
     launcher: Launcher = "local",
@@ -92,6 +96,7 @@ def run(
     from continual.experiments.dry_run import plan
     from continual.experiments.launching import on_cluster, on_this_machine
     from continual.experiments.run import run_config
+    from continual.experiments.trackers import TRACKERS
     from continual.learning.feature_store import FeatureStore
     from continual.registry import without_code
 
@@ -99,6 +104,9 @@ def run(
         if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
             raise InputError("torchrun has its processes run every cell together: leave out --jobs and --launcher")
         check_launcher(launcher, jobs)
+        kind = None if log is None else TRACKERS.get(log)
+        if kind is not None and launcher == "ray":
+            raise InputError("workers of Ray do not log: leave out --log, or --launcher")
         wanted, on_workers = options.assignments("--slurm", slurm or ()), options.assignments("--ray", ray or ())
         with without_code(str(config) if dry_run and not allow_code else None):
             configs = load_runs(config, changes or ())
@@ -115,7 +123,7 @@ def run(
         remarks.quiet = not distributed.first()
         words = ["run", str(config), *(changes or ()), "--out", str(out), "--workers", str(workers)]
         words += [word for label in only or () for word in ("--only", label)]
-        words += [] if store else ["--no-store"]
+        words += ([] if store else ["--no-store"]) + ([] if log is None else ["--log", log])
         if launcher == "slurm":
             submitted = on_cluster(words, jobs, out.with_name(f"{out.name}-slurm"), wanted)
             ids = ", ".join(str(job.job_id) for job in submitted)
@@ -136,8 +144,9 @@ def run(
             folder = out / name
             known = " (cells that are there are not run again)" if folder.exists() else ""
             remarks.print(f"{each.title}: {', '.join(each.methods)}; results in {folder}{known}")
+            tracker, kept = None if kind is None else kind(folder), FeatureStore() if store else None
             with ProgressBars(remarks) as bars:
-                cells = run_config(each, folder, bars, only or (), workers, FeatureStore() if store else None)
+                cells = run_config(each, folder, bars, only or (), workers, kept, tracker)
             if cells:
                 _show_table(each.title, cells, every=every)
             files = sorted(str(p) for p in folder.iterdir() if p.is_file())

@@ -49,7 +49,7 @@ def is_dataset(value: Any) -> bool:
 def with_length(dataset: Any) -> Any:
     """Return a data set that has a length and items by position: a loader as the items it loads.
 
-    Raises InputError for a stream without a length, and a loader whose items cannot be told apart.
+    Raises InputError for a stream without a length, and a loader whose items cannot be distinguished.
     """
     if isinstance(dataset, DataLoader):
         return LoadedItems.of(dataset)

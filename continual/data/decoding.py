@@ -178,7 +178,7 @@ def as_rgb(image: Any) -> Decoded:
         if turn in TURNS:
             image = image.transpose(Image.Transpose[TURNS[turn]])
     found = _rgb(image)
-    found.image.info.clear()  # it says how to turn what was turned
+    found.image.info.clear()  # it says how to transform what is transformed already
     return found
 
 

@@ -5,7 +5,7 @@ Numbers and numpy alone, as it is part of the stand-alone runner: see `continual
 A model with a group answers alike for a picture and its quarter turns and mirror images. Resizing rounds along one axis
 before the other, and a margin that is odd has a longer side, so a rotated file would not give the rotated input. With a
 group, pictures are therefore resized in one pose that their content decides, whichever they were given in, and the
-result is turned back; and margins are even, so that the cut lies in the middle.
+result is transformed back; and margins are even, so that the cut lies in the middle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_RATIO = 32  #: of the longer side to the shorter; of a longer picture the m
 
 @dataclass(frozen=True)
 class Pose:
-    """How a picture was turned: its axes swapped first, if so, then its rows and its columns reversed."""
+    """How a picture was transformed: its axes swapped first, if so, then its rows and its columns reversed."""
 
     swapped: bool = False
     rows: bool = False

@@ -1,4 +1,4 @@
-"""How a picture is to be turned, read from its metadata alone, whatever else is wrong with that.
+"""How a picture is to be rotated or mirrored, read from its metadata alone, whatever else is wrong with that.
 
 Part of the stand-alone runner: see `continual.export.standalone`.
 """
@@ -18,7 +18,7 @@ _ORIENTATION = 0x0112
 
 
 def orientation(image: Any) -> int:
-    """Return how a PIL image is to be turned, 1 to 8 as in EXIF; 1 if its metadata does not say, or is damaged."""
+    """Return how a PIL image is to be transformed, 1 to 8 as in EXIF; 1 if its metadata does not say, or is damaged."""
     exif, profile = image.info.get("exif"), image.info.get("Raw profile type exif")
     found: Any = None
     try:

@@ -1,7 +1,7 @@
 """JPEG and PNG files without their metadata, which Pillow makes sense of even where nobody asks, and may trip over.
 
 What a picture looks like needs few of a file's segments; the rest, often longer than the picture and damaged by some
-program on its way, is left out, but for what says how the picture is to be turned. Part of the stand-alone runner: see
+program on its way, is left out, except for the orientation of the picture. Part of the stand-alone runner: see
 `continual.export.standalone`.
 """
 

@@ -221,8 +221,13 @@ def _rows(labels: Sequence[Label], chosen: Sequence[Label], per_class: int | Non
     return rows
 
 
+def taken(images: Any, labels: Any, rows: list[int]) -> tuple[Any, list[Label]]:
+    """Return some of several images, and their labels."""
+    return _take(images, rows), _take(labels, rows)
+
+
 def _pick(part: tuple[Any, Any] | Images, rows: list[int]) -> tuple[Sequence[Any], list[Label]]:
-    return _take(part[0], rows), _take(part[1], rows)
+    return taken(part[0], part[1], rows)
 
 
 def _take(values: Any, rows: list[int]) -> Any:

@@ -21,6 +21,7 @@ from continual.data.preprocessing import Preprocessing
 from continual.datasets.config import DataConfig, StreamConfig, data_places
 from continual.documents import Strict, is_code_file, not_finite, read, refusal
 from continual.errors import InputError, nearest
+from continual.experiments.grids import rows
 from continual.learning.settings import Settings, make
 from continual.methods import with_preset
 from continual.registry import points_to_code
@@ -176,8 +177,9 @@ def load_runs(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, RunC
 
     A table `[settings]` holds settings for every method that has them. In `[methods.NAME]`, `method` (default NAME),
     `preset` and `variants` are reserved; the rest are the method's settings. `method` is a name, or the place of a
-    class: `own_file.py:MyLearner` or `package.module:MyLearner`. A relative path is looked up beside the config, an
-    override's in the working folder.
+    class: `own_file.py:MyLearner` or `package.module:MyLearner`. A setting `lr = { grid = [0.001, 0.01] }` makes a row
+    for each value, `NAME lr=0.001` and so on; several grids make all combinations. A relative path is looked up beside
+    the config, an override's in the working folder.
 
     Tables `[sweep.NAME]` make a run each: their keys change those of the file, and overrides change both, or with
     `sweep.NAME.` before the key one run only.
@@ -226,6 +228,7 @@ def _load(path: Path, overrides: list[str], part: str | None) -> RunConfig:
 def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Spread shared settings over the methods."""
     resolved: dict[str, Any] = {}
+    before = len(problems)
     allowed: set[str] = set()
     for label, table in found.items():
         if not isinstance(table, dict):
@@ -245,7 +248,11 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
             continue
         allowed |= known.keys()
         settings = {**{k: v for k, v in shared.items() if k in known}, **own}
-        resolved[label] = {**reserved, "method": named, "preset": preset, "settings": settings}
-    if len(resolved) == len(found):
+        try:
+            for row, point in rows(label, settings):
+                resolved[row] = {**reserved, "method": named, "preset": preset, "settings": point}
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) == before:
         problems += [f"unknown key 'settings.{k}': {nearest(k, allowed)}" for k in sorted(shared.keys() - allowed)]
     return resolved or found

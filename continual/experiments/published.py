@@ -11,6 +11,9 @@ from typing import Any
 
 from continual.experiments.config import networks_of
 
+#: by how many points both accuracies of a run may be off and count as reproduced: what seeds and versions differ by
+TOLERANCE = 1.0
+
 
 @dataclass(frozen=True)
 class Source:
@@ -32,6 +35,16 @@ class Figure:
     average: float
     final: float
     source: Source
+
+    def verdict(self, average: float, final: float) -> str:
+        """Say whether accuracies, as shares, are those published, or by how many points they are not.
+
+        >>> figure = find("cifar100", [5] * 20).figure("mos")
+        >>> figure.verdict(0.9361, 0.8900), figure.verdict(0.9, 0.9)
+        ('reproduced', 'off by -3.3 / +0.8')
+        """
+        off = [100 * (mine - its) for mine, its in ((average, self.average), (final, self.final))]
+        return "reproduced" if all(abs(x) <= TOLERANCE for x in off) else "off by {:+.1f} / {:+.1f}".format(*off)
 
 
 @dataclass(frozen=True)

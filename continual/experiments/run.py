@@ -27,6 +27,7 @@ from continual.experiments.provenance import cell_record, stream_digest, surroun
 from continual.experiments.results import empty_cell, inference_cost, measured
 from continual.experiments.run_folder import CellFolder, RunFolder
 from continual.experiments.timing import Clock, Waited, waiting
+from continual.experiments.trackers.base import Tracker
 from continual.experiments.transformed import answer_transformed, transformed_training
 from continual.learning.checkpoints import CheckpointFolder
 from continual.learning.extractor import Progress
@@ -47,6 +48,7 @@ def run_config(
     only: Sequence[str] = (),
     workers: int = 0,
     store: FeatureStore | None = None,
+    tracker: Tracker | None = None,
 ) -> list[Cell]:
     """Run what is not yet in the folder `out` and return all cells; writes metrics and the picture there.
 
@@ -54,8 +56,9 @@ def run_config(
     with the same bits, and those that another process runs are left to it. `only` names the methods (keys of
     `methods`) to run now; without `out` the folder is a temporary one. Several processes (see `continual.distributed`)
     run each cell together; the first writes and returns the cells, the others return nothing. Frozen features are taken
-    from a `store`, and kept there; times are then as if they had been computed. Raises InputError for a
-    folder of another run; nothing is written before the data and the folder have been checked.
+    from a `store`, and kept there; times are then as if they had been computed. A `tracker`
+    gets every cell that is finished now. Raises InputError for a folder of another run; nothing is written before the
+    data and the folder have been checked.
     """
     if unknown := [label for label in only if label not in config.methods]:
         raise InputError(f"--only {unknown[0]!r}: {nearest(unknown[0], config.methods)}")
@@ -69,7 +72,9 @@ def run_config(
     with TemporaryDirectory() if out is None else nullcontext(out) as folder:
         run = _Run(config, RunFolder(Path(folder)), progress, workers, store)
         for seed, label in product(config.seeds, wanted):
-            run.make(label, seed)
+            for cell in run.make(label, seed):
+                if tracker is not None and distributed.first():
+                    tracker.log(cell, config.title)
         return finished(config, run.folder, out) if distributed.first() else []
 
 
@@ -104,12 +109,7 @@ class _Run:
     """What the cells of one call have in common."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        progress: Progress | None,
-        workers: int,
-        store: FeatureStore | None,
+        self, config: RunConfig, folder: RunFolder, progress: Progress | None, workers: int, store: FeatureStore | None
     ) -> None:
         self.config, self.folder, self.progress, self.workers, self.store = config, folder, progress, workers, store
         checked = None if store is None else store.folder / READABLE
@@ -128,19 +128,19 @@ class _Run:
             folder.claim(config, data, surroundings(config.device))
         self.data = distributed.first_says(data)
 
-    def make(self, label: str, seed: int) -> None:
-        """Run a cell, unless it is finished or another process is at it."""
+    def make(self, label: str, seed: int) -> list[Cell]:
+        """Run a cell, unless it is finished or another process is at it; return it and its variants, or nothing."""
         config, stream, place = self.config, self.streams[seed], self.folder.cell(label, seed)
         if distributed.first_says(place.read() is not None):
-            return
+            return []
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         with _held_by_the_first(place.lock) as mine:
             if not mine:
                 if self.progress is not None:
                     self.progress(f"{label}, seed {seed}, is left to {locks.owner(place.lock)}", 1, 1, {})
-                return
+                return []
             if distributed.first_says(place.read() is not None):
-                return
+                return []
             how = config.device, self.progress, self.workers, place, config.transformed, config.train_transformed
             learner, cells = run_cell(
                 label, config.methods[label], self._backbone(seed), stream, seed, *how, store=self.store,
@@ -148,6 +148,7 @@ class _Run:
             )  # fmt: skip
             if distributed.first():
                 place.finish(cells, cell_record(learner, stream, self.data[str(seed)], config.device))
+            return cells
 
     def _backbone(self, seed: int) -> Backbone:
         networks = self.config.networks

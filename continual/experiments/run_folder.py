@@ -146,7 +146,7 @@ class CellFolder:
         evaluated: list[Any] = []
         while (found := checkpoints.read(self._evaluated(len(evaluated) + 1))) is not None:
             if "confidence" not in found[0][0]:
-                break  # of an earlier version, which kept derived figures only: what follows is done anew
+                break  # of an earlier version, which kept derived figures only: what follows is done again
             evaluated.append(found)
         for number in reversed(self._learned.numbers()):
             kept = checkpoints.read(self._learned.path(number))

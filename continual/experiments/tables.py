@@ -11,7 +11,7 @@ from rich.text import Text
 
 from continual import escaping
 from continual.errors import InputError, nearest
-from continual.experiments.published import Figure, Protocol
+from continual.experiments.published import TOLERANCE, Figure, Protocol
 from continual.experiments.results import Row, keeps_images, rows
 from continual.metrics import measures
 from continual.metrics.base import Metric
@@ -19,6 +19,7 @@ from continual.metrics.cell import Cell
 
 ABSENT = "–"  #: where a method has no such figure, or where it would mean nothing
 PUBLISHED = {"average": "published Ā [%]", "final": "published final [%]"}
+VERDICT = f"verdict, within {TOLERANCE:g} point"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def results_table(
     *,
     brief: bool = False,
 ) -> Table:
-    """Return the results table, with the published accuracies of `protocol` in columns of their own.
+    """Return the results table, with the published accuracies of `protocol`, and a verdict, in columns of their own.
 
     A published figure stands in the line that bears its method's name, or else in the method's first line. `columns`
     names the metrics to show, `brief` shows the few that fit a terminal; the main ones are shown by default. Raises
@@ -68,6 +69,8 @@ def results_table(
                 f"{100 * getattr(named[n], metric.name):.2f}" if n in named else ABSENT for n in range(len(found))
             ]
             shown.append(_Column(PUBLISHED[metric.name], values))
+    if named:
+        shown.append(_Column(VERDICT, [_verdict(row, named.get(n)) or ABSENT for n, row in enumerate(found)]))
     return _table(shown)
 
 
@@ -120,6 +123,11 @@ def _text(row: Row, metric: Metric) -> str:
         return ABSENT
     text = f"{metric.factor * mean:.{metric.decimals}f}"
     return text if deviation is None else f"{text} ± {metric.factor * deviation:.{metric.decimals}f}"
+
+
+def _verdict(row: Row, figure: Figure | None) -> str | None:
+    average, final = row.mean["average"], row.mean["final"]
+    return None if figure is None or average is None or final is None else figure.verdict(average, final)
 
 
 def _published(table: Sequence[Row], protocol: Protocol | None) -> dict[int, Figure]:
@@ -193,8 +201,8 @@ def result_lines(cells: Sequence[Cell], protocol: Protocol | None = None) -> lis
     for number, row in enumerate(table):
         figures = [values[key] for key in keys for values in (row.mean, row.deviation)]
         published = [getattr(named.get(number), key, None) for key in ("average", "final")]
-        lines.append([row.label, row.method, row.seeds, *figures, *published])
-    return [[*headings, "published_average", "published_final"], *lines]
+        lines.append([row.label, row.method, row.seeds, *figures, *published, _verdict(row, named.get(number))])
+    return [[*headings, "published_average", "published_final", "verdict"], *lines]
 
 
 def cell_lines(cells: Sequence[Cell]) -> list[list[object]]:

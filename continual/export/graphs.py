@@ -30,6 +30,7 @@ from continual.statistics.head import cosine_scores
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "p_value"}
+COLUMNS |= {name: name for name in ("stack", "first_stack", "refinements")}
 
 
 def _columns(scores: Scores, names: list[str]) -> tuple[Tensor, ...]:

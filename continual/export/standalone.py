@@ -6,15 +6,15 @@ import ast
 from importlib.util import find_spec
 from pathlib import Path
 
-RUNNER = "continual.export.onnx_runner"
+RUNNER, LEARNER = "continual.export.onnx_runner", "continual.export.onnx_learner"
 
 
-def source() -> str:
-    """Return the text of the stand-alone runner."""
-    runner, *rest = [_file(name) for name in reversed(_needed(RUNNER))]
+def source(module: str = RUNNER) -> str:
+    """Return the text of the stand-alone runner, or of the one that learns."""
+    runner, *rest = [_file(name) for name in reversed(_needed(module))]
     tree = ast.parse(runner)
     about = ast.get_docstring(tree, clean=False)
-    parts = [_body(text) for text in [*reversed(rest), runner]]
+    parts = [*(_body(text, runs=False) for text in reversed(rest)), _body(runner)]
     return f'"""{about}"""\n\nfrom __future__ import annotations\n\n' + "\n\n".join(parts)
 
 
@@ -37,13 +37,17 @@ def _file(name: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _body(text: str) -> str:
-    """Return a module's lines but its docstring and the imports that have no place in one file."""
+def _body(text: str, runs: bool = True) -> str:
+    """Return a module's lines but its docstring, the imports that have no place in one file, and what a program runs.
+
+    The last is kept of the one module that `runs`.
+    """
     left_out = set[int]()
     for number, node in enumerate(ast.parse(text).body):
         docstring = number == 0 and isinstance(node, ast.Expr)
         ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("continual", "__future__")
-        if docstring or ours:
+        program = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        if docstring or ours or (program and not runs):
             left_out |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
     lines = text.splitlines()
     return "\n".join(line for number, line in enumerate(lines, 1) if number not in left_out).strip() + "\n"

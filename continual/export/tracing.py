@@ -57,6 +57,11 @@ def traced(
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"cannot be written as an ONNX graph ({type(error).__name__}: {said[0]})") from error
     assert program is not None
+    # A step may be called as an output is, `stack` say; in the file the two would be one.
+    graph, named = program.model.graph, {*outputs}
+    for value in (value for node in graph for value in node.outputs if value.name in named):
+        if all(value is not output for output in graph.outputs):
+            value.name = f"{value.name} within"
     model = program.model_proto
     if any(value.type.tensor_type.shape.dim[0].HasField("dim_value") for value in model.graph.input):
         raise InputError("cannot be written as an ONNX graph: its steps depend on the number of images (`len`, say)")

@@ -19,6 +19,7 @@ from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
 from continual.export.int8 import milliseconds, quantised
+from continual.export.learnable import graph_with_views, readings, write_sums
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner, resize
 from continual.learning import model_file
 from continual.learning.extractor import Progress
@@ -68,16 +69,20 @@ def export_onnx(
     images: Sequence[Any] | None = None,
     false_alarm_rate: float = 0.05,
     int8: bool = False,
+    learnable: bool = False,
     progress: Progress | None = None,
 ) -> Agreement:
     """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `false_alarm_rate` inside.
 
     The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
     `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
-    `predict` takes them; by default a few made-up ones) are compared with the learner's.
+    `predict` takes them; by default a few synthetic ones) are compared with the learner's.
 
     With `int8`, that comparison is made first, and what is then written has the backbone's weights in 8 bits (see
     `continual.export.int8`); the `Int8` in the result says what that cost.
+
+    A `learnable` model comes with its sums in a file beside it, PATH.sums.npz, with which
+    `continual.export.onnx_learner` adds and corrects classes without PyTorch.
 
     Raises InputError, and writes nothing, for a method or preprocessing that cannot be exported and where the
     answers differ; ModelFileError if `path` cannot be written.
@@ -96,9 +101,13 @@ def export_onnx(
                 f"crop_pct={prepared.crop_pct}: the runner knows {' and '.join(FILTERS)}, and crops of at most the "
                 "image"
             )
+    if learnable and int8:
+        raise InputError("features in 8 bits are not those that were learned: leave out int8, or learnable")
     plain = exact(learner)
+    if learnable:
+        readings(plain)
     try:
-        model = graph(plain)
+        model = graph_with_views(plain) if learnable else graph(plain.edited)
     except InputError as error:
         raise InputError(f"a model of method {learner.method!r} {error}") from error
     entry = model.metadata_props.add()
@@ -116,6 +125,8 @@ def export_onnx(
                 f"the exported graph does not answer as the model does: {found.same_answers} of {found.images} answers "
                 f"are the same, and scores differ by up to {found.largest:.1g}; it was not written"
             )
+        if learnable:
+            write_sums(plain, path.with_suffix(".sums.npz"))
         if int8:
             return replace(found, int8=_shrink(model, temporary, plain, given, progress))
     return found

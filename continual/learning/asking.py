@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Asking(ABC, Generic[S]):
     @property
     @abstractmethod
     def preprocessing(self) -> Preprocessing: ...
+
+    @property
+    def edited(self) -> Self:
+        """The learner that answers: this one, unless concepts are suppressed by an edit of its backbone."""
+        return self
 
     @abstractmethod
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores: ...
@@ -101,10 +106,12 @@ class Asking(ABC, Generic[S]):
 
     def answer(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch on the learner's device, all views of it where a symmetry averages scores."""
-        symmetry = self.symmetry
+        asked, symmetry = self.edited, self.symmetry
+        # What is kept are features of the backbone as it was.
+        cache = cache if asked is self else None
         if symmetry is None or not symmetry.averages_scores:
-            return self._scores(images, cache)
-        return Scores.averaged([self._scores(view, cache) for view in symmetry.orbit(images).unbind(1)])
+            return asked._scores(images, cache)
+        return Scores.averaged([asked._scores(view, cache) for view in symmetry.orbit(images).unbind(1)])
 
     def scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Deprecated: `score_batch`."""

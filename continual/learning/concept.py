@@ -77,7 +77,7 @@ class Concept:
     name: str
     present: Sequence[Any]
     absent: Sequence[Any]
-    paired: bool  #: whether image i of both is the same but for the concept
+    paired: bool  #: whether image i of both is the same except for the concept
 
     @classmethod
     def of(
@@ -162,7 +162,7 @@ class ConceptUse:
 def probe(present: Tensor, absent: Tensor) -> float:
     """Return the share of features (m, D) of every other image of which a ridge on the rest says right what they are.
 
-    Features that do not differ are told by chance: half of them.
+    Features that do not differ are recognised by chance: half of them.
     """
     right, total = 0.0, 0
     for part in (0, 1):

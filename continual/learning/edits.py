@@ -36,7 +36,7 @@ class Edits(ABC, Generic[S]):
     def complete(self, training: Training[S], progress: Progress | None = None) -> None: ...
 
     def rename(self, old: Label, new: Label) -> None:
-        """Give a class another name; answers are the same but for it.
+        """Give a class another name; answers are the same except for it.
 
         Raises InputError for a class never learned, a name that is taken, or one of another type (str, int).
         """
@@ -81,7 +81,7 @@ class Edits(ABC, Generic[S]):
 
         `images` and `value_range` are as `predict` takes them. The class's statistics, prototype or sums
         become those of all its images together. A head that is aligned on class statistics is aligned
-        anew, with the features of these images added to those drawn; nothing else is trained. That every
+        again, with the features of these images added to those drawn; nothing else is trained. That every
         image is answered right afterwards is likely, but not certain: ask `predict`.
 
         Raises InputError for a class never learned, images that cannot be used, and methods that cannot

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from continual import distributed
 from continual.adapters.base import Adapters, serving
 from continual.backbones import described
-from continual.backbones.base import SharedStem
+from continual.backbones.base import SharedStem, TokenPart
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
@@ -89,6 +89,11 @@ class Extractor:
         assert self.symmetry is not None
         with self._autocast():
             return self.symmetry.describe(self.backbone.frozen, views)
+
+    def token_parts(self, images: Tensor, blocks: int, patches: bool) -> list[TokenPart] | None:
+        """Return what `block_tokens` averages, of images as they are given; None where a backbone cannot say."""
+        with self._autocast():
+            return self.backbone.frozen.token_parts(images, blocks, patches=patches)
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
         """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenBackbone.block_tokens`.

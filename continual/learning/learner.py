@@ -166,7 +166,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
         out, it is the one remembered, else the floats decide, with a warning; see `continual.data.ranges`.
 
         `unlabelled` are further images, as `predict` takes them, that count as much as the method is sure of them;
-        those unlike all classes are left out, and no class comes of them. `unlabelled_use` then says how many counted.
+        those unlike all classes are left out, and make no class. `unlabelled_use` then says how many counted.
 
         What is learned does not follow a concept that is to be `ignoring`, nor does what later experiences bring:
         adapters are trained without reading it, and heads are solved or corrected as by `suppress`.

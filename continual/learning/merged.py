@@ -5,7 +5,7 @@ learning all images in one place gives: to rounding, in any order, also where pl
 
 Methods that train see features of their own at every place. Where a model keeps several adapters, those of all places
 are kept, and what is remembered under each stays; where it has a single set of weights, a rule of `continual.merging`
-makes one of all, and what is remembered is mapped to its features. A head is then aligned anew. Such models are brought
+makes one of all, and what is remembered is mapped to its features. A head is aligned after that. Such models are put
 into an order of their own first, so that the merged model is the same, to the bit, in any order.
 """
 
@@ -71,6 +71,11 @@ def merged(
         raise InputError(
             f"models of {first.method} cannot be merged: {first.unmergeable}. Methods that remember sums, means or "
             "distributions of features can, such as strata and mos"
+        )
+    if edits := [one.name for learner in learners for one in learner.state.ignored or () if one.mlp is not None]:
+        raise InputError(
+            f"{edits[0]!r} is suppressed by an edit of one model's backbone: allow it, merge, and suppress it again "
+            "(equimos concept allow)"
         )
     own = [learner.common_weights() for learner in learners]
     trained = [weights for weights in own if weights is not None]
@@ -157,7 +162,8 @@ def _difference(first: IncrementalLearner[Any], other: IncrementalLearner[Any]) 
     if first.backbone.sha256 != other.backbone.sha256:
         return (
             f"its backbone is {other.backbone.name} ({other.backbone.sha256[:8]}), not {first.backbone.name} "
-            f"({first.backbone.sha256[:8]}): what is remembered of one network's features says nothing of another's"
+            f"({first.backbone.sha256[:8]}): what is remembered of one network's features says nothing of another's; "
+            "bring it there first with learner.port(backbone, images)"
         )
     if first.backbone.preprocessing != other.backbone.preprocessing:
         return "it prepares images in another way"

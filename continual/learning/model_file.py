@@ -27,7 +27,7 @@ FORMAT = "equimos-model"
 VERSION = 5
 #: the one that a model of several backbones is written in
 OF_SEVERAL = 4
-#: the one that a model of a single backbone is written in; the newest only if a backbone has a recipe
+#: the one that a model of a single backbone is written in; the newest only if a backbone has a recipe, or an edit
 OF_ONE_BACKBONE = 3
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
@@ -42,7 +42,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
 
     checked(json.loads(json.dumps(values)))
     version = OF_SEVERAL if "parts" in values["backbone"] else OF_ONE_BACKBONE
-    version = VERSION if any("recipe" in part for part in described(values["backbone"])) else version
+    newer = any("recipe" in part for part in described(values["backbone"])) or any("/mlp/" in name for name in tensors)
+    version = VERSION if newer else version
     store(path, tensors, {"format": FORMAT, "version": str(version), "equimos": json.dumps(values)})
 
 

@@ -86,7 +86,7 @@ class Porting(ABC, Generic[S]):
 
     #: why it cannot be ported; None if it can
     unportable: ClassVar[str | None] = "it does not say how what it remembers moves to other features"
-    #: whether the head is aligned anew, and can be held to the old one's answers
+    #: whether the head is aligned again, and can be held to the old one's answers
     keeps_answers: ClassVar[bool] = False
 
     @property
@@ -163,7 +163,7 @@ class Porting(ABC, Generic[S]):
             raise InputError(
                 f"the old features explain {max(min(explained), 0):.0%} of the new ones' variance, by {len(images)} "
                 f"images; below {LEAST_EXPLAINED:.0%} a ported model is worse than the old one. If the backbones are "
-                "of one lineage, more images may help; else learn anew on the new backbone"
+                "of one lineage, more images may help; else learn from scratch on the new backbone"
             )
         target.state = self.ported(target, spaces, keep_answers)
         try:
@@ -179,8 +179,8 @@ class Porting(ABC, Generic[S]):
         """Raise InputError for what cannot be ported, whatever the backbone."""
         if self.unportable:
             raise InputError(
-                f"{self.method} cannot be ported: {self.unportable}. Learn anew on the new backbone; methods that "
-                "remember sums, means or distributions of features can be ported, such as strata and mos"
+                f"{self.method} cannot be ported: {self.unportable}. Learn from scratch on the new backbone; methods "
+                "that remember sums, means or distributions of features can be ported, such as strata and mos"
             )
         if not 0 <= keep_answers < float("inf"):
             raise InputError(f"keep_answers is a weight, a number from 0, got {keep_answers}")
@@ -192,7 +192,7 @@ class Porting(ABC, Generic[S]):
         if self.state.fitted:
             raise InputError(
                 f"{self.settings.symmetry} was fitted to features of the old backbone's, with labels that are gone: a "
-                "model with symmetry='frame' can be ported, this one must learn anew"
+                "model with symmetry='frame' can be ported, this one must learn from scratch"
             )
 
     def _on(self, backbone: Backbone) -> Self:
@@ -232,6 +232,6 @@ class Porting(ABC, Generic[S]):
         return [rows.flatten(0, -2) for rows in found]
 
     def _forget_cached(self) -> None:
-        """Drop what followed from the backbone of before."""
+        """Drop what followed from the old backbone."""
         for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
             del self.__dict__[name]

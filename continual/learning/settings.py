@@ -29,7 +29,7 @@ class Settings(BaseModel):
 
     #: named sets of values, see `make`
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    #: what a model that exists may be given anew: how it answers, and how it trains, on the machine that is there
+    #: what may change in a model that exists: how it answers, and how it trains, on the machine that is there
     at_inference: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "precision"})
     at_training: ClassVar[frozenset[str]] = frozenset()
     #: what decides features besides weights: a variant that changes one shares no `FeatureCache`
@@ -38,7 +38,7 @@ class Settings(BaseModel):
     named: ClassVar[Mapping[str, Registry]] = {"symmetry": symmetry.KINDS}
     #: what files say nothing of that were written before there was a setting, where that is not its default
     before: ClassVar[Mapping[str, Any]] = {}
-    #: names of before, which are still understood
+    #: older names, which are still understood
     renamed: ClassVar[Mapping[str, str]] = {"turned_training": "transformed_training"}
 
     seed: int = Field(1993, description="decides every random number")
@@ -95,7 +95,7 @@ class TrainingSettings(Settings):
         return self
 
     def loss_terms(self) -> list[LossTerm]:
-        """Return the further terms of the loss, made anew."""
+        """Return the further terms of the loss, newly made."""
         try:
             return [losses.TERMS.get(name)(**values) for name, values in self.losses.items()]
         except ValueError as error:

@@ -91,7 +91,7 @@ class JointClasses:
 S = TypeVar("S", bound=State)
 T = TypeVar("T")
 
-#: of a class's index, a number of draws, and a generator: answers of before and after, class indices (count,)
+#: of a class's index, a number of draws, and a generator: answers before and after, class indices (count,)
 Simulation = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
 
 

@@ -17,7 +17,7 @@ from continual.learning.settings import Settings, current_names, restored
 from continual.learning.state import S, State
 from continual.statistics.fields import check, pack, size, unpack
 
-#: what comes of tensors that do not fit together
+#: what is raised for tensors that do not fit together
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from continual.backbones.loading import Backbone
+from continual.backbones.mlp_rows import with_rows
 from continual.errors import InputError, nearest
 from continual.learning.asking import Asking
-from continual.learning.concept import Concept, ConceptUse, directions, probe
+from continual.learning.concept import FEWEST, Concept, ConceptUse, directions, probe
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.state import S
+from continual.learning.surgery import ALPHA, rows_of
 from continual.statistics.ignored import STRENGTH, Ignored
 
 #: changes of features that are less than this share of the features are none
@@ -26,6 +30,7 @@ class Suppressing(Asking[S]):
     """The learner's operations on concepts. Each either succeeds or leaves the learner as it was."""
 
     method: ClassVar[str]
+    backbone: Backbone
     suppresses: ClassVar[bool] = False  #: whether what is remembered lets a concept be taken out
 
     @property
@@ -34,6 +39,9 @@ class Suppressing(Asking[S]):
 
     @abstractmethod
     def variant(self, **settings: Any) -> Self: ...
+
+    @abstractmethod
+    def _forget_cached(self) -> None: ...
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -53,11 +61,11 @@ class Suppressing(Asking[S]):
         Raises InputError before anything was learned.
         """
         self._check_learned()
-        own = self.suppresses
+        asked = self.edited
 
         def read(images: Tensor) -> Sequence[Tensor]:
             given = images.to(self.device)
-            features = self.concept_features(given)[-1] if own else self.extractor.features(given)
+            features = asked.concept_features(given)[-1] if asked.suppresses else asked.extractor.features(given)
             return [features, self.score_batch(given).values.to(features.device)]
 
         (features, values), (others, plain) = self._read(concept, read, progress, workers)
@@ -76,17 +84,29 @@ class Suppressing(Asking[S]):
     def suppress(
         self,
         concept: Concept,
-        strength: float = STRENGTH,
+        strength: float | None = None,
         *,
+        edit: Literal["head", "mlp"] = "head",
         progress: Progress | None = None,
         workers: int = 0,
     ) -> None:
         """Let answers follow a concept less, by a penalty on how much it changes their values; later ones keep it.
 
         Nothing is trained, and no image that was learned is needed: sums and class statistics say enough. A concept of
-        the same name is replaced; `allow` takes it back. Raises InputError for methods that remember no such thing,
-        and for a concept that changes no feature.
+        the same name is replaced; `allow` takes it back. `strength` is gamma, 10 by default. Raises InputError for
+        methods that remember no such thing, and for a concept that changes no feature.
+
+        With `edit="mlp"`, which is experimental, it is the backbone that answers which is edited, as in Model Surgery,
+        and `strength` is alpha (see `surgery.rows_of`), of either sign. What is remembered, and what later experiences
+        learn, are features of the backbone as it was. Raises BackboneError for one that cannot be edited so, InputError
+        for methods whose answers do not change with it.
         """
+        if edit not in ("head", "mlp"):
+            raise InputError(f"what is edited is the 'head' or the 'mlp', not {edit!r}")
+        if edit == "mlp":
+            self._edit_backbone(concept, ALPHA if strength is None else strength, progress, workers)
+            return
+        strength = STRENGTH if strength is None else strength
         if not 0 < strength < float("inf"):
             raise InputError(f"strength is a number above 0, got {strength}")
         if not self.suppresses:
@@ -99,11 +119,45 @@ class Suppressing(Asking[S]):
         rows = [concept.changes(*pair) for pair in zip(*read, strict=True)]
         if max(float(own.abs().max()) for own in rows) <= NOTHING * max(float(own.abs().max()) for own in read[1]):
             raise InputError(f"{concept.name} changes no feature of these images: there is nothing to suppress")
-        there = next((one for one in self.state.ignored or () if one.name == concept.name), None)
-        new = replace(
-            there or Ignored(concept.name, strength), strength=strength, rows=torch.cat(rows).cpu().contiguous()
-        )
-        self.state = self._with(new)
+        known = self._ignored(concept.name)
+        self.state = self._with(replace(known, strength=strength, rows=torch.cat(rows).cpu().contiguous()))
+
+    @property
+    def edited(self) -> Self:
+        """The learner that answers: this one, or one on a backbone in which rows of MLPs are edited."""
+        ignored = self.state.ignored or ()
+        if not (edits := [one.mlp for one in ignored if one.mlp is not None]):
+            return self
+        made_of = (self.state, self.settings, self.backbone)
+        known = vars(self).get("_edited")
+        if known is None or any(own is not before for own, before in zip(made_of, known[0], strict=True)):
+            other = copy.copy(self)
+            other._forget_cached()
+            other.backbone = with_rows(self.backbone, edits)
+            other.state = replace(self.state, ignored=tuple(replace(one, mlp=None) for one in ignored))
+            known = self._edited = (made_of, other)
+        return known[1]
+
+    def _edit_backbone(self, concept: Concept, alpha: float, progress: Progress | None, workers: int) -> None:
+        """Suppress a concept by an edit of the backbone that answers."""
+        if not 0 < abs(alpha) < float("inf"):
+            raise InputError(f"the strength of an edit of MLPs is a number other than 0, got {alpha}")
+        self._check_learned()
+        options = {"value_range": self.state.value_range, "batch_size": self.settings.eval_batch_size}
+        rows = rows_of(concept, self.extractor.untransformed, alpha, progress=progress, workers=workers, **options)
+        if not rows.step.any():
+            raise InputError(f"{concept.name} changes no token of these images: there is nothing to suppress")
+        after = self.variant()
+        after.state = replace(self.state, ignored=self._beside(replace(self._ignored(concept.name), mlp=rows)))
+        present, absent = ([images[i] for i in range(FEWEST)] for images in (concept.present, concept.absent))
+        few = replace(concept, present=present, absent=absent)
+        before, now = (one._read(few, lambda x, one=one: [one.score_batch(x).values], None, 0) for one in (self, after))
+        if all(torch.equal(*pair) for pair in zip(before[0], now[0], strict=True)):
+            raise InputError(
+                f"an edit of the backbone's MLPs changes no answer of {self.method}, which answers by weights of its "
+                "own: leave the edit to the head"
+            )
+        self.state = after.state
 
     def allow(self, name: str) -> None:
         """Let answers follow a concept again, as if it had never been suppressed: the opposite of `suppress`.
@@ -134,13 +188,21 @@ class Suppressing(Asking[S]):
         if reads:
             options = {"batch_size": self.settings.eval_batch_size, "progress": progress, "workers": workers}
             blocks, final = directions(concept, self.extractor.untransformed, **options)
-            probe.state = probe._with(Ignored(concept.name, STRENGTH, None, blocks, final), solve=False)
+            new = Ignored(concept.name, STRENGTH, None, blocks, final, self._ignored(concept.name).mlp)
+            probe.state = probe._with(new, solve=False)
         return probe
 
     def _with(self, new: Ignored, *, solve: bool = True) -> S:
-        rest = tuple(one for one in self.state.ignored or () if one.name != new.name)
-        state = replace(self.state, ignored=(*rest, new))
+        state = replace(self.state, ignored=self._beside(new))
         return self.ignoring(state) if solve else state
+
+    def _beside(self, new: Ignored) -> tuple[Ignored, ...]:
+        """Return what is ignored with a new concept, or one in the place of that of its name."""
+        return (*(one for one in self.state.ignored or () if one.name != new.name), new)
+
+    def _ignored(self, name: str) -> Ignored:
+        """Return what is ignored by that name, or nothing of it yet."""
+        return next((one for one in self.state.ignored or () if one.name == name), Ignored(name, STRENGTH))
 
     def _check_learned(self) -> None:
         if not self.state.classes:

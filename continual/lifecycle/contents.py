@@ -16,12 +16,14 @@ from continual.lifecycle.seen_images import COLUMNS, SeenImages
 
 if TYPE_CHECKING:
     from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.thumbnails import Thumbnails
 
 #: the tensor, (C,) int64, in which methods with prototypes store how many images they saw of each class
 IMAGE_COUNTS = "state/prototypes/count"
 #: what lies in a model file beside what was learned
-PARTS = {"backbone": "backbone (frozen)", "seen": "images met (digests)"}
+PARTS = {"backbone": "backbone (frozen)", "seen": "images seen (digests)"}
 HELD_OUT = "held-out features"
+THUMBNAILS = "thumbnails of images"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class ModelFile:
 
         return HeldOutFeatures.unpack(model_file.part(files.fetch(self.path, "seen/")[0], "seen"))
 
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """Small pictures of some learned images, if they were to be kept; reading them loads torch."""
+        from continual.lifecycle.thumbnails import Thumbnails
+
+        return Thumbnails.unpack(model_file.part(files.fetch(self.path, "seen/")[0], "seen"))
+
     def describe(self) -> dict[str, Any]:
         """Return everything as plain JSON values; experiences count from 0."""
         state = self.header["state"]
@@ -92,6 +101,7 @@ def read(path: Path) -> ModelFile:
         owner, _, rest = name.partition("/")
         part = rest.split("/")[0] if owner == "state" else PARTS.get(owner, owner)
         part = HELD_OUT if name.startswith("seen/features") else part
+        part = THUMBNAILS if name.startswith("seen/thumbnails/") else part
         memory[part] = memory.get(part, 0) + tensor.nbytes
     try:
         notes = (header.get("notes") or {}).get("seen")

@@ -74,7 +74,7 @@ def near(mine: Sequence[int], others: Sequence[int]) -> Iterator[tuple[int, int]
 def compare(mine: Sequence[int], others: Sequence[int] | None = None) -> Iterator[Compared]:
     """Yield all pairs that differ in at most NEAR bits, each once, some at a time; of `mine` alone, a < b, if asked so.
 
-    The 64 bits are dealt out to NEAR + 1 bands. Of two fingerprints that differ in NEAR bits or fewer, at least one
+    The 64 bits are divided into NEAR + 1 bands. Of two fingerprints that differ in NEAR bits or fewer, at least one
     band is equal, so that only those with a band in common have to be compared; a pair counts in the first such band.
     Any dealing gives the same pairs. This one gives each band its share of the bits that tell most: pictures of parts
     on a white ground have whole rows of zeros in common, and a band of such a row would compare all with all.

@@ -57,7 +57,7 @@ class Plan:
     learned: int = 0  #: images that were learned before
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    dealt: Split | None = None  #: how new images were dealt out
+    dealt: Split | None = None  #: how new images were divided
 
     def lines(self, known: Sequence[Label]) -> list[str]:
         """Say what will be learned and held out, and what is odd, for people."""

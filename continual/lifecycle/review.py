@@ -1,4 +1,4 @@
-"""What an update breaks and mends, before it is accepted: on held-out images, else from class statistics."""
+"""What an update breaks and fixes, before it is accepted: on held-out images, else from class statistics."""
 
 from __future__ import annotations
 

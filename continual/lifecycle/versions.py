@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from continual.data.inputs import Label
     from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.thumbnails import Thumbnails
 
 #: how many earlier versions are kept
 KEPT = 10
@@ -85,20 +86,23 @@ def save(
     embed_backbone: bool,
     seen: SeenImages | None = None,
     held_out: HeldOutFeatures | None = None,
+    thumbnails: Thumbnails | None = None,
     figures: Mapping[str, Any] | None = None,
     ledger: SeenImages | None = None,
 ) -> None:
     """Make a learner the version in use, and keep the one before; `event` says what was done.
 
     `seen` are the images it has seen (`ledger` is the old name), `held_out` has features of some that are held out,
-    as `seen` says, and `figures` how it did on those. Raises ModelFileError, and changes nothing, where that cannot
-    be written.
+    as `seen` says, `thumbnails` are pictures of some, and `figures` how it did on those held out. Raises
+    ModelFileError, and changes nothing, where that cannot be written.
     """
     seen = seen or ledger or SeenImages()
     tensors, about = seen.pack()
     if held_out is not None:
         # Of images that are still held out: not of classes that were forgotten, say.
         tensors |= held_out.only({image.digest for image in seen.images if image.held_out}).pack()
+    if thumbnails is not None:
+        tensors |= thumbnails.only({image.digest for image in seen.images}).pack()
     learner.trial()
     notes = _notes(event, about) | ({"held_out": dict(figures)} if figures else {})
     replace(model, lambda place: learner.save(place, embed_backbone=embed_backbone, notes=notes, seen=tensors))
@@ -138,7 +142,7 @@ def rollback(
     """Make an earlier version, by default the one before, the version in use; return it.
 
     The version left stays among the others, so that `rollback` to it leads back. Before, its tensors are read and the
-    model answers once; where it cannot be asked (see `trial`), `remark` is told why. `weights` are its backbone's.
+    model answers once; where it cannot be asked (see `trial`), `remark` gets the reason. `weights` are its backbone's.
     Raises InputError for a version that is not there, ModelFileError for one that is damaged.
     """
     found = versions(model)

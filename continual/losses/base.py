@@ -23,7 +23,7 @@ class Batch:
 class LossTerm(BaseModel, ABC):
     """One term of a training's loss; its fields are its settings, and `weight` is its factor.
 
-    A term is made anew for every experience. In several processes `observe` sees the images of its own process; what
+    A new term is made for every experience. In several processes `observe` sees the images of its own process; what
     it returns is joined, and is in `Batch.extra` under the same names.
     """
 

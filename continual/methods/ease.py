@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
 import torch
@@ -10,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from continual.adapters.bank import shared
-from continual.adapters.base import Adapters, Weights, serving
+from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
-from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.feature_cache import FeatureCache
 from continual.learning.joining import Meeting
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
@@ -22,6 +21,7 @@ from continual.learning.settings import AdapterSettings
 from continual.learning.state import JointClasses, learned
 from continual.learning.training import Progress, Start
 from continual.methods.bases.adapter_training import PrototypeAdapterTraining
+from continual.methods.bases.every_adapter import remembered_under_each, under_each
 from continual.methods.bases.joint_bank import JointBank
 from continual.methods.bases.tempered import TemperedState, sampled, temperature_after
 from continual.statistics.head import Prototypes, cosine_scores
@@ -67,12 +67,6 @@ def reweighted(cosines: Tensor, class_experience: Tensor, others: float) -> Tens
     return (cosines * torch.where(own, 1.0, others)[:, None]).sum(0)
 
 
-def in_subspaces(extractor: Extractor, served: Sequence[Adapters], images: Tensor) -> list[Tensor]:
-    """Return the features (B, D) of prepared images under each adapter."""
-    stem = extractor.stem(images, reads=max(serving(adapters).reads for adapters in served))
-    return [extractor.features(stem, adapters) for adapters in served]
-
-
 class EASETraining(PrototypeAdapterTraining[EASEState]):
     """Trains a new adapter with a temporary head for the new classes, then remembers prototypes."""
 
@@ -98,7 +92,7 @@ class EASETraining(PrototypeAdapterTraining[EASEState]):
             self._add(mean, count, torch.stack(columns), targets)
             return columns
 
-        held = self.streamed(lambda images, _: in_subspaces(extractor, served, images), fold, progress)
+        held = self.streamed(lambda images, _: under_each(extractor, served, images), fold, progress)
         self._synthesise(mean, count)
         prototypes = Prototypes(mean, count)
         cosines, labels = cosines_left_out(torch.stack(held.columns), held.labels, prototypes, self.copies)
@@ -133,7 +127,7 @@ class EASELearner(IncrementalLearner[EASEState]):
     returns trains nothing; its prototypes become real where they had been synthesised.
 
     Follows the paper where its code does otherwise: that divides `other_subspaces` by the number of earlier
-    experiences, and synthesises old prototypes anew each experience, also from classes that came later.
+    experiences, and synthesises old prototypes in each experience, also from classes that came later.
     """
 
     method = "ease"
@@ -156,7 +150,7 @@ class EASELearner(IncrementalLearner[EASEState]):
 
     def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         served = [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
-        return in_subspaces(extractor, served, images)
+        return under_each(extractor, served, images)
 
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> EASEState:
         """Map the prototypes of every subspace by its own map."""
@@ -201,8 +195,5 @@ class EASELearner(IncrementalLearner[EASEState]):
 
     def subspace_features(self, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the features (T, B, D) of prepared images under every adapter, from `cache` where it has them."""
-        extractor, served = self.extractor, [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
-        if cache is None:
-            return torch.stack(in_subspaces(extractor, served, images))
-        computes = [partial(extractor.features, adapters=adapters) for adapters in served]
-        return torch.stack([cached(cache, images, ("stack", number), own) for number, own in enumerate(computes)])
+        served = [shared(self.settings.adapter_kind, stack) for stack in self.state.bank]
+        return remembered_under_each(self.extractor, served, images, cache)

@@ -1,4 +1,4 @@
-"""Joint training on images seen so far, anew each experience: the upper bound. It keeps the images, or some of them."""
+"""Joint training on images seen so far, from scratch each time: the upper bound. It keeps images, or some of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +119,7 @@ class JointTraining(AdapterTraining[JointState]):
         return replace(state, temperature=self._temperature(state))
 
     def _temperature(self, state: JointState) -> Temperature | None:
-        """Return what the images that did not train say; the earlier models' are not asked, as all is trained anew."""
+        """Return what the images that did not train say; the earlier models' are not asked, as all is trained again."""
         if not self.held.labels:
             return None
         size = self.settings.eval_batch_size
@@ -171,7 +171,7 @@ class JointLearner(SingleAdapterLearner[JointState]):
 
     method = "joint"
     paper = "none: the usual upper bound"
-    summary = "one adapter and head trained anew on all images so far; keeps the images"
+    summary = "one adapter and head trained from scratch on all images so far; keeps the images"
     exemplar_free = False
     unmergeable = "it keeps images: learn those of all sites in one place"
     unportable = "it keeps images: give them to a new model on the new backbone"
@@ -183,7 +183,7 @@ class JointLearner(SingleAdapterLearner[JointState]):
         return Scores(values.softmax(-1), probabilities=self.state.probabilities(values))
 
     def begin(self, data: ExperienceData) -> JointTraining:
-        """Start anew; raises InputError if the images of earlier experiences are not at hand."""
+        """Start from scratch; raises InputError if the images of earlier experiences are not at hand."""
         if self.state.updates and not self.state.seen:
             raise InputError("a joint learner read from a file cannot learn on: its images are not in the file")
         return JointTraining(self.start, data)

@@ -68,7 +68,7 @@ class RanPACUpdate(Training[RanPACState]):
         self.project = project
 
     def finish(self, progress: Progress | None = None) -> RanPACState:
-        """Return the state with the experience's images in the sums, and a head solved anew."""
+        """Return the state with the experience's images in the sums, and a head solved for it."""
         own, classes, stack = self.settings, len(self.classes), self.frozen_adapter()
         newest, draw = list[GramStatistics](), generator(own.seed, "ridge", self.before.updates)
 

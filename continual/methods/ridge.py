@@ -32,7 +32,7 @@ class RidgeLearner(RegressionLearner):
         return extractor.frozen_features(images, cache)
 
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> RegressionState:
-        """Map the sums, and solve with the penalty of before, in its share of the images, now and later.
+        """Map the sums, and solve with the old penalty, in its share of the images, now and later.
 
         What a map leaves unexplained is in the mapped products, but not in their sums with labels: cross-validation
         would take the labels for far too hard, and the penalty many times too strong.

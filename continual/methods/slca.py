@@ -192,7 +192,7 @@ class SLCALearner(IncrementalLearner[SLCAState]):
         return replace(self.state, backbone=weights)
 
     def joined(self, states: Sequence[SLCAState], joint: JointClasses) -> SLCAState:
-        """Join what is remembered of every class, and align the heads' rows anew as one head."""
+        """Join what is remembered of every class, and align the heads' rows again as one head."""
         common = joint.common(states)
         experience = torch.tensor(joint.class_experience, device=self.device)
         rescale = partial(normalised_logits, class_experience=experience, temperature=self.settings.temperature)

@@ -18,8 +18,12 @@ from continual.symmetry.choice import AUTO
 
 
 class StrataSettings(RegressionSettings):
-    """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, but for the last norm's gain."""
+    """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, except for the last norm's gain."""
 
+    # What LayUP reads (TMLR 2024): class tokens of the last six blocks, of the image alone.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "layup": {"blocks": 6, "patches": False, "mirror": False, "answer_views": 1, "balance": 0.0},
+    }
     renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
     at_inference = RegressionSettings.at_inference | {"answer_views"}
     before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean"}

@@ -56,7 +56,7 @@ class Metric:
     """A metric; called with a cell it returns its series, in shares, seconds and bytes.
 
     Both that and its `figure` raise InputError, with the metric's name, for any error of a metric that is not this
-    library's: whoever has added it can mend it.
+    library's: whoever has added it can fix it.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Metric:
                 raise
             raise InputError(
                 f"the metric {self.name!r} of {self.__module__} fails on {cell.label!r} with seed {cell.seed} "
-                f"({type(error).__name__}: {error}): mend it, or take it out"
+                f"({type(error).__name__}: {error}): fix it, or take it out"
             ) from error
 
     @property

@@ -31,7 +31,7 @@ class Evaluation:
     evaluation_seconds: float  #: of all images so far; what is frozen is remembered from one evaluation to the next
     memory: int
     answers: list[int] | None = None  #: positions in the class order
-    confidence: list[float] | None = None  #: the answer's probability; in runs of before 0.1.0 its score
+    confidence: list[float] | None = None  #: the answer's probability; in runs older than 0.1.0 its score
     stack: list[int] | None = None  #: the experience whose adapters answered
     first_stack: list[int] | None = None  #: stage one's choice, before refinement
     refinements: list[int] | None = None  #: how often the choice was changed

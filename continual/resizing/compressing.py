@@ -1,6 +1,6 @@
 """A smaller ViT of one that is there: every linear layer of its blocks as two low-rank factors (PELA, CVPR 2024).
 
-PELA's factors are those of the weight's singular values, and an epoch of ImageNet after epoch of it mends them. Here
+PELA's factors are those of the weight's singular values, and many epochs of ImageNet repair them. Here
 they are those that change the layer's outputs least on the user's own images, in closed form, and some epochs of
 label-free distillation on the same images follow.
 """

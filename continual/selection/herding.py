@@ -9,7 +9,7 @@ from continual.selection.base import rule
 
 @rule("herding")
 def herding(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return indices (count,) of features (n, D), scaled to length 1: greedily, the one that mends the mean most."""
+    """Return indices (count,) of features (n, D), scaled to length 1: greedily, the one that corrects the mean most."""
     rows = normalize(features.double(), dim=1)
     mean, total = rows.mean(0), torch.zeros_like(rows[0])
     left = torch.ones(len(rows), dtype=torch.bool, device=rows.device)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class Doors:
     """Limits on connections, and who is connected."""
 
-    head: float = 10.0  #: seconds until a request is said, but for its body
+    head: float = 10.0  #: seconds until the head of a request is there
     body: float = 40.0  #: seconds until its body is there as well
     per_address: int = 32  #: connections from one address; 0 for any number
     connections: int = 512  #: connections altogether
@@ -55,7 +55,7 @@ class Guarded(H11Protocol):
     doors: Doors
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection; one too many is told so once it has said what it wants, or soon after."""
+        """Count the connection; one too many is refused once its request has arrived, or soon after."""
         super().connection_made(transport)
         self._address = network(self.client[0] if self.client else "")
         self._waiting: asyncio.TimerHandle | None = None

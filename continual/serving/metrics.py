@@ -16,6 +16,7 @@ class Metrics:
         self.seconds = Histogram("equimos_request_seconds", "Time of a request to /predict.", registry=here)
         self.images = Counter("equimos_images", "Images answered.", registry=here)
         self.unknown = Counter("equimos_unknown_images", "Images answered as unknown.", registry=here)
+        self.corrected = Counter("equimos_corrected_images", "Images that people have named.", registry=here)
         sizes = (1, 2, 4, 8, 16, 32, 64, 128)
         self.batches = Histogram("equimos_batch_images", "Images of a batch.", buckets=sizes, registry=here)
         self.reloads = Counter("equimos_reloads", "Changes of the model file by outcome.", ["outcome"], registry=here)

@@ -99,7 +99,7 @@ class ModelInUse:
     """
 
     def __init__(self, path: Path, load: Callable[[Learner | None], Learner]) -> None:
-        self._path, self._load, self._lock = path, load, threading.Lock()
+        self.path, self._load, self._lock = path, load, threading.Lock()
         self._tried = self._seen = self._signature()
         self.now = self._loaded(None, self._tried)
         self.problem: str | None = None  #: why the file as it is now could not be loaded
@@ -126,11 +126,19 @@ class ModelInUse:
             self.problem = None
             return True
 
+    def adopt(self, learner: Learner) -> None:
+        """Take the learner that was just written to the file, without reading it again."""
+        with self._lock:
+            now = Served(learner, self._signature())
+            now.trial()
+            self.now, self.problem = now, None
+            self._tried = self._seen = now.signature
+
     def _loaded(self, before: Learner | None, signature: Signature) -> Served:
         loaded = Served(self._load(before), signature)
         loaded.trial()
         return loaded
 
     def _signature(self) -> Signature:
-        found = self._path.stat()
+        found = self.path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size

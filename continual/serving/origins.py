@@ -32,7 +32,7 @@ def foreign(headers: Headers, hosts: Collection[str]) -> tuple[int, str] | None:
     named = headers.getlist("host")
     host = _split(f"//{named[0]}") if len(named) == 1 else None
     if host is None:
-        return 400, "the request says no host, or no sound one"
+        return 400, "the request names no host, or not a valid one"
     name = host.hostname or ""
     if "*" not in hosts and not is_loopback(name) and name not in hosts:
         return 400, f"this server does not answer to the host {name[:100]!r}"

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from continual.errors import InputError
-from continual.serving.app import ServingOptions, make_app
+from continual.serving.answering import ServingOptions
+from continual.serving.app import make_app
 from continual.serving.connections import Doors, Guarded
 from continual.serving.model import ModelInUse
 from continual.serving.origins import is_loopback
@@ -19,7 +20,7 @@ OTHERS = 200
 
 
 def names(host: str, *more: str) -> tuple[str, ...]:
-    """Return by what names beside loopback's a server at `host` may be called: `more`, or else any but for loopback.
+    """Return by what names beside loopback's a server at `host` may be called: `more`, or else any, except on loopback.
 
     >>> names("127.0.0.1"), names("::1"), names("0.0.0.0"), names("127.0.0.1", "Parts.example.com")
     ((), (), ('*',), ('parts.example.com',))

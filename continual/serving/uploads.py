@@ -67,8 +67,21 @@ def picture(data: bytes, name: str, limits: Limits, channels: int = 3) -> Image.
     return found
 
 
-async def images_of(request: Request, limits: Limits, timeout: float) -> list[tuple[str, UploadFile]]:
-    """Return the names and files of a `multipart/form-data` request, under whatever field names.
+@dataclass(frozen=True)
+class Upload:
+    """What a `multipart/form-data` request has brought."""
+
+    files: list[tuple[str, UploadFile]]  #: with their names
+    fields: dict[str, str]  #: texts by their names
+
+    async def close(self) -> None:
+        """Let the files go."""
+        for _, file in self.files:
+            await file.close()
+
+
+async def uploaded(request: Request, limits: Limits, timeout: float) -> Upload:
+    """Return the files of a `multipart/form-data` request, under whatever field names, and its texts.
 
     Raises RefusedError for another kind of request, one that is too large, slow, malformed or without images.
     """
@@ -94,8 +107,9 @@ async def images_of(request: Request, limits: Limits, timeout: float) -> list[tu
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
         raise RefusedError(400, "there is no file in the request: send at least one image, each with a file name")
+    fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     try:
-        return [(_name(file, number), file) for number, file in enumerate(files)]
+        return Upload([(_name(file, number), file) for number, file in enumerate(files)], fields)
     except RefusedError:
         await form.close()
         raise

@@ -28,6 +28,16 @@ def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class CosineHead(Head):
+    """Logits (B, C): cosines of features (B, D) to rows of weights, times a fixed `sharpness`; there is no bias."""
+
+    sharpness: float = 1.0
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.sharpness * cosine_scores(features, self.weight)
+
+
+@dataclass(frozen=True)
 class Prototypes:
     """The mean feature of each of C classes, and of how many images it is the mean; several sets have leading axes."""
 
@@ -41,7 +51,7 @@ class Prototypes:
 
 
 class PrototypeSums:
-    """Sums from which prototypes of all `classes` follow, to which features are added; how many at once is all one."""
+    """Sums of features, in batches of any size, from which prototypes of all `classes` follow."""
 
     def __init__(self, before: Prototypes | None, classes: int) -> None:
         self.before, self.classes = before, classes

@@ -20,6 +20,21 @@ STRENGTH = 10.0
 
 
 @dataclass(frozen=True)
+class MLPRows:
+    """Rows of the first MLP matrix of each of a ViT's blocks to which something is added while it answers."""
+
+    rows: Tensor  #: (L, K) int64
+    step: Tensor  #: (L, D), what is added to each of them
+
+    def check_shapes(self) -> None:
+        """Raise ValueError for rows and steps that are not of the same blocks."""
+        if self.rows.ndim != 2 or self.step.ndim != 2 or len(self.rows) != len(self.step):
+            raise ValueError(f"rows are of shape {tuple(self.rows.shape)}, steps of {tuple(self.step.shape)}")
+        if self.rows.dtype != torch.int64:
+            raise ValueError(f"rows are {self.rows.dtype}, not int64")
+
+
+@dataclass(frozen=True)
 class Ignored:
     """One concept."""
 
@@ -28,6 +43,7 @@ class Ignored:
     rows: Tensor | None = None  #: (m, D), what it changes in the features that are remembered
     blocks: Tensor | None = None  #: (L, D), of length 1, the direction in which it changes the tokens of each block
     final: Tensor | None = None  #: (D,), of length 1, that of a ViT's own features
+    mlp: MLPRows | None = None  #: an edit of the ViT, under which answers are given
 
     def check_shapes(self) -> None:
         """Raise ValueError for rows or blocks that are no matrices."""

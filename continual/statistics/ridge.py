@@ -133,7 +133,7 @@ class GramStatistics:
         """Return the sums in which a class of n_c images weighs as n_c^(1 - exponent): all alike at 1, as it is at 0.
 
         The weights add up to all images. Every class's scatter around its mean is taken for its share of that of all,
-        which stays what it is; so only the classes' means are weighted anew, and no more need be known than the sums.
+        which stays what it is; so only the classes' means are weighted again, and no more need be known than the sums.
         """
         if exponent == 0 or bool((self.counts == self.counts[0]).all()):
             return self

@@ -40,7 +40,7 @@ class Symmetry:
 
     @property
     def looked(self) -> int:
-        """How many views of an image are looked at, but for ties."""
+        """How many views of an image are looked at, ties aside."""
         return min(self.keep, self.group.order) if self.looks_at_few else self.group.order
 
     def look(self, frozen: FrozenBackbone, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -48,7 +48,7 @@ def left_out(views: Tensor, labels: Tensor) -> Tensor:
 
 
 def recognised(given: Tensor, moved: Tensor) -> float:
-    """Return how often images (n, D) are told from themselves moved (n, D), each by a map fitted to the others.
+    """Return how often images (n, D) are distinguished from moved copies (n, D), each by a map fitted to the others.
 
     Half of them are by chance: then the images as they are look no different.
     """
@@ -70,7 +70,7 @@ class Evidence:
     views: int  #: the group's order
     accuracy: float  #: the share of images answered right that are left out, by all their views
     saved: float  #: which share of the squared error of images as they are is saved
-    recognised: float  #: how often images are told from themselves moved, by the element that shows most; 0.5 by chance
+    recognised: float  #: how often moved images are recognised, by the element that shows most; 0.5 by chance
 
 
 def evidence(views: Tensor, labels: Tensor) -> list[Evidence]:

@@ -81,7 +81,7 @@ class Transformed(Dataset[Any]):
 
     dataset: Any
     group: FiniteGroup
-    elements: Sequence[int] | Tensor | None = None  #: one per image; None: torch's generator draws, each time anew
+    elements: Sequence[int] | Tensor | None = None  #: one per image; None: torch's generator draws, every time
 
     def __len__(self) -> int:
         return len(self.dataset)

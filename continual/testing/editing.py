@@ -19,7 +19,7 @@ from continual.testing.cases import Case
 
 
 def renaming_changes_a_name_alone(case: Case) -> None:
-    """Answers are the same but for the name, and learning continues with the same bits, also from a file."""
+    """Answers are the same except for the name, and learning continues with the same bits, also from a file."""
     learner, plain = case.learned.variant(), case.learned.variant()
     old = learner.classes[1]
     new: Label = "another name" if isinstance(old, str) else 1_000_003
@@ -80,7 +80,7 @@ def learning_and_forgetting_is_never_having_learned(case: Case) -> None:
 
     Regressions are asked with `exact_forget`, and answer so at once; without, they estimate a part of what is taken
     out, and eight answers in ten are the same once they learn again. What a method chose on the newest experience
-    (a penalty of `ranpac`) is chosen anew by then, by draws that go by the number of updates, so both have the same.
+    (a penalty of `ranpac`) is chosen again by then, by draws that go by the number of updates, so both have the same.
     """
     if not case.learned.fixed_features:
         return

@@ -35,7 +35,7 @@ def stopping_after_any_epoch_changes_nothing(case: Case) -> None:
     Twice: as the first experience, and as a later one of a learner that is restored from a file, which gets
     its images back if it keeps them.
     """
-    # With three epochs, a schedule that starts anew after the first has gone wrong by the third.
+    # With three epochs, a schedule that starts again after the first has gone wrong by the third.
     settings = {"epochs": 3} if getattr(case.make().settings, "epochs", 0) else {}
     for earlier in (case.experiences[:0], case.experiences[:2]):
         experience = case.experiences[len(earlier)]

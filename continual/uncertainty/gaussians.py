@@ -78,7 +78,7 @@ class Calibration:
 
     temperature: float  #: T of the distances
     ood_scores: Tensor  #: (LEVELS,), their quantiles, ascending
-    accuracy: float | None = None  #: the share nearest to their own class when left out; None in files of before
+    accuracy: float | None = None  #: the share nearest to their own class when left out; None in older files
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
 from continual.uncertainty.temperature import fading, losses_at
 from continual.uncertainty.tempering import agreeing
 
-POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in files of before
+POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
@@ -179,7 +179,7 @@ def certainty(
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
-    # What a file of before says is usual holds for the score of before: that stays until there are images.
+    # What an older file says is usual holds for the older score: that stays until there are images.
     same = before is None or not before.images or before.leverage is not None
     zero = own.new_zeros(())
     found = Certainty(

@@ -30,7 +30,7 @@ def tempered(scores: Tensor, temperature: float) -> Tensor:
 def agreeing(probabilities: Tensor, scores: Tensor) -> Tensor:
     """Return probabilities (B, C) of which the answer's, that of the largest score (B, C), is the largest.
 
-    It is anyway, but for rounding, which may bring another as high.
+    It is anyway, except for rounding, which may bring another as high.
     """
     places = torch.arange(scores.shape[-1], device=scores.device)
     best = probabilities.amax(-1, keepdim=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from equivariant.errors import InputError
 from equivariant.parts.surgery import evaluating
@@ -31,6 +32,17 @@ class Staged(nn.Module, ABC):
         return self.late(self.early(x))
 
 
+def early_share(model: Staged, x: Tensor) -> float:
+    """Return which share of the model's operations on images (n, C, H, W) its first part takes; 0 if it has none."""
+    found = []
+    with evaluating(model):
+        for part in (model.early, model.late):
+            with FlopCounterMode(display=False) as counter:
+                x = part(x)
+            found.append(counter.get_total_flops())
+    return found[0] / sum(found) if sum(found) else 0.0
+
+
 class StagedPair(Staged):
     """Any model given as two modules, e.g. the stages of a CNN; `width` is the number of channels between them."""
 
@@ -46,6 +58,23 @@ class StagedPair(Staged):
     def late(self, state: Tensor) -> Any:
         """Run the second module."""
         return self.second(state)
+
+
+class Headed(Staged):
+    """A staged network that gives features, with its head on."""
+
+    def __init__(self, staged: Staged, head: nn.Module) -> None:
+        super().__init__()
+        self.staged, self.head, self.width = staged, head, staged.width
+        self.training = staged.training
+
+    def early(self, x: Tensor) -> Tensor:
+        """Run the first part."""
+        return self.staged.early(x)
+
+    def late(self, state: Tensor) -> Any:
+        """Run the second part and the head."""
+        return self.head(self.staged.late(state))
 
 
 class StagedViT(Staged):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from equivariant.errors import InputError
 
-Train = Literal["upright", "weights", "head", "everything"]
+Train = Literal["upright", "weights", "fit_head", "head", "everything"]
 Optimizer = Literal["adamw", "sgd"]
 
 
@@ -16,8 +16,10 @@ class Stage:
     """Train one part of a model for at most `steps` optimizer steps.
 
     `train` is "weights" (λ, or another network that weighs the elements), "head" (all outside the backbone but the
-    weights) or "everything". "upright" trains the weights without labels: to find, among all views of a training image,
-    the one as it was given; it shall be upright then. What is not trained stays in evaluation mode.
+    weights) or "everything". "fit_head" fits a linear head on every view of every training image by itself, in no
+    steps: a mean over the orbit then keeps the upright accuracy. "upright" trains the weights without labels: to find,
+    among all views of a training image, the one as it was given; it shall be upright then. What is not trained stays in
+    evaluation mode.
     """
 
     train: Train
@@ -74,6 +76,7 @@ _EVERYTHING = Stage("everything", steps=4000, learning_rate=5e-6, optimizer="sgd
 #: By name. The two "published" ones are the defaults of the λ-equitune paper's scripts for CLIP on CIFAR-100:
 #: SGD with momentum 0.9, 0.33 for λ and 5e-6 for the network; the batch size is ours.
 RECIPES = {
+    "fit_head": Recipe((Stage("fit_head"),)),
     "lambda_only": Recipe((Stage("weights"),)),
     "lambda_then_everything": Recipe((Stage("weights"), Stage("everything", learning_rate=1e-5))),
     "head_only": Recipe((Stage("head"),)),

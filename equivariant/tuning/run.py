@@ -21,6 +21,7 @@ from equivariant.groups import FiniteGroup
 from equivariant.orbits import act_each, random_elements
 from equivariant.parts.surgery import device_of
 from equivariant.tuning import upright
+from equivariant.tuning.heads import fit_head, views_at
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.result import Record
 
@@ -64,8 +65,30 @@ class Run:
             self._steps(optimizer, training, held_out, turn)
         finally:
             self.model.load_state_dict(self.best, strict=False)
+        self._end()
+
+    def _end(self) -> None:
+        """Leave the model at the best of this stage, and go on to the next."""
+        self.model.load_state_dict(self.best, strict=False)
         self.stage, self.step, self.best, self.loaded = self.stage + 1, 0, {}, {}
         self._save(None)
+
+    def fit(self, head: nn.Linear, training: Data, held_out: Data, action: Action) -> None:
+        """Fit the head on every view, in place of this stage's steps; keep the one before if that is better."""
+        self.touched |= _changing(self.model)
+        self._validate(held_out, None)
+        found = fit_head(
+            *views_at(head, self.model, self.group, action, training, self.recipe.batch_size), head.out_features
+        )
+        with torch.no_grad():
+            head.weight.copy_(found.weight)
+            assert head.bias is not None
+            head.bias.copy_(found.bias)
+        self.step = 1
+        self._validate(held_out, None)
+        if self.progress is not None:
+            self.progress("fit_head", 1, 1, {"accuracy": self.history[-1].validation_accuracy})
+        self._end()
 
     def _steps(self, optimizer: torch.optim.Optimizer, training: Data, held_out: Data, turn: Turn | None) -> None:
         stage = self.recipe.stages[self.stage]

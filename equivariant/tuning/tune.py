@@ -1,4 +1,4 @@
-"""Fine-tune a wrapped classifier: λ alone, λ and then everything, or the head alone."""
+"""Fine-tune a wrapped classifier: its head on all views, λ alone, λ and then everything, …"""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equivariant.actions import Images
-from equivariant.checks.evaluation import Data, as_dataset, evaluate
+from equivariant.checks.evaluation import Data, as_dataset, batches, evaluate
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.parts.surgery import device_of
-from equivariant.tuning.orbit_cache import cache_views, frozen_modules, on_caches
+from equivariant.tuning.heads import head_of
+from equivariant.tuning.orbit_cache import CachedOrbit, cache_views, frozen_modules, on_caches
 from equivariant.tuning.recipes import Recipe, Stage, as_recipe
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.run import Progress, Run, random_turns
+from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper
 
 Parts: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
@@ -30,7 +32,7 @@ def tune(
     model: nn.Module,
     train: Data,
     validation: Data,
-    recipe: Recipe | str = "lambda_only",
+    recipe: Recipe | str = "fit_head",
     *,
     group: FiniteGroup | str | None = None,
     test: Data | None = None,
@@ -45,6 +47,7 @@ def tune(
     - `train`, `validation`, `test`: (images (N, C, H, W), labels (N,)) or data sets of such pairs. Each stage ends at
       its best validation accuracy, which may be where it began, unless every view was finished there, as none scored
       better, and fewer are later. `test` is scored before and after. A stage "upright" does not look at labels.
+      An `AnytimeOrbit` with `passes` gets its limit from the validation images at the end.
     - `folder`: a checkpoint is kept there, from which an interrupted tuning resumes, with the same result to the bit.
       Raises InputError if it is of another recipe or model.
     - `progress` is called after every step.
@@ -73,8 +76,13 @@ def tune(
             parameters = trained[run.stage]
             _freeze_all_but(model, parameters, recipe.batch_statistics)
             with _cached(model, wrapper, recipe, train, validation) as (training, held_out, images):
+                if recipe.stages[run.stage].train == "fit_head":
+                    run.fit(head_of(model, parameters), training, held_out, action if images else CachedOrbit())
+                    continue
                 turn = random_turns(group, action) if images and recipe.turn else None
                 run.train(parameters, training, held_out, turn)
+    if isinstance(wrapper, AnytimeOrbit) and wrapper.passes is not None:
+        wrapper.fit_limit(images for images, _ in batches(validation, device_of(model), recipe.batch_size))
     return TuningResult(group.name, run.history, before, score(test) if test is not None else None)
 
 
@@ -97,16 +105,18 @@ def parameter_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def trained_by(stage: Stage, parts: Parts, model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters a stage trains; raises InputError, with the cure, if there are none."""
-    part = "weights" if stage.train == "upright" else stage.train
+    part = {"upright": "weights", "fit_head": "head"}.get(stage.train, stage.train)
     chosen = list(model.parameters()) if part == "everything" else list(parts.get(part, ()))
     if not chosen:
         cure = {
-            "weights": "this model has no λ or score network: use LambdaEquitune, Canonicaliser or PrunedOrbit",
+            "weights": "this model has no λ or score network: use LambdaEquitune, AnytimeOrbit or Canonicaliser",
             "head": "its head is inside the backbone: take it off with take_off_head(model) and wrap the features, or "
             "say parts={'head': …}",
             "everything": "the model has no parameters",
         }
         raise InputError(f"there is nothing to train in stage {stage.train!r}: {cure[part]}")
+    if stage.train == "fit_head":
+        head_of(model, chosen)
     return chosen
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import chunks, orbit
-from equivariant.outputs import NOTHING, Extra, can_look, rebuild, skeleton, tensors
+from equivariant.outputs import NOTHING, Extra, can_look, joined
 from equivariant.parts.chosen import Chosen
+from equivariant.parts.cutting import staged
 from equivariant.parts.networks import FeatureScore
-from equivariant.parts.staged import Staged, StagedViT
+from equivariant.parts.staged import Staged
 from equivariant.ties import default_tolerance, soft, top, widened
 from equivariant.wrappers.base import Network, WeightedWrapper
 
@@ -29,7 +30,7 @@ class PrunedOrbit(WeightedWrapper):
     The choice depends on g·x alone, so the answer is exactly equivariant. Elements that tie with the last of the best,
     within `tie_tolerance` relative to max(1, |score|), are finished too.
 
-    - `model`: a `Staged` model: `StagedViT(vit, blocks=2)` for a timm ViT, else `StagedPair(first, second)`.
+    - `model`: a `Staged` model: `staged(model, blocks=2)` for most timm models, else `StagedPair(first, second)`.
     - `score`: s, from what `early` returns to (n,) or (n, 1); by default `FeatureScore(model.width)`, which starts with
       equal scores: until it is trained, all elements tie and all are finished.
     - In training every element is finished and weighted, so that each can teach s; evaluation prunes.
@@ -54,8 +55,8 @@ class PrunedOrbit(WeightedWrapper):
         super().__init__(model, group, **options)
         if not isinstance(model, Staged):
             raise InputError(
-                f"a pruned orbit needs a model it can stop half-way, not {type(model).__name__}: use StagedViT(vit, "
-                f"blocks=2) for a timm ViT, or StagedPair(first, second, width)"
+                f"a pruned orbit needs a model it can stop half-way, not {type(model).__name__}: use staged(model, "
+                f"blocks=2), or StagedPair(first, second, width)"
             )
         if not (isinstance(keep, int) and 1 <= keep <= self.group.order):
             raise InputError(f"keep={keep!r} must be from 1 to {self.group.order}, the order of {self.group.name}")
@@ -70,12 +71,11 @@ class PrunedOrbit(WeightedWrapper):
         group: FiniteGroup,
         chunk: int | None = None,
         *,
-        blocks: Annotated[int, "blocks that every view goes through"] = 2,
+        blocks: Annotated[int, "blocks or stages that every view goes through"] = 2,
         keep: Annotated[int, "views that are finished"] = 1,
     ) -> nn.Module:
-        """Return the classifier; raises InputError if the network is no ViT that can be stopped half-way."""
-        staged = StagedViT(network.bare, blocks)
-        return nn.Sequential(cls(staged, group, keep=keep, chunk=chunk), network.head)
+        """Return the classifier; raises InputError if the network cannot be cut in two by itself."""
+        return nn.Sequential(cls(staged(network.bare, blocks), group, keep=keep, chunk=chunk), network.head)
 
     def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the best views' weighted answer for `x` (B, …), and the weights (|G|, B), 0 for those not finished."""
@@ -89,7 +89,7 @@ class PrunedOrbit(WeightedWrapper):
         states = states[torch.isin(rows, chosen.rows)]
         size = x.shape[0] * (self.chunk or self.group.order)
         parts = [self.call(self.model.late, part) for part in states.split(size)]
-        return chosen.combine(self._join(parts), self.output, x, self.check_answer), weights
+        return chosen.combine(joined(parts), self.output, x, self.check_answer), weights
 
     def orbit_scores(self, x: Tensor) -> Tensor:
         """Return s(early(g·x)) for every element and image, (|G|, B)."""
@@ -140,9 +140,4 @@ class PrunedOrbit(WeightedWrapper):
     def _best(self, scores: Tensor) -> Tensor:
         """Return a mask (|G|, B) of the elements to finish."""
         tolerance = default_tolerance(scores.dtype) if self.tie_tolerance is None else self.tie_tolerance
-        return top(widened(scores.detach()), self.keep, tolerance)
-
-    def _join(self, parts: list[Any]) -> Any:
-        """Join the outputs of several passes along their batch axis."""
-        same = zip(*[[tensor for _, tensor in tensors(part)] for part in parts], strict=True)
-        return rebuild(skeleton(parts[0]), iter([torch.cat(list(pieces)) for pieces in same]))
+        return top(widened(scores.detach()), min(self.keep, len(scores)), tolerance)

@@ -188,7 +188,7 @@ def test_options_of_the_methods() -> None:
         eq.Canonicaliser(Micro(), "C4", temperature=0)
     with pytest.raises(eq.InputError, match="keep=5 must be from 1 to 4, the order of C4"):
         eq.PrunedOrbit(eq.StagedPair(nn.Identity(), Micro(), 3), "C4", keep=5)
-    with pytest.raises(eq.InputError, match="StagedViT"):
+    with pytest.raises(eq.InputError, match=r"use staged\(model, blocks=2\)"):
         eq.PrunedOrbit(Micro(), "C4")  # type: ignore[arg-type]
     with pytest.raises(eq.InputError, match=r"\(K, D\)"):
         eq.Similarity(torch.randn(3))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import equivariant as eq
-from equivariant.ties import best, top
+from equivariant.ties import best, ranks, top
 from tests.support.zoo import Anything, TinyUNet, Whole
 
 X = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(7))
@@ -21,13 +21,17 @@ def test_the_tie_rule() -> None:
     assert best(scores, 0.0).tolist() == [[0.0, 0.0], [0.5, 1.0], [0.5, 0.0]]
     assert top(scores, 2, 1e-5).tolist() == [[False, True], [True, True], [True, False]]
     assert top(torch.tensor([[2.0], [2.0], [1.0], [1.0]]), 3, 0.0).all()
+    assert ranks(scores, 1e-5).tolist() == [[1, 0], [0, 0], [0, 1]]
+    chain = torch.tensor([[1.0], [1.0 + 8e-6], [0.0], [1.0 + 16e-6]])
+    assert ranks(chain, 1e-5).tolist() == [[0], [0], [1], [0]]
 
 
 @pytest.mark.parametrize("image", [SYMMETRIC, MIRRORED, torch.zeros(2, 3, 6, 6)], ids=["C4", "mirror", "blank"])
-@pytest.mark.parametrize("name", ["equizero", "canonicaliser", "pruned"])
+@pytest.mark.parametrize("name", ["anytime", "equizero", "canonicaliser", "pruned"])
 def test_symmetric_images_tie_and_stay_equivariant(name: str, image: Tensor) -> None:
     model = Padded()
     wrapper = {
+        "anytime": lambda: eq.AnytimeOrbit(model, "D4", score=Anything(), limit=torch.inf, output=eq.Maps()),
         "equizero": lambda: eq.Equizero(model, "D4", output=eq.Maps()),
         "canonicaliser": lambda: eq.Canonicaliser(model, "D4", score=Anything(), output=eq.Maps()),
         "pruned": lambda: eq.PrunedOrbit(Whole(model), "D4", score=Anything(), output=eq.Maps()),

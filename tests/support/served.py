@@ -17,7 +17,7 @@ import uvicorn
 from continual.learning.learner import IncrementalLearner
 from continual.methods import load
 from continual.methods.mos.learner import MOSLearner
-from continual.serving.app import ServingOptions
+from continual.serving.answering import ServingOptions
 from continual.serving.model import ModelInUse
 from continual.serving.server import config
 from continual.testing import coloured_squares, tiny_backbone

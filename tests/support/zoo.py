@@ -140,11 +140,16 @@ class Anything(nn.Module):
         return (flat * torch.tensor([1.0, -0.7, 0.4], dtype=x.dtype)[: flat.shape[1]]).sum(1) * self.gain
 
 
-def first_leaf_entropy(output: Any) -> Tensor:
+def first_leaf_entropy(output: Any, sharpness: float = 1.0) -> Tensor:
     """A proxy loss for any output."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values() if isinstance(output, dict) else output))
-    return eq.entropy(output.flatten(1))
+    return eq.entropy(sharpness * output.flatten(1))
+
+
+def sharp_entropy(output: Any) -> Tensor:
+    """A proxy loss that differs much between the outputs of random weights."""
+    return first_leaf_entropy(output, 30.0)
 
 
 class Whole(eq.Staged):
@@ -175,6 +180,7 @@ WRAPPERS: dict[str, Callable[..., eq.OrbitWrapper]] = {
         m, g, network=Anything(), reads="input", positive="softplus", **o
     ),
     "equizero": lambda m, g, **o: eq.Equizero(m, g, proxy=first_leaf_entropy, **o),
+    "anytime": lambda m, g, **o: eq.AnytimeOrbit(m, g, score=Anything(), proxy=sharp_entropy, limit=0.1, **o),
     "canonicaliser": lambda m, g, **o: eq.Canonicaliser(m, g, score=Anything(), noise=False, **o),
     "pruned": lambda m, g, **o: eq.PrunedOrbit(Whole(m), g, score=Anything(), keep=min(2, eq.as_group(g).order), **o),
 }

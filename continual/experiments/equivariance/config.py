@@ -118,12 +118,15 @@ class RowConfig(WrapperConfig):
     """One row of the results: a wrapper, and how it is tuned."""
 
     recipe: str | None = Field(None, description="a table of [recipes], or a built-in one; none: zero-shot")
+    head_views: Literal["all", "one"] | None = Field(
+        None, description="a fitted head is one for all views of images, or for images as they are (default of plain)"
+    )
 
 
 class StageConfig(Strict):
     """Train one part of the model; see `equivariant.Stage`."""
 
-    train: Literal["upright", "weights", "head", "everything"]
+    train: Literal["upright", "weights", "fit_head", "head", "everything"]
     steps: int = Field(1000, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -11,7 +11,7 @@ from continual.experiments.equivariance.config import WrapperConfig
 from continual.experiments.equivariance.data import Part, of_folder, score_indices
 from continual.experiments.equivariance.files import Opened
 from continual.experiments.equivariance.report import Results, Row
-from continual.experiments.equivariance.study import with_fitted_head
+from continual.experiments.equivariance.study import on_all_views, with_fitted_head
 from continual.experiments.equivariance.symmetry import Measuring, wrapped
 from continual.learning.extractor import Progress
 from continual.seeding import seeded
@@ -42,9 +42,11 @@ def evaluate(
     found, group = opened.classifier, group or opened.group or group_named("C4")
     if opened.whole is not None and (wrappers or fit):
         raise InputError(f"{found.name} holds its own wrapper and head: leave out --wrapper and --fit")
+    viewed = found
     if fit is not None:
         known, train = of_folder(fit)
         found = with_fitted_head(found, train, known, opened.device, progress)
+        viewed = with_fitted_head(found, train, known, opened.device, progress, group)
     data = part.prepared(found.preprocessing, score_indices(found, classes))
     measure, rows = Measuring(found.features, group, data, batch_size, progress), []
     if opened.whole is not None:
@@ -53,7 +55,8 @@ def evaluate(
     else:
         for label, config in (wrappers or {name: WrapperConfig(wrapper=name) for name in ROWS}).items():
             with seeded(0, "wrapper"):
-                model = wrapped(config, found.features, found.head, group)
+                head = viewed.head if on_all_views(config) else found.head
+                model = wrapped(config, found.features, head, group)
             measures = measure(model.to(device_of(found.features)).eval(), f"{label}: test images")
             rows.append(Row(label, config.wrapper, None, 0, measures))
     title = f"{found.name} on {count(len(part.classes), 'image')} of {folder}, {group.name}"

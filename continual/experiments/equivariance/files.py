@@ -54,11 +54,11 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
     if path.is_dir():
         raise InputError(f"{source.model} is a folder: name a model file, or a model such as 'resnet50.a1_in1k'")
     if path.suffix == ".safetensors":
+        if _says(path) == model_file.FORMAT:
+            return Opened(of_learner(path, weights, device), device)
         _, metadata = read_weights(path)
         if "equivariant" in metadata:  # written by `tune`
             return load_tuned(path, device)
-        if metadata.get("format") == model_file.FORMAT:
-            return Opened(of_learner(path, weights, device), device)
         if weights is not None:
             raise InputError(f"{source.model} and --weights {weights} both give weights: leave one of them out")
         weights = path
@@ -80,6 +80,14 @@ def open_model(source: Source, classes: Sequence[str] | None = None, templates: 
     return Opened(found, device)
 
 
+def _says(path: Path) -> str | None:
+    """Return the format that a file's metadata name; None if they name none, or it cannot be read."""
+    try:
+        return files.fetch(path, prefix="no tensor")[1].get("format")
+    except (OSError, ValueError):
+        return None
+
+
 def save_tuned(
     path: Path, model: nn.Module, row: WrapperConfig, group: FiniteGroup, classifier: Classifier, classes: Sequence[str]
 ) -> None:
@@ -88,7 +96,7 @@ def save_tuned(
     values = {
         "format": FORMAT,
         "model": {"name": classifier.name, "args": dict(classifier.args)},
-        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe"}),
+        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe", "head_views"}),
         "group": group.name,
         "classes": list(classes),
         "preprocessing": asdict(classifier.preprocessing),

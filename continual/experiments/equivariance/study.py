@@ -20,7 +20,7 @@ from continual.datasets.catalogue import catalogue
 from continual.datasets.streams import Experience
 from continual.errors import InputError
 from continual.experiments.equivariance import report
-from continual.experiments.equivariance.config import ModelConfig, RowConfig, StudyConfig
+from continual.experiments.equivariance.config import PLAIN, ModelConfig, RowConfig, StudyConfig, WrapperConfig
 from continual.experiments.equivariance.data import Part, Split, noise, score_indices, split_of
 from continual.experiments.equivariance.files import save_tuned
 from continual.experiments.equivariance.models import Classifier, load_classifier
@@ -31,9 +31,13 @@ from continual.learning.extractor import Progress
 from continual.learning.model_file import versions
 from continual.seeding import seeded
 from continual.symmetry.views import group_named, refusals
+from equivariant.checks.evaluation import batches
 from equivariant.groups import FiniteGroup
+from equivariant.orbits import orbit
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
-from equivariant.tuning.tune import trained_by, tune
+from equivariant.tuning.tune import find_wrapper, trained_by, tune
+from equivariant.wrappers.anytime_orbit import AnytimeOrbit
+from equivariant.wrappers.base import OrbitWrapper
 
 
 def run_study(config: StudyConfig, out: Path, progress: Progress) -> Results:
@@ -100,7 +104,10 @@ class _Study:
         self.config, self.group, self.seed, self.progress = config, group, seed, progress
         self.device = torch.device(config.device)
         self.split = split_of(config.data, seed)
-        self.base = network(config.model, self.split, seed, self.device, progress)
+        self.base = self.viewed = network(config.model, self.split, seed, self.device, progress)
+        if config.model.head == "fit" and any(on_all_views(row) for row in config.rows.values()):
+            given = (self.split.train, self.split.classes, self.device, progress, group)
+            self.viewed = with_fitted_head(self.base, *given)
         self.indices = score_indices(self.base, self.split.classes)
         test = self.split.test.prepared(self.base.preprocessing, self.indices)
         self.measure = Measuring(self.base.features, group, test, config.batch_size, progress)
@@ -113,17 +120,29 @@ class _Study:
             frozen = all(stage.train != "everything" for stage in recipe.stages)
             model = self._tuned(place, row, recipe, folder)
         else:
-            frozen, model = True, self._wrapped(row, self.base)
+            frozen, model = True, self._wrapped(row, self._network(row))
+            self._meet_passes(find_wrapper(model))
         measures = self.measure(model, f"{place}: test images", frozen=frozen)
         self.progress(place, 1, 1, {"upright": measures.upright, "turned": measures.turned})
         return measures
+
+    def _network(self, row: RowConfig) -> Classifier:
+        """Return the network with the head that a row begins with."""
+        return self.viewed if on_all_views(row) else self.base
+
+    def _meet_passes(self, wrapper: OrbitWrapper | None) -> None:
+        """Choose when an any-time orbit stops by the held-out images, as `tune` does."""
+        if isinstance(wrapper, AnytimeOrbit):
+            held_out = self.split.validation.prepared(self.base.preprocessing, self.indices)
+            with refusals():
+                wrapper.fit_limit(images for images, _ in batches(held_out, self.device, self.config.batch_size))
 
     def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
         with seeded(self.seed, "wrapper"):
             return wrapped(row, found.features, found.head, self.group).to(self.device).eval()
 
     def _tuned(self, place: str, row: RowConfig, recipe: Recipe, folder: Path) -> nn.Module:
-        found, split = copy.deepcopy(self.base), self.split
+        found, split = copy.deepcopy(self._network(row)), self.split
         model = self._wrapped(row, found)
         assert found.head is not None
         with refusals():
@@ -161,16 +180,29 @@ def network(config: ModelConfig, split: Split, seed: int, device: torch.device, 
 
 
 def with_fitted_head(
-    found: Classifier, images: Part, classes: tuple[str, ...], device: torch.device, progress: Progress
+    found: Classifier,
+    images: Part,
+    classes: tuple[str, ...],
+    device: torch.device,
+    progress: Progress,
+    group: FiniteGroup | None = None,
 ) -> Classifier:
-    """Return a network with a linear head fitted to its features of some images as they are."""
+    """Return a network with a linear head fitted to its features of images as they are, or of all their views."""
     data, rows = images.prepared(found.preprocessing), []
-    with torch.no_grad():
+    views = 1 if group is None else group.order
+    with torch.no_grad(), refusals():
         for batch, _ in DataLoader(data, 64):
-            rows.append(found.features(batch.to(device)).float().cpu())
+            seen = batch[None] if group is None else orbit(group, batch)
+            rows.append(torch.stack([found.features(view.to(device)).float().cpu() for view in seen], 1))
             progress("features of training images", sum(map(len, rows)), len(images.classes), {})
-    head = linear_head(torch.cat(rows).numpy(), np.array(images.classes), len(classes))
-    return replace(found, head=head.to(device), classes=classes)
+    head = linear_head(torch.cat(rows).flatten(0, 1).numpy(), np.repeat(images.classes, views), len(classes))
+    return replace(found, head=head.to(device).requires_grad_(False), classes=classes)
+
+
+def on_all_views(row: WrapperConfig) -> bool:
+    """Whether a fitted head is one for all views of images, and not only for images as they are."""
+    asked = row.head_views if isinstance(row, RowConfig) else None
+    return asked == "all" if asked else row.wrapper != PLAIN
 
 
 def linear_head(features: np.ndarray, labels: np.ndarray, classes: int) -> nn.Linear:

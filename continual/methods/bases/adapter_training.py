@@ -85,10 +85,10 @@ class AdapterTraining(GradientTraining[S]):
         self.reads = len(read_blocks(start.extractor.backbone.depth, self.adapter.kind.reads))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the adapter at `lr`, times its kind's `lr_scale`, and the head at `head_lr_ratio * lr`."""
-        lr = self.settings.lr
+        """Return the adapter at `lr`, times its kind's `rate`, and the head at `head_lr_ratio * lr`."""
+        lr, rate = self.settings.lr, self.adapter.kind.rate(self.adapter.weights())
         return [
-            {"params": list(self.adapter.parameters()), "lr": lr * self.adapter.kind.lr_scale},
+            {"params": list(self.adapter.parameters()), "lr": lr * rate},
             {"params": list(self.head.parameters()), "lr": lr * self.settings.head_lr_ratio},
         ]
 
@@ -192,13 +192,16 @@ class AdapterTraining(GradientTraining[S]):
         return Output(features, self.head(features))
 
 
-class CosineHead(nn.Module):
-    """Logits (B, C): the cosines of features (B, D) to C learned directions, times one learned scale, 1 at first."""
+class CosineLogits(nn.Module):
+    """Logits (B, C): the cosines of features (B, D) to C learned directions, times a scale.
 
-    def __init__(self, weight: Tensor) -> None:
+    The scale is learned, from 1 on, or `fixed`.
+    """
+
+    def __init__(self, weight: Tensor, fixed: float | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
-        self.scale = nn.Parameter(weight.new_ones(()))
+        self.scale = nn.Parameter(weight.new_ones(())) if fixed is None else fixed
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits."""
@@ -206,14 +209,14 @@ class CosineHead(nn.Module):
 
 
 class PrototypeAdapterTraining(AdapterTraining[S]):
-    """Train an adapter under a temporary `CosineHead`, as the published codes of APER, RanPAC and EASE do.
+    """Train an adapter under temporary `CosineLogits`, as the published codes of APER, RanPAC and EASE do.
 
     What it learns is then in directions, as cosine to prototypes is, and not in the features' length.
     """
 
     def __init__(self, start: Start[S], data: ExperienceData, weights: Weights | None, **options: Any) -> None:
         super().__init__(start, data, weights, None, **options)
-        self.head = self.modules["head"] = CosineHead(self.head.weight)  # type: ignore[assignment]
+        self.head = self.modules["head"] = CosineLogits(self.head.weight)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,7 @@ def align(
         every = torch.arange(max(share // 4, len(examples[0])), device=weight.device) % len(examples[0])
         known, examples_of = examples[0][every], examples[1][every]
     parts = [weight.clone().requires_grad_(), head.bias.clone().requires_grad_()]
+    live = replace(head, weight=parts[0], bias=parts[1])
     optimizer = torch.optim.SGD(
         parts, lr=settings.alignment_lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
@@ -205,15 +206,15 @@ def align(
             labels = torch.cat([torch.arange(len(weight), device=weight.device).repeat_interleave(each), examples_of])
             order = torch.randperm(len(labels), generator=generator, device=weight.device)
             for rows in order.split(share):
-                logits = F.linear(features[rows], *parts)
+                logits = live(features[rows])
                 loss = F.cross_entropy(rescale(logits), labels[rows])
                 if kept is not None:
-                    loss = loss + kept(Head(*parts), features[rows], logits, labels[rows])
+                    loss = loss + kept(live, features[rows], logits, labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             scheduler.step()
-    return Head(parts[0].detach(), parts[1].detach())
+    return replace(head, weight=parts[0].detach(), bias=parts[1].detach())
 
 
 def _draws(classes: int, share: int, total: int | None, generator: torch.Generator) -> Tensor:

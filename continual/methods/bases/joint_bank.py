@@ -13,6 +13,9 @@ from continual.adapters.base import Weights
 from continual.errors import InputError
 from continual.learning.joining import Meeting, Place
 from continual.learning.state import JointClasses
+from continual.methods.bases.alignment import AlignedState
+from continual.statistics.class_statistics import ClassStatistics
+from continual.statistics.fields import pack
 from continual.statistics.transport import FeatureMap
 
 
@@ -64,6 +67,40 @@ class JointBank:
         """Return the map of features under a model's adapter to those under one of the bank; None if it is that one."""
         return None if self.numbers.get(place) == number else self.meeting.map(place, self.places[number])
 
+    def statistics(self, states: Sequence[AlignedState], joint: JointClasses) -> list[list[ClassStatistics | None]]:
+        """Return what each state remembers of its classes, under the adapter by which the joint model knows them.
+
+        None where an earlier state remembers the same, to the bit.
+        """
+        of_class = [self.numbers[origin] for origin in joint.origins]
+        moved: list[list[ClassStatistics | None]] = []
+        for model, (state, places, again) in enumerate(zip(states, joint.places, _again(states, joint), strict=True)):
+            moved.append([])
+            for own, experience, index, twice in zip(
+                state.statistics, state.class_experience, places.tolist(), again, strict=True
+            ):
+                to = self.map((model, experience), of_class[index]) if not twice else None
+                moved[-1].append(None if twice else own if to is None else to.statistics(own))
+        return moved
+
 
 def _same(one: Weights, other: Weights, names: Collection[str]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in names)
+
+
+def _again(states: Sequence[AlignedState], joint: JointClasses) -> list[list[bool]]:
+    """Return, for each state's classes, whether an earlier state remembers the same of one, to the bit."""
+    known: dict[int, list[ClassStatistics]] = {}
+    found = []
+    for state, places in zip(states, joint.places, strict=True):
+        before = [known.setdefault(index, []) for index in places.tolist()]
+        pairs = list(zip(state.statistics, before, strict=True))
+        found.append([any(_alike(own, other) for other in others) for own, others in pairs])
+        for own, others in pairs:
+            others.append(own)
+    return found
+
+
+def _alike(one: ClassStatistics, other: ClassStatistics) -> bool:
+    (mine, values), (its, others) = pack(one), pack(other)
+    return values == others and mine.keys() == its.keys() and all(torch.equal(mine[k], its[k]) for k in mine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def ported_fields(
 ) -> dict[str, Any]:
     """Return an `AlignedState`'s own fields on another backbone, by the space of each class (C,).
 
-    The head is aligned anew on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
+    The head is aligned again on the statistics as they are mapped, beginning at the old one. With `keep_answers`, it is
     held to the old one's answers on the mapping images, which have features in both.
     """
     statistics = tuple(spaces[k].map.statistics(own) for k, own in zip(of_class, state.statistics, strict=True))
@@ -55,7 +56,7 @@ def joined_fields(
 ) -> dict[str, Any]:
     """Return an `AlignedState`'s own fields of several states, by each one's `statistics` in the features they share.
 
-    None of them are left out. The head is aligned anew; a class's row begins as in the state that brought it.
+    None of them are left out. The head is aligned again; a class's row begins as in the state that brought it.
     """
     every: dict[int, ClassStatistics] = {}
     for own, places in zip(statistics, joint.places, strict=True):
@@ -66,7 +67,8 @@ def joined_fields(
     rows = [
         (number, states[number].classes.index(c)) for c, (number, _) in zip(joint.classes, joint.origins, strict=True)
     ]
-    head = Head(*(torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")))
+    parts = {name: torch.stack([getattr(heads[m], name)[row] for m, row in rows]) for name in ("weight", "bias")}
+    head = replace(heads[0], **parts)
     return _anew("merge", settings, head, [every[index] for index in range(len(rows))], updates, rescale)
 
 

@@ -137,7 +137,11 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        features, state = self.design_features(self.extractor, images, cache), self.current
+        return self.scores_of(self.design_features(self.extractor, images, cache))
+
+    def scores_of(self, features: Tensor) -> Scores:
+        """Score features (B, D') that are asked about; see `_scores`."""
+        state = self.current
         values, certain = learned(state.head)(features), state.certainty
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, self.reading)
         mean, deviation, centres = self.state.prototypes
@@ -149,7 +153,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         return self._drawn(after, after.current.head, learned(self.state.sums)) if self.state.sums else None
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
-        """Draw values from the sums of before, those of the new head through the map, with what that leaves open."""
+        """Draw values from the old sums, those of the new head through the map, with what that leaves open."""
         found, head = spaces[0].map, learned(after.current.head)
         through = LinearHead(*found.through(head.weight, head.bias))
         return self._drawn(after, through, learned(after.state.sums), found.residuals @ head.weight.cpu())
@@ -157,7 +161,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def _drawn(
         self, after: Self, head: LinearHead | None, sums: GramStatistics, noise: Tensor | None = None
     ) -> Simulation | None:
-        """Return answers for features of before, those of `after` by a `head` for them; `sums` are of its own features.
+        """Return answers for old features, those of `after` by a `head` for them; `sums` are of its own features.
 
         `noise` (n, C) are values of which its own have a random combination more.
         """

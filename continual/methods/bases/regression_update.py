@@ -47,8 +47,8 @@ class RegressionState(State):
     sums: GramStatistics | None = None
     head: LinearHead | None = None
     certainty: Certainty | None = None  #: None for methods, and in files, that do not have it
-    balance: float | None = None  #: what the head was solved with; None in files of before, for 0
-    penalty: float | None = None  #: too; None in files of before
+    balance: float | None = None  #: what the head was solved with; None in older files, for 0
+    penalty: float | None = None  #: too; None in older files
     #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
     penalty_share: float | None = None
 
@@ -84,7 +84,7 @@ def _samples(found: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RegressionUpdate(Training[RegressionState]):
-    """Adds an experience's images to the sums and solves anew.
+    """Adds an experience's images to the sums and solves again.
 
     `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
     follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)

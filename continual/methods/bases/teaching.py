@@ -124,7 +124,7 @@ def taught_by(teacher: GradientTraining[Any], progress: Progress | None = None) 
 
     Known is what is as like the labelled images' classes as these are: by Gaussians of their features under the
     teacher's adapter. Images of classes that do not take part in the loss are unknown, too. Raises InputError where
-    that cannot be told.
+    that cannot be known.
     """
     settings, data = teacher.settings, teacher.data
     assert data.unlabelled is not None

@@ -17,7 +17,7 @@ from continual.uncertainty.temperature import Temperature, updated
 class TemperedState(State):
     """What images left out said of the temperature."""
 
-    temperature: Temperature | None = None  #: None in files of before, and where every class has a single image
+    temperature: Temperature | None = None  #: None in older files, and where every class has a single image
 
     def probabilities(self, values: Tensor) -> Tensor | None:
         """Return the probabilities (B, C) of values (B, C); None for fewer than two classes, or no temperature."""

@@ -2,7 +2,7 @@
 
 Every stack shifts features, on the average by a vector that is remembered (`feature_shift`). So what is known
 of a class under its own stack A_k can be said under the first: its statistics, moved back by the shift. One pass
-under A_1 answers, with the head as it is. Aligning it anew on these statistics made it no better on real images, and
+under A_1 answers, with the head as it is. Aligning it again on these statistics made it no better on real images, and
 an estimate from the same statistics far too kind.
 
 Instead of the first, the single stack can be a merge A* of all by a rule of `continual.merging`. To first order
@@ -11,7 +11,7 @@ coefficients of least squares.
 
 Concepts that are ignored stay so. An adapter that was trained without reading one does not read it merged. What a
 suppressed one changes in features are differences of two images, from which a shift of both drops out: it stays as it
-is, and the head that is corrected by it is made anew of the statistics that were moved.
+is, and the head that is corrected by it is made from the statistics that were moved.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def consolidated(learner: MOSLearner, rule: str = "first", **settings: Any) -> M
     if state.experiences < 2:
         raise InputError("the model has a single stack already, and answers in one pass")
     if len(state.shifts) < state.experiences:
-        raise InputError("this model was learned before the shifts of stacks were remembered: learn it anew")
+        raise InputError("this model was learned before the shifts of stacks were remembered: learn it again")
     if learner.settings.consolidate is not None:
         raise InputError("the shifts are those of the stacks as they were finished: leave the setting consolidate out")
     if rule == "first" and settings:

@@ -2,7 +2,7 @@
 
 What the passes so far have computed predicts what others would (`feature_shift`), and so what self-refined
 retrieval would find, at no cost. How sure that is, is asked of many samples: in each, what cannot be predicted is drawn
-anew, and the share of the samples with the same answer is the prediction's certainty. An image is predicted after stage
+again, and the share of the samples with the same answer is the prediction's certainty. Predictions come after stage
 one, and again after the pass under the stack that stage one chose; if neither is certain enough, it goes the whole way.
 
 How certain is enough is decided by what is remembered of the classes, without images: features are drawn from the

@@ -24,7 +24,6 @@ from continual.methods.bases.moved_alignment import joined_fields
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.methods.mos.state import MOSState
 from continual.statistics.class_statistics import ClassStatistics, fit
-from continual.statistics.fields import pack
 from continual.statistics.head import Prototypes, joined_prototypes
 
 
@@ -34,17 +33,11 @@ def joined(
     """Return what models of these states know together; see `IncrementalLearner.joined_apart`."""
     bank = JointBank.of([state.bank for state in states], joint, meeting, kind.reading)
     of_class = [bank.numbers[origin] for origin in joint.origins]
-    statistics, prototypes = [], []
-    for model, (state, places, again) in enumerate(zip(states, joint.places, _again(states, joint), strict=True)):
-        moved: list[ClassStatistics | None] = []
-        for own, experience, index, twice in zip(
-            state.statistics, state.class_experience, places.tolist(), again, strict=True
-        ):
-            to = bank.map((model, experience), of_class[index]) if not twice else None
-            moved.append(None if twice else own if to is None else to.statistics(own))
-        statistics.append(moved)
+    statistics, prototypes = bank.statistics(states, joint), []
+    for model, (state, kept) in enumerate(zip(states, statistics, strict=True)):
         known, first = learned(state.prototypes), bank.map((model, 0), 0)
-        count = known.count.masked_fill(torch.tensor(again, device=known.count.device), 0)
+        again = torch.tensor([own is None for own in kept], device=known.count.device)
+        count = known.count.masked_fill(again, 0)
         prototypes.append(Prototypes(known.mean if first is None else first.points(known.mean), count))
     common = {**joint.common(states), "class_experience": tuple(of_class), "experiences": len(bank.bank)}
     return replace(
@@ -55,24 +48,6 @@ def joined(
         prototypes=joined_prototypes(prototypes, joint.places),
         **_shifts(states, bank),
     )
-
-
-def _again(states: Sequence[MOSState], joint: JointClasses) -> list[list[bool]]:
-    """Return, for each state's classes, whether an earlier state remembers the same of one, to the bit."""
-    known: dict[int, list[ClassStatistics]] = {}
-    found = []
-    for state, places in zip(states, joint.places, strict=True):
-        before = [known.setdefault(index, []) for index in places.tolist()]
-        pairs = list(zip(state.statistics, before, strict=True))
-        found.append([any(_same(own, other) for other in others) for own, others in pairs])
-        for own, others in pairs:
-            others.append(own)
-    return found
-
-
-def _same(one: ClassStatistics, other: ClassStatistics) -> bool:
-    (mine, values), (its, others) = pack(one), pack(other)
-    return values == others and mine.keys() == its.keys() and all(torch.equal(mine[k], its[k]) for k in mine)
 
 
 def _shifts(states: Sequence[MOSState], bank: JointBank) -> dict[str, Any]:

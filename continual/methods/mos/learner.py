@@ -188,7 +188,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return [extractor.features(stem, shared(kind, own)) for own in completed(self.state.bank)]
 
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> MOSState:
-        """Copy the adapters; map what is remembered under each by its own map, and align the head anew.
+        """Copy the adapters; map what is remembered under each by its own map, and align the head again.
 
         The part of shifts that is linear in features is forgotten: it follows from images alone.
         """
@@ -261,7 +261,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         state, settings = self.state, self.settings
         assert settings.early_exit is not None
         if len(state.shifts) < state.experiences:
-            raise InputError("this model was learned before early_exit was known: leave it out, or learn anew")
+            raise InputError("this model was learned before early_exit was known: leave it out, or learn again")
         key = settings.early_exit, settings.retrieval_rounds, settings.ensemble
         if key not in state.early_exits:
             draw = generator(settings.seed, "early exit", state.updates, device=self.device)
@@ -272,7 +272,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return state.early_exits[key]
 
     def shift_model(self, draw: torch.Generator) -> FeatureShiftModel:
-        """Return how adapters shift features, with its Monte Carlo samples drawn anew."""
+        """Return how adapters shift features, with its Monte Carlo samples drawn again."""
         state, floor = self.state, self.settings.covariance_floor
         return FeatureShiftModel.of(state.shifts, state.shift_sums, state.stacked_bank(), draw, floor)
 

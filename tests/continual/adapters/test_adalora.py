@@ -123,6 +123,16 @@ def test_ranks_stay_once_they_are_chosen() -> None:
     assert not torch.equal(first["writing"], then["writing"])
 
 
+def test_once_ranks_are_chosen_it_trains_at_the_rate_of_a_lora() -> None:
+    learner = FinetuneLearner(tiny_backbone(), epochs=1, batch_size=4, lr=0.1, adapter="adalora")
+    rates = []
+    for classes in ([0, 1], [2, 3]):
+        training = learner.start_training(learner._given(*coloured_squares(classes, 6), None))
+        rates.append(training.parameter_groups()[0]["lr"])
+        learner.learn(*coloured_squares(classes, 6))
+    assert rates == pytest.approx([0.6, 0.1 * LoRA().lr_scale])
+
+
 def test_peft_s_allocator_does_the_same() -> None:
     layer = pytest.importorskip("peft.tuners.adalora.layer")
     peft = pytest.importorskip("peft")

@@ -83,6 +83,15 @@ def test_nested_wrappers_are_opened(vit: Any, tmp_path: Path) -> None:
     same(read({"model": {"state_dict": {"net": vit.state_dict()}}}, tmp_path / "w.ckpt"), vit)
 
 
+def test_a_checkpoint_that_holds_itself_ends_in_an_error(tmp_path: Path) -> None:
+    for name in ("model", "mine"):
+        kept: dict[str, Any] = {}
+        kept[name] = kept
+        torch.save(kept, tmp_path / "w.pth")
+        with pytest.raises(BackboneError, match=f"holds no weights .its parts are {name}"):
+            load_backbone(NAME, weights=tmp_path / "w.pth", **TINY_ARGS)
+
+
 def test_a_safetensors_file_under_another_suffix_is_known_by_its_content(vit: Any, tmp_path: Path) -> None:
     import safetensors.torch
 

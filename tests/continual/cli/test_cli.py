@@ -198,7 +198,7 @@ def test_info_needs_no_backbone(equimos: Equimos, tmp_path: Path, pictures: Pict
     assert about["memory_bytes"] == {
         "prototypes": 2 * 32 * 4 + 2 * 8,
         "temperature": 1304,
-        "images met (digests)": 6 * 21,
+        "images seen (digests)": 6 * 21,
     }
     assert about["versions"]["torch"] == metadata.version("torch")
     text = equimos("info", "-m", model).stdout

@@ -64,6 +64,27 @@ def test_checked_suppressed_and_allowed_again(
     assert "suppresses no 'logo': nothing at all" in equimos("concept", "allow", "logo", "--model", parts).stderr
 
 
+def test_an_edit_of_mlps_is_said_to_be_experimental_and_can_be_taken_back(
+    equimos: Equimos, pictures: Pictures, weights: Path, parts: Path, logo: Path
+) -> None:
+    pool = pictures("others", ["iris", "rose"], 6)
+    images = sorted(pool.rglob("*.png"))
+    plain = continual.load(parts, weights=weights).predict(images).scores
+    how = ("--model", parts, "--stamp", logo, "--images", pool, "--size", "0.5", "--edit", "mlp")
+    done = equimos("concept", "suppress", *how, "--strength", "-1")
+    assert done.exit_code == 0, done.stderr
+    assert "--edit mlp is experimental" in done.stderr
+    assert "logo suppressed; answers that change with it" in done.stdout
+    assert "suppressed logo by an edit of MLPs" in equimos("history", "--model", parts).stdout
+    assert not torch.equal(continual.load(parts, weights=weights).predict(images).scores, plain)
+    more = pictures("more", ["screw"], 4)
+    kept = equimos("learn", "--yes", "--images", more, "--model", parts, "--keep-held-out", "5", "--hold-out", "0.5")
+    assert kept.exit_code == 2
+    assert "this model answers by an edited one" in kept.stderr
+    assert equimos("concept", "allow", "logo", "--model", parts).exit_code == 0
+    assert torch.equal(continual.load(parts, weights=weights).predict(images).scores, plain)
+
+
 def test_folders_with_and_without_it(equimos: Equimos, pictures: Pictures, parts: Path) -> None:
     marked, plain = pictures("marked", ["iris"], 8), pictures("plain", ["rose"], 8)
     how = ("--model", parts, "--with", marked, "--without", plain)
@@ -91,6 +112,8 @@ def test_what_cannot_be_is_one_error_and_nothing_is_written(
         (("--model", parts, "--stamp", tmp_path / "gone.png", "--images", pool), "no image at"),
         (("--model", sumless, "--stamp", logo, "--images", pool), "simple_cil remembers neither sums nor class stat"),
         (("--model", parts, "--stamp", logo, "--images", pool, "--strength", "-1"), "strength is a number above 0"),
+        (("--model", parts, "--stamp", clear, "--images", pool, "--edit", "mlp"), "clear changes no token of these"),
+        (("--model", parts, "--stamp", logo, "--images", pool, "--edit", "mpl"), "'head' or the 'mlp', not 'mpl'"),
     ):
         found = equimos("concept", "suppress", *words)
         assert found.exit_code == 2
@@ -160,6 +183,8 @@ def test_find_says_what_it_needs(
     pool = pictures("pool", ["bolt"], 8)
     words = ("concept", "find", "--model", parts, "--images", pool)
     assert "give --word twice or more" in equimos(*words, "--word", "logo").stderr
+    unknown = equimos(*words, "--word", "logo", "--word", "sky", "--clip", "ViT-B-32.no_such_tag")
+    assert "or give --clip-weights FILE" in unknown.stderr
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
     found = equimos(*words, "--word", "logo", "--word", "sky")
     assert found.exit_code == 2

@@ -92,6 +92,15 @@ def test_corrupt_files_are_named(equimos: Equimos, tmp_path: Path) -> None:
     refused(equimos("data", "check", root), "2 of 9 images cannot be read", "n0000/train0.png", "n0002/test0.png")
 
 
+def test_an_unfit_folder_also_shows_what_was_left_out(equimos: Equimos, tmp_path: Path) -> None:
+    root = fakes.release(tmp_path / "photos", 3)
+    (root / "train" / "n0000" / "train0.png").write_bytes(b"")
+    (root / "train" / "n0001" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    result = equimos("data", "check", root)
+    refused(result, "1 of 9 images cannot be read")
+    assert "left out: pictures of kinds that are not read (1 HEIF)" in result.stderr
+
+
 def test_the_same_image_twice(equimos: Equimos, tmp_path: Path) -> None:
     root = fakes.release(tmp_path / "photos", 3)
     image = (root / "train" / "n0000" / "train0.png").read_bytes()

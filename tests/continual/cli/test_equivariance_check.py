@@ -75,7 +75,8 @@ def test_a_classifier_s_own_head_comes_from_its_weights(check: Equimos, tmp_path
     done = check(*words, "--wrapper", "equizero,proxy=similarity")
     assert done.exit_code == 0, done.output
     assert "100.0%" in done.stdout
-    refused(check(*words, "--wrapper", "pruned"), "StagedPair")
+    assert check(*words, "--wrapper", "pruned,blocks=1").exit_code == 0
+    refused(check(*words, "--wrapper", "pruned,blocks=99"), "blocks=99")
 
 
 def test_torchvision(check: Equimos, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_held_out_images_are_evaluated_month_after_month(
     pictures("all", ["iris"], 10)
     second = equimos("learn", "--yes", "-i", folder, "-m", model)
     assert "held out before, and still here: 4 images" in second.stderr
-    assert "of classes known before: 100.0% of 4 right, 100.0% before; 0 broke, 0 mended" in second.stderr
+    assert "of classes known before: 100.0% of 4 right, 100.0% before; 0 broke, 0 fixed" in second.stderr
     shutil.rmtree(folder / "rose")
     pictures("all", ["lily"], 10)
     third = equimos("learn", "--yes", "-i", folder, "-m", model)

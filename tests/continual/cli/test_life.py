@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -47,7 +48,7 @@ def furnished(folder: Path, pictures: Pictures, others: Iterator[Image.Image], e
             for number in range(each):
                 next(taken[name]).save(folder / place / f"{name}-{number}.png")
     (folder / "anything").mkdir()
-    for number in range(24 if each < 10 else 100):
+    for number in range(24 if each < 10 else 60):
         next(others).save(folder / "anything" / f"{number}.png")
     Image.new("RGB", (32, 16), (255, 0, 0)).save(folder / "logo.png")
 
@@ -64,15 +65,42 @@ def filled_in(picks: Path) -> None:
         writer.writerows(rows)
 
 
-def walked(equimos: Equimos, folder: Path, monkeypatch: pytest.MonkeyPatch, after: Callable[[str], None]) -> None:
-    """Run the page's commands; `after` is called with each."""
+def walked(
+    equimos: Equimos,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: Callable[[str, str | None], None],
+    **changed: str,
+) -> None:
+    """Run the page's commands, some options `changed`; `after` is called with each, and the model that it changed."""
     monkeypatch.chdir(folder)
     for words in COMMANDS:
+        options = dict(itertools.pairwise(words))
+        words = [changed.get(before.strip("-"), word) for before, word in zip(["", *words], words, strict=False)]
         result = equimos(*words)
         assert result.exit_code == 0, (words, result.stdout, result.stderr)
+        if words[0] == "grow":
+            updated(folder)
         if words[0] == "select":
             filled_in(folder / "picks.csv")
-        after(" ".join(words[:2] if words[0] == "concept" else words[:1]))
+        name = " ".join(words[:2] if words[0] == "concept" else words[:1])
+        changes = name not in ("grow", "select", "concept check", "compress", "history", "predict")
+        after(name, options.get("--out", options.get("--model")) if changes else None)
+
+
+#: what the page shows, each by one of its commands
+SHOWN = {
+    "grow",
+    "select",
+    "learn",
+    "concept check",
+    "concept suppress",
+    "concept allow",
+    "port",
+    "merge",
+    "consolidate",
+}
+SHOWN |= {"compress", "forget", "history", "rollback", "predict"}
 
 
 def test_the_walk_on_made_up_images(equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +113,17 @@ def test_the_walk_on_made_up_images(equimos: Equimos, tmp_path: Path, monkeypatc
 
     others = (next(pictures(f"thing {number}")) for number in range(24))
     furnished(tmp_path, pictures, others, 6)
-    write_weights(tmp_path / "vit.safetensors", 0)
-    updated(tmp_path)
+    write_weights(tmp_path / "own.safetensors", 0)
     done: list[str] = []
-    walked(equimos, tmp_path, monkeypatch, done.append)
-    assert {"learn", "select", "concept check", "port", "merge", "consolidate", "forget", "rollback"} <= {*done}
+    walked(equimos, tmp_path, monkeypatch, lambda name, _: done.append(name), depth="3")
+    assert {*done} == SHOWN
+    small = continual.load(tmp_path / "pocket.safetensors")
+    assert small.backbone.recipe is not None
+    assert (small.backbone.recipe.kind, small.backbone.depth) == ("compressed", 3)
     whole = continual.load(tmp_path / "all.safetensors", weights=tmp_path / "updated.safetensors")
     assert {"bolt", "ring", "nut", "hook", "pin"} <= {*whole.classes}, "what was forgotten is back"
     single = continual.load(tmp_path / "single.safetensors", weights=tmp_path / "updated.safetensors")
-    assert {*single.classes} == {*whole.classes}
+    assert {*single.classes} == {*whole.classes} == {*small.classes}
     assert len(single.state.bank) == 1
     assert len(whole.state.bank) >= 4
     truth = ["bolt", "ring", "nut", "pin"]
@@ -120,7 +150,7 @@ REAL = {"bolt": 0, "ring": 1, "nut": 2, "pin": 3, "cap": 4, "cup": 5, "hook": 6}
 def test_the_walk_on_real_images(
     shared: Path, equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seven classes of Tiny-ImageNet, 12 images each a folder, and 100 of other classes; 25 test images a class."""
+    """Seven classes of Tiny-ImageNet, 12 images each a folder, and 60 of other classes; 15 test images a class."""
     folder = shared / "data" / "tiny_imagenet_100"
     names = sorted(path.name for path in (folder / "train").iterdir())[20:]
 
@@ -128,28 +158,26 @@ def test_the_walk_on_real_images(
         for path in sorted((folder / "train" / names[REAL[name]]).iterdir()):
             yield Image.open(path).convert("RGB")
 
-    rest = [path for name in names[7:] for path in sorted((folder / "train" / name).iterdir())[:2]]
+    rest = [path for name in names[7:] for path in sorted((folder / "train" / name).iterdir())[:1]]
     others = (Image.open(path).convert("RGB") for path in rest)
     furnished(tmp_path, pictures, others, 12)
     backbone = continual.load_backbone(
         weights=shared / "weights" / "vit_small_patch14_dinov2_depth11_fp16.safetensors", img_size=70
     )
     about = {"timm": backbone.name, **{key: json.dumps(value) for key, value in backbone.model_args.items()}}
-    safetensors.torch.save_file(backbone.frozen.network.state_dict(), tmp_path / "vit.safetensors", about)
-    updated(tmp_path)
-    test = [(path, name) for name, c in REAL.items() for path in sorted((folder / "test" / names[c]).iterdir())]
+    safetensors.torch.save_file(backbone.frozen.network.state_dict(), tmp_path / "own.safetensors", about)
+    test = [(path, name) for name, c in REAL.items() for path in sorted((folder / "test" / names[c]).iterdir())[:15]]
     figures: list[tuple[str, int, float]] = []
 
-    def after(command: str) -> None:
-        model = next(m for m in ("all", "north", "parts") if (tmp_path / f"{m}.safetensors").exists())
-        ported = any(row[0] == "port" for row in figures) or command == "port"
-        weights = tmp_path / ("updated.safetensors" if ported else "vit.safetensors")
-        learner = continual.load(tmp_path / f"{model}.safetensors", weights=weights)
+    def after(command: str, model: str | None) -> None:
+        if model is None:
+            return
+        learner = continual.load(tmp_path / model)
         rows = [(path, name) for path, name in test if name in learner.classes]
         answers = learner.predict([path for path, _ in rows]).labels
         right = sum(a == name for a, (_, name) in zip(answers, rows, strict=True)) / len(rows)
         figures.append((command, len(learner.classes), right))
-        print(f"{command:<18} {model:<6} {len(learner.classes)} classes {right:.1%}", flush=True)
+        print(f"{command:<18} {model:<20} {len(learner.classes)} classes {right:.1%}", flush=True)
 
     walked(equimos, tmp_path, monkeypatch, after)
     assert all(right > 2 / classes for _, classes, right in figures if classes > 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,12 +77,33 @@ def test_what_cannot_be_merged_writes_nothing(
     site = write_pictures(tmp_path / "site", ["rose", "tulip"])
     learn(equimos, site, tmp_path / "a.safetensors", weights)
     learn(equimos, site, tmp_path / "b.safetensors", other_weights)
-    for models, said in ((["a"], "two model files"), (["a", "b"], "its backbone is")):
+    for models, said in (
+        (["a"], "two model files"),
+        (["a", "b"], "its backbone is"),
+        (["a", "site/../a"], "a.safetensors is named twice"),
+    ):
         files = [tmp_path / f"{name}.safetensors" for name in models]
         result = equimos("merge", *files, "--out", tmp_path / "both.safetensors")
         assert result.exit_code == 2
         assert said in result.stderr
+        assert result.stderr.count("error:") == 1
         assert not (tmp_path / "both.safetensors").exists()
+
+
+def test_the_command_that_is_named_brings_a_model_there(
+    equimos: Equimos, weights: Path, other_weights: Path, tmp_path: Path
+) -> None:
+    site = write_pictures(tmp_path / "site", ["rose", "tulip"])
+    learn(equimos, site, tmp_path / "a.safetensors", weights)
+    learn(equimos, site, tmp_path / "b.safetensors", other_weights)
+    merge = ["merge", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--out", tmp_path / "both.safetensors"]
+    refusal = " ".join(equimos(*merge).stderr.split())
+    port = shlex.split(refusal.partition("equimos port ")[2])
+    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(20)], 1)
+    words = [anything if word == "DIR" else word for word in port]
+    ported = equimos("port", *words, "--yes")
+    assert ported.exit_code == 0, ported.stderr
+    assert equimos(*merge).exit_code == 0
 
 
 def test_an_image_that_was_learned_anywhere_is_held_out_no_longer() -> None:

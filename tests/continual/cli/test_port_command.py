@@ -103,7 +103,7 @@ def test_to_a_file_of_its_own_and_not_at_all(
     assert not versions.folder_of(model).exists()
     assert model_file.read_header(out)["backbone"]["weights_file"] == str(updated)
     refused(equimos(*words, "--to-weights", updated, "--out", out, "--yes"), "is there already")
-    copied = equimos(*words, "--to-weights", weights, "--out", tmp_path / "copy.safetensors", "--yes")
+    copied = equimos(*words, "--to", weights, "--out", tmp_path / "copy.safetensors", "--yes")
     assert copied.exit_code == 0, copied.stderr
     assert all(
         torch.equal(a, b)
@@ -145,6 +145,8 @@ def test_what_cannot_be_ported_writes_nothing(
         (["--model", finetuned, "--to-weights", updated], ["remembers nothing of its classes but a head"]),
         (["--model", ridge, "--to-weights", updated, "--keep-answers", "1"], ["goes with methods that align a head"]),
         (["--model", ridge, "--to", "no_such_net.x"], ["unknown timm model"]),
+        (["--model", ridge, "--to", "gone.safetensors"], ["no weights file at gone.safetensors"]),
+        (["--model", ridge, "--to", ridge], ["is a model, not a backbone"]),
         (["--model", tmp_path / "gone.safetensors", "--to-weights", updated], ["no model file"]),
     ):
         images = [] if "--images" in words else ["--images", others]
@@ -163,5 +165,5 @@ def test_a_backbone_of_which_too_little_is_explained_is_refused(
     monkeypatch.setattr(porting, "LEAST_EXPLAINED", 1.01)
     before = model.read_bytes()
     words = ["port", "--model", model, "--images", others, "--to-weights", other_weights, "--yes"]
-    refused(equimos(*words), "below 101% a ported model", "learn anew on the new backbone")
+    refused(equimos(*words), "below 101% a ported model", "learn from scratch on the new backbone")
     assert model.read_bytes() == before

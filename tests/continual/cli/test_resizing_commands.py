@@ -101,6 +101,7 @@ def test_what_cannot_be_made_writes_nothing(
         ([*compress, "--images", things, "--weights", small], "is compressed already"),
         ([*compress, "--images", tmp_path / "none", "--weights", weights], "no image at"),
         ([*compress, "--images", things, "--backbone", NAME], "needs its weights' tag"),
+        ([*compress, "--images", things, "--backbone", "gone.safetensors"], "no weights file at gone.safetensors"),
         ([*compress, "--images", things, "--weights", weights, "--lr", "nan"], "lr above 0"),
         ([*grow, "--width", "48"], "take 32 or 64"),
         ([*grow], "ask for more"),

@@ -12,7 +12,7 @@ import pytest
 
 from continual.backbones.loading import Backbone
 from continual.experiments import run
-from continual.experiments.config import load_config
+from continual.experiments.config import load_config, load_runs
 from continual.experiments.published import protocols
 from continual.experiments.run import run_config, streams
 from continual.metrics.accuracy import accuracy
@@ -65,6 +65,40 @@ def test_every_published_protocol_has_a_config() -> None:
     having = {(config.data.source, tuple(SIZES[name])) for name, config in loaded.items()}
     for protocol in protocols():
         assert (protocol.data, (protocol.increment,) * (protocol.classes // protocol.increment)) in having
+
+
+#: parts of configs/published.toml -> the configs of one data set whose settings they take
+PARTS = {
+    name.split("/")[0]: name
+    for name in SIZES
+    if name not in ("cifar100/mos_b0_inc10", "imagenet_r/mos_b100_inc50", "objectnet/mos_b0_inc20")
+}
+
+
+def test_the_published_table_takes_the_settings_of_each_set() -> None:
+    table = load_runs(path("published"))
+    assert table.keys() == PARTS.keys()
+    for part, name in PARTS.items():
+        mine, its = table[part], load_config(path(name))
+        assert (mine.data, mine.stream, mine.backbone) == (its.data, its.stream, its.backbone)
+        shared = mine.methods.keys() & its.methods.keys()
+        assert shared == {"mos", "ease", "slca", "ranpac", "aper", "simple_cil"}
+        assert all(mine.methods[method] == its.methods[method] for method in shared)
+        assert mine.methods.keys() - shared == {"strata", "layup", "fecam", "tuna"}
+
+
+@pytest.mark.slow
+def test_the_published_table_runs(
+    equimos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone
+) -> None:
+    for data in PARTS:
+        fakes.fake(data, tmp_path / "home" / data, monkeypatch)
+    monkeypatch.setenv("EQUIMOS_DATA", str(tmp_path / "home"))
+    monkeypatch.setattr(run, "load_backbone", lambda *_, **__: backbone)
+    only = [word for method in ("fecam", "layup") for word in ("--only", method)]
+    result = equimos("run", path("published"), "--out", tmp_path / "run", *only, "data.exact=false")
+    assert result.exit_code == 0, result.stderr
+    assert {p.name for p in (tmp_path / "run").iterdir()} == PARTS.keys()
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -165,7 +165,12 @@ def test_published_figures_stand_in_columns_of_their_own(equimos: Equimos, tmp_p
     assert "Without probabilities, and so without a calibration error: finetune." in result.stderr
     plain = tables.results_table(cells, None)
     shown = tables.results_table(cells, find("cifar100", [5] * 20))
-    assert [h for h in shown.headings if h not in plain.headings] == ["published Ā [%]", "published final [%]"]
+    added = [h for h in shown.headings if h not in plain.headings]
+    assert added == ["published Ā [%]", "published final [%]", "verdict, within 1 point"]
+    off = 100 * average.figure(cells[0]) - 93.30
+    assert shown.lines[0][-1].startswith(f"off by {off:+.1f} / ")
+    assert [line[-1] for line in shown.lines[1:]] == ["–", "–"]
+    assert lines["mos"]["verdict"] == shown.lines[0][-1]
 
 
 @pytest.mark.usefixtures("few_pictures")

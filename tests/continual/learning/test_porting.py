@@ -189,7 +189,7 @@ def test_an_unrelated_backbone_is_refused() -> None:
     noise = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     learner = taught(RidgeLearner)
     state = learner.state
-    with pytest.raises(InputError, match="learn anew on the new backbone"):
+    with pytest.raises(InputError, match="learn from scratch on the new backbone"):
         learner.port(updated(3.0), noise)
     assert learner.state is state
 

@@ -13,7 +13,7 @@ from continual.adapters.bottleneck import Bottleneck
 from continual.data.inputs import as_experience
 from continual.learning.loop import run
 from continual.methods.aper import APERLearner
-from continual.methods.bases.adapter_training import CosineHead
+from continual.methods.bases.adapter_training import CosineLogits
 from continual.methods.ease import EASELearner
 from continual.methods.ranpac import RanPACLearner
 from continual.methods.ridge import RidgeLearner
@@ -65,7 +65,7 @@ def test_stacks_are_trained_under_a_temporary_cosine_head(backbone: Any, blobs: 
     training = learner.begin(as_experience(images, labels, backbone.preprocessing))
     assert [group["lr"] for group in training.parameter_groups()] == [rate, rate]
     head = training.head
-    assert isinstance(head, CosineHead)
+    assert isinstance(head, CosineLogits)
     assert any(head is module for module in training.modules.values())
     with torch.no_grad():
         head.scale.fill_(3.0)

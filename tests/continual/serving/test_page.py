@@ -66,6 +66,7 @@ def test_an_image_is_answered(browser: Any, trained: Path, size: dict[str, int],
         page.set_input_files("#file", [file("a-rather-long-name-of-a-photo-from-a-telephone-2026-11-21.png", 3)])
         page.wait_for_selector(".answer")
         expected = client.post("/predict", files={"image": file("x", 3)["buffer"]}).json()["answers"][0]
+        page.click("summary")
         text = page.inner_text(".result").replace("\xa0", " ")
         assert page.inner_text(".answer") == expected["answer"]
         assert f"probability {100 * expected['probability']:.1f} %" in text
@@ -118,6 +119,7 @@ def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Pa
         page.set_input_files("#file", [file("a.png", 3)])
         page.wait_for_selector(".answer")
         expected = client.post("/predict", files={"image": file("x", 3)["buffer"]}).json()["answers"][0]
+        page.click("summary")
         text = page.inner_text(".result").replace("\xa0", " ")
         assert page.inner_text(".answer") == expected["answer"] == "class 3"
         assert f"probability {100 * expected['probability']:.1f} %" in text
@@ -126,3 +128,77 @@ def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Pa
         near = expected["nearest"][0]
         assert f"{near['class']}\n{near['similarity']:.3f}" in text
         assert page.inner_text("#model") == "strata, 5 classes"
+
+
+@pytest.fixture
+def strata(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    taught(StrataLearner(BACKBONE), [0, 1], [2, 3]).save(path)
+    return path
+
+
+def test_a_wrong_answer_is_corrected_learned_and_undone(browser: Any, strata: Path, tmp_path: Path) -> None:
+    with serving(strata, collect=tmp_path / "named", learn=True) as (client, _):
+        page = opened(browser, str(client.base_url), PHONE)
+        page.set_input_files("#camera", [file("photo.png", 6)])
+        page.wait_for_selector(".answer")
+        page.click("text=Wrong, it is …")
+        page.fill("form.name input", "<b>ring</b>nut")
+        page.click("form.name button")
+        page.wait_for_selector(".error.said")
+        assert "cannot be the name of a folder" in page.inner_text(".error.said")
+        page.fill("form.name input", "ring")
+        page.click("form.name button")
+        page.wait_for_selector("text=saved as ring, a new class")
+        page.wait_for_selector("#teach >> text=1 new class: ring (1)")
+        page.click("text=Learn 1 image")
+        page.wait_for_selector(".answer:text-is('ring')")
+        assert page.inner_text("#model") == "strata, 5 classes"
+        assert "learned 1 image from the page: ring" in page.inner_text("#teach")
+        assert "the answers for older classes broke" in page.inner_text("#teach")
+        page.click("text=Undo the last version")
+        page.wait_for_selector("#model:text-is('strata, 4 classes')")
+        page.click("text=Discard")
+        page.wait_for_selector("#teach >> text=Learn 1 image", state="detached")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        page.close()
+
+
+def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any, strata: Path, tmp_path: Path) -> None:
+    with serving(strata, collect=tmp_path / "named", learn=True, false_alarm_rate=0.5) as (client, _):
+        page = opened(browser, str(client.base_url))
+        page.set_input_files("#file", [file(f"{n}.png", kind) for n, kind in enumerate([0, 5, 6, 5, 6])])
+        page.wait_for_selector(".answer >> nth=4")
+        answers = [client.post("/predict", files={"image": file("x", k)["buffer"]}).json() for k in (0, 5, 6)]
+        unknown = sum(n * answer["answers"][0]["unknown"] for n, answer in zip((1, 2, 2), answers, strict=True))
+        assert unknown >= 2
+        assert "5 images" in page.inner_text("#summary")
+        assert f"unknown {unknown}" in page.inner_text("#summary")
+        page.click("text=into groups, to name them")
+        page.wait_for_selector(".group form.name input")
+        page.fill(".group >> nth=0 >> input", "nut")
+        page.click(".group >> nth=0 >> button")
+        page.wait_for_selector("text=saved as nut, a new class")
+        assert len(list((tmp_path / "named" / "nut").iterdir())) >= 1
+        page.close()
+
+
+def test_the_page_says_why(browser: Any, strata: Path) -> None:
+    with serving(strata) as (client, _):
+        page = opened(browser, str(client.base_url))
+        page.set_input_files("#file", [file("a.png", 2)])
+        page.wait_for_selector(".answer")
+        assert page.locator("text=Wrong, it is …").count() == 0, "this server collects nothing"
+        page.click("text=Why?")
+        page.wait_for_selector(".why canvas")
+        assert "What each patch adds to the value of class 2" in page.inner_text(".reasons")
+        page.close()
+
+
+def test_the_routes_are_described_without_a_network(browser: Any, strata: Path) -> None:
+    pytest.importorskip("fastapi_offline")
+    with serving(strata) as (client, _):
+        page = opened(browser, f"{client.base_url}/docs")
+        page.wait_for_selector("text=/predict")
+        assert page.locator(".opblock").count() >= 8
+        page.close()

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 import continual
 from continual.serving import server
-from continual.serving.app import ServingOptions
+from continual.serving.answering import ServingOptions
 from continual.serving.model import ModelInUse
 from tests.support.served import BACKBONE
 torch.set_num_threads(1)

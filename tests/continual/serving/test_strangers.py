@@ -333,7 +333,7 @@ def test_a_decoder_keeps_its_slot_until_it_is_done(trained: Path, monkeypatch: p
         at_work[0] -= 1
         return uploads.picture(data, name, limits)
 
-    monkeypatch.setattr("continual.serving.app.picture", slow)
+    monkeypatch.setattr("continual.serving.answering.picture", slow)
     with serving(trained, timeout=0.2, decoders=2) as (client, _):
         for _ in range(6):
             assert ask(client, photo()).status_code == 504

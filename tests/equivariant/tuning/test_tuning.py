@@ -369,7 +369,7 @@ def test_bad_data_recipes_and_parts(wrapper: eq.LambdaEquitune) -> None:
         eq.tune(wrapper, TRAIN, (x[:0], labels[:0]))
     with pytest.raises(eq.InputError, match="train must be"):
         eq.tune(wrapper, x, VALIDATION)  # type: ignore[arg-type]
-    with pytest.raises(eq.InputError, match="unknown recipe 'lambda': choose 'lambda_only'"):
+    with pytest.raises(eq.InputError, match="unknown recipe 'lambda': choose 'fit_head', 'lambda_only'"):
         eq.tune(wrapper, TRAIN, VALIDATION, "lambda")
     with pytest.raises(eq.InputError, match="no λ or score network"):
         eq.tune(eq.Equitune(wrapper.model, "C4"), TRAIN, VALIDATION, "lambda_only")

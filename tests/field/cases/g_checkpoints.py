@@ -37,6 +37,15 @@ def _teacher(folder: Path) -> None:
     assert torch.equal(weight, teacher["backbone.patch_embed.proj.weight"])
 
 
+def _parts(folder: Path) -> None:
+    online, target = _state("backbone."), _state("backbone.")
+    optimiser = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    found = _read(folder, {"online": online, "target": target, "optimizer": optimiser, "epoch": 3}, ".ckpt")
+    weight = found.frozen.network.state_dict()["patch_embed.proj.weight"]
+    assert torch.equal(weight, target["backbone.patch_embed.proj.weight"])
+    assert "under 'target.backbone.'" in str(found.fit)
+
+
 def _parallel(folder: Path) -> None:
     for suffix in (".ckpt", ".tar", ".PTH", ".bin"):
         found = _read(folder, {"state_dict": _state("module.") | {"module.head.weight": torch.zeros(3, 32)}}, suffix)
@@ -72,6 +81,13 @@ CASES = [
         "the teacher's backbone is read",
         "missing keys after a self-supervised run, a common question in its projects' trackers",
         _teacher,
+    ),
+    Case(
+        SECTION,
+        "a checkpoint whose parts have names of the program's own, such as `online` and `target`",
+        "the network is found in whichever part holds it, in a moving average (`target`, `ema`, `momentum`) first",
+        "checkpoints of self-supervised programs that each keep networks under names of their own",
+        _parts,
     ),
     Case(
         SECTION,

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from continual.cli.app import app
-from continual.errors import InputError
+from continual.errors import BackboneError, InputError
 from continual.learning.concept import Concept
 from continual.learning.learner import IncrementalLearner
 from continual.learning.merged import merged
@@ -115,6 +115,41 @@ def _unlabelled_of_other_classes(folder: Path) -> None:
         learner.learn(*coloured_squares([2, 3], 6), unlabelled=noise)
 
 
+def _an_edit_of_a_cnn(folder: Path) -> None:
+    learner = _taught("ridge", [0, 1], tiny_convnet())
+    logo = Concept.of(coloured_squares([4, 5], 6)[0], stamp=Image.new("RGB", (8, 8)), name="logo")
+    with pytest.raises(BackboneError, match="rows of MLPs cannot be edited in resnet18"):
+        learner.suppress(logo, edit="mlp")
+    assert learner.state.ignored is None
+
+
+def _one_line(folder: Path, *words: str) -> str:
+    """Run a command that is to be one error, and leave the folder as it was; return what it says."""
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = CliRunner().invoke(app, [*words])
+    assert done.exit_code == 2
+    assert done.stderr.count("error: ") == 1
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    return " ".join(done.stderr.split())
+
+
+def _one_model_twice(folder: Path) -> None:
+    model = folder / "m.safetensors"
+    _taught("ridge", [0, 1]).save(model, embed_backbone=True)
+    said = _one_line(folder, "merge", str(model), str(folder / "." / "m.safetensors"), "--out", str(folder / "all.st"))
+    assert "is named twice, and its images would count twice" in said
+
+
+def _a_model_for_a_backbone(folder: Path) -> None:
+    model = folder / "m.safetensors"
+    _taught("ridge", [0, 1]).save(model, embed_backbone=True)
+    for number in range(24):
+        Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    images = ("--images", str(folder))
+    for words in (("port", "--yes", "--model", str(model), "--to"), ("compress", "--out", "x", "--backbone")):
+        assert "is a model, not a backbone" in _one_line(folder, *words, str(model), *images)
+
+
 CASES = [
     Case(
         SECTION,
@@ -178,5 +213,26 @@ CASES = [
         "One error with how many are like a class; nothing is learned, from the labelled ones neither.",
         "Pseudo-labels given to images of no class at all",
         _unlabelled_of_other_classes,
+    ),
+    Case(
+        SECTION,
+        "A logo to be taken out by an edit of the MLPs of a CNN",
+        "One error: that takes a ViT with plain MLPs. The head can be edited.",
+        "Model-editing tools run on an architecture that they were not written for",
+        _an_edit_of_a_cnn,
+    ),
+    Case(
+        SECTION,
+        "One model file, named twice in a merge",
+        "One error: its images would count twice.",
+        "Lists of checkpoints made by a wildcard and by hand",
+        _one_model_twice,
+    ),
+    Case(
+        SECTION,
+        "A model file, given where a backbone is asked for",
+        "One error that says so.",
+        "Whole checkpoints given to options that take pretrained weights",
+        _a_model_for_a_backbone,
     ),
 ]

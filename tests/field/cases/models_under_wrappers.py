@@ -73,6 +73,7 @@ KINDS: dict[str, Callable[..., eq.OrbitWrapper]] = {
     "equitune": eq.Equitune,
     "lambda": lambda model, group, **options: eq.LambdaEquitune(model, group, **{"width": 4, **options}),
     "equizero": eq.Equizero,
+    "anytime": eq.AnytimeOrbit,
     "canonicaliser": eq.Canonicaliser,
     "max": eq.OrbitMax,
     "pruned": lambda model, group, **options: eq.PrunedOrbit(staged(model), group, **options),

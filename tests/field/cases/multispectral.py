@@ -83,7 +83,7 @@ CASES = [
     Case(
         SECTION,
         "TIFF files of as many channels as the backbone takes: chunky, planar or a page each, uint8, uint16, float32",
-        "the same bits as their arrays, with the extra `tiff`; turned as their orientation tag says",
+        "the same bits as their arrays, with the extra `tiff`; transformed as their orientation tag says",
         "rasterio, GDAL and tifffile write channels in different places, and Pillow reads none of them",
         _same,
     ),

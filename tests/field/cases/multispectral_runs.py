@@ -141,7 +141,8 @@ def _serve(folder: Path) -> None:
     from fastapi.testclient import TestClient
 
     from continual.methods import load
-    from continual.serving.app import ServingOptions, make_app
+    from continual.serving.answering import ServingOptions
+    from continual.serving.app import make_app
     from continual.serving.model import ModelInUse
 
     learner, paths = _learner(folder, "ridge")

@@ -76,7 +76,7 @@ CASES = [
     ),
     Case(
         "Strangers and bad luck",
-        "A file that only its owner may read, and that is written anew",
+        "A file that only its owner may read, and that is written again",
         "It keeps its mode; a new file has what the umask leaves.",
         "Reports of files that others could read after a save",
         _modes_are_kept,

@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 import continual
 from continual.backbones.loading import load_backbone
-from continual.serving.app import ServingOptions, make_app
+from continual.serving.answering import ServingOptions
+from continual.serving.app import make_app
 from continual.serving.model import ModelInUse
 from tests.hostile.corpus import Hostile, Materials
 from tests.hostile.values import VALUES

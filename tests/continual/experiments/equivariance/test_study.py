@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,10 +17,13 @@ from continual.experiments.equivariance.config import (
     wrapper_names,
 )
 from continual.experiments.equivariance.data import split_of
-from continual.experiments.equivariance.study import network
+from continual.experiments.equivariance.study import _Study, linear_head, network, on_all_views
 from continual.experiments.equivariance.symmetry import measure, remembered, remembers, wrapped
+from equivariant.checks.evaluation import score
 from equivariant.groups import as_group
+from equivariant.orbits import orbit
 from equivariant.tuning.recipes import Recipe, Stage
+from equivariant.tuning.tune import find_wrapper
 from tests.support.small_studies import write_folders, write_study
 
 
@@ -56,6 +60,7 @@ def test_options_are_those_that_the_wrappers_declare() -> None:
     defaults = {name: WrapperConfig(wrapper=name).options for name in wrapper_names()}
     assert defaults == {
         "plain": {},
+        "anytime": {"passes": 1.5, "sure": 0.9, "blocks": 0},
         "canonicaliser": {},
         "equitune": {},
         "equizero": {"proxy": "entropy"},
@@ -68,3 +73,24 @@ def test_options_are_those_that_the_wrappers_declare() -> None:
     for wrong in ({"wrapper": "max", "keep": 1}, {"wrapper": "lambda", "positive": "none"}, {"wrapper": "plan"}):
         with pytest.raises(ValueError, match=r"option of 'pruned', not of 'max'|'exp' or 'softplus'|'plain'"):
             WrapperConfig(**wrong)
+
+
+def test_a_head_is_fitted_to_all_views_of_images_unless_they_are_answered_as_they_are(study: Path) -> None:
+    config = load_study(study, ["rows.max.head_views='one'", "rows.anytime.passes=2"])
+    assert [on_all_views(row) for row in config.rows.values()] == [False, False, True, True, True, True, True]
+    made, group = _Study(config, as_group("C4"), 0, lambda *_: None), as_group("C4")
+    inputs = torch.stack([image for image, _ in made.split.train.prepared(made.base.preprocessing)])
+    features = torch.stack([made.base.features(view) for view in orbit(group, inputs)], 1)
+    targets = np.array(made.split.train.classes)
+    for found, seen in ((made.base, features[:, :1]), (made.viewed, features)):
+        expected = linear_head(seen.flatten(0, 1).numpy(), np.repeat(targets, seen.shape[1]), 3)
+        assert found.head is not None
+        torch.testing.assert_close(found.head.weight, expected.weight)
+    (head,) = [module for module in made._wrapped(config.rows["max"], made._network(config.rows["max"])).modules()
+               if isinstance(module, torch.nn.Linear) and module.out_features == 3]  # fmt: skip
+    assert head is made.base.head
+    held_out = made.split.validation.prepared(made.base.preprocessing)
+    wrapper = find_wrapper(made._wrapped(config.rows["anytime"], made.viewed))
+    assert wrapper is not None
+    made._meet_passes(wrapper)
+    assert score(wrapper, held_out, 8).passes <= 2

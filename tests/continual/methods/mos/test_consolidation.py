@@ -145,7 +145,7 @@ def test_what_cannot_be_consolidated_says_why(learner: MOSLearner) -> None:
         consolidated(MOSLearner(learner.backbone))
     old = learner.variant()
     old.state = replace(learner.state, shifts=())
-    with pytest.raises(InputError, match="learn it anew"):
+    with pytest.raises(InputError, match="learn it again"):
         consolidated(old)
     with pytest.raises(InputError, match="unknown merge rule 'tie': did you mean 'ties'"):
         consolidated(learner, "tie")

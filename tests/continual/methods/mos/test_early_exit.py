@@ -148,7 +148,7 @@ def test_shifts_are_remembered_and_kept_in_the_file(learner: MOSLearner, blobs: 
 def test_a_model_of_before_is_told_apart(learner: MOSLearner, images: Tensor, blobs: Blobs) -> None:
     old = learner.variant(early_exit=0.1)
     old.state = replace(learner.state, shifts=())
-    with pytest.raises(InputError, match="was learned before early_exit was known: leave it out, or learn anew"):
+    with pytest.raises(InputError, match="was learned before early_exit was known: leave it out, or learn again"):
         old.score_batch(images)
     old.variant(early_exit=None).learn(*blobs([6], 2))
     with pytest.raises(InputError, match="leave consolidate out"):

@@ -1,0 +1,150 @@
+"""The routes by which people correct answers: collect, plan, learn, undo, sort unknown images, and ask why."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from continual.explaining.explain import explained
+from continual.serving.answering import Server
+from continual.serving.collected import Collected, class_named
+from continual.serving.forms import form
+from continual.serving.teaching import Teaching
+from continual.serving.uploads import RefusedError, Upload
+from continual.uncertainty.clusters import clustered
+
+T = TypeVar("T")
+#: images whose answers are explained, or that are sorted, at a time: each takes as much as many answers
+AT_A_TIME = 1
+NONE = "this server collects no corrections: start it with --collect FOLDER"
+
+
+def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
+    """Add the routes to a server, all of them for those who know the key."""
+    options, one = server.options, asyncio.Semaphore(AT_A_TIME)
+    teaching = None if options.collect is None else Teaching(
+        server.model.path, server.model, Collected(options.collect), options.max_flips, options.weights
+    )  # fmt: skip
+    learning: set[asyncio.Task[Any]] = set()
+
+    async def in_time(work: Callable[[], T]) -> T:
+        """Do what may take a while in a thread, one at a time; a request does not wait for longer than others do."""
+        try:
+            async with asyncio.timeout(options.timeout):
+                async with one:
+                    return await asyncio.to_thread(work)
+        except TimeoutError:
+            raise HTTPException(504, f"not done within {options.timeout:g} s: send fewer images, or later") from None
+
+    def taught(*, learns: bool = False) -> Teaching:
+        if teaching is None:
+            raise RefusedError(404, NONE)
+        if learns and not options.learn:
+            raise RefusedError(403, "this server learns nothing: start it with --learn, or run `equimos learn`")
+        return teaching
+
+    @app.get("/corrections", dependencies=keyed)
+    async def corrections() -> dict[str, Any]:
+        if teaching is None:
+            return {"collects": False, "learns": False}
+        return {"collects": True, "learns": options.learn, **await in_time(lambda: _state(teaching))}
+
+    @app.post("/corrections", dependencies=keyed, openapi_extra=form(**{"class": {"type": "string"}}))
+    async def collect(request: Request) -> dict[str, Any]:
+        kept = taught()
+        upload = await server.received(request)
+        try:
+            model = server.model.now
+            label = class_named(upload.fields.get("class", ""), model.learner.classes)
+            for name, file in upload.files:
+                await server.prepared(model, name, file)  # what cannot be decoded is refused, and stored nowhere
+            stored = await in_time(lambda: _stored(kept, upload, label))
+        finally:
+            await upload.close()
+        server.metrics.corrected.inc(stored)
+        return {"class": label, "new": label not in model.learner.classes, "stored": stored}
+
+    @app.delete("/corrections", dependencies=keyed)
+    async def drop() -> dict[str, int]:
+        return {"dropped": await in_time(taught().drop)}
+
+    @app.post("/learn", dependencies=keyed, response_model=None)
+    async def learn() -> dict[str, Any] | JSONResponse:
+        teacher = taught(learns=True)
+        task = asyncio.create_task(asyncio.to_thread(teacher.learn))
+        learning.add(task)
+        task.add_done_callback(learning.discard)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), options.timeout)
+        except TimeoutError:  # it goes on, and GET /corrections says when it is done
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return JSONResponse({"learning": True}, 202)
+
+    @app.post("/undo", dependencies=keyed)
+    async def undo() -> dict[str, Any]:
+        return await in_time(taught(learns=True).undo)
+
+    @app.post("/group", dependencies=keyed, openapi_extra=form())
+    async def group(request: Request) -> dict[str, Any]:
+        upload = await server.received(request)
+        try:
+            model = server.model.now
+            images = [await server.prepared(model, name, file) for name, file in upload.files]
+        finally:
+            await upload.close()
+
+        def sort() -> list[int]:
+            extractor, size = model.learner.extractor, model.learner.settings.eval_batch_size
+            with torch.no_grad():
+                batches = torch.stack(images).split(size)
+                rows = [extractor.frozen_features(batch.to(model.learner.device)).cpu() for batch in batches]
+            return clustered(torch.cat(rows).numpy())
+
+        return {"groups": await in_time(sort)}
+
+    @app.post("/explain", dependencies=keyed, openapi_extra=form())
+    async def explain(request: Request) -> dict[str, Any]:
+        upload = await server.received(request)
+        try:
+            if len(upload.files) > 1:
+                raise RefusedError(413, "one image is explained at a time")
+            model = server.model.now
+            image = await server.prepared(model, *upload.files[0])
+        finally:
+            await upload.close()
+        found = await in_time(lambda: explained(model.learner, image))
+        drawn = io.BytesIO()
+        if found.picture is not None:
+            found.picture.save(drawn, "PNG")
+        shown = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}" if found.picture else None
+        return {**found.to_json(), "picture": shown}
+
+
+def _state(teaching: Teaching) -> dict[str, Any]:
+    """Return what is collected, and what learning it would do, in the words of `equimos learn`."""
+    plan = teaching.plan()
+    counts: dict[Any, int] = {}
+    for picture in plan.learn:
+        counts[picture.entry.label] = counts.get(picture.entry.label, 0) + 1
+    return {
+        "pending": [{"class": name, "images": n, "new": name not in plan.known} for name, n in counts.items()],
+        "plan": plan.lines(plan.known),
+        "learning": teaching.learning,
+        "undo": teaching.undoable,
+        "last": teaching.last,
+    }
+
+
+def _stored(teaching: Teaching, upload: Upload, label: Any) -> int:
+    for _, file in upload.files:
+        file.file.seek(0)
+        teaching.collected.keep(file.file.read(), label)
+    return len(upload.files)

@@ -1,0 +1,202 @@
+"""What people have corrected is learned into the model file: a plan, a review, a new version, and the way back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from continual.console import count
+from continual.data.inputs import Label
+from continual.errors import EquimosError, InputError
+from continual.lifecycle import contents, locks, versions
+from continual.lifecycle.new_images import Picture, Plan, entry
+from continual.lifecycle.review import Review, review
+from continual.lifecycle.seen_images import SeenImage, SeenImages
+from continual.serving.collected import Collected
+from continual.serving.model import Learner, ModelInUse
+from continual.serving.uploads import RefusedError
+
+
+@dataclass
+class Teaching:
+    """The model of a server, and the images that were collected for it.
+
+    All methods take as long as their work does; one at a time changes the model, another is refused.
+    """
+
+    model: Path
+    in_use: ModelInUse
+    collected: Collected
+    max_flips: float | None = None  #: more than this share of held-out images that were right and are not: not kept
+    weights: Sequence[Path] = ()  #: of the backbone, where they are not in the model file
+    last: dict[str, Any] | None = None  #: what was learned last
+    _made: list[tuple[int, int]] = field(default_factory=list)  #: versions made here, each with the one before
+    _known: dict[Path, SeenImage] = field(default_factory=dict)  #: entries of images that were looked at
+    _busy: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def learning(self) -> bool:
+        """Whether the model is being changed."""
+        return self._busy.locked()
+
+    @property
+    def undoable(self) -> bool:
+        """Whether the version in use was made here."""
+        return bool(self._made)
+
+    def plan(self) -> Plan:
+        """Return what is collected and not learned under the name that it has; files that are no images are noted."""
+        return self._plan(contents.read(self.model))
+
+    def _plan(self, found: contents.ModelFile) -> Plan:
+        made = Plan(found.seen, found.classes)
+        numbers = bool(found.classes) and isinstance(found.classes[0], int)
+        for path, name in self.collected:
+            label = int(name) if numbers and name.isdecimal() else name
+            try:
+                seen = self._entry(path, label, found.seen, found.channels)
+            except InputError as error:
+                made.notes.append(str(error))
+                continue
+            learned = found.seen.by_digest.get(seen.digest)
+            if learned is not None and learned.label == label and not learned.held_out:
+                made.learned += 1
+            else:
+                made.learn.append(Picture(path, replace(seen, label=label, held_out=False)))
+        return made
+
+    def _entry(self, path: Path, label: Label, seen: SeenImages, channels: int) -> SeenImage:
+        if path not in self._known:
+            self._known[path] = entry(path, label, seen, channels=channels)
+        return self._known[path]
+
+    def learn(self) -> dict[str, Any]:
+        """Learn what `plan` says: new classes as one experience, known ones as corrections; return what that did.
+
+        Raises RefusedError, and keeps nothing, where there is nothing to learn, it cannot be learned, or more broke
+        than `max_flips` allows.
+        """
+        with self._alone(), locks.claimed(self.model):
+            found, before = self._current()
+            plan = self._plan(found)
+            if not plan.learn:
+                raise RefusedError(409, "nothing is collected that is not learned already")
+            learner = before.variant(**found.header["settings"])
+            _learned(learner, plan.learn)
+            outcome = review(before, learner, [], gone=found.held_out, seen=found.seen)
+            lost = max(outcome.shares_lost(), default=0.0)
+            if self.max_flips is not None and lost > self.max_flips:
+                raise RefusedError(
+                    409, f"not kept, for {lost:.1%} of the answers would break (--max-flips {self.max_flips})"
+                )
+            event, number = _event(plan), self._number()
+            seen = found.seen.with_images(picture.entry for picture in plan.learn)
+            figures = outcome.figures()
+            versions.save(
+                learner,
+                self.model,
+                event,
+                embed_backbone=found.embedded,
+                seen=seen,
+                held_out=found.held_out,
+                thumbnails=found.thumbnails,
+                figures=figures,
+            )
+            self._made.append((self._number(), number))
+            settings = {name: getattr(before.settings, name) for name in type(before.settings).at_inference}
+            self.in_use.adopt(learner.variant(**settings))
+        self.last = {"event": event, "images": len(plan.learn), "review": words(outcome)}
+        return self.last
+
+    def undo(self) -> dict[str, Any]:
+        """Go back to the version before the last one that was made here; its images wait to be learned again.
+
+        Raises RefusedError where there is none, or somebody else has changed the model since.
+        """
+        with self._alone(), locks.claimed(self.model):
+            if not self._made:
+                raise RefusedError(409, "there is nothing to undo: no version was made by this server")
+            made, before = self._made[-1]
+            if self._number() != made:
+                self._made.clear()
+                raise RefusedError(409, "the model was changed elsewhere since: see `equimos history`")
+            about = versions.rollback(self.model, before, weights=self.weights).about()
+            self._made.pop()
+            self.in_use.refresh()
+        self.last = {"event": f"back to version {before}", "images": 0, "review": []}
+        return {**self.last, "classes": len(about["classes"])}
+
+    def drop(self) -> int:
+        """Delete the collected images that are not learned; return how many."""
+        with self._alone():
+            gone = self.plan().learn
+            for picture in gone:
+                picture.path.unlink(missing_ok=True)
+        return len(gone)
+
+    def _current(self) -> tuple[contents.ModelFile, Learner]:
+        """Return the model file and the learner of it."""
+        for _ in range(2):  # a file that was changed in its place is loaded at the second look
+            self.in_use.refresh()
+        found, learner = contents.read(self.model), self.in_use.now.learner
+        state = found.header["state"]
+        if self.in_use.problem or (*learner.classes,) != (*found.classes,) or learner.state.updates != state["updates"]:
+            raise RefusedError(409, "the model file has changed, and cannot be used: the server's log says why")
+        return found, learner
+
+    def _number(self) -> int:
+        return next(version.number for version in versions.versions(self.model) if version.current)
+
+    def _alone(self) -> _Alone:
+        return _Alone(self._busy)
+
+
+class _Alone:
+    """Lets one at a time change the model, and says what went wrong as a refusal."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.lock = lock
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            raise RefusedError(409, "the model is being changed already: wait until that has ended")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.lock.release()
+        if isinstance(error, EquimosError):
+            raise RefusedError(409, str(error)) from error
+
+
+def _learned(learner: Learner, pictures: Sequence[Picture]) -> None:
+    """Learn new classes together, and correct each known one."""
+    known = {*learner.classes}
+    new = [picture for picture in pictures if picture.entry.label not in known]
+    if new:
+        learner.learn([picture.image for picture in new], [picture.entry.label for picture in new])
+    for label in dict.fromkeys(picture.entry.label for picture in pictures if picture.entry.label in known):
+        learner.correct([picture.image for picture in pictures if picture.entry.label == label], label)
+
+
+def _event(plan: Plan) -> str:
+    names = dict.fromkeys(picture.entry.label for picture in plan.learn)
+    shown = ", ".join(map(str, [*names][:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"learned {count(len(plan.learn), 'image')} from the page: {shown}"
+
+
+def words(found: Review) -> list[str]:
+    """Say in sentences what an update broke and fixed."""
+    said = []
+    known = [row for row, old in enumerate(found.old) if old is not None]
+    if known:
+        broke = sum(found.negative.values())
+        said.append(f"of {count(len(known), 'held-out image')}, {broke} broke and {found.positive} were fixed")
+        said += [f"{a} is now taken for {b}: {n}" for (a, b), n in found.negative.most_common(5)]
+    if found.simulated:
+        mean = sum(found.simulated.values()) / len(found.simulated)
+        said.append(f"by class statistics, about {mean:.1%} of the answers for older classes broke (an estimate)")
+    if found.unjudged:
+        said.append(f"nothing is known of {count(len(found.unjudged), 'older class')}: no held-out image is here")
+    return said

@@ -1,0 +1,112 @@
+"""A box that learns, with numpy alone: the answers are those of the learner in PyTorch that learned the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from continual.errors import InputError
+from continual.export import standalone
+from continual.export.onnx_learner import Learner
+from continual.export.writing import export_onnx
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.ridge import RidgeLearner
+from continual.methods.simple_cil import SimpleCILLearner
+from continual.methods.strata import StrataLearner
+from continual.testing import coloured_squares
+from tests.support.served import BACKBONE, taught
+
+METHODS = [
+    (StrataLearner, {}),
+    *(
+        pytest.param(kind, settings, marks=pytest.mark.slow)
+        for kind, settings in (
+            (StrataLearner, {"answer_views": 1, "balance": 0.0}),
+            (StrataLearner, {"mirror": False, "balance": 0.5}),
+            (RidgeLearner, {}),
+            (SimpleCILLearner, {}),
+        )
+    ),
+]
+
+
+def arrays(kind: int, count: int, seed: int) -> list[np.ndarray]:
+    return [image.permute(1, 2, 0).numpy() for image in coloured_squares([kind], count, seed=seed)[0]]
+
+
+def agree(box: Learner, learner: Any, images: list[np.ndarray]) -> None:
+    ours, theirs = learner.predict(images), box.outputs(images)
+    assert list(learner.classes) == box.classes
+    assert np.abs(ours.scores.numpy() - theirs["scores"]).max() <= 1e-5
+    assert (ours.probabilities is None) == ("probabilities" not in theirs)
+    if ours.probabilities is not None:
+        assert np.abs(ours.probabilities.numpy() - theirs["probabilities"]).max() <= 1e-4
+    if ours.p_value is not None:
+        assert np.abs(ours.p_value.numpy() - theirs["familiarity"]).max() <= 2 / 1025
+
+
+@pytest.mark.parametrize(("kind", "settings"), METHODS, ids=str)
+def test_it_answers_as_pytorch_does_whatever_it_learns(kind: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    learner = taught(kind(BACKBONE, **settings), [0, 1], [2])
+    export_onnx(learner, tmp_path / "m.onnx", learnable=True)
+    box, asked = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz"), []
+    for n in range(6):
+        asked += arrays(n, 3, 70 + n)
+    agree(box, learner, asked)
+    for act, name, images in (
+        ("learn", "nut", arrays(5, 3, 1)),  # a new class
+        ("correct", "class 0", arrays(4, 2, 2)),
+        ("learn", "ring", arrays(3, 1, 3)),  # of a single image
+        ("learn", "nut", arrays(5, 2, 4)),  # more of it
+    ):
+        getattr(box, act)(images, name)
+        getattr(learner, act)(images, *([[name] * len(images)] if act == "learn" else [name]))
+        agree(box, learner, asked)
+    box.save()
+    agree(Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz"), learner, asked)
+
+
+@pytest.mark.slow
+def test_refusals_change_nothing(tmp_path: Path) -> None:
+    learner = taught(SimpleCILLearner(BACKBONE), [0, 1])
+    export_onnx(learner, tmp_path / "m.onnx", learnable=True)
+    box = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz")
+    for act, said in (
+        (lambda: box.correct(arrays(0, 1, 0), "nut"), "no class 'nut'"),
+        (lambda: box.learn([], "nut"), "no image"),
+        (lambda: box.learn(arrays(0, 1, 0), 7), "use one kind"),
+        (lambda: box.learn(["none.png"], "nut"), "none.png"),
+    ):
+        with pytest.raises(InputError, match=said):
+            act()
+    agree(box, learner, arrays(0, 2, 5))
+    (tmp_path / "bad.npz").write_bytes(b"no sums")
+    with pytest.raises(InputError, match="no sums that can be read"):
+        Learner(tmp_path / "m.onnx", tmp_path / "bad.npz")
+    with pytest.raises(InputError, match="cannot learn with mos"):
+        export_onnx(taught(MOSLearner(BACKBONE, epochs=1), [0, 1]), tmp_path / "x.onnx", learnable=True)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_file_to_copy_needs_nothing_of_this_package(tmp_path: Path) -> None:
+    learner = taught(StrataLearner(BACKBONE), [0, 1])
+    export_onnx(learner, tmp_path / "m.onnx", learnable=True)
+    (tmp_path / "onnx_learner.py").write_text(standalone.source(standalone.LEARNER), encoding="utf-8")
+    for n, image in enumerate(arrays(5, 3, 1)):
+        Image.fromarray(image).save(tmp_path / f"{n}.png")
+    program = "import sys; sys.modules.update(dict.fromkeys(['torch', 'continual', 'scipy']))\n"
+    program += "import onnx_learner; sys.exit(onnx_learner.main(sys.argv[1:]))"
+    words = [sys.executable, "-c", program, "m.onnx", "m.sums.npz", "--class", "nut", "0.png", "1.png", "2.png"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"learned": 3, "class": "nut", "classes": 3}
+    learner.learn([str(tmp_path / f"{n}.png") for n in range(3)], ["nut"] * 3)
+    agree(Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz"), learner, arrays(5, 3, 9))

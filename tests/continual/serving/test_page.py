@@ -186,6 +186,31 @@ def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any,
         page.close()
 
 
+def test_answers_stay_with_their_images_in_whatever_order_they_come(browser: Any, strata: Path, tmp_path: Path) -> None:
+    late = """const send = window.fetch;
+      window.fetch = async (path, options) => {
+        const image = options?.body?.get?.("image");
+        if (path === "predict" && image?.name === "late.png") await new Promise(done => setTimeout(done, 700));
+        return send(path, options);
+      };"""
+    kinds = {"late.png": 0, "early.png": 3}
+    with serving(strata, collect=tmp_path / "named", learn=True) as (client, _):
+        page = browser.new_page()
+        page.add_init_script(late)
+        page.goto(str(client.base_url))
+        for name, kind in kinds.items():
+            page.set_input_files("#file", [file(name, kind)])
+        page.wait_for_selector(".answer >> nth=1")
+        data = {"class": "ring"}
+        client.post("/corrections", files={"image": file("x", 6)["buffer"]}, data=data).raise_for_status()
+        page.evaluate("change('learn', 'POST')")
+        for name, kind in kinds.items():
+            expected = client.post("/predict", files={"image": file("x", kind)["buffer"]}).json()["answers"][0]
+            article = page.locator("article", has=page.locator(f".file:text-is('{name}')"))
+            assert article.locator(".answer").inner_text() == expected["answer"]
+        page.close()
+
+
 def test_the_page_says_why(browser: Any, strata: Path) -> None:
     with serving(strata) as (client, _):
         page = opened(browser, str(client.base_url))

@@ -62,8 +62,19 @@ class Outer:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(rest(), self.patience)
                 message = {**message, "headers": [*message["headers"], *HEADERS]}
-                path = scope["path"] if "endpoint" in scope else "other"
-                self.count(path, message["status"], time.perf_counter() - started)
+                self.count(_route(scope), message["status"], time.perf_counter() - started)
             await send(message)
 
         await app(scope, heard, said)
+
+
+def _route(scope: Scope) -> str:
+    """Return the path of the route that a request took, or of the mounted application; `other` where there is none.
+
+    A path as it was asked for is counted for a route of one path alone: each is kept, and strangers have many.
+    """
+    if (route := scope.get("route")) is not None:
+        return str(route.path)
+    if "endpoint" not in scope or scope.get("path_params"):
+        return "other"
+    return str(scope.get("root_path") or scope["path"])

@@ -88,16 +88,3 @@ def unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | Non
         return None
     of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
     return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"
-
-
-def too_much(outcome: Review, max_flips: float | None, keeping: str | None = None) -> str | None:
-    """Say why an update is refused, if it is, and which option would keep more answers."""
-    if max_flips is None:
-        return None
-    if not (lost := outcome.shares_lost()):
-        return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
-    if max(lost) <= max_flips:
-        return None
-    guessed = ", by an estimate" if outcome.simulated and max(lost) == lost[-1] else ""
-    more = f"; {keeping} holds the head to the answers it gave" if keeping else ""
-    return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips}){more}"

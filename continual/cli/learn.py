@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.changes import show_review, stop, too_much, unmeasured
+from continual.cli.changes import show_review, stop, unmeasured
 from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, ValueRange, Workers, check_shares
 from continual.cli.together import together
 from continual.console import can_ask, check_target, confirmed, console, count, size
@@ -238,7 +238,7 @@ def learn(
             outcome = _learn(learner, data, plan, gone, seen, workers, concept)
             if known:
                 keeping = "--set keep_answers=1" if hasattr(learner.settings, "keep_answers") else None
-                if broken := too_much(outcome, max_flips, keeping):
+                if broken := outcome.too_much(max_flips, keeping):
                     stop(f"not kept, {broken}; {left}")
                 if not (yes or confirmed("Keep it?")):
                     stop(f"not kept; {left}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.changes import show_review, stop, too_much
+from continual.cli.changes import show_review, stop
 from continual.cli.options import Device, Method, Model, ModelArg, Weights, Workers, check_shares, check_there
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.errors import InputError
@@ -108,7 +108,7 @@ def port(
             if dry_run:
                 return
             keeping = "--keep-answers 1" if learner.keeps_answers else None
-            if broken := too_much(outcome, max_flips, keeping):
+            if broken := outcome.too_much(max_flips, keeping):
                 stop(f"not kept, {broken}; {left}")
             if not (yes or confirmed("Keep it?")):
                 stop(f"not kept; {left}")

@@ -52,6 +52,18 @@ class Review:
         measured = [sum(self.negative.values()) / before] if before else []
         return measured + ([sum(self.simulated.values()) / len(self.simulated)] if self.simulated else [])
 
+    def too_much(self, max_flips: float | None, keeping: str | None = None) -> str | None:
+        """Say why an update is refused, if it is, and which option would keep more answers."""
+        if max_flips is None:
+            return None
+        if not (lost := self.shares_lost()):
+            return "for there is nothing to check --max-flips on: no held-out images, and no class statistics"
+        if max(lost) <= max_flips:
+            return None
+        guessed = ", by an estimate" if self.simulated and max(lost) == lost[-1] else ""
+        more = f"; {keeping} holds the head to the answers it gave" if keeping else ""
+        return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips}){more}"
+
     def figures(self) -> dict[str, Any]:
         """Return what is kept with the version; empty without held-out images."""
         if not self.truth:

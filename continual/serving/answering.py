@@ -73,6 +73,8 @@ class Server:
         self.metrics = Metrics(lambda: len(self.batcher), lambda: len(model.now.learner.classes))
         # An image that nobody waits for any more has its thread until it is done: there are never more than these.
         self.decoders = ThreadPoolExecutor(options.decoders, "decoder")
+        # Nor more than one image explained, or sorted with others, and one change of what people have named.
+        self.explainer, self.keeper = ThreadPoolExecutor(1, "explainer"), ThreadPoolExecutor(1, "keeper")
         self.uploads = asyncio.Semaphore(options.uploads)
         self._by_address: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
@@ -88,7 +90,8 @@ class Server:
             with suppress(asyncio.CancelledError):
                 await watching
             await self.batcher.stop()
-            self.decoders.shutdown(wait=False, cancel_futures=True)
+            for threads in (self.decoders, self.explainer, self.keeper):
+                threads.shutdown(wait=False, cancel_futures=True)
 
     async def _watch(self) -> None:
         while True:

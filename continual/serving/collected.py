@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from continual import files
 from continual.data.file_kinds import SUFFIXES, kind_of
-from continual.data.folders import LITTER, alike
+from continual.data.folders import alike, ignored, same_name
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.learning.header import check_labels
@@ -18,6 +19,8 @@ from continual.serving.uploads import RefusedError
 
 #: the longest name of a class that a folder is made for, in bytes: file systems take 255
 LONGEST = 200
+#: of a class that is a number, which has 64 bits in a model file
+MOST_DIGITS = 19
 _ENDINGS = {kind: suffix for suffix, kind in reversed(SUFFIXES.items())}
 
 
@@ -34,9 +37,11 @@ class Collected:
 
         Raises RefusedError where the folder is full, or cannot be written.
         """
-        name = f"{digest(data) & (2**64 - 1):016x}"
-        place = self.folder / str(label) / f"{name}{_ending(data)}"
-        elsewhere = [path for path in self.folder.glob(f"*/{name}.*") if path != place]
+        place, elsewhere = self._place(data, label), self.elsewhere(data, label)
+        if not place.exists() and elsewhere:  # it was named otherwise before
+            with suppress(OSError):  # a folder may lie on another disk
+                place.parent.mkdir(parents=True, exist_ok=True)
+                elsewhere[0].replace(place)
         if not place.exists():
             there = [path.stat().st_size for path, _ in self]
             if len(there) >= self.most_images or sum(there) + len(data) > self.most_bytes:
@@ -49,9 +54,31 @@ class Collected:
                     temporary.write_bytes(data)
             except (InputError, OSError) as error:
                 raise RefusedError(507, f"the image cannot be stored ({type(error).__name__})") from error
-        for path in elsewhere:  # it was named otherwise before
-            path.unlink(missing_ok=True)
+        for path in elsewhere:
+            _removed(path)
         return place
+
+    def elsewhere(self, data: bytes, label: Label) -> list[Path]:
+        """Return where the bytes of an image are stored under other classes."""
+        place = self._place(data, label)
+        return [path for path in self.folder.glob(f"[!.]*/{place.name}") if path != place and self._own(path)]
+
+    def drop(self, path: Path) -> bool:
+        """Delete a file, and its folder where that was the last one, if it was stored here; return whether it was."""
+        own = self._own(path)
+        if own:
+            _removed(path)
+        return own
+
+    def _place(self, data: bytes, label: Label) -> Path:
+        return self.folder / str(label) / f"{_name(data)}{_ending(data)}"
+
+    def _own(self, path: Path) -> bool:
+        """Tell whether a file has the name that was given to it here, and holds what it held then."""
+        try:
+            return path.stem == _name(path.read_bytes())
+        except OSError:
+            return False
 
     def __iter__(self) -> Iterator[tuple[Path, str]]:
         """Give every image with the name of its class, in the order of names."""
@@ -60,30 +87,52 @@ class Collected:
                 yield from ((path, place.name) for path in sorted(place.iterdir()) if path.name[0] != ".")
 
 
-def class_named(text: str, known: Sequence[Label]) -> Label:
+def class_named(text: str, known: Sequence[Label], folders: Iterable[str] = ()) -> Label:
     """Return the class that a person has named, a new one as well; raises RefusedError for a name that will not do.
 
-    It is to be the name of a folder, and of a class in a model file.
+    It is to be the name of a folder, a known one too, for a model file may be a stranger's; and of a class in a model
+    file. A new one is not to be taken for a known one, or for one of the `folders` that images are collected in.
     """
     text = text.strip()
-    if found := next((label for label in known if str(label) == text), None):
-        return found
-    if known and isinstance(known[0], int):
-        if not text.isdecimal():
-            raise RefusedError(422, f"the classes of this model are numbers, and {text[:100]!r} is none")
-        return int(text)
-    odd = set('/\\:*?"<>|') & set(text) or text.startswith(".") or text.endswith(".") or text.lower() in LITTER
+    found = next((label for label in known if str(label) == text), None)
+    label = _new(text, known) if found is None else found
+    odd = set('/\\:*?"<>|') & set(text) or text.endswith(".") or ignored(text)
     if odd or len(text.encode(errors="replace")) > LONGEST:
-        raise RefusedError(
-            422, f"{text[:100]!r} cannot be the name of a folder: use letters, digits, spaces, - and _, up to {LONGEST}"
-        )
+        cure = "use letters, digits, spaces, - and _" if found is None else "give the class another by `equimos rename`"
+        raise RefusedError(422, f"{text[:100]!r} cannot be the name of a folder: {cure}, up to {LONGEST} bytes")
     try:
-        check_labels([text])
+        check_labels([label])
     except InputError as error:
         raise RefusedError(422, str(error)) from None
-    if wrong := alike([*map(str, known), text]):
-        raise RefusedError(422, wrong[0])
-    return text
+    if found is None:
+        same = (name for name in (*map(str, known), *folders) if same_name(name) == same_name(text))
+        if wrong := alike([*same, text]):
+            raise RefusedError(422, wrong[0])
+    return label
+
+
+def _new(text: str, known: Sequence[Label]) -> Label:
+    """Return a new class of a name: a number, where those of the model are."""
+    if not known or isinstance(known[0], str):
+        return text
+    if not text.isdecimal():
+        raise RefusedError(422, f"the classes of this model are numbers, and {text[:100]!r} is none")
+    if len(text) > MOST_DIGITS:
+        raise RefusedError(
+            422, f"a class has at most {MOST_DIGITS} digits, and not {len(text)}: give it another number"
+        )
+    return int(text)
+
+
+def _name(data: bytes) -> str:
+    return f"{digest(data) & (2**64 - 1):016x}"
+
+
+def _removed(path: Path) -> None:
+    """Delete a file, and the folder that it leaves empty."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # it is not empty
+        path.parent.rmdir()
 
 
 def _ending(data: bytes) -> str:

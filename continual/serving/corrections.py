@@ -5,44 +5,58 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
+from continual.escaping import terminal
 from continual.explaining.explain import explained
 from continual.serving.answering import Server
 from continual.serving.collected import Collected, class_named
 from continual.serving.forms import form
+from continual.serving.model import Served
 from continual.serving.teaching import Teaching
 from continual.serving.uploads import RefusedError, Upload
 from continual.uncertainty.clusters import clustered
 
 T = TypeVar("T")
-#: images whose answers are explained, or that are sorted, at a time: each takes as much as many answers
-AT_A_TIME = 1
+LOG = logging.getLogger(__name__)
 NONE = "this server collects no corrections: start it with --collect FOLDER"
 
 
 def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
     """Add the routes to a server, all of them for those who know the key."""
-    options, one = server.options, asyncio.Semaphore(AT_A_TIME)
+    options = server.options
     teaching = None if options.collect is None else Teaching(
         server.model.path, server.model, Collected(options.collect), options.max_flips, options.weights
     )  # fmt: skip
     learning: set[asyncio.Task[Any]] = set()
 
-    async def in_time(work: Callable[[], T]) -> T:
-        """Do what may take a while in a thread, one at a time; a request does not wait for longer than others do."""
+    @asynccontextmanager
+    async def limited() -> AsyncIterator[None]:
+        """Give up on what takes longer than an answer may."""
         try:
             async with asyncio.timeout(options.timeout):
-                async with one:
-                    return await asyncio.to_thread(work)
+                yield
         except TimeoutError:
             raise HTTPException(504, f"not done within {options.timeout:g} s: send fewer images, or later") from None
+
+    async def in_time(work: Callable[[], T], threads: Executor = server.keeper) -> T:
+        """Do what may take a while in a thread, which is not another's until that has ended, waited for or not."""
+        async with limited():
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+    async def decoded(model: Served, upload: Upload) -> list[Tensor]:
+        async with limited():
+            return [await server.prepared(model, name, file) for name, file in upload.files]
 
     def taught(*, learns: bool = False) -> Teaching:
         if teaching is None:
@@ -63,9 +77,9 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         upload = await server.received(request)
         try:
             model = server.model.now
-            label = class_named(upload.fields.get("class", ""), model.learner.classes)
-            for name, file in upload.files:
-                await server.prepared(model, name, file)  # what cannot be decoded is refused, and stored nowhere
+            text, known = upload.fields.get("class", ""), model.learner.classes
+            label = await in_time(lambda: class_named(text, known, (name for _, name in kept.collected)))
+            await decoded(model, upload)  # what cannot be decoded is refused, and stored nowhere
             stored = await in_time(lambda: _stored(kept, upload, label))
         finally:
             await upload.close()
@@ -79,13 +93,19 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
     @app.post("/learn", dependencies=keyed, response_model=None)
     async def learn() -> dict[str, Any] | JSONResponse:
         teacher = taught(learns=True)
+
+        def ended(done: asyncio.Task[Any]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                LOG.error("not learned: %s", terminal(str(error)))
+                teacher.last = {"event": f"not learned: {error}", "images": 0, "review": []}
+
         task = asyncio.create_task(asyncio.to_thread(teacher.learn))
         learning.add(task)
         task.add_done_callback(learning.discard)
         try:
             return await asyncio.wait_for(asyncio.shield(task), options.timeout)
         except TimeoutError:  # it goes on, and GET /corrections says when it is done
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            task.add_done_callback(ended)
             return JSONResponse({"learning": True}, 202)
 
     @app.post("/undo", dependencies=keyed)
@@ -97,7 +117,7 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         upload = await server.received(request)
         try:
             model = server.model.now
-            images = [await server.prepared(model, name, file) for name, file in upload.files]
+            images = await decoded(model, upload)
         finally:
             await upload.close()
 
@@ -108,7 +128,7 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
                 rows = [extractor.frozen_features(batch.to(model.learner.device)).cpu() for batch in batches]
             return clustered(torch.cat(rows).numpy())
 
-        return {"groups": await in_time(sort)}
+        return {"groups": await in_time(sort, server.explainer)}
 
     @app.post("/explain", dependencies=keyed, openapi_extra=form())
     async def explain(request: Request) -> dict[str, Any]:
@@ -117,10 +137,10 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
             if len(upload.files) > 1:
                 raise RefusedError(413, "one image is explained at a time")
             model = server.model.now
-            image = await server.prepared(model, *upload.files[0])
+            (image,) = await decoded(model, upload)
         finally:
             await upload.close()
-        found = await in_time(lambda: explained(model.learner, image))
+        found = await in_time(lambda: explained(model.learner, image), server.explainer)
         drawn = io.BytesIO()
         if found.picture is not None:
             found.picture.save(drawn, "PNG")
@@ -146,5 +166,4 @@ def _state(teaching: Teaching) -> dict[str, Any]:
 def _stored(teaching: Teaching, upload: Upload, label: Any) -> int:
     for _, file in upload.files:
         file.file.seek(0)
-        teaching.collected.keep(file.file.read(), label)
-    return len(upload.files)
+    return teaching.keep([file.file.read() for _, file in upload.files], label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Teaching:
     weights: Sequence[Path] = ()  #: of the backbone, where they are not in the model file
     last: dict[str, Any] | None = None  #: what was learned last
     _made: list[tuple[int, int]] = field(default_factory=list)  #: versions made here, each with the one before
+    _left: locks.Identity = None  #: the model file as it was when this changed it last
     _known: dict[Path, SeenImage] = field(default_factory=dict)  #: entries of images that were looked at
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
@@ -54,6 +56,7 @@ class Teaching:
     def _plan(self, found: contents.ModelFile) -> Plan:
         made = Plan(found.seen, found.classes)
         numbers = bool(found.classes) and isinstance(found.classes[0], int)
+        one_of: dict[int, tuple[Path, Label, SeenImage]] = {}
         for path, name in self.collected:
             label = int(name) if numbers and name.isdecimal() else name
             try:
@@ -61,6 +64,13 @@ class Teaching:
             except InputError as error:
                 made.notes.append(str(error))
                 continue
+            if other := one_of.get(seen.digest):
+                first, second = sorted((path, other[0]), key=_time)
+                made.notes.append(f"{first} and {second} are the same image: it is taken for {second.parent.name}")
+                if second == other[0]:
+                    continue
+            one_of[seen.digest] = path, label, seen
+        for path, label, seen in one_of.values():
             learned = found.seen.by_digest.get(seen.digest)
             if learned is not None and learned.label == label and not learned.held_out:
                 made.learned += 1
@@ -73,11 +83,22 @@ class Teaching:
             self._known[path] = entry(path, label, seen, channels=channels)
         return self._known[path]
 
+    def keep(self, images: Sequence[bytes], label: Label) -> int:
+        """Store images under a class; return how many. Raises RefusedError, also to move one while others are learned.
+
+        Which images are learned, and as what, is settled when that begins.
+        """
+        moved = any(self.collected.elsewhere(data, label) for data in images)
+        with self._alone() if moved else nullcontext():
+            for data in images:
+                self.collected.keep(data, label)
+        return len(images)
+
     def learn(self) -> dict[str, Any]:
         """Learn what `plan` says: new classes as one experience, known ones as corrections; return what that did.
 
         Raises RefusedError, and keeps nothing, where there is nothing to learn, it cannot be learned, or more broke
-        than `max_flips` allows.
+        than `max_flips` allows, or nothing is there to check that on.
         """
         with self._alone(), locks.claimed(self.model):
             found, before = self._current()
@@ -87,12 +108,11 @@ class Teaching:
             learner = before.variant(**found.header["settings"])
             _learned(learner, plan.learn)
             outcome = review(before, learner, [], gone=found.held_out, seen=found.seen)
-            lost = max(outcome.shares_lost(), default=0.0)
-            if self.max_flips is not None and lost > self.max_flips:
-                raise RefusedError(
-                    409, f"not kept, for {lost:.1%} of the answers would break (--max-flips {self.max_flips})"
-                )
+            if broken := outcome.too_much(self.max_flips):
+                raise RefusedError(409, f"not kept, {broken}")
             event, number = _event(plan), self._number()
+            if locks.identity(self.model) != self._left:
+                self._made.clear()  # the way back would lead past what somebody else has made of it since
             seen = found.seen.with_images(picture.entry for picture in plan.learn)
             figures = outcome.figures()
             versions.save(
@@ -106,6 +126,7 @@ class Teaching:
                 figures=figures,
             )
             self._made.append((self._number(), number))
+            self._left = locks.identity(self.model)
             settings = {name: getattr(before.settings, name) for name in type(before.settings).at_inference}
             self.in_use.adopt(learner.variant(**settings))
         self.last = {"event": event, "images": len(plan.learn), "review": words(outcome)}
@@ -120,22 +141,20 @@ class Teaching:
             if not self._made:
                 raise RefusedError(409, "there is nothing to undo: no version was made by this server")
             made, before = self._made[-1]
-            if self._number() != made:
+            if self._number() != made or locks.identity(self.model) != self._left:
                 self._made.clear()
                 raise RefusedError(409, "the model was changed elsewhere since: see `equimos history`")
             about = versions.rollback(self.model, before, weights=self.weights).about()
             self._made.pop()
+            self._left = locks.identity(self.model)
             self.in_use.refresh()
         self.last = {"event": f"back to version {before}", "images": 0, "review": []}
         return {**self.last, "classes": len(about["classes"])}
 
     def drop(self) -> int:
-        """Delete the collected images that are not learned; return how many."""
+        """Delete the collected images that are not learned, and were stored here; return how many."""
         with self._alone():
-            gone = self.plan().learn
-            for picture in gone:
-                picture.path.unlink(missing_ok=True)
-        return len(gone)
+            return sum(self.collected.drop(picture.path) for picture in self.plan().learn)
 
     def _current(self) -> tuple[contents.ModelFile, Learner]:
         """Return the model file and the learner of it."""
@@ -178,6 +197,14 @@ def _learned(learner: Learner, pictures: Sequence[Picture]) -> None:
         learner.learn([picture.image for picture in new], [picture.entry.label for picture in new])
     for label in dict.fromkeys(picture.entry.label for picture in pictures if picture.entry.label in known):
         learner.correct([picture.image for picture in pictures if picture.entry.label == label], label)
+
+
+def _time(path: Path) -> int:
+    """Return when a file was written: of two, the later one is what somebody has named it last."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _event(plan: Plan) -> str:

@@ -110,3 +110,14 @@ def test_families_of_timm(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(cut(x), model(x), rtol=1e-3, atol=1e-4)
         assert eq.FeatureScore(cut.width)(cut.early(x)).shape == (1,)
+
+
+def test_blocks_that_change_nothing_yet_are_not_missed() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resmlp_12_224", img_size=32, embed_dim=24, num_blocks=4, num_classes=4)
+    cut = staged(model.eval(), 1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(cut(x), model(x), rtol=1e-4, atol=1e-5)

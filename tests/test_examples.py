@@ -25,7 +25,9 @@ def run(script: str, folder: Path, *arguments: object) -> str:
 def test_every_example_has_a_test() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
         "equivariance.py",
+        "fiftyone_labels.py",  # tests/test_integrations.py
         "four_sites.py",
+        "label_studio.py",  # tests/test_integrations.py
         "volumes.py",
     }
 

@@ -14,8 +14,8 @@ from tests.conformance.test_laws import QUICK
 from tests.continual.test_gpu import ON_A_GPU
 from tests.support.second_device import DEVICE, There, second_device
 
-#: Autocast knows no such device, and learners with bad input are compared with others' errors elsewhere.
-THERE = [name for name in ON_A_GPU if name != "bfloat16_works"]
+#: Autocast knows no such device, and torch's own `skip_init` draws numbers on it that it throws away.
+THERE = [name for name in ON_A_GPU if name not in ("bfloat16_works", "random_state_is_left_alone")]
 
 
 def quick(name: str, **more: Any) -> dict[str, Any]:

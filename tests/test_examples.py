@@ -55,6 +55,7 @@ def test_four_sites(tmp_path: Path) -> None:
     assert float(said.split()[-1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path: Path) -> None:
     said = run("volumes.py", tmp_path)
     assert said.startswith("cube: 24 elements; cube with mirrors: 48\n")

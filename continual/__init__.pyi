@@ -21,6 +21,8 @@ from continual.learning.concept import Concept as Concept
 from continual.learning.learner import IncrementalLearner as IncrementalLearner
 from continual.learning.merged import merged as merged
 from continual.learning.pool import select as select
+from continual.lifecycle.hub import from_hub as from_hub
+from continual.lifecycle.hub import push_to_hub as push_to_hub
 from continual.losses.base import LossTerm as LossTerm
 from continual.methods import load as load
 from continual.methods import method as method

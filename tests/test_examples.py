@@ -13,10 +13,10 @@ import pytest
 from tests.conftest import ROOT
 
 
-def run(script: str, folder: Path) -> str:
+def run(script: str, folder: Path, *arguments: object) -> str:
     """Run an example in an empty folder, and return what it prints."""
     surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(ROOT / "examples" / script)]
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / script), *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -25,7 +25,9 @@ def run(script: str, folder: Path) -> str:
 def test_every_example_has_a_test() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
         "equivariance.py",
+        "fiftyone_labels.py",  # tests/test_integrations.py
         "four_sites.py",
+        "label_studio.py",  # tests/test_integrations.py
         "volumes.py",
     }
 
@@ -61,3 +63,31 @@ def test_volumes(tmp_path: Path) -> None:
     assert upright > 95 > 60 > turned, "the plain network reads lines along one axis alone"
     assert same == again > 85, "the invariant one reads all"
     assert float(said.split()[-1]) < 1e-5
+
+
+def test_detector(tmp_path: Path) -> None:
+    found = dict(
+        re.findall(r"^(\w+(?: \w+)?) +boxes are off by (\S+) pixels$", run("detector.py", tmp_path), re.MULTILINE)
+    )
+    assert list(found) == ["plain", "fused", "best", "one view"]
+    assert float(found.pop("plain")) > 1
+    assert all(float(off) < 1e-3 for off in found.values())
+
+
+@pytest.mark.slow
+def test_microscope(tmp_path: Path, shared: Path) -> None:
+    weights = shared / "weights" / "vit_small_patch14_dinov2_depth11_fp16.safetensors"
+    said = run("microscope.py", tmp_path, shared / "data" / "plankton", weights, 5)
+    assert "group: D4, these images have no up" in said
+    right, same = ([float(share) for share in re.findall(rf"{what} ([\d.]+)%", said)] for what in ("right", "rotated"))
+    assert right[-1] > right[0]
+    assert same[0] < 90 < same[1] == 100
+
+
+@pytest.mark.slow
+def test_satellite(tmp_path: Path, shared: Path) -> None:
+    weights = shared / "weights" / "vit_small_patch14_dinov2_depth11_fp16.safetensors"
+    said = run("satellite.py", tmp_path, shared / "data" / "aid", weights, 5)
+    assert "group: D4, these images have no up" in said
+    assert float(re.findall(r"^15 classes, right ([\d.]+)%", said, re.MULTILINE)[0]) > 55
+    assert "tiles whose answer depends on their position: 0 of 90" in said

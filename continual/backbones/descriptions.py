@@ -102,3 +102,18 @@ def _embedded(
     network = create(name, model_args, state, recipe)
     network.load_state_dict(dict(state))
     return network
+
+
+def licence_of(name: str) -> str | None:
+    """Return the licence that timm notes of a backbone's published weights, None where it notes none.
+
+    >>> licence_of("vit_base_patch16_224.augreg_in21k"), licence_of("nothing")
+    ('apache-2.0', None)
+    """
+    from timm.models import get_pretrained_cfg
+
+    try:
+        found = get_pretrained_cfg(name)
+    except (RuntimeError, ValueError):
+        return None
+    return getattr(found, "license", None) or None

@@ -26,6 +26,7 @@ from continual.cli import (
     runs,
     searching,
     selecting,
+    sharing,
 )
 from continual.errors import EquimosError, is_out_of_memory, nearest
 from continual.escaping import terminal
@@ -94,6 +95,7 @@ for group in (
     porting,
     resizing,
     selecting,
+    sharing,
     deploy,
 ):
     app.add_typer(group.app)

@@ -27,6 +27,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import continual
 from continual.explaining.drawing import drawn
+from continual.explaining.explain import prepared_for
 from continual.serving.answering import ServingOptions
 from continual.serving.model import ModelInUse
 from continual.serving.server import config
@@ -46,23 +47,28 @@ def posted(client: httpx.Client, path: str, files: list[Path], **fields: str) ->
     return client.post(path, files=given, data=fields).raise_for_status().json()
 
 
-def grouping(learner: Any, images: Path, names: list[str], seed: int) -> dict[str, float]:
-    """Sort images of 2 to 4 unknown classes, 4 to 8 of each, and compare with the truth, 30 times."""
+def sorted_well(features: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Sort 4 to 6 images each of 2 to 4 of the classes (C, 6, D), and compare with the truth, 60 times."""
     draw, found, exact = np.random.default_rng(seed), [], []
-    for _ in range(30):
-        chosen = draw.choice(names, draw.integers(2, 5), replace=False)
-        files = [(n, f) for n, name in enumerate(chosen) for f in of(images, "test", name, int(draw.integers(4, 9)))]
-        given = torch.stack([_prepared(learner, file) for _, file in files])
-        with torch.no_grad():
-            groups = clustered(learner.extractor.frozen_features(given).numpy())
-        found.append(adjusted_rand_score([n for n, _ in files], groups))
+    for _ in range(60):
+        chosen = draw.choice(len(features), draw.integers(2, 5), replace=False)
+        counts = [draw.integers(4, 7) for _ in chosen]
+        truth = np.repeat(np.arange(len(chosen)), counts)
+        groups = clustered(np.concatenate([features[c][:n] for c, n in zip(chosen, counts, strict=True)]))
+        found.append(adjusted_rand_score(truth, groups))
         exact.append(len(set(groups)) == len(chosen))
     return {"adjusted Rand index": float(np.mean(found)), "right number of groups": float(np.mean(exact))}
 
 
-def _prepared(learner: Any, file: Path) -> torch.Tensor:
-    from continual.explaining.explain import prepared_for
+def grouping(learner: Any, images: Path, names: list[str]) -> dict[str, float]:
+    """Sort images of classes that the model does not know."""
+    with torch.no_grad():
+        rows = [torch.stack([_prepared(learner, file) for file in of(images, "test", name, 6)]) for name in names]
+        features = torch.stack([learner.extractor.frozen_features(own) for own in rows])
+    return sorted_well(features.numpy())
 
+
+def _prepared(learner: Any, file: Path) -> torch.Tensor:
     return prepared_for(learner, file)
 
 
@@ -101,7 +107,7 @@ def main(
     learner = continual.StrataLearner(backbone)
     known = [(file, _word(words, name)) for name in names[:20] for file in of(images, "train", name, 20)]
     learner.learn([file for file, _ in known], [name for _, name in known])
-    result: dict[str, Any] = {"D'": len(learner.state.sums.total), **grouping(learner, images, names[20:], 0)}
+    result: dict[str, Any] = {"D'": len(learner.state.sums.total), **grouping(learner, images, names[20:46])}
     with TemporaryDirectory() as folder:
         model = Path(folder) / "model.safetensors"
         learner.save(model)

@@ -24,10 +24,13 @@ def run(script: str, folder: Path, *arguments: object) -> str:
 
 def test_every_example_has_a_test() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "detector.py",
         "equivariance.py",
         "fiftyone_labels.py",  # tests/test_integrations.py
         "four_sites.py",
         "label_studio.py",  # tests/test_integrations.py
+        "microscope.py",
+        "satellite.py",
         "volumes.py",
     }
 

@@ -142,7 +142,7 @@ def _moved(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in found.parameters():
             if parameter.ndim == 1 and parameter.is_floating_point():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=noise).to(parameter)
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise).to(parameter))
     return found
 
 

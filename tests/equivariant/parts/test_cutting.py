@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models import mlp_mixer
 from torch import Tensor, nn
 
 import equivariant as eq
@@ -114,7 +115,8 @@ def test_families_of_timm(name: str) -> None:
 
 def test_blocks_that_change_nothing_yet_are_not_missed() -> None:
     torch.manual_seed(0)
-    model = timm.create_model("resmlp_12_224", img_size=32, embed_dim=24, num_blocks=4, num_classes=4)
+    parts: Any = {"block_layer": mlp_mixer.ResBlock, "norm_layer": mlp_mixer.Affine, "mlp_ratio": 4}  # a ResMLP
+    model = mlp_mixer.MlpMixer(4, img_size=32, patch_size=8, num_blocks=4, embed_dim=24, **parts)
     cut = staged(model.eval(), 1)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)

@@ -24,10 +24,13 @@ def run(script: str, folder: Path, *arguments: object) -> str:
 
 def test_every_example_has_a_test() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "detector.py",
         "equivariance.py",
         "fiftyone_labels.py",  # tests/test_integrations.py
         "four_sites.py",
         "label_studio.py",  # tests/test_integrations.py
+        "microscope.py",
+        "satellite.py",
         "volumes.py",
     }
 
@@ -55,6 +58,7 @@ def test_four_sites(tmp_path: Path) -> None:
     assert float(said.split()[-1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path: Path) -> None:
     said = run("volumes.py", tmp_path)
     assert said.startswith("cube: 24 elements; cube with mirrors: 48\n")

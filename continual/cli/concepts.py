@@ -94,7 +94,7 @@ def suppress(
             after = learner.concept_use(concept, progress=bars, workers=workers)
         if edit == "mlp":
             say = console(stderr=True).print
-            say("--edit mlp is experimental; what was measured of it is in docs/concepts.md")
+            say("--edit mlp is experimental, and won nothing where it was measured (docs/concepts.md)")
             if found.held_out.digests:
                 say("note: features that were kept of held-out images are of the backbone as it was, and left out")
         how = " by an edit of MLPs" if edit == "mlp" else ""

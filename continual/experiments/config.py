@@ -250,6 +250,8 @@ def _methods(found: dict[str, Any], shared: dict[str, Any], problems: list[str])
         settings = {**{k: v for k, v in shared.items() if k in known}, **own}
         try:
             for row, point in rows(label, settings):
+                if row in resolved or (row != label and row in found):
+                    problems.append(f"two rows are called {row!r}: name one otherwise")
                 resolved[row] = {**reserved, "method": named, "preset": preset, "settings": point}
         except InputError as error:
             problems.append(str(error))

@@ -44,6 +44,8 @@ class RunFolder:
             before, known, values["begun"] = current_keys(there["config"]), there["data"], there["begun"]
         except FileNotFoundError:
             if self.path.exists() and (not self.path.is_dir() or any(p.name[0] != "." for p in self.path.iterdir())):
+                if file.is_file():  # another process has made it meanwhile
+                    return self.claim(config, data, here)
                 raise InputError(f"{self.path} is not empty and not a run folder: choose another --out") from None
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_json(file, values)

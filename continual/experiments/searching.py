@@ -106,8 +106,13 @@ def search(
         tried = row.model_copy(update={"settings": {**row.settings, **settings}, "variants": {}})
         found = []
         for seed, stream in own.items():
-            _, cells = run_cell(label, tried, backbones[seed], stream, seed, config.device)
-            found.append(known[metric].figure(cells[0]) or 0.0)
+            _, cells = run_cell(
+                label, tried, backbones[seed], stream, seed, config.device,
+                transformed=config.transformed, train_transformed=config.train_transformed,
+            )  # fmt: skip
+            if (value := known[metric].figure(cells[0])) is None:
+                raise InputError(f"{row.method} has no figure {metric!r} on this config: search by another")
+            found.append(value)
         figure = sum(found) / len(found)
         done(trial.number, Trial(settings, figure))
         return figure

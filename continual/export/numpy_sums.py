@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,3 +168,22 @@ def left_out(
     f = usual + np.einsum("ri,nic->rnc", place, left)
     h = np.clip(1 / count + np.einsum("ri,nij,rj->rn", place, without[:, :, : v + 1], place), 1e-12, None)
     return f / np.sqrt(h)[..., None], h
+
+
+def file_identity(place: str | Path) -> tuple[int, ...] | None:
+    """Return what tells a file from another that took its place; None where there is none."""
+    try:
+        found = Path(place).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def write_whole(place: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an npz, whole or not at all; two processes at it leave the file of one of them."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.new")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(place)

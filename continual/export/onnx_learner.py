@@ -17,7 +17,6 @@ alone; a regression on D numbers takes 8 D^2 bytes a few times over, and D^3 / 3
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from continual.export.numpy_sums import (
     back_solved,
     balanced,
     best_penalty,
+    file_identity,
     forward_solved,
     image_weights,
     left_out,
@@ -46,6 +46,7 @@ from continual.export.numpy_sums import (
     t_left_out,
     unit,
     wider,
+    write_whole,
 )
 from continual.export.onnx_runner import Runner, check_several, inputs
 
@@ -58,7 +59,7 @@ class Learner(Runner):
 
     def __init__(self, path: str | Path, sums: str | Path, *, threads: int = 0) -> None:
         super().__init__(path, threads=threads)
-        self.place = Path(sums)
+        self.place, self._found = Path(sums), file_identity(sums)
         try:
             with np.load(self.place, allow_pickle=False) as found:
                 self.arrays: Arrays = {name: found[name] for name in found.files}
@@ -95,12 +96,10 @@ class Learner(Runner):
         if "gram" in arrays:
             gram = arrays.pop("gram")
             arrays["triangle"] = gram[np.tril_indices(len(gram))]
-        temporary = self.place.with_name(f".{self.place.name}.new")
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.place)
+        if self._found != file_identity(self.place):
+            raise InputError(f"{self.place} was changed by another since it was read: open it again, and learn again")
+        write_whole(self.place, arrays)
+        self._found = file_identity(self.place)
 
     # Answers -------------------------------------------------------------------------------------------
 
@@ -268,7 +267,8 @@ class Learner(Runner):
         own = np.ones(len(labels)) if weights is None else weights
         losses = np.stack([losses_at(temperatures, one, labels, own) for one in t])
         there = arrays["losses"].reshape(-1, len(temperatures))
-        arrays["losses"] = (fading * there + losses).reshape(arrays["losses"].shape if there.size else losses.shape)
+        sums = fading * there + losses
+        arrays["losses"] = sums.reshape(arrays["losses"].shape if arrays["losses"].size == sums.size else sums.shape)
         if leverages is not None:
             old = fading * float(arrays["images"])
             scores, kept = self._unlike(t, leverages), arrays["ood_scores"].reshape(-1, LEVELS)

@@ -55,7 +55,7 @@ class FeCAMState(State):
         if key not in self.metrics:
             covariances = torch.stack([one.covariance_matrix() for one in self.statistics]).cpu().double()
             covariances = covariances.mean(0, keepdim=True) if own.pooled else covariances
-            inverse = torch.linalg.pinv(normalised(shrunk(covariances, *key[:2])), hermitian=True)
+            inverse = torch.linalg.pinv(normalised(shrunk(covariances, *key[:2])), rtol=1e-6, hermitian=True)
             self.metrics[key] = inverse.to(self.statistics[0].mean)
         return self.metrics[key]
 

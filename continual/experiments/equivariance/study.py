@@ -35,7 +35,7 @@ from equivariant.checks.evaluation import batches
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
-from equivariant.tuning.tune import find_wrapper, trained_by, tune
+from equivariant.tuning.tune import find_wrapper, meet_passes, trained_by, tune
 from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper
 
@@ -135,7 +135,7 @@ class _Study:
         if isinstance(wrapper, AnytimeOrbit):
             held_out = self.split.validation.prepared(self.base.preprocessing, self.indices)
             with refusals():
-                wrapper.fit_limit(images for images, _ in batches(held_out, self.device, self.config.batch_size))
+                meet_passes(wrapper, (x for x, _ in batches(held_out, self.device, self.config.batch_size)))
 
     def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
         with seeded(self.seed, "wrapper"):

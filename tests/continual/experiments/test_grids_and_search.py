@@ -52,6 +52,13 @@ def test_a_grid_that_is_none_is_refused(tmp_path: Path, grid: str, said: str) ->
         load_config(tmp_path / "run.toml")
 
 
+def test_a_row_of_a_grid_takes_no_other_row_s_name(tmp_path: Path) -> None:
+    both = '[methods.mos]\nlr = { grid = [0.1, 0.2] }\n[methods."mos lr=0.1"]\nmethod = "mos"\nlr = 0.7\n'
+    (tmp_path / "run.toml").write_text(config_text(PRETRAINED + both))
+    with pytest.raises(InputError, match="two rows are called 'mos lr=0.1'"):
+        load_config(tmp_path / "run.toml")
+
+
 def test_ranges_are_read() -> None:
     assert Range.parsed("0.1..2") == Range(0.1, 2)
     assert Range.parsed("log:1..100") == Range(1, 100, logarithmic=True, whole=True)

@@ -110,3 +110,24 @@ def test_the_file_to_copy_needs_nothing_of_this_package(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"learned": 3, "class": "nut", "classes": 3}
     learner.learn([str(tmp_path / f"{n}.png") for n in range(3)], ["nut"] * 3)
     agree(Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz"), learner, arrays(5, 3, 9))
+
+
+def test_a_model_of_one_class_learns_a_second(tmp_path: Path) -> None:
+    learner = taught(StrataLearner(BACKBONE), [0])
+    export_onnx(learner, tmp_path / "m.onnx", learnable=True)
+    box = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz")
+    box.learn(arrays(1, 4, 5), "class 1")
+    assert box.classes == ["class 0", "class 1"]
+    assert box.outputs(arrays(0, 2, 6))["scores"].shape == (2, 2)
+
+
+def test_the_second_of_two_savers_is_refused(tmp_path: Path) -> None:
+    export_onnx(taught(SimpleCILLearner(BACKBONE), [0, 1]), tmp_path / "m.onnx", learnable=True)
+    one, two = (Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz") for _ in range(2))
+    for number, box in enumerate((one, two), 2):
+        box.learn(arrays(number, 3, 5), f"class {number}")
+    one.save()
+    one.save()
+    with pytest.raises(InputError, match="was changed by another since it was read"):
+        two.save()
+    assert Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz").classes == ["class 0", "class 1", "class 2"]

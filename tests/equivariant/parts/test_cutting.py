@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models import mlp_mixer
 from torch import Tensor, nn
 
 import equivariant as eq
@@ -110,3 +111,15 @@ def test_families_of_timm(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(cut(x), model(x), rtol=1e-3, atol=1e-4)
         assert eq.FeatureScore(cut.width)(cut.early(x)).shape == (1,)
+
+
+def test_blocks_that_change_nothing_yet_are_not_missed() -> None:
+    torch.manual_seed(0)
+    parts: Any = {"block_layer": mlp_mixer.ResBlock, "norm_layer": mlp_mixer.Affine, "mlp_ratio": 4}  # a ResMLP
+    model = mlp_mixer.MlpMixer(4, img_size=64, patch_size=16, num_blocks=4, embed_dim=24, **parts)
+    cut = staged(model.eval(), 1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(cut(x), model(x), rtol=1e-4, atol=1e-5)

@@ -87,6 +87,20 @@ def test_an_any_time_orbit_meets_its_passes_after_tuning() -> None:
     assert 1.5 < eq.evaluate(model, VALIDATION, "C4").passes <= 2.0
 
 
+def test_the_order_of_an_any_time_orbit_is_trained_without_labels() -> None:
+    features, head = parts()
+    model = PLACES["of an any-time orbit"](features, head)
+    assert isinstance(model, eq.AnytimeOrbit)
+    stages = (eq.Stage("upright", 60, 0.01), eq.Stage("fit_head"))
+    result = eq.tune(model, TRAIN, VALIDATION, eq.Recipe(stages, validate_every=20), parts={
+        "weights": model.weight_parameters(), "head": list(head.parameters())
+    })  # fmt: skip
+    found = [record.validation_accuracy for record in result.history if record.stage == 0]
+    assert found[-1] > 0.95 > 0.9 > found[0]
+    assert (model.orbit_weights(TEST[0])[0] > 0).double().mean() > 0.9, "the upright view is among the first"
+    assert eq.evaluate(model, VALIDATION, "C4").passes <= 2.0
+
+
 class Between(nn.Module):
     """Something without weights between what is frozen and the head."""
 

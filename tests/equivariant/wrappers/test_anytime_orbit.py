@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import equivariant as eq
 from equivariant.checks.passes import counted
+from equivariant.tuning.tune import meet_passes
 from tests.support.zoo import Anything, Micro, Whole, sharp_entropy, vit
 
 X = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(7)).double()
@@ -147,3 +148,10 @@ def test_the_limit_is_stored_with_the_weights() -> None:
     one, other = anytime(Whole(Micro()), limit=0.3), anytime(Whole(Micro()), limit=-inf)
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(X), other(X))
+
+
+def test_passes_that_untrained_scores_cannot_meet_are_a_warning() -> None:
+    wrapper = anytime(eq.StagedPair(Micro().first, Micro().second, 4), score=None, limit=inf, passes=1.1)
+    with pytest.warns(UserWarning, match=r"passes=1.1 is too few.*Every view is finished: train its scores first"):
+        meet_passes(wrapper, [X])
+    assert float(wrapper.limit) == inf

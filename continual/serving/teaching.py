@@ -55,10 +55,11 @@ class Teaching:
 
     def _plan(self, found: contents.ModelFile) -> Plan:
         made = Plan(found.seen, found.classes)
+        known = {str(label): label for label in found.classes}
         numbers = bool(found.classes) and isinstance(found.classes[0], int)
         one_of: dict[int, tuple[Path, Label, SeenImage]] = {}
         for path, name in self.collected:
-            label = int(name) if numbers and name.isdecimal() else name
+            label = known.get(name, int(name) if numbers and name.isdecimal() else name)
             try:
                 seen = self._entry(path, label, found.seen, found.channels)
             except InputError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
@@ -24,6 +25,7 @@ from continual.serving.model import ModelInUse
 from continual.serving.outer import Outer
 from continual.serving.teaching import Teaching
 from continual.serving.uploads import RefusedError
+from continual.testing import coloured_squares
 from tests.continual.serving.test_corrections import photos, post, refused
 from tests.support.served import BACKBONE, serving, taught
 
@@ -81,6 +83,16 @@ def test_numbers_without_a_place_in_a_model_file_are_refused(text: str) -> None:
     assert class_named("-1", [-1, 2]) == -1
 
 
+def test_a_class_of_a_negative_number_is_known_by_its_folder(tmp_path: Path, named: Path) -> None:
+    learner = StrataLearner(BACKBONE)
+    images, labels = coloured_squares([0, 1], 4)
+    learner.learn(images, [label - 1 for label in labels])
+    learner.save(tmp_path / "numbers.safetensors")
+    with serving(tmp_path / "numbers.safetensors", collect=named, learn=True) as (client, _):
+        name(client, photos(0), "-1")
+        assert client.get("/corrections").json()["pending"] == [{"class": -1, "images": 3, "new": False}]
+
+
 def test_a_limit_that_nothing_can_be_checked_on_keeps_nothing(
     model: Path, named: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +143,20 @@ def test_paths_are_counted_by_their_route(client: httpx.Client) -> None:
     found = {part.split('"')[1] for part in text.splitlines() if part.startswith("equimos_requests_total{")}
     assert found <= {"/docs/{name}", "other", "/openapi.json", "/health", "/docs", "/"}
     assert {"other", "/openapi.json", "/health", "/docs", "/"} <= found
+
+
+def test_a_route_of_many_paths_is_counted_as_one() -> None:
+    counted, inner = list[str](), FastAPI()
+
+    @inner.get("/assets/{name}")
+    async def asset(name: str) -> str:
+        return name
+
+    app = Outer(inner, count=lambda path, status, seconds: counted.append(path), most=1, hosts=["*"])
+    with TestClient(app) as client:
+        for name in "ab":
+            assert client.get(f"/assets/{name}").json() == name
+    assert counted == ["/assets/{name}", "/assets/{name}"]
 
 
 def test_the_paths_of_a_mounted_application_are_counted_as_one() -> None:

@@ -26,6 +26,7 @@ MARKERS = "osD^vPX*<>p"
 KNOWN = {
     **{"finetune": 8, "simple_cil": 3, "mos": 0, "strata": 1, "ranpac": 2, "ridge": 7, "ease": 4, "aper": 6},
     **{"slca": 5, "l2p": 9, "coda_prompt": 13, "joint": 18, "der": 14, "icarl": 16, "lwf": 15, "replay": 12},
+    **{"tuna": 10, "fecam": 11, "anytime": 5},
     **{"plain": 8, "equitune": 0, "lambda": 1, "equizero": 2, "max": 3, "canonicaliser": 4, "pruned": 6},
 }
 

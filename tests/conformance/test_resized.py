@@ -25,6 +25,7 @@ from continual.testing.cases import reloaded
 from tests.conformance.test_laws import QUICK
 
 IMAGES = coloured_squares(range(8), 4)[0]
+FIRST = ("mos", "strata")  #: trained and in closed form
 RESIZED = {
     "compressed": lambda: compressed(tiny_backbone(), IMAGES, ratio=1.3, epochs=1),
     "grown": lambda: grown(tiny_backbone(), width=64, depth=3),
@@ -37,7 +38,9 @@ def resized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return save_backbone(made, tmp_path_factory.mktemp("resized") / f"{request.param}.safetensors")
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in methods()]
+)
 def test_a_method_works_on_it(name: str, resized: Backbone, tmp_path: Path) -> None:
     kind = methods()[name]
     settings = {k: v for k, v in QUICK.items() if k in kind.settings_type.model_fields}

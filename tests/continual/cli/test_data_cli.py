@@ -95,10 +95,10 @@ def test_corrupt_files_are_named(equimos: Equimos, tmp_path: Path) -> None:
 def test_an_unfit_folder_also_shows_what_was_left_out(equimos: Equimos, tmp_path: Path) -> None:
     root = fakes.release(tmp_path / "photos", 3)
     (root / "train" / "n0000" / "train0.png").write_bytes(b"")
-    (root / "train" / "n0001" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "train" / "n0001" / "drawing.svg").write_text("<svg></svg>")
     result = equimos("data", "check", root)
     refused(result, "1 of 9 images cannot be read")
-    assert "left out: pictures of kinds that are not read (1 HEIF)" in result.stderr
+    assert "left out: pictures of kinds that are not read (1 SVG)" in result.stderr
 
 
 def test_the_same_image_twice(equimos: Equimos, tmp_path: Path) -> None:

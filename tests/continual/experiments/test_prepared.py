@@ -16,6 +16,7 @@ from continual.experiments import prepared, run
 from continual.experiments.config import RunConfig
 from continual.experiments.prepared import PreparedOnce
 from continual.experiments.run import run_config
+from continual.experiments.timing import Clock
 from tests.continual.experiments.test_run import measured
 
 
@@ -51,7 +52,7 @@ def test_times_are_as_if_all_had_been_prepared(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     once = PreparedOnce()
     once.saved = 5.0
-    clock = run._Clock(None, once)
+    clock = Clock(None, once)
     once.saved += 3.0
     assert clock.saved() == clock.seconds() == 3.0
 

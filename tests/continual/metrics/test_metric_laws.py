@@ -147,7 +147,7 @@ def test_a_metric_from_outside_that_fails_is_named_and_no_file_is_blamed(
     run = run_folder(tmp_path / "run", [made_up("mos", 1)])
     result = equimos("report", run)
     assert f"the metric 'broken' of {__name__} fails on 'mos' with seed 1" in result.stderr
-    assert f"({error.__name__}: no such thing): mend it, or take it out" in result.stderr
+    assert f"({error.__name__}: no such thing): fix it, or take it out" in result.stderr
     assert (result.exit_code, "damaged" in result.stderr) == (2, False)
     cell = json.loads((run / "cells" / "0.json").read_text())[0]
     cell["evaluations"][0]["stack"] = [0]

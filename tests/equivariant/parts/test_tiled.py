@@ -25,7 +25,11 @@ def moved(group: eq.FiniteGroup, g: int, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (23, 30), (17, 8), (7, 5), (8, 8), (3, 20)], ids=str)
-@pytest.mark.parametrize("options", [{}, {"overlap": 0, "batch": 3}, {"overlap": 7, "padding": "zeros"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"overlap": 0, "batch": 3}, pytest.param({"overlap": 7, "padding": "zeros"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_maps_of_any_picture_move_with_it(shape: tuple[int, int], options: dict[str, Any]) -> None:
     model = eq.Tiled(
         eq.Equitune(seeded(TinyUNet).double().eval(), "D4", output=eq.Maps()), 8, output=eq.Maps(), **options

@@ -29,8 +29,10 @@ from continual.methods.mos.retrieval import ensemble
 from continual.statistics.head import cosine_scores
 
 #: the columns of `Scores` that are outputs, by their names in the graph
-COLUMNS = {"scores": "values", "probabilities": "probabilities", "familiarity": "p_value"}
-COLUMNS |= {name: name for name in ("stack", "first_stack", "refinements")}
+COLUMNS = {
+    "scores": "values", "probabilities": "probabilities", "familiarity": "p_value",
+    "stack": "stack", "first_stack": "first_stack", "refinements": "refinements",
+}  # fmt: skip
 
 
 def _columns(scores: Scores, names: list[str]) -> tuple[Tensor, ...]:

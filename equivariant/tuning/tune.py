@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equivariant.actions import Images
@@ -83,11 +83,11 @@ def tune(
                 turn = random_turns(group, action) if images and recipe.turn else None
                 run.train(parameters, training, held_out, turn)
     if isinstance(wrapper, AnytimeOrbit):
-        meet_passes(wrapper, (images for images, _ in batches(validation, device_of(model), recipe.batch_size)))
+        meet_passes(wrapper, validation, recipe.batch_size)
     return TuningResult(group.name, run.history, before, score(test) if test is not None else None)
 
 
-def meet_passes(wrapper: AnytimeOrbit, images: Iterable[Tensor]) -> None:
+def meet_passes(wrapper: AnytimeOrbit, data: Data, batch_size: int) -> None:
     """Choose by images when an orbit stops, if it is to take so many passes; warn where that cannot be, as scores tie.
 
     It then finishes every view, as before.
@@ -95,7 +95,7 @@ def meet_passes(wrapper: AnytimeOrbit, images: Iterable[Tensor]) -> None:
     if wrapper.passes is None:
         return
     try:
-        wrapper.fit_limit(images)
+        wrapper.fit_limit(images for images, _ in batches(data, device_of(wrapper), batch_size))
     except InputError as error:
         cure = "train its scores first, by a stage 'upright' or 'weights', or ask for more passes"
         warnings.warn(f"{error}. Every view is finished: {cure}", stacklevel=3)

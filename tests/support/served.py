@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 import torch
 import uvicorn
+from PIL import Image
 
 from continual.learning.learner import IncrementalLearner
 from continual.methods import load
@@ -59,3 +61,23 @@ def serving(model: Path, **options: Any) -> Iterator[tuple[httpx.Client, ModelIn
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def photos(kind: int, count: int = 3, seed: int = 100) -> list[bytes]:
+    found = []
+    for image in coloured_squares([kind], count, seed=seed)[0]:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+        found.append(file.getvalue())
+    return found
+
+
+def post(client: httpx.Client, path: str, images: list[bytes], **data: Any) -> httpx.Response:
+    files = [("image", (f"{n}.png", image)) for n, image in enumerate(images)]
+    return client.post(path, files=files, data=data)
+
+
+def refused(response: httpx.Response, status: int, *words: str) -> None:
+    assert response.status_code == status, response.text
+    for word in words:
+        assert word in response.json()["error"]

@@ -31,7 +31,6 @@ from continual.learning.extractor import Progress
 from continual.learning.model_file import versions
 from continual.seeding import seeded
 from continual.symmetry.views import group_named, refusals
-from equivariant.checks.evaluation import batches
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
@@ -135,7 +134,7 @@ class _Study:
         if isinstance(wrapper, AnytimeOrbit):
             held_out = self.split.validation.prepared(self.base.preprocessing, self.indices)
             with refusals():
-                meet_passes(wrapper, (x for x, _ in batches(held_out, self.device, self.config.batch_size)))
+                meet_passes(wrapper, held_out, self.config.batch_size)
 
     def _wrapped(self, row: RowConfig, found: Classifier) -> nn.Module:
         with seeded(self.seed, "wrapper"):

@@ -26,8 +26,7 @@ from continual.serving.outer import Outer
 from continual.serving.teaching import Teaching
 from continual.serving.uploads import RefusedError
 from continual.testing import coloured_squares
-from tests.continual.serving.test_corrections import photos, post, refused
-from tests.support.served import BACKBONE, serving, taught
+from tests.support.served import BACKBONE, photos, post, refused, serving, taught
 
 
 @pytest.fixture(scope="module")

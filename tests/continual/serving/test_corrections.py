@@ -6,7 +6,6 @@ import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,8 +18,7 @@ from continual.methods.strata import StrataLearner
 from continual.serving.answering import ServingOptions
 from continual.serving.collected import Collected, class_named
 from continual.serving.uploads import Limits, RefusedError
-from continual.testing import coloured_squares
-from tests.support.served import BACKBONE, serving, taught
+from tests.support.served import BACKBONE, photos, post, refused, serving, taught
 
 ROUTES = (
     ("GET", "/corrections"),
@@ -42,26 +40,6 @@ def trained() -> StrataLearner:
 def model(trained: StrataLearner, tmp_path: Path) -> Path:
     trained.save(tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
-
-
-def photos(kind: int, count: int = 3, seed: int = 100) -> list[bytes]:
-    found = []
-    for image in coloured_squares([kind], count, seed=seed)[0]:
-        file = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
-        found.append(file.getvalue())
-    return found
-
-
-def post(client: httpx.Client, path: str, images: list[bytes], **data: Any) -> httpx.Response:
-    files = [("image", (f"{n}.png", image)) for n, image in enumerate(images)]
-    return client.post(path, files=files, data=data)
-
-
-def refused(response: httpx.Response, status: int, *words: str) -> None:
-    assert response.status_code == status, response.text
-    for word in words:
-        assert word in response.json()["error"]
 
 
 @pytest.fixture

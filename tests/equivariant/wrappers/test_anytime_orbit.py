@@ -153,5 +153,5 @@ def test_the_limit_is_stored_with_the_weights() -> None:
 def test_passes_that_untrained_scores_cannot_meet_are_a_warning() -> None:
     wrapper = anytime(eq.StagedPair(Micro().first, Micro().second, 4), score=None, limit=inf, passes=1.1)
     with pytest.warns(UserWarning, match=r"passes=1.1 is too few.*Every view is finished: train its scores first"):
-        meet_passes(wrapper, [X])
+        meet_passes(wrapper, (X, torch.zeros(len(X), dtype=torch.int64)), 8)
     assert float(wrapper.limit) == inf

@@ -11,9 +11,7 @@ not again. `mos_readouts_report.py` makes tables.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -23,18 +21,12 @@ import torch
 import typer
 from arguments import SEEDS, Figures, PerClass, Seeds, Weights
 from measuring import records_in, surroundings
-from mos_diagnosis import share, tuning_stream
-from real_streams import backbone_of, path_of, train
+from mos_diagnosis import share
+from mos_tokens import SETTINGS, Read, learned_and_read, stream_of
+from real_streams import backbone_of
 from torch import Tensor, nn
 
-from continual.adapters.bank import completed, shared
-from continual.adapters.base import Adapters
-from continual.backbones.loading import Backbone
-from continual.data.inputs import PreparedImages
-from continual.datasets.collection import Images
-from continual.datasets.streams import Stream, split_classes
-from continual.learning.extractor import Extractor, extract
-from continual.learning.state import learned as learned_
+from continual.learning.state import learned
 from continual.methods.bases.alignment import AlignmentSettings, align
 from continual.methods.bases.regression_update import RegressionState
 from continual.methods.mos.learner import MOSLearner
@@ -42,96 +34,15 @@ from continual.methods.mos.retrieval import ensemble, refine
 from continual.methods.mos.state import MOSState
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.class_statistics import fit
+from continual.statistics.class_statistics import ClassStatistics, fit
 from continual.statistics.head import Head, cosine_scores
 from continual.statistics.ridge import GramStatistics
+from continual.uncertainty.gaussians import calibrate
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.temperature import TEMPERATURES, losses_at
+from continual.uncertainty.tempering import score_temperature
 
 WEIGHTS = (0.25, 0.5, 1.0)  #: of an expert, beside the regression
-BLOCKS = 4  #: that are read, as `strata` does
-SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16, "alignment_epochs": 30, "statistics": "low_rank"}
-
-#: of training and test images: "frozen" and "first", tokens (n, 2, D') of image and mirror image without an adapter and
-#: under the first; tokens of the image alone under its class's adapter ("own", n, D') and, of test images, under each
-#: ("under", T, n, D'); "labels" (n,)
-Read = dict[str, dict[str, Tensor]]
-
-
-def stream_of(images: Path, half: str, seed: int, classes: int, experiences: int, per_class: int, test: int) -> Stream:
-    """Return classes of a folder, drawn and ordered by the seed, in equal experiences."""
-    if (images / "train").is_dir():
-        return tuning_stream(images, seed, classes, experiences, per_class, half)
-    parts: dict[str, Images] = {"train": Images([], []), "test": Images([], [])}
-    for place in sorted(p for p in images.iterdir() if p.is_dir()):
-        files = sorted(place.iterdir())
-        order = torch.randperm(len(files), generator=generator(seed, "split", place.name)).tolist()
-        for name, rows in (("train", order[:per_class]), ("test", order[per_class : per_class + test])):
-            parts[name].images.extend(files[i] for i in rows)
-            parts[name].labels.extend([place.name] * len(rows))
-    sizes = classes // experiences
-    return split_classes(images.name, **parts, sizes=sizes, seed=seed, max_classes=classes)
-
-
-@contextmanager
-def beside_mlps(backbone: Backbone, adapters: Adapters | None) -> Iterator[None]:
-    """Run the backbone with adapters beside the MLPs of its blocks."""
-    frozen: Any = backbone.frozen
-    plain = frozen._mlp
-    if adapters is not None:
-        beside: Any = adapters
-        frozen._mlp = lambda index, h: plain(index, h) + beside(index, h)
-    try:
-        yield
-    finally:
-        if adapters is not None:
-            del frozen._mlp
-
-
-def tokens(extractor: Extractor, images: Tensor, adapters: Adapters | None = None) -> Tensor:
-    """Return what the last blocks say of images (B, D')."""
-    with beside_mlps(extractor.backbone, adapters):
-        return extractor.block_tokens(images, BLOCKS)
-
-
-def read(learner: MOSLearner, stream: Stream) -> Read:
-    """Return what is read of all images of a stream that was learned whole."""
-    kind, extractor = learner.settings.adapter_kind, learner.extractor
-    bank = [shared(kind, stack) for stack in completed(learner.state.bank)]
-    columns: dict[str, dict[str, list[Tensor]]] = {"train": {}, "test": {}}
-    for side, (number, e) in product(columns, enumerate(stream.experiences)):
-        labels = list(getattr(e, f"{side}_labels"))
-        data = PreparedImages(getattr(e, f"{side}_images"), labels, learner.preprocessing, augment=False)
-        mine: Sequence[Adapters] = bank if side == "test" else [bank[number]]
-
-        def compute(batch: Tensor, _: Any, mine: Sequence[Adapters] = mine) -> list[Tensor]:
-            views = (batch, batch.flip(-1))
-            both = [torch.stack([tokens(extractor, view, own) for view in views], 1) for own in (None, bank[0])]
-            return [*both, *(both[1][:, 0] if own is bank[0] else tokens(extractor, batch, own) for own in mine)]
-
-        (frozen, first, *under), names = extract(data, compute, batch_size=64, device=learner.device)
-        own = {"own": under[0]} if side == "train" else {"under": torch.stack(under)}
-        for name, found in {"frozen": frozen, "first": first, **own, "labels": learner.indices(names)}.items():
-            columns[side].setdefault(name, []).append(found)
-    return {
-        side: {name: torch.cat(parts, int(name == "under")) for name, parts in own.items()}
-        for side, own in columns.items()
-    }
-
-
-def learned(
-    backbone: Backbone, stream: Stream, cache: Path, seed: int, **settings: Any
-) -> tuple[list[MOSLearner], Read]:
-    """Return the learner after every experience, and what is read; from the cache where they are there."""
-    started, count = time.perf_counter(), len(stream.experiences)
-    train(backbone, stream, cache, seed, **{**SETTINGS, **settings})
-    paths = [path_of(cache, count, seed, number) for number in range(1, count + 1)]
-    learners = [MOSLearner.load(path, backbone=backbone) for path in paths]
-    place = paths[-1].with_name("read.pt")
-    if not place.is_file():
-        torch.save(read(learners[-1], stream), place)
-        print(f"{place}: {time.perf_counter() - started:.0f} s", flush=True)
-    return learners, torch.load(place, weights_only=True)
 
 
 @dataclass(frozen=True)
@@ -143,7 +54,9 @@ class Seen:
     frozen: Tensor  #: (m, C), probabilities of strata on the frozen tokens
     first: Tensor  #: (m, C), on those under the first adapter
     head: Head  #: MOS's
+    heat: float  #: its temperature
     plain: Head  #: aligned on frozen features alone
+    plain_heat: float
     gain: nn.LayerNorm  #: the network's last
 
     @property
@@ -184,16 +97,31 @@ def regressed(learner: StrataLearner, both: Tensor, labels: Tensor, experience: 
 def probabilities(state: RegressionState, both: Tensor) -> Tensor:
     """Return strata's probabilities (m, C) of images whose tokens, and their mirror images', are (m, 2, D')."""
     features = both.mean(1)
-    found, _ = learned_(state.certainty).judge(learned_(state.head)(features), features, 1)
-    return learned_(found)
+    found, _ = learned(state.certainty).judge(learned(state.head)(features), features, 1)
+    return learned(found)
 
 
-def plain_head(features: Tensor, labels: Tensor, settings: Any) -> Head:
-    """Return a head aligned on frozen features (n, D), from nothing: what MOS's is without adapters and training."""
+def plain_head(features: Tensor, labels: Tensor, settings: Any) -> tuple[Head, float]:
+    """Return a head aligned on frozen features (n, D), from nothing: what MOS's is without adapters and training.
+
+    Its temperature comes with it.
+    """
     statistics = [fit(features[labels == c], settings.statistics, 32) for c in range(int(labels.max()) + 1)]
     empty = Head(features.new_zeros(len(statistics), features.shape[1]), features.new_zeros(len(statistics)))
     draw = generator(settings.seed, "alignment", len(statistics))
-    return align(empty, statistics, AlignmentSettings(batch_size=settings.batch_size), generator=draw)
+    head = align(empty, statistics, AlignmentSettings(batch_size=settings.batch_size), generator=draw)
+    return head, temperature(head, statistics)
+
+
+def temperature(head: Head, statistics: Sequence[ClassStatistics]) -> float:
+    """Return what divides the logarithms of a head's softmax to make it calibrated, by what is remembered alone."""
+    known = calibrate(statistics, generator(0, "calibration"))
+    accuracy = (known.accuracy if known else None) or 0.0
+
+    def decide(features: Tensor, own: Tensor) -> Tensor:
+        return head(features).softmax(-1)
+
+    return score_temperature(statistics, accuracy, decide, 1e-4, generator(0, "temperature"))
 
 
 def within(values: Tensor, own: Tensor) -> Tensor:
@@ -253,14 +181,14 @@ def measures(seen: Seen) -> dict[str, float]:
         found[name] = share(hits)
         return hits
 
-    cosines = cosine_scores(under[0], learned_(state.prototypes).mean)
+    cosines = cosine_scores(under[0], learned(state.prototypes).mean)
     mos = refine(experience[cosines.argmax(-1)], logits_of, experience)
     by_mos = right("mos", ensemble(mos.logits, cosines, state.experiences))
     found |= {"mos: experience at first": share(mos.path[:, 0] == experience[truth])}
     found |= {"mos: experience": share(mos.stack == experience[truth])}
     within_known = within(seen.head(under[experience[truth], torch.arange(len(truth))]), known)
     right("mos: experience known", within_known.masked_fill(~known, -torch.inf))
-    sure = {"frozen": seen.frozen, "first": seen.first, "both": (seen.frozen * seen.first).sqrt()}
+    sure = {"frozen": seen.frozen, "first": seen.first}
     on, off = (experts(seen, side) for side in ("on", "off"))
     for name, p in sure.items():
         logs, asked = p.clamp(min=1e-12).log(), experience[p.argmax(-1)]
@@ -275,6 +203,12 @@ def measures(seen: Seen) -> dict[str, float]:
         right(f"{name}: ensemble, no refinement", once.softmax(-1) + p)
         plain = seen.plain(seen.features(seen.read["test"]["frozen"][:, 0]))
         right(f"{name}: ensemble, adapters off", plain.softmax(-1) + p)
+        pools = {"on": (once, seen.heat), "off": (plain, seen.plain_heat)}
+        for weight, (side, (values, heat)) in product(WEIGHTS, pools.items()):
+            cooled = (values.log_softmax(-1) / heat).log_softmax(-1)
+            right(f"{name}: pool {weight}, adapters {side}", logs + weight * cooled)
+            right(f"{name}: raw pool {weight}, adapters {side}", logs + weight * values.log_softmax(-1))
+            right(f"{name}: mean {weight}, adapters {side}", p + weight * cooled.exp())
         chosen = experience[None] == asked[:, None]
         for side, every in {"on": on, "off": off}.items():
             for kind, expert in every.items():
@@ -299,10 +233,12 @@ def measured(learners: Sequence[MOSLearner], whole: Read) -> list[dict[str, floa
     for number, learner in enumerate(learners):
         seen = until(whole, number + 1, experience)
         p = {name: probabilities(states[number], seen["test"][name]) for name, states in sides.items()}
-        head, gain = learned_(learner.state.head), last.backbone.frozen.network.norm
-        now = Seen(seen, learner.state, **p, head=head, plain=head, gain=gain)
-        plain = plain_head(now.features(seen["train"]["frozen"][:, 0]), seen["train"]["labels"], learner.settings)
-        found.append(measures(replace(now, plain=plain)))
+        head, gain = learned(learner.state.head), last.backbone.frozen.network.norm
+        rest = {"head": head, "heat": temperature(head, learner.state.statistics), "gain": gain}
+        now = Seen(seen, learner.state, **p, **rest, plain=head, plain_heat=1.0)
+        given = now.features(seen["train"]["frozen"][:, 0]), seen["train"]["labels"]
+        plain, heat = plain_head(*given, learner.settings)
+        found.append(measures(replace(now, plain=plain, plain_heat=heat)))
     return found
 
 
@@ -317,6 +253,7 @@ def main(
     experiences: int = 4,
     per_class: PerClass = 20,
     test: Annotated[int, typer.Option(help="Test images of each class, of a folder without its own.")] = 25,
+    epochs: int = SETTINGS["epochs"],
     alpha: Annotated[float, typer.Option(help="Merging strength of MOS.")] = 0.1,
     seeds: Seeds = SEEDS,
 ) -> None:
@@ -325,13 +262,14 @@ def main(
     backbone, records = backbone_of(weights, size), records_in(out)
     for seed in seeds:
         stream = stream_of(images, half, seed, classes, experiences, per_class, test)
-        cache = features / f"{images.name}-{half}-{per_class}-{alpha}"
-        key = {"data": images.name, "half": half, "per class": per_class, "alpha": alpha, "seed": seed}
-        if any(key.items() <= record.items() for record in records):
+        key = {"data": images.name, "half": half, "per class": per_class, "epochs": epochs, "alpha": alpha}
+        if any({**key, "seed": seed}.items() <= record.items() for record in records):
             continue
-        about = {**key, "size": size, "classes": classes, "ran on": surroundings()}
-        for number, found in enumerate(measured(*learned(backbone, stream, cache, seed, alpha=alpha)), 1):
-            records.append({**about, "experience": number, **found})
+        cache = features / "-".join(map(str, key.values()))
+        learners, found = learned_and_read(backbone, stream, cache, seed, epochs=epochs, alpha=alpha)
+        about = {**key, "seed": seed, "size": size, "classes": classes, "ran on": surroundings()}
+        for number, measures_ in enumerate(measured(learners, found), 1):
+            records.append({**about, "experience": number, **measures_})
         out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 

@@ -107,7 +107,10 @@ class MOSLearner(IncrementalLearner[MOSState]):
         The part of shifts that is linear in features is forgotten: it follows from images alone.
         """
         state, places = target.state, target.state.class_experience
-        own = self.regression.ported(target.regression, spaces[-1:], keep_answers) if self.by_regression else None
+        own = None
+        if self.by_regression:
+            *spaces, tokens = spaces
+            own = self.regression.ported(target.regression, [tokens], keep_answers)
         return replace(
             state,
             regression=own,

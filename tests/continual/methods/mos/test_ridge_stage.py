@@ -53,7 +53,7 @@ def test_stage_one_is_a_ridge_regression_by_numpy(backbone: Backbone, blobs: Blo
     learner = learned(backbone, blobs)
     given = [blobs(classes, 5) for classes in STREAM]
     x = np.concatenate([tokens(backbone, images) for images, _ in given], 1)
-    y = np.eye(8)[sum((labels for _, labels in given), [])]
+    y = np.eye(8)[[label for _, labels in given for label in labels]]
     rows, targets = np.concatenate(x), np.concatenate([y, y]) / 2  # a view weighs half
     # Classes weigh alike whatever their images: here they all have five.
     mean, deviation = rows.mean(0), rows.std(0)

@@ -44,7 +44,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
     """Model surgery: adapter merging and self-refined adapter retrieval.
 
     Memory grows by one adapter and its shift, L (2 r D + r + D) + 11 D numbers, per experience, and by head row,
-    statistics and prototype, 2 D + 1 numbers and the statistics' own, per class. 2 D^2 more predict shifts.
+    statistics and prototype, 2 D + 1 numbers and the statistics' own, per class. 2 D^2 more predict shifts. With
+    `stage_one="ridge"` a strata is remembered as well: D' (D' + 3) / 2 numbers, and 2 D' per class.
     """
 
     method = "mos"
@@ -61,7 +62,7 @@ class MOSLearner(IncrementalLearner[MOSState]):
     keeps_every_adapter = True
 
     def concept_features(self, images: Tensor) -> Sequence[Tensor]:
-        return self.remembered_features(self.extractor, images)[: len(self.state.bank)]
+        return self._under_each(self.extractor, images)
 
     def begin(self, data: ExperienceData) -> MOSTraining:
         return MOSTraining(self.start, data, self.regression.begin(data) if self.by_regression else None)
@@ -81,10 +82,14 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return True
 
     def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        tokens = self.regression.remembered_features(extractor, images) if self.by_regression else ()
+        return [*self._under_each(extractor, images), *tokens]
+
+    def _under_each(self, extractor: Extractor, images: Tensor) -> list[Tensor]:
+        """Return features (B, D) of prepared images under every adapter."""
         kind = self.settings.adapter_kind
         stem = extractor.stem(images, reads=kind.reads)
-        under = [extractor.features(stem, shared(kind, own)) for own in completed(self.state.bank)]
-        return [*under, *(self.regression.remembered_features(extractor, images) if self.by_regression else ())]
+        return [extractor.features(stem, shared(kind, own)) for own in completed(self.state.bank)]
 
     def suppress(self, concept: Concept, strength: float | None = None, **options: Any) -> None:
         own = self.regression if self.by_regression and options.get("edit", "head") == "head" else None

@@ -25,7 +25,7 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
         },
     }  # fmt: skip
 
-    at_inference = AdapterSettings.at_inference | {"early_exit"}
+    at_inference = AdapterSettings.at_inference | {"early_exit", "within"}
     named: ClassVar[Mapping[str, Registry]] = {
         **AdapterSettings.named, "anchor": merging.RULES, "consolidate": merging.RULES
     }  # fmt: skip

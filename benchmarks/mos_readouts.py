@@ -150,20 +150,22 @@ def local_ridge(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
 def experts(seen: Seen, rows: str) -> dict[str, Tensor]:
     """Return log-probabilities (m, C) of every class within its experience, by the expert of that, "on" or "off".
 
-    "on" is MOS's head under the experience's adapter, and a ridge regression on tokens under it; "off" is the same
-    without adapters.
+    "on" is MOS's head under the experience's adapter, as it is and at its temperature, and a ridge regression on tokens
+    under it; "off" is the same without adapters.
     """
     test, train_, experience = seen.read["test"], seen.read["train"], seen.experience
     head = torch.zeros(len(seen.truth), len(experience))
-    ridge = head.clone()
+    cool, ridge = head.clone(), head.clone()
+    heat = seen.heat if rows == "on" else seen.plain_heat
     for k in range(seen.state.experiences):
         own, mine = experience == k, experience[train_["labels"]] == k
         tokens_ = test["under"][k] if rows == "on" else test["frozen"][:, 0]
         given = train_["own"] if rows == "on" else train_["frozen"][:, 0]
         said = (seen.head if rows == "on" else seen.plain)(seen.features(tokens_))
         head[:, own] = said[:, own].log_softmax(-1)
+        cool[:, own] = (said[:, own] / heat).log_softmax(-1)
         ridge[:, own] = local_ridge(given[mine], train_["labels"][mine] - int(own.nonzero()[0]), tokens_)
-    return {"head": head, "ridge": ridge}
+    return {"head": head, "calibrated head": cool, "ridge": ridge}
 
 
 def measures(seen: Seen) -> dict[str, float]:

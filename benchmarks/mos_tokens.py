@@ -100,7 +100,7 @@ def read(learner: MOSLearner, stream: Stream) -> Read:
 def learned_and_read(
     backbone: Backbone, stream: Stream, cache: Path, seed: int, until: int | None = None, **settings: Any
 ) -> tuple[list[MOSLearner], Read]:
-    """Return the learner after every experience, or up to one, and what is read; from the cache where they are there."""
+    """Return the learner after every experience, or up to one, and what is read; from the cache if they are there."""
     started, count = time.perf_counter(), len(stream.experiences)
     train(backbone, stream, cache, seed, until, **{**SETTINGS, **settings})
     paths = [path_of(cache, count, seed, number) for number in range(1, (until or count) + 1)]

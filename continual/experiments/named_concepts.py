@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from continual.data.inputs import Label, PreparedImages
 from continual.errors import InputError
-from continual.experiments.equivariance.clip import load_clip
+from continual.backbones.clip import load_clip
 from continual.learning.extractor import Progress, extract
 from continual.statistics.ridge import SHARES, best_penalty
 

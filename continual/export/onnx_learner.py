@@ -122,18 +122,25 @@ class Learner(Runner):
             temperature = COSINE_TEMPERATURES[int(self.arrays["losses"].argmin())]
             return {"scores": softmax(values), "probabilities": agreeing(softmax(values / temperature), values)}
         values = asked @ self.arrays["weight"].astype(np.float32) + self.arrays["bias"].astype(np.float32)
-        found = {"scores": softmax(values)}
-        if "losses" not in self.arrays or float(self.arrays["images"]) <= 0 or len(self.classes) < 2:
+        found, single = {"scores": softmax(values)}, len(self.classes) < 2
+        if "losses" not in self.arrays or float(self.arrays["images"]) <= 0 or self._one_class() != single:
             return found
         errors = asked @ self.arrays["errors"] + self.arrays["errors_bias"]
         leverage = np.square(errors).sum(-1) + np.float32(self.arrays["share"])
         t = values / (np.sqrt(leverage) * np.float32(self.arrays["typical"]))[:, None]
         losses = self.arrays["losses"].reshape(-1, len(TEMPERATURES))
         reading = min(self.state["reading"], len(losses) - 1)
-        found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
+        if single:
+            found["anomaly"] = leverage / self.arrays["leverage"].astype(leverage.dtype)
+        else:
+            found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
         usual = self.arrays["ood_scores"].reshape(-1, LEVELS)[reading].astype(np.float32)
         below = np.searchsorted(usual, self._unlike(t, leverage))
         return {**found, "familiarity": ((1 + LEVELS - below) / (1 + LEVELS)).astype(np.float32)}
+
+    def _one_class(self) -> bool:
+        """Tell whether what is usual was found among images of a single class."""
+        return 0 < float(self.arrays["classes"]) < 2
 
     def _shares(self) -> np.ndarray:
         return np.asarray(self.state["readings"], float)
@@ -221,7 +228,9 @@ class Learner(Runner):
         arrays["share"] = np.array(1 / total)
         arrays["typical"] = np.array(t_left_out(fit, leverage, 1.0))
         arrays["leverage"] = np.array(leverage / (1 - leverage))
-        if usual and len(self.classes) > 1 and seen["counts"][own] > 1:
+        if self._one_class() != (len(self.classes) < 2):  # distances from one class, and values of several, differ
+            arrays |= {name: np.zeros_like(arrays[name]) for name in ("losses", "ood_scores", "images", "classes")}
+        if usual and seen["counts"][own] > 1:
             self._left_out(views, own, seen, sums, lower, mean, deviation)
 
     def _penalty(self, sums: Arrays, products: np.ndarray, crossed: np.ndarray) -> float:

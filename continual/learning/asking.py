@@ -94,7 +94,12 @@ class Asking(ABC, Generic[S]):
             if progress is not None:
                 progress("predicting", done, len(images), {})
         found = Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
-        return replace(found, paths=paths)
+        threshold = None if found.anomaly is None or false_alarm_rate is None else self._threshold(false_alarm_rate)
+        return replace(found, paths=paths, anomaly_threshold=threshold)
+
+    def _threshold(self, false_alarm_rate: float) -> float | None:
+        """Return the anomaly above which an image is unknown, of a method whose scores have one."""
+        return None
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.

@@ -145,17 +145,23 @@ def plan(
     outside: bool = False,
     progress: Progress | None = None,
     channels: int = 3,
+    single: str | None = None,
 ) -> Plan:
     """Compare a folder, or the images that a manifest lists, with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images kept for evaluation,
     the same ones whenever the same images are there. Of a folder with the parts of a split, the training part is looked
-    at. A manifest names images outside its folder with `outside` alone. `channels` is how many the backbone takes.
+    at. A manifest names images outside its folder with `outside` alone. `channels` is how many the backbone takes. All
+    images at any depth are of the class `single`, if that is given.
     Raises InputError for a folder without images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
-    paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder, channels)
+    if single is not None:
+        paths = image_files(folder, channels)
+        names = [single] * len(paths)
+    else:
+        paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder, channels)
     if name := min(set(only) - set(names), default=""):
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
     made = Plan(seen, known)
@@ -169,7 +175,7 @@ def plan(
     _check_folders(folder, pictures, elsewhere, label_of, made)
     made.problems += alike([*map(str, made.known), *(name for name in label_of if name in wanted)])
     _divide(pictures, hold_out, made, progress)
-    made.notes += [] if is_list(folder) else _strays(folder, set(names), channels)
+    made.notes += [] if is_list(folder) or single is not None else _strays(folder, set(names), channels)
     return made
 
 

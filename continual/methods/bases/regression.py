@@ -112,6 +112,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     settings: TextPriorSettings
     fixed_features = True
     learns_unlabelled = True
+    one_class = True
 
     @abstractmethod
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
@@ -194,6 +195,12 @@ class RegressionLearner(SolvingLearner[RegressionState]):
             similarity=similarity,
             anomaly=certain.anomaly(features) if certain is not None and values.shape[1] == 1 else None,
         )
+
+    @property
+    def tells_unusual(self) -> bool:
+        certain = self.current.certainty
+        averages = self.symmetry is not None and self.symmetry.averages_scores
+        return not averages and certain is not None and certain.one_class and len(self.classes) == 1
 
     def _threshold(self, false_alarm_rate: float) -> float | None:
         return learned(self.current.certainty).anomaly_threshold(false_alarm_rate, self.reading)

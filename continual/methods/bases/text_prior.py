@@ -21,6 +21,7 @@ from continual.backbones.loading import Backbone
 from continual.data.inputs import Label
 from continual.errors import BackboneError, InputError
 from continual.methods.bases.regression_update import RegressionSettings, RegressionState
+from continual.seeding import seeded
 from continual.statistics.prior import Prior
 
 #: names that say nothing: numbers, also behind a letter or a word that any class could have
@@ -69,6 +70,7 @@ class TextTower:
 
     @classmethod
     @torch.no_grad()
+    @seeded(0, "random weights, soon replaced")
     def of(cls, tower: str, weights: str | None, prompts: Sequence[str]) -> TextTower:
         """Read prompts; raises BackboneError for a CLIP that cannot be had, or is another kind of network."""
         model, tokenize = created(tower, None if weights is None else Path(weights))

@@ -4,9 +4,9 @@ r"""How unusual an image is: one class of good images, from the sums of `strata`
         --features CACHE --out anomaly.json
 
 The first six classes of a data set are good in turn: a seed draws `GOOD` images, which are learned, and the others are
-asked about, beside those of all other classes (*other classes*), or beside themselves with a small blot on each (*blot*:
-a local defect). The AUROC is the mean over these six. `TINY` is read of ten classes of its reporting half, `CIFAR` of all
-ten: of each the first training images by name, and the first 25 test images as the others.
+asked about, beside those of all other classes (*other classes*), or beside themselves with a small blot on each
+(*blot*: a local defect). The AUROC is the mean over these six. `TINY` is read of ten classes of its reporting half,
+`CIFAR` of all ten: of each the first training images by name, and the first 25 test images as the others.
 
 PatchCore (Roth et al., CVPR 2022) keeps patch tokens of good images and says how far the strangest patch of an image is
 from the nearest of them. It keeps as many as fit the bytes of `strata`'s sums, which are all of them here, or of
@@ -138,7 +138,9 @@ def scores(strata: StrataLearner, ridge: RidgeLearner, good: Read) -> tuple[dict
 
 def strangest(patches: Tensor, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the largest distance of an image's patches (n, P, D): (n,)."""
-    return torch.cat([distance(own.flatten(0, 1).float()).unflatten(0, own.shape[:2]) for own in patches.split(200)]).amax(1)
+    return torch.cat(
+        [distance(own.flatten(0, 1).float()).unflatten(0, own.shape[:2]) for own in patches.split(200)]
+    ).amax(1)
 
 
 def coreset(rows: Tensor, most: int) -> Tensor:
@@ -210,7 +212,11 @@ def measured(
 def tables(found: list[dict[str, Any]]) -> str:
     """Return a Markdown table for other classes, and one for blots: rows are scores, columns data sets."""
     text, sets = "", list(dict.fromkeys(r["data"] for r in found))
-    for kind, title in (("others", "other classes, AUROC [%]"), ("blot", "blot, AUROC [%]"), ("alarms", "false alarms [%]")):
+    for kind, title in (
+        ("others", "other classes, AUROC [%]"),
+        ("blot", "blot, AUROC [%]"),
+        ("alarms", "false alarms [%]"),
+    ):
         lines = []
         for name in dict.fromkeys(r["score"] for r in found if kind in r):
             own = [r for r in found if r["score"] == name]

@@ -142,9 +142,7 @@ def _answers(learner: IncrementalLearner[Any], asked: Asked, images: Sequence[Pa
     good = [path for path in images if path not in broken]
     told: Records = []
     if good:
-        found = learner.predict(
-            good, workers=asked.workers, false_alarm_rate=rate_for(learner, asked.false_alarm_rate)
-        )
+        found = learner.predict(good, workers=asked.workers, false_alarm_rate=rate_for(learner, asked.false_alarm_rate))
         told = records(good, found)
     answers = iter(told)
     return [{"file": str(path), "error": broken[path]} if path in broken else next(answers) for path in images]

@@ -80,7 +80,7 @@ def check_one_class(learner: IncrementalLearner[Any], plan: Plan) -> None:
     symmetry = learner.symmetry
     if not learner.one_class or (symmetry is not None and symmetry.averages_scores):
         raise InputError(
-            f"--one-class goes with strata and ridge, and a symmetry that gives one answer to all views: {learner.method}"
+            f"--one-class goes with strata and ridge, and a symmetry of one answer to all views: {learner.method}"
             f"{f' with symmetry={learner.settings.symmetry}' if learner.one_class else ''} cannot say how unusual an "
             "image of a single class is"
         )
@@ -100,10 +100,10 @@ def single_class_lines(learner: IncrementalLearner[Any], plan: Plan, one_class: 
     if len(known) > 1 and not one_class:
         return []
     if one_class:
-        return [f"unusual images: by {count(images, 'good image')}, false-alarm rates are known down to {1 / images:.1%}"]
-    hint = "`predict` says how unusual an image is (--one-class, if that is meant)" if learner.one_class else (
-        "with strata or ridge, --one-class learns to say how unusual an image is"
-    )  # fmt: skip
+        return [f"by {count(images, 'good image')}, false-alarm rates are known down to {1 / images:.1%}"]
+    hint = "`predict` says how unusual an image is (--one-class, if that is meant)"
+    if not learner.one_class:
+        hint = "with strata or ridge, --one-class learns to say how unusual an image is"
     return [f"note: {next(iter(known))} is the only class, and so every answer; {hint}"]
 
 

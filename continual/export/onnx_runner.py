@@ -87,7 +87,7 @@ class Runner:
             parts.append(self.run(np.stack(batch)))
         if not parts:
             parts.append(self.run(np.zeros((0, *self.shape), np.float32)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def predict(
         self,

@@ -61,9 +61,7 @@ class Prior:
         moments = sums.moments()
         # MPS has no eigenvalues.
         values, axes = torch.linalg.eigh(products_of(sums, *moments).cpu())
-        crossed, own = (
-            axes.mT @ rows.cpu() for rows in (crossed_of(sums, *moments), self.standardised(moments[1]))
-        )
+        crossed, own = (axes.mT @ rows.cpu() for rows in (crossed_of(sums, *moments), self.standardised(moments[1])))
         values, count = values.clamp(min=0), float(sums.counts.sum())
         total = count - float(sums.counts.square().sum()) / count
         unit, best = float(values.mean().clamp(min=1e-12)), (float("inf"), float("inf"))

@@ -94,7 +94,7 @@ class RegressionUpdate(Training[RegressionState]):
     `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
     follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
     are the shares of the views in what will be asked about; without, it is their mean. `reading` is the one that is
-    asked about now. `prior` gives a direction (D', C) for each class, old ones first, of the state before and all names.
+    asked about now. `prior` gives each class a direction (D', C), of the state before and all names.
     """
 
     def __init__(

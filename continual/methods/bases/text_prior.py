@@ -78,7 +78,9 @@ class TextTower:
         if not isinstance(getattr(visual, "proj", None), Tensor) or getattr(visual, "pool_type", "tok") != "tok":
             raise BackboneError(f"text_prior goes with a CLIP of OpenAI's form, a ViT with a class token, not {tower}")
         text = text_rows(model, tokenize, prompts, ["{}"])
-        return cls(*(own.detach().clone() for own in (visual.proj @ text.mT, visual.ln_post.weight, visual.conv1.weight)))
+        return cls(
+            *(own.detach().clone() for own in (visual.proj @ text.mT, visual.ln_post.weight, visual.conv1.weight))
+        )
 
     def sees_as(self, part: Backbone) -> bool:
         """Tell whether a backbone is this CLIP's image tower, by the weights of its patches."""
@@ -116,8 +118,8 @@ def directions(
     tower = TextTower.of(settings.text_tower, settings.text_weights, prompts)
     if not any(tower.sees_as(part) for part in backbone.parts):
         raise BackboneError(
-            f"{backbone.name} is not the image tower of {settings.text_tower}, whose texts say nothing of its features: "
-            "name the CLIP that it is of as text_tower, or take that one's tower as the backbone"
+            f"{backbone.name} is not the image tower of {settings.text_tower}, whose texts say nothing of its "
+            "features: name the CLIP that it is of as text_tower, or take that one's tower as the backbone"
         )
     rows = []
     for part in backbone.parts:

@@ -44,8 +44,9 @@ def test_a_models_life(equimos: Equimos, good: Path, weights: Path, pictures: Pi
     assert all(row["unknown"] and row["anomaly"] > row["anomaly_threshold"] > 0 for row in rows)
     assert all(row["probability"] is None for row in rows)
     strict = ("--json", "-", "--false-alarm-rate", "0.3")
-    assert json.loads(done(equimos("predict", others, "--model", model, *strict)).stdout)[0]["anomaly_threshold"] < (
-        rows[0]["anomaly_threshold"]
+    assert (
+        json.loads(done(equimos("predict", others, "--model", model, *strict)).stdout)[0]["anomaly_threshold"]
+        < (rows[0]["anomaly_threshold"])
     )
     done(equimos("predict", others, "--model", model, "--parquet", tmp_path / "answers"))
 

@@ -55,7 +55,7 @@ def test_it_holds_for_sums_in_which_classes_weigh_alike() -> None:
 
 
 def test_without_images_it_is_the_prior_and_with_many_it_is_gone() -> None:
-    x, y, sums, directions = given()
+    x, _, sums, directions = given()
     strong = Standardised.of(sums, 1e9)
     head = Prior(directions, 1.0).solve(strong, sums)
     torch.testing.assert_close(head(x), (x - x.mean(0)) @ directions + sums.counts / N, rtol=1e-4, atol=1e-4)

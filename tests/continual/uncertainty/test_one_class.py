@@ -122,7 +122,10 @@ def test_with_a_second_class_it_is_as_if_the_first_had_said_nothing(kind: Made) 
 
 def test_what_cannot_say_it_says_so() -> None:
     x, labels = coloured_squares([0], 12)
-    for learner in (SimpleCILLearner(tiny_backbone()), RidgeLearner(tiny_backbone(), symmetry="score_averaging", group="C4")):
+    for learner in (
+        SimpleCILLearner(tiny_backbone()),
+        RidgeLearner(tiny_backbone(), symmetry="score_averaging", group="C4"),
+    ):
         learner.learn(x, labels)
         assert not learner.tells_unusual
         with pytest.raises(InputError, match="cannot say what is unknown"):

@@ -72,14 +72,17 @@ class SolvingLearner(IncrementalLearner[R]):
             )
         )
 
+    def _check_portable(self, keep_answers: float) -> None:
+        super()._check_portable(keep_answers)
+        if self.state.prior is not None:
+            raise InputError(
+                f"a model of {self.method} with text_prior cannot be ported: its class names are directions in the "
+                "features of its own CLIP; learn from images on the new backbone"
+            )
+
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> R:
         """Map the sums, and solve. What is usual stays, in units of what the new sums say of a typical image."""
         (space,), state = spaces, target.state
-        if state.prior is not None:
-            raise InputError(
-                f"a {self.method} with text_prior cannot be ported: its class names are directions in the features of "
-                "its own CLIP; learn on the new backbone from images"
-            )
         return target.solved(replace(state, sums=space.map.sums(learned(state.sums))))
 
     def _forgotten(self, index: int) -> R:

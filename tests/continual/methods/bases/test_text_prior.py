@@ -196,7 +196,7 @@ def test_what_cannot_be_is_refused(tower: Backbone, options: dict[str, Any]) -> 
         RidgeLearner(tower, text_prior=0.1, text_tower="ViT-B-23.openai").learn(x, labels)
     learner = RidgeLearner(tower, text_prior=0.1, **options)
     learner.learn(x, labels)
-    with pytest.raises(InputError, match="text_prior cannot be ported"):
+    with pytest.raises(InputError, match="with text_prior cannot be ported"):
         learner.port(tiny_backbone(), coloured_squares(range(5), 5)[0])
     with pytest.raises(InputError, match="without text_prior"):
         readings(learner)
@@ -219,5 +219,6 @@ def test_every_law_holds(kind: Made, tower: Backbone, options: dict[str, Any]) -
     named = [(x, [words[label] for label in labels]) for x, labels in plain.experiences]
     case = Case(lambda **more: kind(tower, text_prior="auto", **{**options, **more}), named, plain.images)
     for law in LAWS:
-        if law.__name__ != "classes_keep_their_names":  # it makes numbers of names
+        # One makes numbers of names, and what needs names cannot be ported.
+        if law.__name__ != "classes_keep_their_names" and not law.__module__.endswith(".porting"):
             law(case)

@@ -101,6 +101,15 @@ def _(learner: MOSLearner) -> Any:
     kind, bank = settings.adapter_kind, state.stacked_bank(settings.consolidate)
     first = shared(kind, one(bank, 0))
 
+    def by_regression(images: Tensor) -> Scores:
+        def features_of(stacks: Tensor) -> Tensor:
+            return extractor.features(extractor.stem(images, reads=kind.reads), per_image(kind, bank, stacks))
+
+        return learner.refined(learner.regression._scores(images), features_of)
+
+    if learner.by_regression:
+        return _one_pass(learner, by_regression)
+
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         found = judged(logits, similarity, features)
         return found if averaged is None else Scores.averaged(found.of_views(learned(symmetry).group.order))

@@ -1,7 +1,7 @@
 """Stage one of MOS by strata's ridge regression, and the answer that follows from it.
 
-The nearest prototype is a poor judge of the experience an image belongs to. `strata` is a better one, and untrained: its
-sums are over frozen tokens, which no experience changes, so their order does not matter. With `stage_one="ridge"` a
+The nearest prototype is a poor judge of the experience an image belongs to. `strata` is a better one, and untrained:
+its sums are over frozen tokens, which no experience changes, so their order does not matter. With `stage_one="ridge"` a
 strata is learned beside the adapters. It says p(c | x); e is the experience of its answer. The score of a class is then
 
     p(c | x)                                                          for classes of other experiences,

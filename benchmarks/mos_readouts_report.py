@@ -28,7 +28,7 @@ ROWS: dict[str, str] = {
     "that, adapters off": "frozen: head 0.5, adapters off, retrieved",
     "strata, half the head within every experience": "frozen: head 0.5, adapters on, every",
     "this, adapters off": "frozen: head 0.5, adapters off, every",
-    "strata on tokens under the first adapter (`stage_one=\"ridge\"`)": "first: strata",
+    'strata on tokens under the first adapter (`stage_one="ridge"`)': "first: strata",
     "strata": STRATA,
 }
 #: bounds of what is there to be gained

@@ -1,8 +1,8 @@
 """A learner's inference as one ONNX graph. `graph` has a form of its own for methods that need one.
 
 All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that can also give
-`probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`, `first_stack` and `refinements` (B,);
-where a symmetry averages scores, there are scores and probabilities alone. See
+`probabilities` (B, C), `familiarity` (B,) and, of a single class, `anomaly` (B,); those that retrieve stacks `stack`,
+`first_stack` and `refinements` (B,); where a symmetry averages scores, there are scores and probabilities alone. See
 `continual.learning.answers.Prediction`. An image's views, their order and what they count are made inside the graph.
 """
 
@@ -30,7 +30,7 @@ from continual.statistics.head import cosine_scores
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {
-    "scores": "values", "probabilities": "probabilities", "familiarity": "p_value",
+    "scores": "values", "probabilities": "probabilities", "familiarity": "p_value", "anomaly": "anomaly",
     "stack": "stack", "first_stack": "first_stack", "refinements": "refinements",
 }  # fmt: skip
 

@@ -3,7 +3,8 @@
 The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
 standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
 errors, and softmax(t / T) are probabilities. The lower max f / h^POWER, the more unlike every class an image is: its
-leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction.
+leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction. Of a
+single class f is 1, and the leverage alone is left: how unusual an image is (`Certainty.anomaly`).
 
 Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
 form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
@@ -14,6 +15,7 @@ so that what was kept stays true while more classes come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,6 +65,11 @@ class Certainty:
         expect_shapes(self, losses=(*readings, len(TEMPERATURES)), ood_scores=(*readings, LEVELS))
 
     @cached_property
+    def one_class(self) -> bool:
+        """Whether what is usual was found among images of a single class."""
+        return 0 < float(self.classes) < 2
+
+    @cached_property
     def temperatures(self) -> list[float]:
         """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""
         losses = [*self.losses.reshape(-1, len(TEMPERATURES))] if self.images else []
@@ -71,16 +78,39 @@ class Certainty:
     def judge(self, values: Tensor, features: Tensor, reading: int = 0) -> tuple[Tensor | None, Tensor | None]:
         """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
-        See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
+        See `continual.learning.state.Prediction`. None where nothing is known; a single class has no probabilities.
         """
-        if not self.temperatures or values.shape[1] < 2:
+        single = values.shape[1] < 2
+        if not self.temperatures or single != self.one_class:
             return None, None
         reading = min(reading, len(self.temperatures) - 1)
-        leverage = self.errors(features).square().sum(-1) + self.share.to(values)
+        leverage = self.leverages(features)
         t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        probabilities = agreeing((t / self.temperatures[reading]).softmax(-1), values)
-        usual = self.ood_scores.reshape(-1, LEVELS)[reading]
-        return probabilities, p_value(usual.to(values), self.unlike(t, leverage))
+        probabilities = None if single else agreeing((t / self.temperatures[reading]).softmax(-1), values)
+        return probabilities, p_value(self._usual(reading).to(values), self.unlike(t, leverage))
+
+    def leverages(self, features: Tensor) -> Tensor:
+        """Return the leverages (B,) of features (B, D')."""
+        return self.errors(features).square().sum(-1) + self.share.to(features)
+
+    def anomaly(self, features: Tensor) -> Tensor | None:
+        """Return how unusual features (B, D') of a single class are, (B,); None where nothing is known.
+
+        It is the leverage in units of that of a typical image of the class, left out: a squared distance.
+        """
+        if not (self.temperatures and self.one_class) or self.leverage is None:
+            return None
+        return self.leverages(features) / self.leverage.to(features)
+
+    def anomaly_threshold(self, false_alarm_rate: float, reading: int = 0) -> float:
+        """Return the `anomaly` above which the p-value of an image is at most this rate; infinite for a tiny one."""
+        place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
+        usual = self._usual(min(reading, len(self.temperatures) - 1))
+        # Of one class the score is -(1 / anomaly)^POWER.
+        return float((-usual[place]) ** (-1 / POWER)) if place < LEVELS else math.inf
+
+    def _usual(self, reading: int) -> Tensor:
+        return self.ood_scores.reshape(-1, LEVELS)[reading]
 
     def unlike(self, t: Tensor, leverage: Tensor) -> Tensor:
         """Return the score (B,) of t (B, C), in units of the typical one, and leverages (B,)."""
@@ -168,6 +198,8 @@ def certainty(
     `weighted` are the balanced sums, where they are known.
     """
     seen, sums = sums, sums.balanced(balance) if weighted is None else weighted
+    if before is not None and before.one_class != (len(sums.counts) < 2):
+        before = None  # distances from a single class, and values among several, are two scores
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
@@ -192,7 +224,7 @@ def certainty(
         classes=zero if before is None else before.classes,
         leverage=leverage / (1 - leverage) if same else None,
     )
-    if newest is None or classes < 2:
+    if newest is None:
         return found
     images = Rows(*newest).several(seen)
     if not len(images.labels):

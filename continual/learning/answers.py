@@ -31,6 +31,7 @@ class Prediction:
     probabilities: Tensor | None = None
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
+    passes: Tensor | None = None  #: (B,), where `passes` was asked for: how often the backbone looked at the image
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
     paths: list[Path] | None = None  #: of each image, where files or a folder were given
 
@@ -52,6 +53,12 @@ class Scores:
     probabilities: Tensor | None = None
     p_value: Tensor | None = None
     similarity: Tensor | None = None
+    passes: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> Scores:
+        """Return the same of some images, by their places (N,) or a mask (B,)."""
+        columns: list[Any] = [value if value is None else value[chosen] for value in vars(self).values()]
+        return Scores(*columns)
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""

@@ -11,22 +11,24 @@ from torch import Tensor
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
+from continual.learning.state import learned
 from continual.methods.bases.regression import RegressionLearner
-from continual.methods.bases.regression_update import RegressionSettings, RegressionUpdate
+from continual.methods.bases.regression_update import FixedFeatureSettings, RegressionUpdate
 from continual.statistics.ridge import GramStatistics
 from continual.symmetry.choice import AUTO
+from continual.symmetry.views import group_named
 
 
-class StrataSettings(RegressionSettings):
+class StrataSettings(FixedFeatureSettings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, except for the last norm's gain."""
 
     # What LayUP reads (TMLR 2024): class tokens of the last six blocks, of the image alone.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "layup": {"blocks": 6, "patches": False, "mirror": False, "answer_views": 1, "balance": 0.0},
     }
-    renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
-    at_inference = RegressionSettings.at_inference | {"answer_views"}
-    before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean"}
+    renamed: ClassVar[Mapping[str, str]] = {**FixedFeatureSettings.renamed, "strength": "penalty"}
+    at_inference = FixedFeatureSettings.at_inference | {"answer_views"}
+    before: ClassVar[Mapping[str, Any]] = {**FixedFeatureSettings.before, "mirror_as": "mean"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
@@ -68,6 +70,23 @@ class StrataLearner(RegressionLearner):
         """Return the tokens that are read, side by side (B, D')."""
         own = self.settings
         return self._mean(extractor, images, cache, mirrored=self.mirrored and own.answer_views == 2)
+
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor:
+        """Return the tokens of views, and of their mirror images unless these are among the views."""
+        return self._mean(extractor, images, None, mirrored=self.view_passes[1] == 2)
+
+    @property
+    def view_passes(self) -> tuple[int, int]:
+        whole = 2 if self.mirrored and self.settings.answer_views == 2 else 1
+        symmetry = self.symmetry
+        # The mirror images of all views are views as well.
+        every = symmetry is not None and symmetry.looked == symmetry.group.order
+        among = every and self._samples and {*group_named("mirror_h").elements} <= {*learned(symmetry).group.elements}
+        return whole, 1 if among else whole
+
+    @property
+    def view_reading(self) -> int:
+        return self.view_passes[1] - 1 if self._samples else self.reading
 
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         if self._samples:

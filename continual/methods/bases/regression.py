@@ -1,5 +1,6 @@
 """Methods that answer by ridge regression from running sums, and those on features that never change."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,18 +11,21 @@ import torch
 from torch import Tensor
 
 from continual.data.inputs import ExperienceData
+from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.state import JointClasses, Simulation, learned
-from continual.methods.bases.regression_update import RegressionSettings, RegressionState, RegressionUpdate
+from continual.methods.bases.regression_update import FixedFeatureSettings, RegressionState, RegressionUpdate
+from continual.methods.bases.view_by_view import check_passes, view_by_view
 from continual.seeding import generator
 from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
 from continual.statistics.ignored import penalised
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.uncertainty.fewer_views import FewerViews, lead
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty, certainty, drawing
 
@@ -87,9 +91,19 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     """
 
     state_type = RegressionState
-    settings_type = RegressionSettings
+    settings_type = FixedFeatureSettings
     fixed_features = True
     learns_unlabelled = True
+
+    def check(self) -> None:
+        super().check()
+        passes = getattr(self.settings, "passes", None)
+        check_passes(self.settings, passes)
+        if passes is not None and self.symmetry is not None and passes < (each := self.view_passes[1]):
+            raise InputError(
+                f"passes={passes:g} is too few: a view and its mirror image take {each}; learn with mirror=False, or "
+                "allow more"
+            )
 
     @abstractmethod
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
@@ -101,6 +115,20 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         """Return the features (B, D') of prepared images that are regressed on: of one view, or several of each."""
         return [self.design_features(extractor, images)]
+
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor:
+        """Return the features (B, D') of images that are views of others, where these are answered view by view."""
+        return self.design_features(extractor, images)
+
+    @property
+    def view_passes(self) -> tuple[int, int]:
+        """How often the backbone looks at an image for `design_features`, and for `view_features`, of one view."""
+        return 1, 1
+
+    @property
+    def view_reading(self) -> int:
+        """Which of the readings `view_features` gives."""
+        return self.reading
 
     @property
     def reading(self) -> int:
@@ -137,13 +165,44 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        return self.scores_of(self.design_features(self.extractor, images, cache))
+        symmetry, passes = self.symmetry, getattr(self.settings, "passes", None)
+        if symmetry is None or passes is None:
+            return self.scores_of(self.design_features(self.extractor, images, cache))
+        whole, each = self.view_passes
+        fewer = self._fewer(symmetry.looked)
+        if passes >= symmetry.looked * whole or fewer is None:
+            found = self.scores_of(self.design_features(self.extractor, images, cache))
+            return replace(found, passes=found.values.new_full((len(images),), symmetry.looked * whole))
+        limit = fewer.limit(self.view_reading, passes / each)
+        single, views = self.extractor.untransformed, symmetry.orbit(images)[:, : symmetry.looked]
+        found = view_by_view(views, lambda rows: self.view_features(single, rows), self._judged, limit)
+        return replace(found, passes=learned(found.passes) * each)
 
-    def scores_of(self, features: Tensor) -> Scores:
-        """Score features (B, D') that are asked about; see `_scores`."""
+    def _fewer(self, views: int) -> FewerViews | None:
+        """Return what says when fewer views are enough; None, and a warning, where it is not known."""
+        certain = self.current.certainty
+        fewer = None if certain is None else certain.fewer
+        if fewer is None or fewer.leads.shape[1] != views - 1:
+            warnings.warn(
+                "no image was left out that says when fewer views are enough, so all are looked at: learn several "
+                "images of each class with this version, or leave passes out",
+                stacklevel=5,
+            )
+            return None
+        return fewer
+
+    def _judged(self, features: Tensor, done: int) -> tuple[Scores, Tensor]:
+        """Return the scores of means (B, D') over so many views, and by how much the best leads."""
+        state, symmetry = self.current, learned(self.symmetry)
+        t = learned(state.certainty).t(learned(state.head)(features), features)[0]
+        return self.scores_of(features, done), lead(t, done, symmetry.looked)
+
+    def scores_of(self, features: Tensor, views: int | None = None) -> Scores:
+        """Score features (B, D') that are asked about; see `_scores`. Of `views`, if fewer than all are looked at."""
         state = self.current
         values, certain = learned(state.head)(features), state.certainty
-        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, self.reading)
+        reading = self.reading if views is None else self.view_reading
+        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, reading, views)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
         return Scores(values.softmax(-1), probabilities=probabilities, p_value=p_value, similarity=similarity)

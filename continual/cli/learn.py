@@ -22,7 +22,7 @@ from continual.cli.options import (
     ValueRange,
     Workers,
     check_shares,
-    with_passes,
+    with_views,
 )
 from continual.cli.together import together
 from continual.console import can_ask, check_target, confirmed, console, count, size
@@ -148,7 +148,7 @@ def learn(
 
     device_ = options.device(device)
     arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
-    wanted = options.assignments("--set", [*with_passes(set_, passes), *([f"group={symmetry}"] if symmetry else [])])
+    wanted = options.assignments("--set", with_views(set_, passes, symmetry))
     if method is not None:
         method, preset = methods.with_preset(method, preset)
     distributed.use(str(device_))

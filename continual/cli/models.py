@@ -30,7 +30,7 @@ from continual.cli.options import (
     check_false_alarms,
     check_launcher,
     check_there,
-    with_passes,
+    with_views,
 )
 from continual.cli.together import together
 from continual.errors import InputError
@@ -85,7 +85,7 @@ def predict(
     check_false_alarms(false_alarm_rate)
     console.check_outputs(json, csv)
     check_there(images)
-    set_ = with_passes(set_, passes)
+    set_ = with_views(set_, passes)
     found = contents.read(model)
     from continual import distributed, options
     from continual.cli import opening

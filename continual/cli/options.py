@@ -106,9 +106,11 @@ LAUNCHERS = ("local", "slurm", "ray")
 FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")
 
 
-def with_passes(pairs: Iterable[str] | None, passes: float | None) -> list[str]:
-    """Return the settings of --set, and that of --passes."""
-    return [*(pairs or ()), *([] if passes is None else [f"passes={passes}"])]
+def with_views(pairs: Iterable[str] | None, passes: float | None, group: str | None = None) -> list[str]:
+    """Return the settings of --set, and those of --passes and --symmetry: of both together, all views may be asked."""
+    found = [*(pairs or ()), *([f"group={group}"] if group else []), *([f"passes={passes}"] if passes else [])]
+    every = bool(group and passes) and not any(pair.startswith("symmetry=") for pair in found)
+    return [*found, "symmetry=equitune"] if every else found
 
 
 def check_shares(**values: float | None) -> None:

@@ -11,12 +11,19 @@ from torch import Tensor
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
-from continual.learning.state import learned
 from continual.methods.bases.regression import RegressionLearner
 from continual.methods.bases.regression_update import FixedFeatureSettings, RegressionUpdate
 from continual.statistics.ridge import GramStatistics
+from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import AUTO
 from continual.symmetry.views import group_named
+
+
+def has_mirrors(symmetry: Symmetry | None) -> bool:
+    """Return whether a symmetry makes the same features of an image and its mirror image."""
+    if symmetry is None or not symmetry.invariant or symmetry.averages_scores:
+        return False
+    return {*group_named("mirror_h").elements} <= {*symmetry.group.elements}
 
 
 class StrataSettings(FixedFeatureSettings):
@@ -77,12 +84,8 @@ class StrataLearner(RegressionLearner):
 
     @property
     def view_passes(self) -> tuple[int, int]:
-        whole = 2 if self.mirrored and self.settings.answer_views == 2 else 1
-        symmetry = self.symmetry
-        # The mirror images of all views are views as well.
-        every = symmetry is not None and symmetry.looked == symmetry.group.order
-        among = every and self._samples and {*group_named("mirror_h").elements} <= {*learned(symmetry).group.elements}
-        return whole, 1 if among else whole
+        twice, among = self.mirrored and self.settings.answer_views == 2, has_mirrors(self.symmetry)
+        return 2 if twice and not among else 1, 2 if twice and not (among and self._samples) else 1
 
     @property
     def view_reading(self) -> int:
@@ -111,7 +114,8 @@ class StrataLearner(RegressionLearner):
         return self.mirrored and self.settings.mirror_as == "sample"
 
     def _mean(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None, *, mirrored: bool) -> Tensor:
-        views = (False, True) if mirrored else (False,)
+        # With mirrors in the group, the views of a mirror image are those of the image, in the same order.
+        views = (False, True) if mirrored and not has_mirrors(extractor.symmetry) else (False,)
         return torch.stack([self._tokens(extractor, images, view, cache) for view in views]).mean(0)
 
     def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:

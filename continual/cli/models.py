@@ -73,6 +73,9 @@ def predict(
 ) -> None:
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
 
+    A model of a single class says how unusual an image is: its anomaly, 1 for a typical image, and whether that is more
+    than --false-alarm-rate of good images have (5 % without).
+
     The processes of torchrun share the images, and the first says and writes what all have found.
 
     With --parquet nothing is held of more than a part, and an image that cannot be read has an error in place of an
@@ -106,13 +109,14 @@ def predict(
         paths = opening.readable(images, bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method, set_)
-        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
+        rate = bulk.rate_for(learner, false_alarm_rate)
+        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=rate)
         records = bulk.records(paths, asked)
     console.write_json(json, records)
     if csv is not None:
         console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))
     if console.STDOUT not in (json, csv):
-        _show_predictions(records)
+        _show_predictions(records, rate)
         if asked.passes is not None:
             console.console().print(f"{float(asked.passes.mean()):.2f} passes of the backbone per image")
 
@@ -126,7 +130,16 @@ def info(model: Model, json: Json = None) -> None:
         console.show(_info_table(about))
 
 
-def _show_predictions(records: Sequence[dict[str, Any]]) -> None:
+def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> None:
+    if records[0]["anomaly"] is not None:
+        console.show_rows(
+            [[r["file"], _short(r["anomaly"]), "unusual" if r["unknown"] else ""] for r in records],
+            *("file", "anomaly", "unusual"),
+        )
+        console.console(stderr=True).print(
+            f"unusual: an anomaly above {_short(records[0]['anomaly_threshold'])}, as {rate:.1%} of good images have"
+        )
+        return
     more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
     names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)
     shown = [{**r, "unknown": "unknown" if r["unknown"] else ""} for r in records]

@@ -8,11 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.methods.bases.regression import RegressionLearner
-from continual.methods.bases.regression_update import FixedFeatureSettings, RegressionUpdate
+from continual.methods.bases.regression_update import RegressionUpdate
+from continual.methods.bases.text_prior import Place, TextPriorSettings
 from continual.statistics.ridge import GramStatistics
 from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import AUTO
@@ -26,16 +28,16 @@ def has_mirrors(symmetry: Symmetry | None) -> bool:
     return {*group_named("mirror_h").elements} <= {*symmetry.group.elements}
 
 
-class StrataSettings(FixedFeatureSettings):
+class StrataSettings(TextPriorSettings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, except for the last norm's gain."""
 
     # What LayUP reads (TMLR 2024): class tokens of the last six blocks, of the image alone.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "layup": {"blocks": 6, "patches": False, "mirror": False, "answer_views": 1, "balance": 0.0},
     }
-    renamed: ClassVar[Mapping[str, str]] = {**FixedFeatureSettings.renamed, "strength": "penalty"}
-    at_inference = FixedFeatureSettings.at_inference | {"answer_views"}
-    before: ClassVar[Mapping[str, Any]] = {**FixedFeatureSettings.before, "mirror_as": "mean"}
+    renamed: ClassVar[Mapping[str, str]] = {**TextPriorSettings.renamed, "strength": "penalty"}
+    at_inference = TextPriorSettings.at_inference | {"answer_views"}
+    before: ClassVar[Mapping[str, Any]] = {**TextPriorSettings.before, "mirror_as": "mean"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
@@ -71,7 +73,8 @@ class StrataLearner(RegressionLearner):
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]) if self._samples else None
-        return RegressionUpdate(self.start, data, self.learned_features, self.solved, readings, self.reading)
+        read, prior = self.learned_features, self.text_directions
+        return RegressionUpdate(self.start, data, read, self.solved, readings, self.reading, prior)
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
@@ -95,6 +98,12 @@ class StrataLearner(RegressionLearner):
         if self._samples:
             return [self._tokens(extractor, images, mirrored, None) for mirrored in (False, True)]
         return [self._mean(extractor, images, None, mirrored=self.mirrored)]
+
+    def text_place(self, part: Backbone) -> Place:
+        """Return where the last class token is; on a CNN, which has none, it is of no use."""
+        own = self.settings
+        width = part.frozen.block_tokens(part.frozen.probe(), own.blocks, patches=own.patches).shape[1]
+        return Place(max(0, width - part.width * (1 + own.patches)), width, gain=True)
 
     @property
     def mirrored(self) -> bool:

@@ -3,7 +3,8 @@
 The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
 standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
 errors, and softmax(t / T) are probabilities. The lower max f / h^POWER, the more unlike every class an image is: its
-leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction.
+leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction. Of a
+single class f is 1, and the leverage alone is left: how unusual an image is (`Certainty.anomaly`).
 
 Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
 form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
@@ -14,6 +15,7 @@ so that what was kept stays true while more classes come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +29,7 @@ from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.fewer_views import FewerViews, FirstViews, first_views_left_out
 from continual.uncertainty.gaussians import LEVELS, joint_quantiles, p_value
 from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
-from continual.uncertainty.temperature import fading, losses_at
+from continual.uncertainty.temperature import fading, losses_of
 from continual.uncertainty.tempering import agreeing
 
 POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
@@ -67,6 +69,11 @@ class Certainty:
             expect_shapes(self.fewer, losses=(*self.fewer.losses.shape[:-1], len(TEMPERATURES)))
 
     @cached_property
+    def one_class(self) -> bool:
+        """Whether what is usual was found among images of a single class."""
+        return 0 < float(self.classes) < 2
+
+    @cached_property
     def temperatures(self) -> list[float]:
         """The likeliest T of each reading, in units of a typical own t; none where nothing is known."""
         losses = [*self.losses.reshape(-1, len(TEMPERATURES))] if self.images else []
@@ -78,22 +85,46 @@ class Certainty:
         """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
         Features are means over so many of an image's `views`; None: over all that are looked at.
-        See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
+        See `continual.learning.state.Prediction`. None where nothing is known; a single class has no probabilities.
         """
-        if not self.temperatures or values.shape[1] < 2:
+        single = values.shape[1] < 2
+        if not self.temperatures or single != self.one_class:
             return None, None
         reading = min(reading, len(self.temperatures) - 1)
         t, leverage = self.t(values, features)
-        temperature, usual = self.temperatures[reading], self.ood_scores.reshape(-1, LEVELS)[reading]
-        if views is not None and self.fewer is not None and views <= self.fewer.leads.shape[1]:
+        temperature, usual = self.temperatures[reading], self._usual(reading)
+        if views is not None and self.fewer is not None:
             temperature = float(TEMPERATURES[int(self.fewer.losses[reading, views - 1].argmin())])
             usual = self.fewer.ood_scores[reading, views - 1]
-        probabilities = agreeing((t / temperature).softmax(-1), values)
+        probabilities = None if single else agreeing((t / temperature).softmax(-1), values)
         return probabilities, p_value(usual.to(values), self.unlike(t, leverage))
+
+    def leverages(self, features: Tensor) -> Tensor:
+        """Return the leverages (B,) of features (B, D')."""
+        return self.errors(features).square().sum(-1) + self.share.to(features)
+
+    def anomaly(self, features: Tensor) -> Tensor | None:
+        """Return how unusual features (B, D') of a single class are, (B,); None where nothing is known.
+
+        It is the leverage in units of that of a typical image of the class, left out: a squared distance.
+        """
+        if not (self.temperatures and self.one_class) or self.leverage is None:
+            return None
+        return self.leverages(features) / self.leverage.to(features)
+
+    def anomaly_threshold(self, false_alarm_rate: float, reading: int = 0) -> float:
+        """Return the `anomaly` above which the p-value of an image is at most this rate; infinite for a tiny one."""
+        place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
+        usual = self._usual(min(reading, len(self.temperatures) - 1))
+        # Of one class the score is -(1 / anomaly)^POWER.
+        return float((-usual[place]) ** (-1 / POWER)) if place < LEVELS else math.inf
+
+    def _usual(self, reading: int) -> Tensor:
+        return self.ood_scores.reshape(-1, LEVELS)[reading]
 
     def t(self, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return t (B, C), in units of the typical one, of values (B, C) of features (B, D'), and leverages (B,)."""
-        leverage = self.errors(features).square().sum(-1) + self.share.to(values)
+        leverage = self.leverages(features)
         return values / (leverage.sqrt() * self.typical.to(values))[:, None], leverage
 
     def unlike(self, t: Tensor, leverage: Tensor) -> Tensor:
@@ -154,14 +185,16 @@ class Certainty:
         old = faded * self.images
         own = t.new_ones(len(labels)) if weights is None else weights
         scores = -t.amax(-1) if leverages is None else self.unlike(t, leverages)
-        losses = _losses(t, labels, weights)
+        losses = losses_of(TEMPERATURES, t, labels, weights)
         fewer = None if self.fewer is None else self.fewer.counting(faded)
         if first is not None:
             few = first.t / self.typical
             levels = [
                 joint_quantiles((x, own)) for x in (first.leads / self.typical, self.unlike(few, first.leverages))
             ]
-            fewer = FewerViews(levels[0], _losses(few, labels, weights), levels[1]).joined(own.sum(), fewer, old)
+            fewer = FewerViews(levels[0], losses_of(TEMPERATURES, few, labels, weights), levels[1]).joined(
+                own.sum(), fewer, old
+            )
         return replace(
             self,
             losses=faded * self.losses + losses,
@@ -170,12 +203,6 @@ class Certainty:
             images=old + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
-
-
-def _losses(t: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the cross-entropy (..., T) of images of t (..., n, C) at each of TEMPERATURES."""
-    each = [losses_at(TEMPERATURES, one, labels, weights) for one in t.reshape(-1, *t.shape[-2:])]
-    return torch.stack(each).reshape(*t.shape[:-2], -1)
 
 
 def certainty(
@@ -196,6 +223,8 @@ def certainty(
     `weighted` are the balanced sums, where they are known.
     """
     seen, sums = sums, sums.balanced(balance) if weighted is None else weighted
+    if before is not None and before.one_class != (len(sums.counts) < 2):
+        before = None  # distances from a single class, and values among several, are two scores
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
@@ -221,7 +250,7 @@ def certainty(
         leverage=leverage / (1 - leverage) if same else None,
         fewer=None if before is None else before.fewer,
     )
-    if newest is None or classes < 2:
+    if newest is None:
         return found
     images = Rows(*newest).several(seen)
     if not len(images.labels):
@@ -239,7 +268,7 @@ def certainty(
     if len(shares) == 1:
         t, own = t[0], own[0]
     each = seen.image_weights(balance)[labels]
-    first = None if images.order is None else first_views_left_out(seen, sums, system, readout, images)
+    first = None if images.order is None or classes < 2 else first_views_left_out(seen, sums, system, readout, images)
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
 

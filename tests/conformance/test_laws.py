@@ -25,12 +25,15 @@ EVERY_LAW = [pytest.param(law, marks=SLOW.get(law.__name__, ()), id=law.__name__
 #: Without adapters; each method takes those that it knows.
 ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
 OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
+#: settings under which a method is made of other parts
+FORMS: dict[str, dict[str, Any]] = {"mos by ridge": {**QUICK, "stage_one": "ridge"}}
 
 
 @pytest.fixture(
     scope="module",
     params=[
         *methods(),
+        *FORMS,
         *(
             pytest.param(name + other, marks=() if (name, other) == ("strata", " on a CNN") else pytest.mark.slow)
             for name, kind in methods().items()
@@ -42,7 +45,8 @@ OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
 def case(request: pytest.FixtureRequest) -> Case:
     name, _, other = request.param.partition(" ")
     learner = methods()[name]
-    given, frozen = (ON_A_CNN, OTHERS[f" {other}"]()) if other else (QUICK, None)
+    given, frozen = (ON_A_CNN, OTHERS[f" {other}"]()) if f" {other}" in OTHERS else (QUICK, None)
+    given = FORMS.get(request.param, given)
     return synthetic_case(
         learner, frozen, **{k: v for k, v in given.items() if k in learner.settings_type.model_fields}
     )

@@ -15,6 +15,7 @@ from continual.learning.settings import Settings
 from continual.learning.state import State, learned
 from continual.learning.training import Start, Training
 from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught
+from continual.statistics.fields import expect_shapes, per_class
 from continual.statistics.ignored import check_width
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.statistics.weighted import weighted_sums
@@ -62,6 +63,8 @@ class RegressionState(State):
     penalty: float | None = None  #: too; None in older files
     #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
     penalty_share: float | None = None
+    #: (D', C), where class names are a prior: directions that the weights are drawn to, see `text_prior`
+    prior: Tensor | None = per_class(axis=1, default=None)
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,8 +75,10 @@ class RegressionState(State):
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
     def check_shapes(self) -> None:
-        """Raise ValueError for concepts of another width than the sums'."""
+        """Raise ValueError for concepts, or a prior, of another width than the sums'."""
         check_width(self.ignored, None if self.sums is None else len(self.sums.total))
+        if self.sums is not None:
+            expect_shapes(self, prior=tuple(self.sums.targets.shape))
 
     @cached_property
     def solutions(self) -> dict[float, Self]:
@@ -100,7 +105,7 @@ class RegressionUpdate(Training[RegressionState]):
     `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
     follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
     are the shares of the views in what will be asked about; without, it is their mean. `reading` is the one that is
-    asked about now.
+    asked about now. `prior` gives each class a direction (D', C), of the state before and all names.
     """
 
     def __init__(
@@ -111,8 +116,10 @@ class RegressionUpdate(Training[RegressionState]):
         solved: Callable[..., RegressionState],
         readings: Tensor | None = None,
         reading: int = 0,
+        prior: Callable[[RegressionState, Sequence[Label]], Tensor | None] | None = None,
     ) -> None:
         super().__init__(start, data)
+        self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
         symmetry = start.extractor.symmetry
         #: how many views of an image are looked at, where they are learned one by one and an answer may take fewer
@@ -142,7 +149,7 @@ class RegressionUpdate(Training[RegressionState]):
         del held  # its features are copied
         sums = own.pop().plus(before.sums)
         state = RegressionState(**self.progress_counts(), sums=sums, certainty=before.certainty)
-        state = replace(state, penalty_share=before.penalty_share)
+        state = replace(state, penalty_share=before.penalty_share, prior=self.prior)
         # Images that were answered wrong say nothing of what is usual.
         usual = None if self.correcting else newest
         if self.data.unlabelled is None:

@@ -7,29 +7,36 @@ image: so all its views get the same answer, and no other image has a part in it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from continual.errors import InputError
 from continual.learning.answers import Scores
-from continual.learning.settings import Settings
+from continual.learning.feature_cache import FeatureCache
+from continual.learning.state import learned
 from continual.symmetry import KINDS
 from continual.symmetry.choice import AUTO
 from continual.symmetry.views import group_named
+from continual.uncertainty.fewer_views import FewerViews, lead
+
+if TYPE_CHECKING:
+    from continual.methods.bases.regression import RegressionLearner
 
 
-def check_passes(settings: Settings, passes: float | None) -> None:
-    """Raise InputError if answers cannot be given by fewer than all views under such settings."""
+def check_views(learner: RegressionLearner) -> None:
+    """Raise InputError if a learner's answers cannot be given by as few views as its settings ask for."""
+    settings, passes = learner.settings, getattr(learner.settings, "passes", None)
     if passes is None:
         return
     asked = f"passes={passes:g}"
     if settings.group is None:
-        raise InputError(
-            f"{asked} is a mean over an image's views, and there is no group: add group='D4', or leave it out"
-        )
+        raise InputError(f"{asked} is a mean over an image's views, and there is no group: add group='D4', say")
     if settings.group != AUTO:
         symmetry = KINDS.get(settings.symmetry)(group_named(settings.group), settings.views)
         if not symmetry.one_by_one:
@@ -39,6 +46,47 @@ def check_passes(settings: Settings, passes: float | None) -> None:
             )
     if not settings.orbit_statistics:
         raise InputError(f"{asked} needs single views to be learned: leave out orbit_statistics=False, or passes")
+    if learner.symmetry is not None and passes < (each := learner.view_passes[1]):
+        raise InputError(
+            f"{asked} is too few: a view and its mirror image take {each}; learn with mirror=False, or allow more"
+        )
+
+
+def answered(learner: RegressionLearner, images: Tensor, cache: FeatureCache | None) -> Scores:
+    """Score prepared images (B, 3, H, W) by all views, or by as many of them as the setting `passes` asks for."""
+    symmetry, passes = learner.symmetry, getattr(learner.settings, "passes", None)
+    if symmetry is None or passes is None:
+        return learner.scores_of(learner.design_features(learner.extractor, images, cache))
+    (whole, each), fewer = learner.view_passes, _fewer(learner, symmetry.looked)
+    if passes >= symmetry.looked * whole or fewer is None:
+        found = learner.scores_of(learner.design_features(learner.extractor, images, cache))
+        return replace(found, passes=found.values.new_full((len(images),), symmetry.looked * whole))
+    single, views = learner.extractor.untransformed, symmetry.orbit(images)[:, : symmetry.looked]
+    limit = fewer.limit(learner.view_reading, passes / each)
+    found = view_by_view(views, lambda rows: learner.view_features(single, rows), partial(judged, learner), limit)
+    return replace(found, passes=learned(found.passes) * each)
+
+
+def _fewer(learner: RegressionLearner, views: int) -> FewerViews | None:
+    """Return what says when fewer views are enough; None, and a warning, where it is not known."""
+    certain = learner.current.certainty
+    fewer = None if certain is None else certain.fewer
+    if fewer is not None and fewer.leads.shape[1] == views - 1:
+        return fewer
+    if len(learner.classes) > 1 and views > 1:
+        warnings.warn(
+            "no image was left out that says when fewer views are enough, so all are looked at: learn several images "
+            "of each class with this version, or leave passes out",
+            stacklevel=6,
+        )
+    return None
+
+
+def judged(learner: RegressionLearner, features: Tensor, done: int) -> tuple[Scores, Tensor]:
+    """Return the scores of means (B, D') over so many views, and by how much the best leads."""
+    state, symmetry = learner.current, learned(learner.symmetry)
+    t = learned(state.certainty).t(learned(state.head)(features), features)[0]
+    return learner.scores_of(features, done if done < symmetry.looked else None), lead(t, done, symmetry.looked)
 
 
 def view_by_view(

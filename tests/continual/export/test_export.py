@@ -112,6 +112,18 @@ def test_retrieval_inside_the_graph_is_the_learner_s(mos: Learner, exported: Pat
         assert max(found.values()) < 1e-4
 
 
+def test_a_regression_in_stage_one_chooses_adapters_inside_the_graph(tmp_path: Path) -> None:
+    learner = wandering(learned("mos", stage_one="ridge"))
+    writing.export_onnx(learner, tmp_path / "mos.onnx")
+    runner = Runner(tmp_path / "mos.onnx")
+    images = torch.stack([learner.preprocessing.evaluation()(x) for x in coloured_squares(range(7), 3, seed=1)[0]])
+    assert len(learner.score_batch(images).stack.unique()) == 3  # type: ignore[union-attr]
+    for rows in (images[:1], images):
+        found = differences(learner, runner, rows)
+        assert max(found[name] for name in ("stack", "first_stack", "refinements")) == 0
+        assert max(found.values()) < 1e-4
+
+
 @pytest.mark.slow
 def test_an_image_s_answer_does_not_depend_on_the_others(exported: Path) -> None:
     runner, images = Runner(exported), noise(9).numpy()

@@ -136,7 +136,9 @@ def test_what_was_usual_stays_where_images_say_nothing() -> None:
     _, found, _, _ = learned(alone)
     assert not found.images, "images that are their classes' only ones were asked"
     assert found.judge(torch.zeros(2, 3), alone[0][:2]) == (None, None)
-    assert learned(features(1, 5, seed=0))[1].judge(torch.zeros(2, 1), alone[0][:2]) == (None, None)
+    single = learned(features(1, 5, seed=0))[1]
+    assert single.judge(torch.zeros(2, 3), alone[0][:2]) == (None, None)
+    assert single.judge(torch.ones(2, 1), alone[0][:2])[0] is None
 
 
 def test_a_correction_and_a_removal_leave_what_is_usual(backbone: Backbone, blobs: Blobs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from continual.data.inputs import as_experience
 from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.methods.bases.regression import RegressionLearner
-from continual.methods.bases.view_by_view import view_by_view
+from continual.methods.bases.view_by_view import judged, view_by_view
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
@@ -101,7 +102,7 @@ def test_as_many_passes_as_all_views_take_are_all_views_to_the_bit(learner: Any,
 def test_views_that_are_all_finished_are_the_answer_by_all_views(learner: Any, images: Tensor) -> None:
     every = learner.symmetry.orbit(images)[:, : learner.symmetry.looked]
     single = learner.extractor.untransformed
-    found = view_by_view(every, lambda rows: learner.view_features(single, rows), learner._judged, torch.inf)
+    found = view_by_view(every, lambda rows: learner.view_features(single, rows), partial(judged, learner), torch.inf)
     torch.testing.assert_close(found.values, learner.predict(images).scores, rtol=0, atol=1e-5)
     assert (found.passes == learner.symmetry.looked).all()
 

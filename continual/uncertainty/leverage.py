@@ -189,12 +189,10 @@ class Certainty:
         fewer = None if self.fewer is None else self.fewer.counting(faded)
         if first is not None:
             few = first.t / self.typical
-            levels = [
-                joint_quantiles((x, own)) for x in (first.leads / self.typical, self.unlike(few, first.leverages))
-            ]
-            fewer = FewerViews(levels[0], losses_of(TEMPERATURES, few, labels, weights), levels[1]).joined(
-                own.sum(), fewer, old
-            )
+            leads = joint_quantiles((first.leads / self.typical, own))
+            unlike = joint_quantiles((self.unlike(few, first.leverages), own))
+            found = FewerViews(leads, losses_of(TEMPERATURES, few, labels, weights), unlike)
+            fewer = found.joined(own.sum(), fewer, old)
         return replace(
             self,
             losses=faded * self.losses + losses,

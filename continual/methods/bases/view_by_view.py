@@ -11,25 +11,56 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.state import learned
+from continual.methods.bases.regression_update import RegressionState
 from continual.symmetry import KINDS
+from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import AUTO
 from continual.symmetry.views import group_named
 from continual.uncertainty.fewer_views import FewerViews, lead
 
-if TYPE_CHECKING:
-    from continual.methods.bases.regression import RegressionLearner
+
+class Learner(Protocol):
+    """What a learner has that answers view by view; see `RegressionLearner`."""
+
+    settings: Any
+
+    @property
+    def classes(self) -> tuple[Label, ...]: ...
+
+    @property
+    def symmetry(self) -> Symmetry | None: ...
+
+    @property
+    def extractor(self) -> Extractor: ...
+
+    @property
+    def current(self) -> RegressionState: ...
+
+    @property
+    def view_passes(self) -> tuple[int, int]: ...
+
+    @property
+    def view_reading(self) -> int: ...
+
+    def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor: ...
+
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor: ...
+
+    def scores_of(self, features: Tensor, views: int | None = None) -> Scores: ...
 
 
-def check_views(learner: RegressionLearner) -> None:
+def check_views(learner: Learner) -> None:
     """Raise InputError if a learner's answers cannot be given by as few views as its settings ask for."""
     settings, passes = learner.settings, getattr(learner.settings, "passes", None)
     if passes is None:
@@ -52,7 +83,7 @@ def check_views(learner: RegressionLearner) -> None:
         )
 
 
-def answered(learner: RegressionLearner, images: Tensor, cache: FeatureCache | None) -> Scores:
+def answered(learner: Learner, images: Tensor, cache: FeatureCache | None) -> Scores:
     """Score prepared images (B, 3, H, W) by all views, or by as many of them as the setting `passes` asks for."""
     symmetry, passes = learner.symmetry, getattr(learner.settings, "passes", None)
     if symmetry is None or passes is None:
@@ -67,7 +98,7 @@ def answered(learner: RegressionLearner, images: Tensor, cache: FeatureCache | N
     return replace(found, passes=learned(found.passes) * each)
 
 
-def _fewer(learner: RegressionLearner, views: int) -> FewerViews | None:
+def _fewer(learner: Learner, views: int) -> FewerViews | None:
     """Return what says when fewer views are enough; None, and a warning, where it is not known."""
     certain = learner.current.certainty
     fewer = None if certain is None else certain.fewer
@@ -82,7 +113,7 @@ def _fewer(learner: RegressionLearner, views: int) -> FewerViews | None:
     return None
 
 
-def judged(learner: RegressionLearner, features: Tensor, done: int) -> tuple[Scores, Tensor]:
+def judged(learner: Learner, features: Tensor, done: int) -> tuple[Scores, Tensor]:
     """Return the scores of means (B, D') over so many views, and by how much the best leads."""
     state, symmetry = learner.current, learned(learner.symmetry)
     t = learned(state.certainty).t(learned(state.head)(features), features)[0]

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.adapters.base import Adapters
 from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
@@ -70,6 +71,7 @@ class StrataLearner(RegressionLearner):
     any_backbone = True
     settings_type = StrataSettings
     settings: StrataSettings
+    adapters: Adapters | None = None  #: under which tokens are read; `mos` sets them
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]) if self._samples else None
@@ -129,6 +131,6 @@ class StrataLearner(RegressionLearner):
 
     def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:
         own = self.settings
-        read = partial(extractor.block_tokens, blocks=own.blocks, patches=own.patches)
-        name = ("strata", own.blocks, own.patches, mirrored)
+        read = partial(extractor.block_tokens, blocks=own.blocks, patches=own.patches, adapters=self.adapters)
+        name = ("strata", own.blocks, own.patches, mirrored, self.adapters is not None)
         return cached(cache, images, name, lambda rows: read(rows.flip(-1) if mirrored else rows))

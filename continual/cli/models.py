@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,9 +137,8 @@ def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> 
             [[r["file"], _short(r["anomaly"]), "unusual" if r["unknown"] else ""] for r in records],
             *("file", "anomaly", "unusual"),
         )
-        console.console(stderr=True).print(
-            f"unusual: an anomaly above {_short(records[0]['anomaly_threshold'])}, as {rate:.1%} of good images have"
-        )
+        threshold = _short(records[0]["anomaly_threshold"] or math.inf)
+        console.console(stderr=True).print(f"unusual: an anomaly above {threshold}, as {rate:.1%} of good images have")
         return
     more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
     names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)

@@ -117,7 +117,7 @@ class Certainty:
         place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
         usual = self._usual(min(reading, len(self.temperatures) - 1))
         # Of one class the score is -(1 / anomaly)^POWER.
-        return float((-usual[place]) ** (-1 / POWER)) if place < LEVELS else math.inf
+        return float((-usual[place]).clamp(min=1e-12) ** (-1 / POWER)) if place < LEVELS else math.inf
 
     def _usual(self, reading: int) -> Tensor:
         return self.ood_scores.reshape(-1, LEVELS)[reading]
@@ -139,6 +139,8 @@ class Certainty:
 
     def plus(self, other: Certainty) -> Certainty:
         """Return the same, with what the images of another model said is usual as well."""
+        if self.images and other.images and self.one_class != other.one_class:
+            return other if self.one_class else self  # distances from a single class are no score among several
         # Quantiles of two scores do not mix: those of the present one stay.
         same = (self.leverage is None) == (other.leverage is None)
         parts = [self, other] if same else [one for one in (self, other) if one.leverage is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -59,7 +60,8 @@ def records(paths: Sequence[Path], prediction: Prediction) -> Records:
     more |= {"probability": probability, "familiarity": prediction.p_value, "anomaly": prediction.anomaly}
     more |= {"unknown": prediction.unknown}
     columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
-    columns |= {"anomaly_threshold": [prediction.anomaly_threshold] * len(paths)}
+    threshold = prediction.anomaly_threshold  # infinite for a rate that no quantile has, which JSON cannot say
+    columns |= {"anomaly_threshold": [None if threshold == math.inf else threshold] * len(paths)}
     found = []
     for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):
         names = [*(prediction.classes[place] for place in best.indices[row].tolist()), None]

@@ -17,7 +17,16 @@ from continual.methods.bases.regression import RegressionLearner
 from continual.methods.bases.regression_update import RegressionUpdate
 from continual.methods.bases.text_prior import Place, TextPriorSettings
 from continual.statistics.ridge import GramStatistics
+from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import AUTO
+from continual.symmetry.views import group_named
+
+
+def has_mirrors(symmetry: Symmetry | None) -> bool:
+    """Return whether a symmetry makes the same features of an image and its mirror image."""
+    if symmetry is None or not symmetry.invariant or symmetry.averages_scores:
+        return False
+    return {*group_named("mirror_h").elements} <= {*symmetry.group.elements}
 
 
 class StrataSettings(TextPriorSettings):
@@ -74,6 +83,19 @@ class StrataLearner(RegressionLearner):
         own = self.settings
         return self._mean(extractor, images, cache, mirrored=self.mirrored and own.answer_views == 2)
 
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor:
+        """Return the tokens of views, and of their mirror images unless these are among the views."""
+        return self._mean(extractor, images, None, mirrored=self.view_passes[1] == 2)
+
+    @property
+    def view_passes(self) -> tuple[int, int]:
+        twice, among = self.mirrored and self.settings.answer_views == 2, has_mirrors(self.symmetry)
+        return 2 if twice and not among else 1, 2 if twice and not (among and self._samples) else 1
+
+    @property
+    def view_reading(self) -> int:
+        return self.view_passes[1] - 1 if self._samples else self.reading
+
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         if self._samples:
             return [self._tokens(extractor, images, mirrored, None) for mirrored in (False, True)]
@@ -103,7 +125,8 @@ class StrataLearner(RegressionLearner):
         return self.mirrored and self.settings.mirror_as == "sample"
 
     def _mean(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None, *, mirrored: bool) -> Tensor:
-        views = (False, True) if mirrored else (False,)
+        # With mirrors in the group, the views of a mirror image are those of the image, in the same order.
+        views = (False, True) if mirrored and not has_mirrors(extractor.symmetry) else (False,)
         return torch.stack([self._tokens(extractor, images, view, cache) for view in views]).mean(0)
 
     def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:

@@ -48,6 +48,11 @@ def test_a_models_life(equimos: Equimos, good: Path, weights: Path, pictures: Pi
         json.loads(done(equimos("predict", others, "--model", model, *strict)).stdout)[0]["anomaly_threshold"]
         < (rows[0]["anomaly_threshold"])
     )
+    never = ("--false-alarm-rate", "1e-6")
+    assert "above inf" in done(equimos("predict", others, "--model", model, *never)).stderr
+    row = json.loads(done(equimos("predict", others, "--model", model, *never, "--json", "-")).stdout)[0]
+    assert row["anomaly_threshold"] is None
+    assert not row["unknown"]
     done(equimos("predict", others, "--model", model, "--parquet", tmp_path / "answers"))
 
     # Later good images, from a folder of another name, are of the same class.

@@ -341,6 +341,14 @@ def test_every_symmetry_has_a_free_batch(symmetry: str, group: str, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_graph_looks_at_all_views(tmp_path: Path) -> None:
+    learner = learned("ridge", group="C4", symmetry="equitune", passes=2)
+    writing.export_onnx(learner, tmp_path / "ridge.onnx")
+    assert max(differences(learner.variant(passes=None), Runner(tmp_path / "ridge.onnx"), noise(5)).values()) < 1e-5
+    assert max(differences(learner, Runner(tmp_path / "ridge.onnx"), noise(5)).values()) > 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in methods() if name not in ("mos", "ridge")])
 def test_every_method(name: str, tmp_path: Path) -> None:
     learner = learned(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_false_alarms_are_as_many_as_asked_for_and_lie_above_the_threshold(rate:
     assert torch.equal(unknown, found.anomaly(new) > found.anomaly_threshold(rate))
     assert found.judge(values[:500], features(500, 3, spread=2.0))[1].median() < 0.02
     assert found.anomaly_threshold(1e-9) == float("inf")
+    damaged = replace(found, ood_scores=found.ood_scores.abs())
+    assert damaged.anomaly_threshold(0.5) > 0
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -107,7 +110,7 @@ def test_with_a_second_class_it_is_as_if_the_first_had_said_nothing(kind: Made) 
     first, second = coloured_squares([0], 12), coloured_squares([1], 12)
     for learner in (one, quiet):
         learner.learn(*first)
-    quiet.state = continual.methods.bases.regression.replace(quiet.state, certainty=None)
+    quiet.state = replace(quiet.state, certainty=None)
     for learner in (one, quiet):
         learner.learn(*second)
     x = coloured_squares([0, 1, 2], 4, seed=1)[0]
@@ -118,6 +121,24 @@ def test_with_a_second_class_it_is_as_if_the_first_had_said_nothing(kind: Made) 
     assert one.predict(x).p_value is None
     one.learn(*coloured_squares([0], 12, seed=4))
     assert one.predict(x).anomaly is not None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_merged_with_a_model_of_several_classes_it_says_nothing_of_what_is_usual(first: bool) -> None:
+    def of(*streams: list[int]) -> RidgeLearner:
+        learner = RidgeLearner(tiny_backbone())
+        for classes in streams:
+            learner.learn(*coloured_squares(classes, 12))
+        return learner
+
+    one, quiet, several = of([0]), of([0]), of([1, 2])
+    assert quiet.state.certainty is not None
+    images = torch.zeros_like(quiet.state.certainty.images)
+    quiet.state = replace(quiet.state, certainty=replace(quiet.state.certainty, images=images, classes=images))
+    x = coloured_squares([0, 1, 2, 3], 4, seed=1)[0]
+    found, wanted = (merged([own, several] if first else [several, own]).predict(x) for own in (one, quiet))
+    assert torch.equal(found.p_value, wanted.p_value)
+    assert torch.equal(found.probabilities, wanted.probabilities)
 
 
 def test_what_cannot_say_it_says_so() -> None:

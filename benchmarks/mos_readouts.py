@@ -24,6 +24,7 @@ from measuring import records_in, surroundings
 from mos_diagnosis import share
 from mos_tokens import SETTINGS, Read, learned_and_read, stream_of
 from real_streams import backbone_of
+from several_backbones import strata
 from torch import Tensor, nn
 
 from continual.learning.state import learned
@@ -194,10 +195,10 @@ def measures(seen: Seen) -> dict[str, float]:
     on, off = (experts(seen, side) for side in ("on", "off"))
     for name, p in sure.items():
         logs, asked = p.clamp(min=1e-12).log(), experience[p.argmax(-1)]
-        strata = right(f"{name}: strata", p)
+        by_strata = right(f"{name}: strata", p)
         found[f"{name}: experience"] = share(asked == experience[truth])
         right(f"{name}: experience known", p.masked_fill(~known, -1))
-        found[f"{name}: either right"] = share(strata | by_mos)
+        found[f"{name}: either right"] = share(by_strata | by_mos)
         refined = refine(asked, logits_of, experience)
         right(f"{name}: stage one", ensemble(refined.logits, cosines, state.experiences))
         right(f"{name}: ensemble", refined.logits.softmax(-1) + p)
@@ -244,6 +245,23 @@ def measured(learners: Sequence[MOSLearner], whole: Read) -> list[dict[str, floa
     return found
 
 
+def under_first(whole: Read, sizes: Sequence[int]) -> list[dict[str, float]]:
+    """Return what strata makes of frozen tokens, and of those under the first adapter, after experiences of classes."""
+    experience, found = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), []
+    for number in range(len(sizes)):
+        seen, own = until(whole, number + 1, experience), {}
+        truth = seen["test"]["labels"]
+        known = experience[None, : sum(sizes[: number + 1])] == experience[truth][:, None]
+        for name in ("frozen", "first"):
+            values = strata(seen["train"][name], seen["train"]["labels"], seen["test"][name])
+            answer = values.argmax(-1)
+            own[f"{name}: strata"] = share(answer == truth)
+            own[f"{name}: experience"] = share(experience[answer] == experience[truth])
+            own[f"{name}: experience known"] = share(values.masked_fill(~known, -torch.inf).argmax(-1) == truth)
+        found.append(own)
+    return found
+
+
 def main(
     images: Annotated[Path, typer.Option(help="Of train/CLASS and test/CLASS, or of CLASS alone.")],
     weights: Weights,
@@ -257,6 +275,7 @@ def main(
     test: Annotated[int, typer.Option(help="Test images of each class, of a folder without its own.")] = 25,
     epochs: int = SETTINGS["epochs"],
     alpha: Annotated[float, typer.Option(help="Merging strength of MOS.")] = 0.1,
+    only_first: Annotated[bool, typer.Option(help="Learn the first adapter, and compare what strata reads.")] = False,
     seeds: Seeds = SEEDS,
 ) -> None:
     """Learn, read, and measure what is not in the file yet."""
@@ -265,13 +284,15 @@ def main(
     for seed in seeds:
         stream = stream_of(images, half, seed, classes, experiences, per_class, test)
         key = {"data": images.name, "half": half, "per class": per_class, "epochs": epochs, "alpha": alpha}
-        if any({**key, "seed": seed}.items() <= record.items() for record in records):
+        if any({**key, "seed": seed}.items() <= r.items() and (only_first or "mos" in r) for r in records):
             continue
         cache = features / "-".join(map(str, key.values()))
-        learners, found = learned_and_read(backbone, stream, cache, seed, epochs=epochs, alpha=alpha)
+        until = 1 if only_first else None
+        learners, whole = learned_and_read(backbone, stream, cache, seed, until, epochs=epochs, alpha=alpha)
         about = {**key, "seed": seed, "size": size, "classes": classes, "ran on": surroundings()}
-        for number, measures_ in enumerate(measured(learners, found), 1):
-            records.append({**about, "experience": number, **measures_})
+        sizes = [len(e.classes) for e in stream.experiences]
+        for number, found in enumerate(under_first(whole, sizes) if only_first else measured(learners, whole), 1):
+            records.append({**about, "experience": number, **found})
         out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 

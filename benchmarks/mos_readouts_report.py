@@ -28,7 +28,7 @@ ROWS: dict[str, str] = {
     "that, adapters off": "frozen: head 0.5, adapters off, retrieved",
     "strata, half the head within every experience": "frozen: head 0.5, adapters on, every",
     "this, adapters off": "frozen: head 0.5, adapters off, every",
-    "strata on tokens under the first adapter": "first: strata",
+    'strata on tokens under the first adapter (`stage_one="ridge"`)': "first: strata",
     "strata": STRATA,
 }
 #: bounds of what is there to be gained
@@ -40,6 +40,8 @@ BOUNDS: dict[str, str] = {
     "experience known, strata and half a head": "frozen: head 0.5, adapters on, experience known",
     "the same, adapters off": "frozen: head 0.5, adapters off, experience known",
     "MOS or strata right": "frozen: either right",
+    "experience found by strata under the first adapter": "first: experience",
+    "experience known, strata under the first adapter": "first: experience known",
 }
 
 
@@ -52,11 +54,13 @@ def curves(records: Records, measure: str) -> np.ndarray:
 
 
 def rows(records: Records, names: Mapping[str, str]) -> list[list[str]]:
-    """Return lines: name, average, gain over strata, final accuracy, gain."""
+    """Return lines of what was measured: name, average, gain over strata, final accuracy, gain."""
     plain, lines = curves(records, STRATA), []
     for name, measure in names.items():
+        if any(measure not in r for r in records):
+            continue
         found = curves(records, measure)
-        line = [name.strip()]
+        line = [name]
         for mine, its in ((found.mean(1), plain.mean(1)), (found[:, -1], plain[:, -1])):
             gain = "" if measure == STRATA else spread([*(mine - its)], "+.1f")
             line += [spread([*mine]), gain]

@@ -18,6 +18,7 @@ from continual.adapters.bank import completed, shared
 from continual.adapters.base import Adapters
 from continual.backbones.loading import Backbone
 from continual.data.inputs import PreparedImages
+from continual.data.loaders import label_indices
 from continual.datasets.collection import Images
 from continual.datasets.streams import Stream, split_classes
 from continual.learning.extractor import Extractor, extract
@@ -70,14 +71,16 @@ def tokens(extractor: Extractor, images: Tensor, adapters: Adapters | None = Non
 
 
 def read(learner: MOSLearner, stream: Stream) -> Read:
-    """Return what is read of all images of a stream that was learned whole."""
+    """Return what is read of all images of a stream that was learned whole, or its first experience alone."""
     kind, extractor = learner.settings.adapter_kind, learner.extractor
     bank = [shared(kind, stack) for stack in completed(learner.state.bank)]
     columns: dict[str, dict[str, list[Tensor]]] = {"train": {}, "test": {}}
+    classes = [label for e in stream.experiences for label in sorted({*e.train_labels}, key=str)]
+    index = {label: c for c, label in enumerate(classes)}  # as the learner has them, or will have
     for side, (number, e) in product(columns, enumerate(stream.experiences)):
         labels = list(getattr(e, f"{side}_labels"))
         data = PreparedImages(getattr(e, f"{side}_images"), labels, learner.preprocessing, augment=False)
-        mine: Sequence[Adapters] = bank if side == "test" else [bank[number]]
+        mine: Sequence[Adapters] = bank if side == "test" else bank[number : number + 1] or bank[:1]
 
         def compute(batch: Tensor, _: Any, mine: Sequence[Adapters] = mine) -> list[Tensor]:
             views = (batch, batch.flip(-1))
@@ -86,7 +89,7 @@ def read(learner: MOSLearner, stream: Stream) -> Read:
 
         (frozen, first, *under), names = extract(data, compute, batch_size=64, device=learner.device)
         own = {"own": under[0]} if side == "train" else {"under": torch.stack(under)}
-        for name, found in {"frozen": frozen, "first": first, **own, "labels": learner.indices(names)}.items():
+        for name, found in {"frozen": frozen, "first": first, **own, "labels": label_indices(names, index)}.items():
             columns[side].setdefault(name, []).append(found)
     return {
         side: {name: torch.cat(parts, int(name == "under")) for name, parts in own.items()}
@@ -95,14 +98,14 @@ def read(learner: MOSLearner, stream: Stream) -> Read:
 
 
 def learned_and_read(
-    backbone: Backbone, stream: Stream, cache: Path, seed: int, **settings: Any
+    backbone: Backbone, stream: Stream, cache: Path, seed: int, until: int | None = None, **settings: Any
 ) -> tuple[list[MOSLearner], Read]:
-    """Return the learner after every experience, and what is read; from the cache where they are there."""
+    """Return the learner after every experience, or up to one, and what is read; from the cache if they are there."""
     started, count = time.perf_counter(), len(stream.experiences)
-    train(backbone, stream, cache, seed, **{**SETTINGS, **settings})
-    paths = [path_of(cache, count, seed, number) for number in range(1, count + 1)]
+    train(backbone, stream, cache, seed, until, **{**SETTINGS, **settings})
+    paths = [path_of(cache, count, seed, number) for number in range(1, (until or count) + 1)]
     learners = [MOSLearner.load(path, backbone=backbone) for path in paths]
-    place = paths[-1].with_name("read.pt")
+    place = paths[-1].with_name("read.pt" if until is None else f"read-{until}.pt")
     if not place.is_file():
         torch.save(read(learners[-1], stream), place)
         print(f"{place}: {time.perf_counter() - started:.0f} s", flush=True)

@@ -11,7 +11,20 @@ import typer
 
 from continual.cli.changes import show_review, stop, unmeasured
 from continual.cli.given import OneClass, check_given, check_one_class, false_alarms, only_class, single_class_lines
-from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, ValueRange, Workers, check_shares
+from continual.cli.options import (
+    Device,
+    ImagesOrList,
+    KeepHeldOut,
+    KeepThumbnails,
+    Model,
+    ModelArg,
+    Passes,
+    Symmetry,
+    ValueRange,
+    Workers,
+    check_shares,
+    with_views,
+)
 from continual.cli.together import together
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.data.ranges import range_name
@@ -59,22 +72,8 @@ def learn(
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of new images per class to evaluate on, not to learn.")
     ] = 0.2,
-    keep_held_out: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
-        ),
-    ] = None,
-    keep_thumbnails: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Keep small pictures of N learned images per class in the model, for `equimos explain`; 0 drops them.",
-        ),
-    ] = None,
+    keep_held_out: KeepHeldOut = None,
+    keep_thumbnails: KeepThumbnails = None,
     max_flips: Annotated[
         float | None,
         typer.Option(
@@ -106,6 +105,7 @@ def learn(
         ),
     ] = None,
     symmetry: Symmetry = None,
+    passes: Passes = None,
     value_range: ValueRange = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
@@ -138,7 +138,7 @@ def learn(
 
     device_ = options.device(device)
     arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
-    wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
+    wanted = options.assignments("--set", with_views(set_, passes, symmetry))
     if method is not None:
         method, preset = methods.with_preset(method, preset)
     distributed.use(str(device_))

@@ -22,6 +22,7 @@ from continual.cli.options import (
     Launcher,
     Method,
     Model,
+    Passes,
     Ray,
     Set,
     Slurm,
@@ -30,6 +31,7 @@ from continual.cli.options import (
     check_false_alarms,
     check_launcher,
     check_there,
+    with_views,
 )
 from continual.cli.together import together
 from continual.errors import InputError
@@ -55,6 +57,7 @@ def predict(
             *FALSE_ALARMS, help="Mark images unlike all classes, and about this share of those of known classes: 0.05."
         ),
     ] = None,
+    passes: Passes = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
@@ -86,6 +89,7 @@ def predict(
     check_false_alarms(false_alarm_rate)
     console.check_outputs(json, csv)
     check_there(images)
+    set_ = with_views(set_, passes)
     found = contents.read(model)
     from continual import distributed, options
     from continual.cli import opening
@@ -98,7 +102,7 @@ def predict(
         places = tuple(file.absolute() for file in weights or ())
         with model.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        of = bulk.Asked(model.absolute(), sha256, tuple(set_ or ()), method, places, device, workers, false_alarm_rate)
+        of = bulk.Asked(model.absolute(), sha256, tuple(set_), method, places, device, workers, false_alarm_rate)
         bulk.answer_all(of, images, found.channels, parquet, part, launcher, jobs, slurm or (), ray or ())
         return
     distributed.use(str(options.device(device)))
@@ -114,6 +118,8 @@ def predict(
         console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))
     if console.STDOUT not in (json, csv):
         _show_predictions(records, rate)
+        if asked.passes is not None:
+            console.console().print(f"{float(asked.passes.mean()):.2f} passes of the backbone per image")
 
 
 @app.command()

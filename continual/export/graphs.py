@@ -53,8 +53,8 @@ def _example(learner: IncrementalLearner[Any]) -> Tensor:
 
 def exact(learner: IncrementalLearner[Any]) -> IncrementalLearner[Any]:
     """Return the learner as it is exported: in float32, and without the shortcuts of its settings."""
-    shortcuts = {"early_exit": None} if isinstance(learner, MOSLearner) else {}
-    return learner.variant(precision="float32", **shortcuts)
+    shortcuts = {"early_exit", "passes"} & {*type(learner.settings).model_fields}
+    return learner.variant(precision="float32", **dict.fromkeys(shortcuts))
 
 
 @singledispatch

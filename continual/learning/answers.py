@@ -34,6 +34,7 @@ class Prediction:
     anomaly: Tensor | None = None
     anomaly_threshold: float | None = None  #: where a rate of false alarms was asked for: unknown is what lies above
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
+    passes: Tensor | None = None  #: (B,), where `passes` was asked for: how often the backbone looked at the image
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
     paths: list[Path] | None = None  #: of each image, where files or a folder were given
 
@@ -56,6 +57,12 @@ class Scores:
     p_value: Tensor | None = None
     similarity: Tensor | None = None
     anomaly: Tensor | None = None
+    passes: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> Scores:
+        """Return the same of some images, by their places (N,) or a mask (B,)."""
+        columns: list[Any] = [value if value is None else value[chosen] for value in vars(self).values()]
+        return Scores(*columns)
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""

@@ -26,14 +26,15 @@ EVERY_LAW = [pytest.param(law, marks=SLOW.get(law.__name__, ()), id=law.__name__
 ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
 OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
 #: settings under which a method is made of other parts
-FORMS: dict[str, dict[str, Any]] = {"mos by ridge": {**QUICK, "stage_one": "ridge"}}
+BY_RIDGE: dict[str, Any] = {**QUICK, "stage_one": "ridge"}
+FORMS = {"mos by ridge": BY_RIDGE, "mos by ridge, refined": {**BY_RIDGE, "regressed": "frozen", "within": 0.5}}
 
 
 @pytest.fixture(
     scope="module",
     params=[
         *methods(),
-        *FORMS,
+        *(pytest.param(form, marks=pytest.mark.slow if "refined" in form else ()) for form in FORMS),
         *(
             pytest.param(name + other, marks=() if (name, other) == ("strata", " on a CNN") else pytest.mark.slow)
             for name, kind in methods().items()

@@ -20,6 +20,7 @@ from continual.learning.porting import Space
 from continual.learning.state import JointClasses, Simulation, learned
 from continual.methods.bases.regression_update import RegressionState, RegressionUpdate
 from continual.methods.bases.text_prior import Place, TextPriorSettings, directions, prior_of
+from continual.methods.bases.view_by_view import answered, check_views
 from continual.seeding import generator
 from continual.statistics.fields import placed
 from continual.statistics.head import cosine_scores
@@ -107,7 +108,8 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
     images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,190, with two readings 2,375. With
-    `exact_forget` = r, r D' more per class, in double; for v views v (r + 1) - 1 instead of r.
+    `exact_forget` = r, r D' more per class, in double; for v views v (r + 1) - 1 instead of r. With a group of m views
+    2,209 (m - 1) more, of each reading.
     """
 
     state_type = RegressionState
@@ -116,6 +118,10 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     fixed_features = True
     learns_unlabelled = True
     one_class = True
+
+    def check(self) -> None:
+        super().check()
+        check_views(self)
 
     @abstractmethod
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
@@ -127,6 +133,20 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         """Return the features (B, D') of prepared images that are regressed on: of one view, or several of each."""
         return [self.design_features(extractor, images)]
+
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor:
+        """Return the features (B, D') of images that are views of others, where these are answered view by view."""
+        return self.design_features(extractor, images)
+
+    @property
+    def view_passes(self) -> tuple[int, int]:
+        """How often the backbone looks at an image for `design_features`, and for `view_features`, of one view."""
+        return 1, 1
+
+    @property
+    def view_reading(self) -> int:
+        """Which of the readings `view_features` gives."""
+        return self.reading
 
     @property
     def reading(self) -> int:
@@ -182,13 +202,14 @@ class RegressionLearner(SolvingLearner[RegressionState]):
 
         The similarity is that of standardised features to the classes' means.
         """
-        return self.scores_of(self.design_features(self.extractor, images, cache))
+        return answered(self, images, cache)
 
-    def scores_of(self, features: Tensor) -> Scores:
-        """Score features (B, D') that are asked about; see `_scores`."""
+    def scores_of(self, features: Tensor, views: int | None = None) -> Scores:
+        """Score features (B, D') that are asked about; see `_scores`. Of `views`, if fewer than all are looked at."""
         state = self.current
         values, certain = learned(state.head)(features), state.certainty
-        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, self.reading)
+        reading = self.reading if views is None else self.view_reading
+        probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, reading, views)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
         return Scores(

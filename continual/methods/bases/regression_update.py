@@ -19,7 +19,8 @@ from continual.statistics.fields import expect_shapes, per_class
 from continual.statistics.ignored import check_width
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.statistics.weighted import weighted_sums
-from continual.uncertainty.left_out import Rows
+from continual.symmetry.views import content_keys, descending
+from continual.uncertainty.left_out import Rows, ViewOrder
 from continual.uncertainty.leverage import Certainty
 
 
@@ -36,6 +37,16 @@ class RegressionSettings(Settings):
         0, ge=0, description="directions of each class's scatter that are kept: forgetting a class of up to one image "
         "more is then exact; its scatter is estimated otherwise"
     )  # fmt: skip
+
+
+class FixedFeatureSettings(RegressionSettings):
+    """What every regression on features that never change has."""
+
+    at_inference = RegressionSettings.at_inference | {"passes"}
+
+    passes: float | None = Field(
+        None, ge=1, description="with a group: how often the backbone looks at an image in the mean; None: at all views"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,21 +121,31 @@ class RegressionUpdate(Training[RegressionState]):
         super().__init__(start, data)
         self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
+        symmetry = start.extractor.symmetry
+        #: how many views of an image are looked at, where they are learned one by one and an answer may take fewer
+        self.looked = symmetry.looked if symmetry and symmetry.one_by_one and self.settings.orbit_statistics else 1
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before, own = self.before, list[GramStatistics]()
 
+        def read(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
+            found = self.read(self.extractor, images)
+            return found if self.looked == 1 else [*found, content_keys(images)]
+
         def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
-            views, exact = len(found), self._directions(len(found))
-            sums = GramStatistics.of(*_samples(found, labels), len(self.classes), exact)
+            features = found if self.looked == 1 else found[:-1]
+            views, exact = len(features), self._directions(len(features))
+            sums = GramStatistics.of(*_samples(features, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views)
             own[:] = [sums.plus(own.pop()) if own else sums]
             return found
 
-        held = self.streamed(lambda images, _: self.read(self.extractor, images), fold, progress)
+        held = self.streamed(read, fold, progress)
+        keys = None if self.looked == 1 else held.columns.pop()
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
-        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for)
+        order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked)
+        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for, order)
         del held  # its features are copied
         sums = own.pop().plus(before.sums)
         state = RegressionState(**self.progress_counts(), sums=sums, certainty=before.certainty)
@@ -134,6 +155,11 @@ class RegressionUpdate(Training[RegressionState]):
         if self.data.unlabelled is None:
             return self.solved(state, usual)
         return self._self_taught(state, usual, self._directions(views), progress)
+
+    def _places(self, keys: Tensor, rows: int) -> Tensor:
+        """Return a view's place in its image's order, (n,), by `content_keys` (n, 2); repeated for its `rows`."""
+        order = descending(*keys.unflatten(0, (-1, self.copies)).unbind(-1))
+        return order.argsort(1).flatten().repeat_interleave(rows)
 
     def _directions(self, views: int) -> int:
         """Return how many directions hold the views of `exact_forget` images and one."""

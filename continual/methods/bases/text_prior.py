@@ -20,7 +20,7 @@ from continual.backbones.clip import created, text_rows
 from continual.backbones.loading import Backbone
 from continual.data.inputs import Label
 from continual.errors import BackboneError, InputError
-from continual.methods.bases.regression_update import RegressionSettings, RegressionState
+from continual.methods.bases.regression_update import FixedFeatureSettings, RegressionState
 from continual.seeding import seeded
 from continual.statistics.prior import Prior
 
@@ -28,10 +28,10 @@ from continual.statistics.prior import Prior
 NUMBERED = re.compile(r"(?:class|label|category|id|[a-z])?[\W_]*\d+", re.IGNORECASE)
 
 
-class TextPriorSettings(RegressionSettings):
+class TextPriorSettings(FixedFeatureSettings):
     """What a regression has that may be drawn to class names."""
 
-    at_training = RegressionSettings.at_training | {"text_weights"}
+    at_training = FixedFeatureSettings.at_training | {"text_weights"}
 
     text_prior: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         0.0, description="on a CLIP's image tower: how long the weights are that class names stand for, 0 for none; "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from continual.adapters.bank import completed, shared
+from continual.adapters.base import Weights
 from continual.data.inputs import ExperienceData
 from continual.errors import InputError
 from continual.learning.answers import Scores
@@ -26,6 +27,7 @@ from continual.learning.porting import Space
 from continual.learning.state import JointClasses, Simulation, learned
 from continual.methods.bases.alignment import drawn_answers
 from continual.methods.bases.moved_alignment import ported_fields
+from continual.methods.bases.regression_update import RegressionState, RegressionUpdate
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import FeatureShiftModel, moved_shifts
@@ -65,7 +67,10 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return self._under_each(self.extractor, images)
 
     def begin(self, data: ExperienceData) -> MOSTraining:
-        return MOSTraining(self.start, data, self.regression.begin(data) if self.by_regression else None)
+        def regression(first: Weights) -> RegressionUpdate:
+            return self.regression_under(first).begin(data)
+
+        return MOSTraining(self.start, data, regression if self.by_regression else None)
 
     @property
     def by_regression(self) -> bool:
@@ -75,7 +80,13 @@ class MOSLearner(IncrementalLearner[MOSState]):
     @property
     def regression(self) -> StrataLearner:
         """The strata that stage one asks where it is a ridge regression; see `ridge_stage`."""
-        return regression_of(self, self.state.regression)
+        return self.regression_under(self.state.bank[0] if self.state.bank else None)
+
+    def regression_under(self, first: Weights | None) -> StrataLearner:
+        """Return it for a first adapter."""
+        read = first if self.settings.regressed == "first" else None
+        adapters = None if read is None else shared(self.settings.adapter_kind, read)
+        return regression_of(self, self.state.regression, adapters)
 
     @property
     def adapted(self) -> bool:
@@ -129,7 +140,17 @@ class MOSLearner(IncrementalLearner[MOSState]):
         found = joined(self.settings.adapter_kind, self.settings, states, joint, meeting)
         if not self.by_regression:
             return found
-        return replace(found, regression=self.regression.joined([learned(s.regression) for s in states], joint))
+        parts = [self._under_that_of_the_first(number, states, meeting) for number in range(len(states))]
+        own = self.regression_under(states[0].bank[0])
+        return replace(found, regression=own.joined(parts, joint))
+
+    def _under_that_of_the_first(self, number: int, states: Sequence[MOSState], meeting: Meeting) -> RegressionState:
+        """Return a state's regression of tokens under the first state's first adapter: mapped, if it has another."""
+        (mine, its), state = (states[n].bank[0] for n in (number, 0)), learned(states[number].regression)
+        if self.settings.regressed == "frozen" or all(torch.equal(own, its[name]) for name, own in mine.items()):
+            return state
+        to = meeting.map((number, len(states[number].bank)), (0, len(states[0].bank)))
+        return replace(state, sums=to.sums(learned(state.sums)))
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
         if self.by_regression:
@@ -169,7 +190,9 @@ class MOSLearner(IncrementalLearner[MOSState]):
         """
         experience = self.state.experience_of_class
         p, found = first_answer(said, experience)
-        values = refined(p, self.state.heeding(features_of(found)), found, experience, self.settings.within)
+        values, within = p, self.settings.within
+        if within:
+            values = refined(p, self.state.heeding(features_of(found)), found, experience, within)
         known = None if said.probabilities is None else values
         return Scores(values, found, found, torch.zeros_like(found), known, said.p_value, said.similarity)
 

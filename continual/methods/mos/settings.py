@@ -44,11 +44,14 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     feature_contrast: float = Field(0.0, ge=0, description="weight of pushing features apart; the published code: 0.1")
     contrast_temperature: float = Field(0.8, gt=0)
     stage_one: Literal["prototypes", "ridge"] = Field(
-        "prototypes", description="what chooses the first adapter: the nearest prototype under the first one, or "
-        "strata's ridge regression, whose answer the head then refines within the experience"
+        "prototypes", description="what finds the experience: the nearest prototype under the first adapter, whose "
+        "choice the head refines, or strata's ridge regression, whose answer it may refine within the experience"
     )  # fmt: skip
+    regressed: Literal["first", "frozen"] = Field(
+        "first", description="with stage_one=ridge: tokens under the first adapter, or those without an adapter"
+    )
     within: float = Field(
-        0.5, ge=0, description="with stage_one=ridge: what the head counts for within the experience that was found"
+        0.0, ge=0, description="with stage_one=ridge: what the head counts for within the experience that was found"
     )
     retrieval_rounds: int = Field(4, ge=1, description="most adapters tried for one image; with stage_one=ridge, one")
     ensemble: bool = Field(True, description="with stage_one=prototypes: add stage one's scores to the head's")

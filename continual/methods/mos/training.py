@@ -28,7 +28,10 @@ class MOSTraining(AdapterTraining[MOSState]):
     settings: MOSSettings
 
     def __init__(
-        self, start: Start[MOSState], data: ExperienceData, regression: RegressionUpdate | None = None
+        self,
+        start: Start[MOSState],
+        data: ExperienceData,
+        regression: Callable[[Weights], RegressionUpdate] | None = None,
     ) -> None:
         before, settings = start.state, start.settings
         contrast = FeatureContrast(weight=settings.feature_contrast, temperature=settings.contrast_temperature)
@@ -36,7 +39,7 @@ class MOSTraining(AdapterTraining[MOSState]):
         fixed = settings.adapter_kind.reading if before.bank else ()
         super().__init__(start, data, newest, before.head, contrast, fixed=fixed)
         self.anchor: Weights | None = None
-        self.regression = regression  #: of stage one, where it is one
+        self.regression = regression  #: of stage one, where it is one, for a first adapter
         if before.bank:
             begin = beginning(settings, start.extractor.backbone, before.bank[0])
             only = self.adapter.weights().keys()
@@ -68,13 +71,14 @@ class MOSTraining(AdapterTraining[MOSState]):
 
         held = self.streamed(self._reading(bank), fold, progress, by_class=True)
         known = {**aligned_fields(self, fits, held), **shifts.fields(), "prototypes": prototypes.prototypes()}
-        return MOSState(**self.progress_counts(), **known, bank=bank, regression=self._regressed(progress))
+        return MOSState(**self.progress_counts(), **known, bank=bank, regression=self._regressed(bank[0], progress))
 
-    def _regressed(self, progress: Progress | None) -> RegressionState | None:
+    def _regressed(self, first: Weights, progress: Progress | None) -> RegressionState | None:
         if self.regression is None:
             return None
-        self.regression.workers, self.regression.correcting = self.workers, self.correcting
-        return self.regression.finish(progress)
+        update = self.regression(first)
+        update.workers, update.correcting = self.workers, self.correcting
+        return update.finish(progress)
 
     def _reading(self, bank: Sequence[Weights]) -> Callable[[Tensor, Sequence[Label]], Sequence[Tensor]]:
         """Return what reads images' features under their own class's adapter, and under A_1."""

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from continual.adapters.bank import shared
+from continual.adapters.base import Adapters
 from continual.backbones.loading import Backbone
 from continual.errors import InputError
 from continual.learning.concept import Concept
+from continual.learning.merged import merged
 from continual.methods.mos.consolidation import consolidated
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.mos.ridge_stage import refined
@@ -34,44 +36,53 @@ def learned(backbone: Backbone, blobs: Blobs, stream: Sequence[Sequence[int]] = 
     return learner
 
 
-def tokens(backbone: Backbone, images: Tensor) -> np.ndarray:
-    """Strata's numbers (2, n, D') of images and their mirror images, read by hooks."""
+def tokens(backbone: Backbone, images: Tensor, adapter: Adapters | None = None) -> np.ndarray:
+    """Strata's numbers (2, n, D') of images and their mirror images, under an adapter, block by block."""
     found: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *a: found.append(a[2])) for block in backbone.frozen.network.blocks]
-    view = backbone.preprocessing.evaluation()
+    view, vit = backbone.preprocessing.evaluation(), backbone.frozen.network
     upright = torch.stack([view(image) for image in images])
     with torch.no_grad():
-        backbone.frozen.network(torch.cat([upright, upright.flip(3)]))
-    for hook in hooks:
-        hook.remove()
+        x = vit.norm_pre(vit._pos_embed(vit.patch_embed(torch.cat([upright, upright.flip(3)]))))
+        for index, block in enumerate(vit.blocks):
+            h = x + block.attn(block.norm1(x))
+            x = h + block.mlp(block.norm2(h)) + (0 if adapter is None else adapter(index, h))
+            found.append(x)
     levels = [layer_norm(block, block.shape[2:]) for block in found]
     parts = [part for level in levels for part in (level[:, 0], level[:, 1:].mean(1))]
     return torch.cat(parts, 1).unflatten(0, (2, -1)).double().numpy()
 
 
-def test_stage_one_is_a_ridge_regression_by_numpy(backbone: Backbone, blobs: Blobs) -> None:
-    learner = learned(backbone, blobs)
+@pytest.mark.parametrize("regressed", ["first", "frozen"])
+def test_stage_one_is_a_ridge_regression_by_numpy(backbone: Backbone, blobs: Blobs, regressed: str) -> None:
+    learner = learned(backbone, blobs, regressed=regressed, lr=0.5)
+    first = shared(learner.settings.adapter_kind, learner.state.bank[0])
+    adapter = first if regressed == "first" else None
+    some = blobs([0], 1)[0]
+    assert not np.allclose(tokens(backbone, some), tokens(backbone, some, first), atol=1e-3)
     given = [blobs(classes, 5) for classes in STREAM]
-    x = np.concatenate([tokens(backbone, images) for images, _ in given], 1)
+    x = np.concatenate([tokens(backbone, images, adapter) for images, _ in given], 1)
     y = np.eye(8)[[label for _, labels in given for label in labels]]
     rows, targets = np.concatenate(x), np.concatenate([y, y]) / 2  # a view weighs half
     # Classes weigh alike whatever their images: here they all have five.
     mean, deviation = rows.mean(0), rows.std(0)
-    z, penalty = (rows - mean) / deviation, rows.shape[1] / 3
-    weight = np.linalg.solve(z.T @ z / 2 + penalty * np.eye(len(mean)), z.T @ targets)
+    standard, penalty = (rows - mean) / deviation, rows.shape[1] / 3
+    weight = np.linalg.solve(standard.T @ standard / 2 + penalty * np.eye(len(mean)), standard.T @ targets)
     asked, _ = blobs(range(8), 6, seed=1)
-    values = (tokens(backbone, asked).mean(0) - mean) / deviation @ weight + y.mean(0)
+    z = tokens(backbone, asked, adapter).mean(0)
+    values = (z - mean) / deviation @ weight + y.mean(0)
 
     state = learner.regression.state
     assert state.head is not None
-    ours = state.head(torch.from_numpy(tokens(backbone, asked).mean(0)))
-    assert np.allclose(ours.numpy(), values, atol=1e-6)
+    assert np.allclose(state.head(torch.from_numpy(z)).numpy(), values, atol=1e-5)
     answer, experience = learner.predict(asked), np.array([0, 0, 0, 1, 1, 2, 2, 2])
     assert answer.stack is not None
     assert answer.stack.tolist() == experience[values.argmax(1)].tolist()
     assert set(answer.stack.tolist()) == {0, 1, 2}
     assert answer.refinements is not None
     assert not answer.refinements.any()
+    said = learner.regression.predict(asked)
+    assert torch.equal(answer.scores, said.probabilities)  # type: ignore[arg-type]
+    assert answer.labels == said.labels
 
 
 def test_scores_are_the_regression_s_refined_within_the_experience_that_was_found(
@@ -107,14 +118,21 @@ def test_refining_by_hand() -> None:
     assert torch.allclose(refined(p, logits, torch.tensor([1]), torch.tensor([0, 0, 1, 1]), 0.0), p)
 
 
-def test_the_order_of_experiences_does_not_matter_to_stage_one(backbone: Backbone, blobs: Blobs) -> None:
+@pytest.mark.parametrize(
+    ("regressed", "stream", "places"), [("frozen", [2, 1, 0], [2, 1, 0]), ("first", [0, 2, 1], [0, 2, 1])]
+)
+def test_the_order_of_experiences_does_not_matter_to_stage_one(
+    backbone: Backbone, blobs: Blobs, regressed: str, stream: list[int], places: list[int]
+) -> None:
     asked, _ = blobs(range(8), 4, seed=1)
-    one, other = (learned(backbone, blobs, stream) for stream in (STREAM, STREAM[::-1]))
+    one, other = (
+        learned(backbone, blobs, [STREAM[k] for k in order], regressed=regressed) for order in ([0, 1, 2], stream)
+    )
     there = [other.classes.index(label) for label in one.classes]
     mine, its = (learner.regression.predict(asked).scores for learner in (one, other))
     assert torch.allclose(mine, its[:, there], atol=1e-6)
     same = one.predict(asked).stack, other.predict(asked).stack
-    assert torch.equal(same[0], 2 - same[1])  # type: ignore[operator,arg-type]
+    assert torch.equal(same[0], torch.tensor(places)[same[1]])  # type: ignore[arg-type,index]
 
 
 def test_what_is_learned_and_edited_reaches_both_parts(backbone: Backbone, blobs: Blobs, tmp_path: Path) -> None:
@@ -189,3 +207,17 @@ def test_what_predicts_prototypes_is_refused(backbone: Backbone, blobs: Blobs) -
     assert plain.state.regression is None
     with pytest.raises(InputError, match="learned with stage_one='prototypes'"):
         plain.variant(stage_one="ridge").predict(blobs([0], 1)[0])
+
+
+def test_sums_under_other_first_adapters_are_mapped_when_models_are_merged(backbone: Backbone, blobs: Blobs) -> None:
+    parts = [learned(backbone, blobs, [classes], lr=0.5) for classes in ([0, 1, 2], [3, 4])]
+    with pytest.raises(InputError, match="give some 200 images"):
+        merged(parts)
+    joint = merged(parts, blobs(range(8), 6, seed=4)[0])
+    asked, truth = blobs(range(5), 4, seed=1)
+    sums = joint.regression.state.sums
+    assert sums is not None
+    assert sums.counts.tolist() == [5] * 5
+    right = np.mean([a == b for a, b in zip(joint.predict(asked).labels, truth, strict=True)])
+    own = [np.mean([a == b for a, b in zip(p.predict(asked).labels, truth, strict=True)]) for p in parts]
+    assert right > max(own)

@@ -28,7 +28,7 @@ from turned_images import Study, network
 from continual.data.inputs import open_image
 from continual.data.preprocessing import Preprocessing
 from continual.statistics.ridge import GramStatistics, expected_best, solve
-from continual.symmetry.left_out import MARGIN, choice_of, places_of
+from continual.symmetry.left_out import choice_of, places_of
 from continual.symmetry.views import group_named
 
 D4 = group_named("D4")
@@ -115,7 +115,12 @@ def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int) -> list[
             answers = head(views[test][:, each].float().mean(1)).argmax(1)
             figures[name] = float((answers == labels[test]).double().mean())
         choice = choice_of(views[train].float(), labels[train])
-        figures |= {"auto": figures[choice.group or "plain"], "saved": choice.saved, "taken": choice.group is not None}
+        figures |= {
+            "auto": figures[choice.group or "plain"],
+            "saved": choice.saved,
+            "up": choice.up,
+            "taken": choice.group is not None,
+        }
         found.append({"per_class": count, "draw": seed, **figures})
     return found
 
@@ -123,17 +128,21 @@ def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int) -> list[
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return a Markdown table, means over the draws in percent."""
     lines = [
-        "| images | per class | D4 taken | plain [%] | D4, all views [%] | auto [%] | below the better | saved [%] |"
+        "| images | per class | D4 taken | plain [%] | D4 [%] | auto [%] | below the better | saved [%] | moved seen [%] |"
     ]
-    lines.append(f"| --- {7 * '| --: '}|")
+    lines.append(f"| --- {8 * '| --: '}|")
     for name, records in found.items():
         for count in COUNTS:
             own = [record for record in records if record["per_class"] == count]
-            plain, whole, auto, saved = (
-                100 * float(np.mean([record[column] for record in own])) for column in ("plain", "D4", "auto", "saved")
-            )
+            columns = ("plain", "D4", "auto", "saved", "up")
+            plain, whole, auto, saved, up = (100 * float(np.mean([r[column] for r in own])) for column in columns)
             taken = f"{sum(record['taken'] for record in own)} of {len(own)}"
-            cells = [taken, *(f"{x:.1f}" for x in (plain, whole, auto, max(plain, whole) - auto)), f"{saved:+.0f}"]
+            cells = [
+                taken,
+                *(f"{x:.1f}" for x in (plain, whole, auto, max(plain, whole) - auto)),
+                f"{saved:+.0f}",
+                f"{up:.0f}",
+            ]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
     return lines
 
@@ -153,7 +162,7 @@ def main(
         found[name] = [record for seed in DRAWS for record in judged(views, labels, kind.moved, seed)]
         print(name, json.dumps(found[name]), flush=True)
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"margin {MARGIN:.0%}", *table(found), sep="\n")
+    print(*table(found), sep="\n")
 
 
 if __name__ == "__main__":

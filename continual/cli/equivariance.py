@@ -137,7 +137,7 @@ def advise(
     from continual.data.inputs import as_experience
     from continual.learning.extractor import Extractor, every_view
     from continual.learning.settings import Settings
-    from continual.symmetry.left_out import MARGIN, advice, evidence
+    from continual.symmetry.left_out import advice, evidence, margin
 
     check_outputs(json)
     arguments = options.assignments("--model-arg", model_arg or ())
@@ -164,7 +164,10 @@ def advise(
         for one in found
     ]
     show_rows(rows, "group", "views", "right, left out", "error saved", "moved recognised")
-    console().print(f"group: {taken.group or 'none'} (a group is taken that saves {MARGIN:.0%} of the error)")
+    console().print(
+        f"group: {taken.group or 'none'} (one that moves an up has to save {margin(taken.up):.1%} of the error, "
+        f"as moved images are recognised in {taken.up:.0%})"
+    )
     console().print(f"next: {command}", markup=False, soft_wrap=True)
 
 

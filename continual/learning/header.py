@@ -107,6 +107,7 @@ class ChoiceHeader(_Part):
     plain: Annotated[Number, Field(ge=0, le=1)]
     whole: Annotated[Number, Field(ge=0, le=1)]
     images: Annotated[StrictInt, Field(ge=0)]
+    up: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
 class StateHeader(_Part):

@@ -21,6 +21,7 @@ class GroupChoice:
     whole: float  #: the same by all views
     images: int  #: how many were left out
     group: str | None = None  #: None: images have an up, or too little speaks against one
+    up: float | None = None  #: how often moved images are recognised, 0.5 by chance; None in older files
 
     @property
     def words(self) -> str:
@@ -29,7 +30,8 @@ class GroupChoice:
             return "group: none, as there are fewer than two classes of two images to tell by"
         taken = f"{self.group}, these images have no up" if self.group else "none, these images seem to have an up"
         change = f"{abs(self.saved):.0%} {'less' if self.saved >= 0 else 'more'}"
+        seen = "" if self.up is None else f"; moved images are recognised in {self.up:.0%}, half by chance"
         return (
             f"group: {taken}; left out in turn, {self.images} images are answered with {change} squared error by all "
-            f"their views than upright ({self.whole:.1%} and {self.plain:.1%} right)"
+            f"their views than upright ({self.whole:.1%} and {self.plain:.1%} right){seen}"
         )

@@ -21,8 +21,10 @@ from continual.symmetry.views import group_named
 CANDIDATES = ("mirror_h", "mirror_v", "C2", "C4", "D4")
 #: those that leave an up where it is
 UPRIGHT = (None, "mirror_h")
-#: the share of squared error that a group has to save before it is taken
+#: the share of squared error that a group has to save before it is taken, where moved images are recognised in 80 %
 MARGIN = 0.06
+#: where they are in this share, as many images without an up are, it need not save any, and below it may cost some
+NO_UP_SHARE = 0.65
 #: images that are asked at most: all their views are run
 MOST_IMAGES = 2000
 #: the ridge's penalty for each number of a feature, as strata has it
@@ -71,6 +73,15 @@ class Evidence:
     accuracy: float  #: the share of images answered right that are left out, by all their views
     saved: float  #: which share of the squared error of images as they are is saved
     recognised: float  #: how often moved images are recognised, by the element that shows most; 0.5 by chance
+    up: float  #: how often they are in the mean over what moves an up, whatever the group
+
+
+def margin(up: float) -> float:
+    """Return the share of squared error that all views have to save, where moved images are recognised so often.
+
+    Of few images a class errors differ by chance, and whether images show an up is said by those of all classes.
+    """
+    return MARGIN * (max(up, 0.5) - NO_UP_SHARE) / (0.8 - NO_UP_SHARE)
 
 
 def evidence(views: Tensor, labels: Tensor) -> list[Evidence]:
@@ -83,6 +94,8 @@ def evidence(views: Tensor, labels: Tensor) -> list[Evidence]:
     if len(labels) == 0 or int(labels.max()) == 0:
         return []
     told = [0.5, *(recognised(views[:, 0], views[:, place]) for place in range(1, views.shape[1]))]
+    moving = [place for place in range(1, views.shape[1]) if place not in places_of(str(UPRIGHT[1]))]
+    up = sum(told[place] for place in moving) / len(moving)
     found, plain = [], 0.0
     for name in (None, *CANDIDATES):
         places = [0] if name is None else places_of(name)
@@ -90,7 +103,7 @@ def evidence(views: Tensor, labels: Tensor) -> list[Evidence]:
         error = float((values - F.one_hot(labels)).square().sum())
         plain = plain or error
         accuracy, most = float((values.argmax(1) == labels).double().mean()), max(told[place] for place in places)
-        found.append(Evidence(name, len(places), accuracy, 1 - error / plain if plain else 0.0, most))
+        found.append(Evidence(name, len(places), accuracy, 1 - error / plain if plain else 0.0, most, up))
     return found
 
 
@@ -101,14 +114,15 @@ def choice_of(views: Tensor, labels: Tensor) -> GroupChoice:
         return GroupChoice(0.0, 0.0, 0.0, 0)
     upright, whole = _upright(found), next(one for one in found if one.group == NO_UP)
     saved = _saved(whole, upright)
-    return GroupChoice(saved, upright.accuracy, whole.accuracy, len(labels), NO_UP if saved >= MARGIN else None)
+    group = NO_UP if saved >= margin(whole.up) else None
+    return GroupChoice(saved, upright.accuracy, whole.accuracy, len(labels), group, whole.up)
 
 
 def advice(found: Sequence[Evidence]) -> Evidence:
     """Return what images are best taken for: what saves most, if it is enough to rely on."""
     none, upright = found[0], _upright(found)
     best = max((one for one in found if one.group not in UPRIGHT), key=lambda one: one.saved)
-    if _saved(best, upright) >= MARGIN:
+    if _saved(best, upright) >= margin(best.up):
         return best
     return upright if upright.saved >= MARGIN else none
 

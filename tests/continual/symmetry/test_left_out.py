@@ -16,6 +16,7 @@ from continual.symmetry.left_out import (
     choice_of,
     evidence,
     left_out,
+    margin,
     places_of,
     recognised,
     some_of_each,
@@ -97,6 +98,23 @@ def test_all_views_are_taken_where_they_are_alike_and_not_where_there_is_an_up(
     assert "D4, these images have no up" in none.words
     assert "seem to have an up" in has.words
     assert f"{abs(has.saved):.0%} {'less' if has.saved > 0 else 'more'}" in has.words
+
+
+@pytest.mark.parametrize(("up", "least"), [(0.8, 0.06), (0.65, 0.0), (0.9, 0.1), (0.5, -0.06), (0.3, -0.06)])
+def test_the_less_moved_images_are_recognised_the_less_has_to_be_saved(up: float, least: float) -> None:
+    assert margin(up) == pytest.approx(least)
+
+
+def test_of_few_images_it_decides_that_no_up_is_seen(alike: Tensor, upright: Tensor, labels: Tensor) -> None:
+    """Errors of two images a class differ by chance; that moved images are not recognised is said by all of them."""
+    few = torch.cat([torch.nonzero(labels == c).squeeze(1)[:2] for c in labels.unique()])
+    none, has = choice_of(alike[few], labels[few]), choice_of(upright[few], labels[few])
+    assert none.group == "D4"
+    assert has.group is None
+    assert none.up is not None
+    assert has.up is not None
+    assert none.up < has.up
+    assert f"moved images are recognised in {none.up:.0%}" in none.words
 
 
 def test_advice_is_the_group_that_saves_most(alike: Tensor, upright: Tensor, labels: Tensor) -> None:

@@ -138,7 +138,12 @@ def test_the_order_of_experiences_does_not_matter_to_stage_one(
 def test_what_is_learned_and_edited_reaches_both_parts(backbone: Backbone, blobs: Blobs, tmp_path: Path) -> None:
     learner = learned(backbone, blobs)
     images, _ = blobs([1], 4, seed=2)
+    usual = learner.regression.state.certainty
     learner.correct(images, 1)
+    corrected = learner.regression.state.certainty
+    assert usual is not None
+    assert corrected is not None
+    assert torch.equal(usual.losses, corrected.losses)  # images that were answered wrong are not what is usual
     learner.learn(*blobs([3], 3, seed=3))
     learner.rename(4, 40)
     learner.forget(2)
@@ -218,6 +223,12 @@ def test_sums_under_other_first_adapters_are_mapped_when_models_are_merged(backb
     sums = joint.regression.state.sums
     assert sums is not None
     assert sums.counts.tolist() == [5] * 5
+    for place, label in enumerate(joint.classes):
+        (its,) = [p for p in parts if label in p.classes]
+        alone = its.regression.state.sums
+        assert alone is not None
+        same = torch.equal(sums.targets[:, place], alone.targets[:, its.classes.index(label)])
+        assert same == (its is parts[0])  # which has more classes, and so comes first
     right = np.mean([a == b for a, b in zip(joint.predict(asked).labels, truth, strict=True)])
     own = [np.mean([a == b for a, b in zip(p.predict(asked).labels, truth, strict=True)]) for p in parts]
     assert right > max(own)

@@ -44,7 +44,7 @@ def one(kind: str, images: int, held: bool) -> dict[str, Any]:
     data = given.Stored(images, CLASSES, SIDE).experience()
     learner.learn(given.Stored(512, 2, SIDE).experience())  # what is made once: buffers, threads
     learner = method(kind)(given.backbone(SIDE), eval_batch_size=256)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before, started = resident("VmRSS"), time.process_time()
     learner.learn(data)
     seconds = time.process_time() - started

@@ -23,6 +23,7 @@ from continual.data.preprocessing import Preprocessing
 PARTS = ("train", "held_out", "test")
 BATCH = 25  #: images between two savings
 BLOCKS = (1, 2, 5, 8, 11)  #: whose class token and mean patch are kept
+STRATA = 4  #: how many last blocks `strata` reads
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Looked:
     labels: Tensor  #: (n,)
     final: Tensor  #: (n, |G|, D)
     means: Tensor  #: (n, |G|, len(BLOCKS), 2, D), class token and mean patch after some blocks
+    strata: Tensor | None = None  #: (n, |G|, 2 D STRATA), what `strata` reads; None where an older version looked
 
 
 def study(folder: Path, seed: int, classes: int, per_class: int, preparation: Preprocessing) -> Study:
@@ -74,12 +76,12 @@ def looked(
                     own.parent.mkdir(parents=True, exist_ok=True)
                     save_file(_views(vit, group, part.float()), own)
                 parts.append(load_file(own))
-            found = {name: torch.cat([part[name] for part in parts]) for name in ("final", "means")}
+            found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             small = torch.nn.functional.adaptive_avg_pool2d(inputs.float(), 32)
             save_file({"small": small, "labels": labels, **found}, file)
     kept = {name: load_file(file) for name, file in files.items()}
     return {
-        name: Looked(one["small"], one["labels"], one["final"].float(), one["means"].float())
+        name: Looked(one["small"], one["labels"], one["final"].float(), one["means"].float(), one.get("strata"))
         for name, one in kept.items()
     }
 
@@ -87,13 +89,17 @@ def looked(
 def _views(vit: Any, group: eq.FiniteGroup, images: Tensor) -> dict[str, Tensor]:
     """Return what the network says of all views, under bfloat16 autocast."""
     views = eq.orbit(group, images).transpose(0, 1).flatten(0, 1)
-    means = []
+    means: list[Tensor] = []
+    strata: list[Tensor] = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(views))))
         for number, block in enumerate(vit.blocks, 1):
             x = block(x)
             if number in BLOCKS:
                 means.append(torch.stack([x[:, 0], x[:, vit.num_prefix_tokens :].mean(1)], 1).half())
+            if number > len(vit.blocks) - STRATA:
+                level = torch.nn.functional.layer_norm(x.float(), x.shape[-1:])
+                strata += [level[:, 0].half(), level[:, vit.num_prefix_tokens :].mean(1).half()]
         final = vit.forward_head(vit.norm(x)).half()
-    kept = {"final": final, "means": torch.stack(means, 1)}
+    kept = {"final": final, "means": torch.stack(means, 1), "strata": torch.cat(strata, 1)}
     return {name: tensor.unflatten(0, (len(images), group.order)).contiguous() for name, tensor in kept.items()}

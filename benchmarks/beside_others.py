@@ -1,13 +1,15 @@
-"""Beside `ttach` and `equiadapt`: accuracy in every position, passes and processor time, on the same images and heads.
+"""Beside `ttach` and `equiadapt`, at equal passes: accuracy in every position, passes and processor time.
 
     pip install ttach equiadapt
-    python benchmarks/beside_others.py --images DIR --weights FILE --cache DIR --out beside_others.json
+    python benchmarks/beside_others.py --images DIR --weights FILE --cache DIR --out beside_others_SET.json [--group D4]
 
-Images, heads and remembered features are those of `anytime.py` (run it first), C4. `ttach` averages class scores over
-quarter turns. `equiadapt` chooses one view by a group-equivariant network of small pictures (its
-`GroupEquivariantImageCanonicalization`), trained here by its own prior loss to leave upright training images as they
-are; which view it chose is found by the pixels, and its features are looked up. Time is processor time of one thread
-for eight images of the whole models, over plain's, in float32, the median of three.
+Images, heads and remembered features are those of `anytime.py` (run it first). All rows have the same head, of all
+views, or one of upright images. `ttach` averages class scores over the first 1, 2, 4, ... of quarter turns (0, 180, 90
+and 270 degrees) and, of D4, their mirror images. `equiadapt` chooses one view by a group-equivariant network of small
+pictures (its `GroupEquivariantImageCanonicalization`), trained here by its own prior loss to leave upright training
+images as they are; which view it chose is found by the pixels, and its features are looked up. Any-time orbits are
+asked for as many passes in the mean, chosen on held-out images. Time is processor time of one thread for eight images
+of the whole models, over plain's, in float32, the median of three.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from turned_images import network
 import equivariant as eq
 from equivariant.tuning.orbit_cache import CachedOrbit
 
-G = eq.as_group("C4")
 Figure = dict[str, float]
 
 
-def canonicaliser(images: Tensor, seed: int, epochs: int = 8) -> Any:
+def canonicaliser(g: eq.FiniteGroup, images: Tensor, seed: int, epochs: int = 8) -> Any:
     """Return equiadapt's canonicaliser of small pictures, trained on upright ones (n, 3, 32, 32)."""
     from equiadapt.images.canonicalization.discrete_group import GroupEquivariantImageCanonicalization
     from equiadapt.images.canonicalization_networks.escnn_networks import ESCNNEquivariantNetwork
 
     torch.manual_seed(seed)
-    chooser = ESCNNEquivariantNetwork((3, 32, 32), 16, 5, group_type="rotation", num_rotations=4, num_layers=3)
+    kind = "rotation" if g.order == 4 else "roto-reflection"
+    chooser = ESCNNEquivariantNetwork((3, 32, 32), 16, 5, group_type=kind, num_rotations=4, num_layers=3)
     settings = SimpleNamespace(beta=1.0, input_crop_ratio=1.0, resize_shape=32)
     made = GroupEquivariantImageCanonicalization(chooser, settings, (3, 32, 32))
     optimizer = torch.optim.AdamW(made.parameters(), 3e-3)
@@ -56,30 +58,36 @@ def canonicaliser(images: Tensor, seed: int, epochs: int = 8) -> Any:
 
 
 @torch.no_grad()
-def chosen_views(made: Any, images: Tensor) -> Tensor:
+def chosen_views(g: eq.FiniteGroup, made: Any, images: Tensor) -> Tensor:
     """Return which view (n, |G|) equiadapt takes of images (n, 3, 32, 32) in every position."""
-    views = eq.orbit(G, images)
+    views = eq.orbit(g, images)
     found = torch.stack([made(view) for view in views])  # (|G|, n, …), each canonical
     distance = (found[:, None] - views[None]).flatten(3).square().mean(3)  # (position, view, n)
     return distance.argmin(1).T
 
 
-def measured(answers: Tensor, labels: Tensor, passes: float) -> Figure:
+def measured(g: eq.FiniteGroup, answers: Tensor, labels: Tensor, passes: float) -> Figure:
     """Return the figures of answers (n, |G|)."""
     right = (answers == labels[:, None]).double()
     same = (answers == answers[:, :1]).all(1).double()
-    shares = {"upright": right[:, G.identity], "transformed": right.mean(1), "same": same}
+    shares = {"upright": right[:, g.identity], "transformed": right.mean(1), "same": same}
     return {name: float(share.mean()) for name, share in shares.items()} | {"passes": passes}
 
 
+def averaged(g: eq.FiniteGroup, logits: Tensor, passes: int) -> Tensor:
+    """Return `ttach`'s answers (n, |G|) by its first views, of class scores (n, |G|, C) of every view."""
+    first = torch.tensor([0, 2, 1, 3, *range(4, g.order)][:passes])
+    product = torch.tensor(g.table)
+    return torch.stack([logits[:, product[first, moved]].mean(1).argmax(1) for moved in range(g.order)], 1)
+
+
 def ours(views: Views, ordered: dict[str, Tensor], head: nn.Linear, passes: float) -> Figure:
-    """Return the figures of an any-time orbit."""
+    """Return the figures of an any-time orbit; one pass, where views that tie need a little more."""
     data = {name: torch.cat([views.features[name], ordered[name][..., None]], 2) for name in PARTS}
-    model = nn.Sequential(First(G.identity, slice(-1)), head)
-    wrapper = eq.AnytimeOrbit(
-        model, G, score=First(G.identity, -1), input=CachedOrbit(), output=eq.Trivial(), passes=passes
-    )
-    wrapper.fit_limit(data["held_out"])
+    g, score = views.group, First(views.group.identity, -1)
+    model = nn.Sequential(First(g.identity, slice(-1)), head)
+    wrapper = eq.AnytimeOrbit(model, g, score=score, input=CachedOrbit(), output=eq.Trivial())
+    wrapper.fit_limit(data["held_out"], passes=max(passes, 1.02))
     return views.measured(wrapper.eval(), data)
 
 
@@ -94,23 +102,26 @@ def seconds(model: Callable[[Tensor], Any], images: Tensor) -> float:
     return statistics.median(found[1:])
 
 
-def rows(parts: dict[str, Looked], seed: int) -> tuple[dict[str, Figure], Any, nn.Linear]:
+def rows(g: eq.FiniteGroup, parts: dict[str, Looked], seed: int) -> tuple[dict[str, Figure], Any, nn.Linear]:
     """Return the figures of every row, equiadapt's canonicaliser, and the head of all views."""
     labels = {name: part.labels for name, part in parts.items()}
-    views, truth = Views(G, {name: part.final for name, part in parts.items()}, labels), labels["test"]
-    made = canonicaliser(parts["train"].small, seed)
-    chosen, found = chosen_views(made, parts["test"].small), {}
+    views, truth = Views(g, {name: part.final for name, part in parts.items()}, labels), labels["test"]
+    made = canonicaliser(g, parts["train"].small, seed)
+    chosen, found = chosen_views(g, made, parts["test"].small), {}
+    asked = [2**n for n in range(g.order.bit_length())]
     for name, upright in (("upright head", True), ("head of all views", False)):
         head = views.head(upright)
         logits = head(parts["test"].final)
-        found[f"plain, {name}"] = measured(logits.argmax(2), truth, 1)
-        mean = logits.mean(1).argmax(1)[:, None].expand(-1, G.order)
-        found[f"ttach, mean, {name}"] = measured(mean, truth, G.order)
-        taken = logits.argmax(2).gather(1, chosen)
-        found[f"equiadapt, {name}"] = measured(taken, truth, 1)
-    near, ordered = Views(G, distilled(parts), labels), scores(parts, G, "trained", seed)
-    found["any-time, 1.4 passes"] = ours(views, ordered, head, 1.4)
-    found["any-time, distilled, 1.4 passes"] = ours(near, ordered, near.head(False), 1.4)
+        found[f"equiadapt, {name}"] = measured(g, logits.argmax(2).gather(1, chosen), truth, 1)
+        for passes in asked:
+            found[f"ttach, {passes}, {name}"] = measured(g, averaged(g, logits, passes), truth, passes)
+    near = Views(g, distilled(parts), labels)
+    made_of = {"": (views, head), ", distilled": (near, near.head(False))}
+    for order in ("untrained", "trained"):
+        ordered = scores(parts, g, order, seed)
+        for name, (own, its) in made_of.items():
+            for passes in asked[:-1]:
+                found[f"any-time, {passes}, {order} order{name}"] = ours(own, ordered, its, passes)
     return found, made, head
 
 
@@ -119,6 +130,7 @@ def main(
     weights: Weights,
     cache: Annotated[Path, typer.Option(help="The cache of anytime.py.")],
     out: Figures,
+    group: Annotated[str, typer.Option(help="C4 or D4.")] = "C4",
     seed: int = 1993,
     size: Size = 98,
     classes: int = 25,
@@ -128,26 +140,29 @@ def main(
     import ttach
 
     vit, preparation = network("vit", weights, size)
-    place = cache / f"{images.name}-{seed}-C4"
-    parts = looked(place, G, lambda: study(images, seed, classes, per_class, preparation), lambda: vit)
-    found, made, head = rows(parts, seed)
+    g = eq.as_group(group)
+    place = cache / f"{images.name}-{seed}-{g.name}"
+    parts = looked(place, g, lambda: study(images, seed, classes, per_class, preparation), lambda: vit)
+    found, made, head = rows(g, parts, seed)
     eight = nn.functional.interpolate(parts["test"].small[:8], size, mode="bilinear")
-    whole = nn.Sequential(vit, head)
-    quarters = ttach.ClassificationTTAWrapper(whole, ttach.Compose([ttach.Rotate90([0, 90, 180, 270])]))
-    sure = eq.AnytimeOrbit(whole, G, output=eq.Trivial()).eval()
-    sure.fit_limit(eight, passes=1.5)
-    small = nn.AdaptiveAvgPool2d(32)
-    timed = {
-        "ttach": quarters,
-        "equiadapt": lambda x: (made(small(x)), whole(x)),
-        "any-time": sure,
-    }
+    whole, small = nn.Sequential(vit, head), nn.AdaptiveAvgPool2d(32)
     base = seconds(whole, eight)
-    for name, model in timed.items():
-        ratio = seconds(model, eight) / base
-        for row in found:
-            found[row] |= {"time": ratio} if row.startswith(name) else {}
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    mirrored = [ttach.HorizontalFlip()] if g.order == 8 else []
+    for passes in (2**n for n in range(g.order.bit_length())):
+        turns = ttach.Rotate90([0, 180, 90, 270][:passes])
+        averaging = ttach.ClassificationTTAWrapper(whole, ttach.Compose([*(mirrored if passes == 8 else []), turns]))
+        sure = eq.AnytimeOrbit(whole, g, output=eq.Trivial()).eval()
+        if passes < g.order:
+            sure.fit_limit(eight, passes=max(passes, 1.02))
+        timed = {f"ttach, {passes},": averaging, f"any-time, {passes},": sure}
+        if passes == 1:
+            timed["equiadapt"] = lambda x: (made(small(x)), whole(x))
+        for name, model in timed.items():
+            ratio = seconds(model, eight) / base
+            for row in found:
+                found[row] |= {"time": ratio} if row.startswith(name) else {}
+    every = json.loads(out.read_text()) if out.exists() else {}
+    out.write_text(json.dumps(every | {str(seed): found}, indent=1) + "\n", encoding="utf-8")
     print(
         "| | upright [%] | transformed [%] | same answer [%] | passes | time |\n| --- | --: | --: | --: | --: | --: |"
     )

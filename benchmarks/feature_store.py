@@ -29,12 +29,13 @@ MORE = [
 
 def main() -> None:
     """Print the table."""
-    parser = arguments.parser(__doc__, "weights", "images", "seeds")
+    parser = arguments.parser(__doc__, "weights", "images", "seeds", pixels={"default": 70})
     given = parser.parse_args()
     changes = [
         f"backbone.weights={given.weights}",
         f"sweep.tiny_imagenet.data.source={given.images}",
         f"seeds={given.seeds}",
+        f"backbone.args.img_size={given.pixels}",
     ]
     config = load_runs(Path(__file__).parents[1] / "configs" / "all_methods.toml", [*changes, *MORE])["tiny_imagenet"]
     rows, found = [], {}

@@ -244,11 +244,13 @@ def answered(learner: IncrementalLearner[Any], stream: Stream) -> list[dict[str,
     return found
 
 
-def tuning_stream(images: Path, seed: int, classes: int, experiences: int, per_class: int) -> Stream:
-    """Return classes of the half that things are chosen on, drawn and ordered by the seed."""
+def tuning_stream(
+    images: Path, seed: int, classes: int, experiences: int, per_class: int, half: str = "tune"
+) -> Stream:
+    """Return classes of a half, by default the one that things are chosen on, drawn and ordered by the seed."""
     train, test = load_data(DataConfig(source=f"{images}/"))
     config = StreamConfig(
-        classes=classes // experiences, only=half_of(images, "tune"), max_classes=classes, per_class=per_class
+        classes=classes // experiences, only=half_of(images, half), max_classes=classes, per_class=per_class
     )
     return make_stream("diagnosis", train, test, config, seed)
 

@@ -31,7 +31,8 @@ from continual.losses.base import Batch
 from continual.losses.cross_entropy import CrossEntropy
 from continual.losses.feature_contrast import feature_contrast
 from continual.methods.bases.alignment import AlignmentSettings, align
-from continual.methods.mos.learner import MOSLearner, MOSTraining
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.training import MOSTraining
 from continual.statistics.class_statistics import LowRank, fit
 from continual.statistics.head import Head
 

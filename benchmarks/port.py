@@ -43,7 +43,7 @@ CLASSES, TRAIN, TEST, MAPPING = 50, 15, 6, 220  #: classes of a model; images of
 LEARNED = 12  #: images of each class that a model learns, drawn by the seed
 STEPS, BATCH, RATE = 120, 16, 1e-4
 #: of methods that train: classes in two experiences, and images of each that are learned and asked about
-FEW_CLASSES, FEW_LEARNED, FEW_TESTED = 10, 10, 15
+FEW_CLASSES, FEW_LEARNED, FEW_TESTED = 10, 10, 25
 TRAINED: dict[str, dict[str, Any]] = {
     "mos": {"epochs": 4, "batch_size": 8, "lr": 0.03},
     "slca": {"epochs": 4, "batch_size": 8, "part": "last_blocks"},

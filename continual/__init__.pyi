@@ -39,7 +39,7 @@ from continual.methods.l2p import L2PLearner as L2PLearner
 from continual.methods.l2p import L2PSettings as L2PSettings
 from continual.methods.mos.consolidation import consolidated as consolidated
 from continual.methods.mos.learner import MOSLearner as MOSLearner
-from continual.methods.mos.learner import MOSSettings as MOSSettings
+from continual.methods.mos.settings import MOSSettings as MOSSettings
 from continual.methods.ranpac import RanPACLearner as RanPACLearner
 from continual.methods.ranpac import RanPACSettings as RanPACSettings
 from continual.methods.ridge import RidgeLearner as RidgeLearner

@@ -30,7 +30,7 @@ FLOORS = {
 SEAMS = {
     "avalanche": ("continual.avalanche", "continual.experiments"),
     "timm": ("continual.backbones", "continual.experiments.equivariance.models"),
-    "open_clip": ("continual.experiments.equivariance.clip",),
+    "open_clip": ("continual.backbones.clip",),
     "equivariant": ("continual.symmetry", "continual.experiments", "equivariant"),
     "continual": ("continual",),
     "safetensors": ("continual", "equivariant.tuning"),

@@ -215,27 +215,40 @@ class FrozenViT(FrozenBackbone):
             return tokens[:, 0]
         return tokens[:, self.network.num_prefix_tokens if tokens.shape[1] > 1 else 0 :].mean(1)
 
-    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
+    def block_tokens(
+        self,
+        images: Tensor,
+        blocks: int,
+        *,
+        patches: bool = True,
+        until: int | None = None,
+        adapters: Adapters | None = None,
+    ) -> Tensor:
         """Return what the last `blocks` blocks say of images (B, 3, H, W), side by side (B, 2 D blocks), in float32.
 
         Of each block that is its class token and the mean of its patch tokens, each token first brought to mean 0 and
         deviation 1; only one of the two without `patches` and for a ViT that has no class token. All blocks are read
-        if there are fewer. With `until`, the network ends after so many blocks.
+        if there are fewer. With `until`, the network ends after so many blocks. `adapters` are as in `features`; those
+        that act after all blocks change nothing of these.
         """
-        parts = self._token_parts(images, blocks, patches, until)
+        parts = self._token_parts(images, blocks, patches, until, adapters)
         return torch.cat([part.values[:, 0] if part.grid is None else part.values.mean(1) for part in parts], 1)
 
     def token_parts(self, images: Tensor, blocks: int, *, patches: bool = True) -> list[TokenPart]:
         return self._token_parts(images, blocks, patches, None)
 
-    def _token_parts(self, images: Tensor, blocks: int, patches: bool, until: int | None) -> list[TokenPart]:
-        stem = self.stem(images)
+    def _token_parts(
+        self, images: Tensor, blocks: int, patches: bool, until: int | None, adapters: Adapters | None = None
+    ) -> list[TokenPart]:
+        stem, served = self.stem(images), serving(adapters)
         place, tokens, found = self.network.num_prefix_tokens, stem.h, []
         last = until or self.depth
         for index in range(last):
-            h = self._attend(index, tokens, stem.rope) if index else stem.h
+            h = self._attend(index, tokens, stem.rope, weight=self._weight(index, served, 1)) if index else stem.h
             known = stem.first if index == 0 else None
             tokens = self._mlp(index, h) if known is None else known
+            if served.beside is not None:
+                tokens = tokens + served.beside(index, h)
             if index >= last - blocks:
                 level = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
                 if place:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual.cli.given import UNUSUAL
 from continual.console import console, count
 from continual.errors import InputError
 from continual.lifecycle import contents
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 #: columns of an answer; `answer` and `runner_up` are classes, which may be numbers
 TYPES: dict[str, type] = {"file": str, "answer": str, "score": float, "runner_up": str, "runner_up_score": float}
 TYPES |= {"stack": int, "first_stack": int, "refinements": int, "probability": float, "familiarity": float}
-TYPES |= {"unknown": bool, "error": str}
+TYPES |= {"anomaly": float, "anomaly_threshold": float, "unknown": bool, "error": str}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ def records(paths: Sequence[Path], prediction: Prediction) -> Records:
         places = {label: place for place, label in enumerate(prediction.classes)}
         probability = probability[range(len(paths)), [places[label] for label in prediction.labels]]
     more = {name: getattr(prediction, name) for name in ("stack", "first_stack", "refinements")}
-    more |= {"probability": probability, "familiarity": prediction.p_value, "unknown": prediction.unknown}
+    more |= {"probability": probability, "familiarity": prediction.p_value, "anomaly": prediction.anomaly}
+    more |= {"unknown": prediction.unknown}
     columns = {name: [None] * len(paths) if values is None else values.tolist() for name, values in more.items()}
+    threshold = prediction.anomaly_threshold  # infinite for a rate that no quantile has, which JSON cannot say
+    columns |= {"anomaly_threshold": [None if threshold == math.inf else threshold] * len(paths)}
     found = []
     for row, (path, answer) in enumerate(zip(paths, prediction.labels, strict=True)):
         names = [*(prediction.classes[place] for place in best.indices[row].tolist()), None]
@@ -65,6 +70,11 @@ def records(paths: Sequence[Path], prediction: Prediction) -> Records:
         record |= {"runner_up": names[1], "runner_up_score": scores[1]}
         found.append(record | {name: values[row] for name, values in columns.items()})
     return found
+
+
+def rate_for(learner: IncrementalLearner[Any], asked: float | None) -> float | None:
+    """Return the rate of false alarms to ask with: one of a single class has nothing else to say."""
+    return UNUSUAL if asked is None and learner.tells_unusual else asked
 
 
 def answer_all(
@@ -134,7 +144,7 @@ def _answers(learner: IncrementalLearner[Any], asked: Asked, images: Sequence[Pa
     good = [path for path in images if path not in broken]
     told: Records = []
     if good:
-        found = learner.predict(good, workers=asked.workers, false_alarm_rate=asked.false_alarm_rate)
+        found = learner.predict(good, workers=asked.workers, false_alarm_rate=rate_for(learner, asked.false_alarm_rate))
         told = records(good, found)
     answers = iter(told)
     return [{"file": str(path), "error": broken[path]} if path in broken else next(answers) for path in images]

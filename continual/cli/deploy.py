@@ -92,6 +92,8 @@ def export(
         if learnable:
             write_text(onnx / "onnx_learner.py", standalone.source(standalone.LEARNER))
     out = console()
+    if getattr(learner.settings, "passes", None) is not None:
+        out.print(f"passes={learner.settings.passes:g} is of PyTorch alone: the graph looks at all views of an image")
     out.print(f"{file}: {learner.method}, {count(len(learner.classes), 'class')}, {size(file.stat().st_size)}")
     out.print(
         f"compared with PyTorch on {count(agreed.images, 'image' if paths else 'synthetic image')}: "

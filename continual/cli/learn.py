@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import show_review, stop, unmeasured
-from continual.cli.options import Device, ImagesOrList, Model, ModelArg, Symmetry, ValueRange, Workers, check_shares
+from continual.cli.given import OneClass, check_given, check_one_class, false_alarms, only_class, single_class_lines
+from continual.cli.options import (
+    Device,
+    ImagesOrList,
+    KeepHeldOut,
+    KeepThumbnails,
+    Model,
+    ModelArg,
+    Passes,
+    Symmetry,
+    ValueRange,
+    Workers,
+    check_shares,
+    with_views,
+)
 from continual.cli.together import together
 from continual.console import can_ask, check_target, confirmed, console, count, size
-from continual.data.folders import parts_in, subfolders
 from continual.data.ranges import range_name
-from continual.errors import InputError, nearest
+from continual.errors import InputError
 from continual.lifecycle import contents, locks, versions
 from continual.lifecycle.seen_images import SeenImages
 
@@ -46,6 +59,7 @@ def learn(
     only: Annotated[
         list[str] | None, typer.Option("--class", "-c", metavar="NAME", help="Look at these class folders alone.")
     ] = None,
+    one_class: OneClass = False,
     unlabelled: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Learn from these images too, which have no labels.")
     ] = None,
@@ -58,22 +72,8 @@ def learn(
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of new images per class to evaluate on, not to learn.")
     ] = 0.2,
-    keep_held_out: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
-        ),
-    ] = None,
-    keep_thumbnails: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Keep small pictures of N learned images per class in the model, for `equimos explain`; 0 drops them.",
-        ),
-    ] = None,
+    keep_held_out: KeepHeldOut = None,
+    keep_thumbnails: KeepThumbnails = None,
     max_flips: Annotated[
         float | None,
         typer.Option(
@@ -105,6 +105,7 @@ def learn(
         ),
     ] = None,
     symmetry: Symmetry = None,
+    passes: Passes = None,
     value_range: ValueRange = None,
     embed_backbone: Annotated[
         bool, typer.Option("--embed-backbone", help="Store the backbone's weights in the model file as well.")
@@ -124,18 +125,7 @@ def learn(
     check_shares(hold_out=hold_out, max_flips=max_flips)
     if value_range is not None:
         value_range = range_name(value_range)
-    if images.is_file() and images.suffix.lower() != ".csv":
-        raise InputError(f"{images} is a file: give a folder with one folder per class, or a list of images, .csv")
-    if images.is_file():
-        from continual.lifecycle import listing  # it loads torch
-
-        inside = {*listing.listed(images, outside)[1]}
-    else:
-        inside = {place.name for place in subfolders(parts_in(images).get("train", images))}
-    if not inside:
-        raise InputError(f"{images} holds no images: it needs one sub-folder of images per class")
-    if unknown := sorted({*(only or ())} - inside):
-        raise InputError(f"{images} has no class folder {unknown[0]!r}: {nearest(unknown[0], inside)}")
+    flat = check_given(images, only or (), outside, one_class)
     check_target(model)
     from continual import distributed, methods, options
     from continual.backbones import recommended
@@ -148,7 +138,7 @@ def learn(
 
     device_ = options.device(device)
     arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
-    wanted = options.assignments("--set", [*(set_ or ()), *([f"group={symmetry}"] if symmetry else [])])
+    wanted = options.assignments("--set", with_views(set_, passes, symmetry))
     if method is not None:
         method, preset = methods.with_preset(method, preset)
     distributed.use(str(device_))
@@ -187,6 +177,7 @@ def learn(
                 outside=outside,
                 progress=bars,
                 channels=channels,
+                single=only_class(known) if flat else None,
             )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
@@ -196,6 +187,8 @@ def learn(
                 raise InputError("; ".join(plan.problems))
             console().print(f"{model}: nothing new in {images}")
             return
+        if one_class:
+            check_one_class(learner, plan)
         labels = [picture.entry.label for picture in plan.learn]
         meant = {"value_range": value_range, "remembered": remembered}
         data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing, **meant)
@@ -215,7 +208,7 @@ def learn(
                 if part.fit:
                     said.print(f"{of}weights: {part.fit}", markup=False)
                 said.print(of + input_size.words(part, changeable=found is None))
-            for line in plan.lines(known):
+            for line in [*plan.lines(known), *single_class_lines(learner, plan, one_class)]:
                 said.print(line)
             if data.unlabelled is not None:
                 known_already = f", {left_out} left out that have labels or cannot be read" if left_out else ""
@@ -293,6 +286,9 @@ def _learn(
         console(stderr=True).print(learner.unlabelled_use.words)
     if before.undecided and learner.state.choice is not None:
         console(stderr=True).print(learner.state.choice.words)
+    if held_out and learner.tells_unusual:
+        console(stderr=True).print(false_alarms(learner, [image for image, _ in held_out], workers))
+        return outcome
     show_review(outcome, "With methods whose features never change, --keep-held-out 10 keeps some of those to judge by")
     for line in plan.not_judged():
         console(stderr=True).print(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from continual.cli.options import (
     Launcher,
     Method,
     Model,
+    Passes,
     Ray,
     Set,
     Slurm,
@@ -29,6 +31,7 @@ from continual.cli.options import (
     check_false_alarms,
     check_launcher,
     check_there,
+    with_views,
 )
 from continual.cli.together import together
 from continual.errors import InputError
@@ -54,6 +57,7 @@ def predict(
             *FALSE_ALARMS, help="Mark images unlike all classes, and about this share of those of known classes: 0.05."
         ),
     ] = None,
+    passes: Passes = None,
     set_: Set = None,
     method: Method = None,
     weights: Weights = None,
@@ -70,6 +74,9 @@ def predict(
 ) -> None:
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
 
+    A model of a single class says how unusual an image is: its anomaly, 1 for a typical image, and whether that is more
+    than --false-alarm-rate of good images have (5 % without).
+
     The processes of torchrun share the images, and the first says and writes what all have found.
 
     With --parquet nothing is held of more than a part, and an image that cannot be read has an error in place of an
@@ -82,6 +89,7 @@ def predict(
     check_false_alarms(false_alarm_rate)
     console.check_outputs(json, csv)
     check_there(images)
+    set_ = with_views(set_, passes)
     found = contents.read(model)
     from continual import distributed, options
     from continual.cli import opening
@@ -94,7 +102,7 @@ def predict(
         places = tuple(file.absolute() for file in weights or ())
         with model.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        of = bulk.Asked(model.absolute(), sha256, tuple(set_ or ()), method, places, device, workers, false_alarm_rate)
+        of = bulk.Asked(model.absolute(), sha256, tuple(set_), method, places, device, workers, false_alarm_rate)
         bulk.answer_all(of, images, found.channels, parquet, part, launcher, jobs, slurm or (), ray or ())
         return
     distributed.use(str(options.device(device)))
@@ -102,13 +110,16 @@ def predict(
         paths = opening.readable(images, bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, device, method, set_)
-        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=false_alarm_rate)
+        rate = bulk.rate_for(learner, false_alarm_rate)
+        asked = learner.predict(paths, workers=workers, progress=bars, false_alarm_rate=rate)
         records = bulk.records(paths, asked)
     console.write_json(json, records)
     if csv is not None:
         console.write_text(csv, files.csv_text([records[0], *(record.values() for record in records)]))
     if console.STDOUT not in (json, csv):
-        _show_predictions(records)
+        _show_predictions(records, rate)
+        if asked.passes is not None:
+            console.console().print(f"{float(asked.passes.mean()):.2f} passes of the backbone per image")
 
 
 @app.command()
@@ -120,7 +131,15 @@ def info(model: Model, json: Json = None) -> None:
         console.show(_info_table(about))
 
 
-def _show_predictions(records: Sequence[dict[str, Any]]) -> None:
+def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> None:
+    if records[0]["anomaly"] is not None:
+        console.show_rows(
+            [[r["file"], _short(r["anomaly"]), "unusual" if r["unknown"] else ""] for r in records],
+            *("file", "anomaly", "unusual"),
+        )
+        threshold = _short(records[0]["anomaly_threshold"] or math.inf)
+        console.console(stderr=True).print(f"unusual: an anomaly above {threshold}, as {rate:.1%} of good images have")
+        return
     more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
     names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)
     shown = [{**r, "unknown": "unknown" if r["unknown"] else ""} for r in records]

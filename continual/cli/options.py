@@ -46,6 +46,22 @@ ValueRange = Annotated[
         "bytes or normalised.",
     ),
 ]
+KeepHeldOut = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Keep features of N held-out images per class, to see what breaks once these are gone; 0 drops them.",
+    ),
+]
+KeepThumbnails = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Keep small pictures of N learned images per class in the model, for `equimos explain`; 0 drops them.",
+    ),
+]
 Columns = Annotated[bool, typer.Option("--all", help="Show every measure, also on a narrow terminal.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Work with this setting now: eval_batch_size=16.")
@@ -68,6 +84,14 @@ Symmetry = Annotated[
         "images have no up.",
     ),
 ]
+Passes = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="With a symmetry, by strata and ridge: look at as many views of an image as it needs, N in the mean.",
+    ),
+]
 Method = Annotated[
     str | None, typer.Option(metavar="FILE.py:NAME", help="The learner's code, for a model of a method of your own.")
 ]
@@ -80,6 +104,13 @@ LAUNCHERS = ("local", "slurm", "ray")
 
 #: the option's name, and the one it had
 FALSE_ALARMS = ("--false-alarm-rate", "--unknown-rate")
+
+
+def with_views(pairs: Iterable[str] | None, passes: float | None, group: str | None = None) -> list[str]:
+    """Return the settings of --set, and those of --passes and --symmetry: of both together, all views may be asked."""
+    found = [*(pairs or ()), *([f"group={group}"] if group else []), *([f"passes={passes}"] if passes else [])]
+    every = bool(group and passes) and not any(pair.startswith("symmetry=") for pair in found)
+    return [*found, "symmetry=equitune"] if every else found
 
 
 def check_shares(**values: float | None) -> None:

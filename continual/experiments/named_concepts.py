@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from continual.backbones.clip import load_clip
 from continual.data.inputs import Label, PreparedImages
 from continual.errors import InputError
-from continual.experiments.equivariance.clip import load_clip
 from continual.learning.extractor import Progress, extract
 from continual.statistics.ridge import SHARES, best_penalty
 

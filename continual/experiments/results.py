@@ -23,6 +23,8 @@ from continual.metrics.cell import Cell, Evaluation
 
 #: enough images for a batch whose stacks differ, few enough to be asked after every experience
 IMAGES = 32
+#: and of which passes alone are counted
+COUNTED = 8
 
 
 def empty_cell(
@@ -69,16 +71,18 @@ def _confidence(predictions: Sequence[Prediction]) -> list[float] | None:
     return np.concatenate([p.numpy() for p in known]).tolist() if len(known) == len(predictions) else None
 
 
-def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Experience]) -> tuple[float, float | None]:
+def inference_cost(
+    learner: IncrementalLearner[Any], experiences: Sequence[Experience], *, timed: bool = True
+) -> tuple[float | None, float | None]:
     """Return what it takes to answer one of the test images of all experiences, with nothing remembered.
 
     That is seconds, loading and preparing the image included: the better of two tries at one batch, so expect some
-    noise. And forward passes of the whole backbone, from the images that its blocks or stages are given; None for
-    learners that do not run it.
+    noise; None unless `timed`, when fewer images are asked about. And forward passes of the whole backbone, from the
+    images that its blocks or stages are given; None for learners that do not run it.
     """
     learner = learner.variant()
     learner.store = None
-    share = max(1, IMAGES // len(experiences))
+    share = max(1, (IMAGES if timed else COUNTED) // len(experiences))
     images = [image for e in experiences for _, image in zip(range(share), e.test_images, strict=False)]
     stages, passed, tries = learner.backbone.frozen.stages, 0, []
 
@@ -88,14 +92,14 @@ def inference_cost(learner: IncrementalLearner[Any], experiences: Sequence[Exper
 
     hooks = [module.register_forward_pre_hook(count) for module in stages]
     try:
-        for _ in range(2):
+        for _ in range(2 if timed else 1):
             started = time.perf_counter()
             learner.predict(images)
             tries.append((time.perf_counter() - started) / len(images))
     finally:
         for hook in hooks:
             hook.remove()
-    return min(tries), passed / (len(tries) * len(stages) * len(images)) or None
+    return min(tries) if timed else None, passed / (len(tries) * len(stages) * len(images)) or None
 
 
 def _positions(parts: Iterable[Sequence[Label]], stream: Stream) -> list[int]:

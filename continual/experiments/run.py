@@ -195,7 +195,8 @@ def run_cell(
     elements of `train_transformed`.
     With a `place` the work is kept there after every epoch, experience and evaluation, and resumes from there. Frozen
     features are taken from a `store`, and kept there; what computing them took is added to the times. Images are
-    `prepared` once for all cells that share that; `inference_seconds` are of images that are opened all the same.
+    `prepared` once for all cells that share that; `inference_seconds`, of the last experience alone, are of images
+    that are opened all the same.
     """
     prepared = prepared or PreparedOnce()
     settings = config.make_settings(seed=seed).model_dump()
@@ -239,7 +240,9 @@ def run_cell(
             own = {**asked, "cache": None} if changes.keys() & Settings.of_features else asked
             predictions = [judged.predict(prepared.asked(e, judged), **own) for e in known]
             costs: dict[str, Any] = {"evaluation_seconds": clock.seconds(), "learning_seconds": seconds}
-            costs["inference_seconds"], costs["passes"] = inference_cost(judged, known)
+            costs["inference_seconds"], costs["passes"] = inference_cost(
+                judged, known, timed=number + 1 == len(experiences)
+            )
             costs["parameters"] = sum(tensor.numel() for tensor in judged.export()[0].values())
             others = {group: answer_transformed(judged, group, seed, known, **own) for group in groups}
             costs |= {"memory": judged.memory(), "waiting": waited.share}

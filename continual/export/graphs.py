@@ -1,8 +1,8 @@
 """A learner's inference as one ONNX graph. `graph` has a form of its own for methods that need one.
 
 All graphs take `images` (B, 3, H, W), prepared floats, and give `scores` (B, C). Those of methods that can also give
-`probabilities` (B, C) and `familiarity` (B,); those that retrieve stacks `stack`, `first_stack` and `refinements` (B,);
-where a symmetry averages scores, there are scores and probabilities alone. See
+`probabilities` (B, C), `familiarity` (B,) and, of a single class, `anomaly` (B,); those that retrieve stacks `stack`,
+`first_stack` and `refinements` (B,); where a symmetry averages scores, there are scores and probabilities alone. See
 `continual.learning.answers.Prediction`. An image's views, their order and what they count are made inside the graph.
 """
 
@@ -30,7 +30,7 @@ from continual.statistics.head import cosine_scores
 
 #: the columns of `Scores` that are outputs, by their names in the graph
 COLUMNS = {
-    "scores": "values", "probabilities": "probabilities", "familiarity": "p_value",
+    "scores": "values", "probabilities": "probabilities", "familiarity": "p_value", "anomaly": "anomaly",
     "stack": "stack", "first_stack": "first_stack", "refinements": "refinements",
 }  # fmt: skip
 
@@ -53,8 +53,8 @@ def _example(learner: IncrementalLearner[Any]) -> Tensor:
 
 def exact(learner: IncrementalLearner[Any]) -> IncrementalLearner[Any]:
     """Return the learner as it is exported: in float32, and without the shortcuts of its settings."""
-    shortcuts = {"early_exit": None} if isinstance(learner, MOSLearner) else {}
-    return learner.variant(precision="float32", **shortcuts)
+    shortcuts = {"early_exit", "passes"} & {*type(learner.settings).model_fields}
+    return learner.variant(precision="float32", **dict.fromkeys(shortcuts))
 
 
 @singledispatch
@@ -100,6 +100,15 @@ def _(learner: MOSLearner) -> Any:
     head, prototypes, experience = state.heeding, state.prototypes.mean, state.experience_of_class
     kind, bank = settings.adapter_kind, state.stacked_bank(settings.consolidate)
     first = shared(kind, one(bank, 0))
+
+    def by_regression(images: Tensor) -> Scores:
+        def features_of(stacks: Tensor) -> Tensor:
+            return extractor.features(extractor.stem(images, reads=kind.reads), per_image(kind, bank, stacks))
+
+        return learner.refined(learner.regression._scores(images), features_of)
+
+    if learner.by_regression:
+        return _one_pass(learner, by_regression)
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:
         found = judged(logits, similarity, features)

@@ -41,6 +41,8 @@ def readings(learner: IncrementalLearner[Any]) -> tuple[list[list[float]], int]:
         )
     if learner.settings.group is not None:
         raise InputError("a box learns without a group: leave out --learnable, or the group")
+    if getattr(learner.state, "prior", None) is not None:
+        raise InputError("a box has no text tower to read new names with: --learnable goes without text_prior")
     if any(one.mlp is not None for one in learner.state.ignored or ()):
         raise InputError("this model answers under an edit of its network, under which a box cannot learn")
     certainty = getattr(learner.state, "certainty", None)

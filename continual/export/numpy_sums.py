@@ -18,6 +18,14 @@ BLOCK = 64
 
 Arrays = dict[str, np.ndarray]
 
+#: what images left out said; distances from a single class, and values among several, are two scores
+USUAL = ("losses", "ood_scores", "images", "classes")
+
+
+def one_class(arrays: Arrays) -> bool:
+    """Tell whether what is usual was found among images of a single class."""
+    return 0 < float(arrays["classes"]) < 2
+
 
 def balanced(sums: Arrays, exponent: float) -> Arrays:
     """Return the sums in which classes weigh alike at 1, as they are at 0; see `GramStatistics.balanced`."""
@@ -118,6 +126,19 @@ def agreeing(probabilities: np.ndarray, values: np.ndarray) -> np.ndarray:
 def unit(rows: np.ndarray) -> np.ndarray:
     """Return rows of length 1."""
     return np.asarray(rows / np.clip(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12, None))
+
+
+def cosines_left_out(rows: np.ndarray, means: np.ndarray, count: np.ndarray, own: int) -> np.ndarray:
+    """Return cosines (n, C) of images of one class, of so many, with class means, of their own without each."""
+    values = unit(rows) @ unit(means).T
+    others = (means[own] * np.float32(count) - rows) / np.float32(count - 1)
+    values[:, own] = (unit(rows) * unit(others)).sum(-1)
+    return np.asarray(values)
+
+
+def unlike(t: np.ndarray, leverage: np.ndarray, usual: Arrays) -> np.ndarray:
+    """Return the score (B,) of unknown images; see `continual.uncertainty.leverage.Certainty.unlike`."""
+    return np.asarray(-t.max(-1) * (usual["leverage"].astype(t.dtype) / leverage) ** (POWER - 0.5))
 
 
 def wider(values: np.ndarray, size: int, axis: int) -> np.ndarray:

@@ -28,23 +28,26 @@ from continual.errors import InputError
 from continual.export.numpy_sums import (
     COSINE_TEMPERATURES,
     LEVELS,
-    POWER,
     TEMPERATURES,
+    USUAL,
     Arrays,
     agreeing,
     back_solved,
     balanced,
     best_penalty,
+    cosines_left_out,
     file_identity,
     forward_solved,
     image_weights,
     left_out,
     losses_at,
     moments,
+    one_class,
     quantiles,
     softmax,
     t_left_out,
     unit,
+    unlike,
     wider,
     write_whole,
 )
@@ -74,7 +77,6 @@ class Learner(Runner):
             gram = np.zeros((len(self.arrays["total"]),) * 2)
             gram[rows, columns] = gram[columns, rows] = self.arrays.pop("triangle")
             self.arrays["gram"] = gram
-        self._outputs = [*self._judged(np.zeros((1, self.state["views"], self.state["width"]), np.float32))]
 
     def run(self, inputs: np.ndarray) -> Arrays:
         """Return scores, and what goes with them, of prepared images, float32 (B, C, H, W)."""
@@ -122,24 +124,24 @@ class Learner(Runner):
             temperature = COSINE_TEMPERATURES[int(self.arrays["losses"].argmin())]
             return {"scores": softmax(values), "probabilities": agreeing(softmax(values / temperature), values)}
         values = asked @ self.arrays["weight"].astype(np.float32) + self.arrays["bias"].astype(np.float32)
-        found = {"scores": softmax(values)}
-        if "losses" not in self.arrays or float(self.arrays["images"]) <= 0 or len(self.classes) < 2:
+        found, single = {"scores": softmax(values)}, len(self.classes) < 2
+        if "losses" not in self.arrays or float(self.arrays["images"]) <= 0 or one_class(self.arrays) != single:
             return found
         errors = asked @ self.arrays["errors"] + self.arrays["errors_bias"]
         leverage = np.square(errors).sum(-1) + np.float32(self.arrays["share"])
         t = values / (np.sqrt(leverage) * np.float32(self.arrays["typical"]))[:, None]
         losses = self.arrays["losses"].reshape(-1, len(TEMPERATURES))
         reading = min(self.state["reading"], len(losses) - 1)
-        found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
+        if single:
+            found["anomaly"] = leverage / self.arrays["leverage"].astype(leverage.dtype)
+        else:
+            found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
         usual = self.arrays["ood_scores"].reshape(-1, LEVELS)[reading].astype(np.float32)
-        below = np.searchsorted(usual, self._unlike(t, leverage))
+        below = np.searchsorted(usual, unlike(t, leverage, self.arrays))
         return {**found, "familiarity": ((1 + LEVELS - below) / (1 + LEVELS)).astype(np.float32)}
 
     def _shares(self) -> np.ndarray:
         return np.asarray(self.state["readings"], float)
-
-    def _unlike(self, t: np.ndarray, leverage: np.ndarray) -> np.ndarray:
-        return -t.max(-1) * (self.arrays["leverage"].astype(t.dtype) / leverage) ** (POWER - 0.5)
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -174,10 +176,7 @@ class Learner(Runner):
         arrays["mean"], arrays["count"] = total / count[:, None].astype(np.float32), count
         if not usual or count[own] < 2:
             return
-        # Each image's cosines, as if it had not been: of its own class, with the mean of the others.
-        values = unit(views[:, 0]) @ unit(arrays["mean"]).T
-        others = (arrays["mean"][own] * np.float32(count[own]) - views[:, 0]) / np.float32(count[own] - 1)
-        values[:, own] = (unit(views[:, 0]) * unit(others)).sum(-1)
+        values = cosines_left_out(views[:, 0], arrays["mean"], count[own], own)
         self._usual(values[None].astype(float), np.full(len(values), own), None, None, COSINE_TEMPERATURES)
 
     def _add(self, views: np.ndarray, own: int, usual: bool) -> None:
@@ -221,7 +220,9 @@ class Learner(Runner):
         arrays["share"] = np.array(1 / total)
         arrays["typical"] = np.array(t_left_out(fit, leverage, 1.0))
         arrays["leverage"] = np.array(leverage / (1 - leverage))
-        if usual and len(self.classes) > 1 and seen["counts"][own] > 1:
+        if one_class(arrays) != (len(self.classes) < 2):
+            arrays |= {name: np.zeros_like(arrays[name]) for name in USUAL}
+        if usual and seen["counts"][own] > 1:
             self._left_out(views, own, seen, sums, lower, mean, deviation)
 
     def _penalty(self, sums: Arrays, products: np.ndarray, crossed: np.ndarray) -> float:
@@ -271,7 +272,7 @@ class Learner(Runner):
         arrays["losses"] = sums.reshape(arrays["losses"].shape if arrays["losses"].size == sums.size else sums.shape)
         if leverages is not None:
             old = fading * float(arrays["images"])
-            scores, kept = self._unlike(t, leverages), arrays["ood_scores"].reshape(-1, LEVELS)
+            scores, kept = unlike(t, leverages, arrays), arrays["ood_scores"].reshape(-1, LEVELS)
             kept = np.broadcast_to(kept, (len(scores), LEVELS))
             each = np.concatenate([np.full(LEVELS, old / LEVELS), own])
             rows = [quantiles(np.concatenate(pair), each) for pair in zip(kept, scores, strict=True)]

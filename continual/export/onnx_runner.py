@@ -8,7 +8,7 @@
 
 or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be
 used, and then exit code 1. Each answer is a dict: `answer` (the class), `score`, and, where the model has them,
-`probability` (calibrated), `familiarity`, `unknown` and `stack`.
+`probability` (calibrated), `familiarity`, `unknown`, `anomaly` (of a single class) and `stack`.
 Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
 uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit" for 0 to 1,
 "bytes" for 0 to 255, "normalised" for the model's inputs; else floats are looked at, with a warning. A camera's frames,
@@ -87,7 +87,7 @@ class Runner:
             parts.append(self.run(np.stack(batch)))
         if not parts:
             parts.append(self.run(np.zeros((0, *self.shape), np.float32)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def predict(
         self,
@@ -117,6 +117,8 @@ class Runner:
             if "familiarity" in found:
                 answer["familiarity"] = float(found["familiarity"][row])
                 answer["unknown"] = answer["familiarity"] <= rate
+            if "anomaly" in found:
+                answer["anomaly"] = float(found["anomaly"][row])
             if "stack" in found:
                 answer["stack"] = int(found["stack"][row])
             answers.append(answer)

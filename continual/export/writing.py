@@ -74,7 +74,8 @@ def export_onnx(
 ) -> Agreement:
     """Write a learner to one ONNX file, with its classes, preprocessing, temperature and `false_alarm_rate` inside.
 
-    The graph computes in float32 and retrieves stacks exactly, whatever the learner's precision and `early_exit`; see
+    The graph computes in float32, retrieves stacks exactly and looks at all views, whatever the learner's precision,
+    `early_exit` and `passes`; see
     `continual.export.onnx_runner` for how to ask it. Before it is put at `path`, its answers for `images` (as
     `predict` takes them; by default a few synthetic ones) are compared with the learner's.
 

@@ -30,7 +30,11 @@ class Prediction:
     #: says how often such an answer is right: `finetune`, `l2p`, `joint`, fewer than two classes, single images
     probabilities: Tensor | None = None
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
+    #: (B,), of a model of a single class: the squared distance from its images, 1 for a typical one; see `Certainty`
+    anomaly: Tensor | None = None
+    anomaly_threshold: float | None = None  #: where a rate of false alarms was asked for: unknown is what lies above
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
+    passes: Tensor | None = None  #: (B,), where `passes` was asked for: how often the backbone looked at the image
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
     paths: list[Path] | None = None  #: of each image, where files or a folder were given
 
@@ -52,6 +56,13 @@ class Scores:
     probabilities: Tensor | None = None
     p_value: Tensor | None = None
     similarity: Tensor | None = None
+    anomaly: Tensor | None = None
+    passes: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> Scores:
+        """Return the same of some images, by their places (N,) or a mask (B,)."""
+        columns: list[Any] = [value if value is None else value[chosen] for value in vars(self).values()]
+        return Scores(*columns)
 
     def cpu(self) -> Scores:
         """Return the same on the CPU."""
@@ -91,7 +102,8 @@ class Scores:
             if self.p_value is None:
                 raise InputError(
                     "this model cannot say what is unknown: that takes a method that can (strata, ridge, mos, slca), "
-                    "two classes, and images learned with this version; or leave false_alarm_rate out"
+                    "two classes (one for strata and ridge), two images of one, and images learned with this version; "
+                    "or leave false_alarm_rate out"
                 )
             unknown = self.p_value <= false_alarm_rate
         labels = [classes[i] for i in self.values.argmax(-1).tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Generic, Self
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from continual.symmetry.base import Symmetry
 
 class Asking(ABC, Generic[S]):
     """The learner's answers, whatever its method."""
+
+    #: whether it can say of a model of a single class how unusual an image is
+    one_class: ClassVar[bool] = False
 
     settings: Any
     state: S
@@ -94,7 +97,17 @@ class Asking(ABC, Generic[S]):
             if progress is not None:
                 progress("predicting", done, len(images), {})
         found = Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
-        return replace(found, paths=paths)
+        threshold = None if found.anomaly is None or false_alarm_rate is None else self._threshold(false_alarm_rate)
+        return replace(found, paths=paths, anomaly_threshold=threshold)
+
+    @property
+    def tells_unusual(self) -> bool:
+        """Whether a single class is known, and what is usual of it."""
+        return False
+
+    def _threshold(self, false_alarm_rate: float) -> float | None:
+        """Return the anomaly above which an image is unknown, of a method whose scores have one."""
+        return None
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Score one prepared batch (B, 3, H, W), without gradients: the one door to every answer, on the CPU.

@@ -18,6 +18,7 @@ from continual.adapters.base import Adapters, serving
 from continual.backbones import described
 from continual.backbones.base import SharedStem, TokenPart
 from continual.backbones.loading import Backbone
+from continual.backbones.vit import FrozenViT
 from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
@@ -95,10 +96,13 @@ class Extractor:
         with self._autocast():
             return self.backbone.frozen.token_parts(images, blocks, patches=patches)
 
-    def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True) -> Tensor:
+    def block_tokens(
+        self, images: Tensor, blocks: int, *, patches: bool = True, adapters: Adapters | None = None
+    ) -> Tensor:
         """Return what the last blocks say of prepared images, side by side (B, D'); see `FrozenBackbone.block_tokens`.
 
-        Raises InputError for a symmetry that reads from features how a view counts.
+        With `adapters` a ViT says it under them. Raises InputError for a symmetry that reads from features how a view
+        counts.
         """
         if self.symmetry is not None and self.symmetry.reads_features:
             raise InputError(
@@ -106,6 +110,10 @@ class Extractor:
                 "other tokens: choose symmetry='frame'"
             )
         frozen = self.backbone.frozen
+        if adapters is not None:
+            assert isinstance(frozen, FrozenViT)
+            adapted = partial(frozen.block_tokens, blocks=blocks, patches=patches, adapters=adapters)
+            return self._over_views(images, adapted)
         reading = f"{'tokens' if patches else 'class tokens'} of {blocks} blocks"
         return self._over_views(images, lambda views: frozen.block_tokens(views, blocks, patches=patches), reading)
 

@@ -27,7 +27,8 @@ FORMAT = "equimos-model"
 VERSION = 5
 #: the one that a model of several backbones is written in
 OF_SEVERAL = 4
-#: the one that a model of a single backbone is written in; the newest only if a backbone has a recipe, or an edit
+#: the one that a model of a single backbone is written in; the newest if a backbone has a recipe or an edit, or if
+#: class names are a prior
 OF_ONE_BACKBONE = 3
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
@@ -42,7 +43,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
 
     checked(json.loads(json.dumps(values)))
     version = OF_SEVERAL if "parts" in values["backbone"] else OF_ONE_BACKBONE
-    newer = any("recipe" in part for part in described(values["backbone"])) or any("/mlp/" in name for name in tensors)
+    newer = any("recipe" in part for part in described(values["backbone"]))
+    newer |= "state/prior" in tensors or any("/mlp/" in name for name in tensors)
     version = VERSION if newer else version
     store(path, tensors, {"format": FORMAT, "version": str(version), "equimos": json.dumps(values)})
 

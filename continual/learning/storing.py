@@ -116,8 +116,8 @@ class Storing(Asking[S]):
         try:
             given = self.score_batch(self.backbone.frozen.probe())
             count, problem = len(self.state.classes), None
-            for name in ("values", "probabilities", "similarity", "p_value"):
-                found, shape = getattr(given, name), (1,) if name == "p_value" else (1, count)
+            for name in ("values", "probabilities", "similarity", "p_value", "anomaly"):
+                found, shape = getattr(given, name), (1,) if name in ("p_value", "anomaly") else (1, count)
                 if found is not None and (found.shape != shape or not torch.isfinite(found).all()):
                     problem = f"its {name} are of shape {tuple(found.shape)}, not {shape}, or not finite"
             if given.probabilities is not None and not ((given.probabilities >= 0) & (given.probabilities <= 1)).all():

@@ -59,7 +59,7 @@ def streamed(
     images = len(labels) // copies
     feed = reading.batches(None)
     first = next(feed)
-    row = copies * max(width, sum(column[0].numel() for column in first[0]))
+    row = copies * max(width, sum(column[0].numel() for column in first[0] if column.is_floating_point()))
     block = max(LEAST, FEATURES // row)
     most = min(block, max(LEAST, VALUES // reading.classes))
     ends, order = [*range(block * copies, len(labels), block * copies), len(labels)], None

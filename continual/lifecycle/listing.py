@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from continual.data.images import image_files, list_folder
 from continual.datasets.readers.manifest import read_manifest
 from continual.errors import InputError
 
@@ -11,6 +12,15 @@ from continual.errors import InputError
 def is_list(place: Path) -> bool:
     """Tell whether images are given by a manifest instead of a folder."""
     return place.suffix.lower() == ".csv" and not place.is_dir()
+
+
+def found_in(
+    place: Path, outside: bool = False, channels: int = 3, single: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """Return the images of class folders or of a manifest, and their classes; of `single` all images at any depth."""
+    if single is not None:
+        return (paths := image_files(place, channels)), [single] * len(paths)
+    return listed(place, outside) if is_list(place) else list_folder(place, channels)
 
 
 def listed(manifest: Path, outside: bool = False) -> tuple[list[Path], list[str]]:

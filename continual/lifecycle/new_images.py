@@ -11,13 +11,13 @@ from pathlib import Path
 from continual import distributed
 from continual.console import count
 from continual.data.folders import alike, alike_inside, parts_in, subfolders
-from continual.data.images import EncodedImage, decoded, image_files, list_folder, unread
+from continual.data.images import EncodedImage, decoded, image_files, unread
 from continual.data.inputs import Label
 from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
 from continual.lifecycle.capture_order import in_order
 from continual.lifecycle.fingerprints import digest, fingerprint
-from continual.lifecycle.listing import is_list, listed
+from continual.lifecycle.listing import found_in, is_list
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.lifecycle.split import Split, split
 
@@ -145,17 +145,18 @@ def plan(
     outside: bool = False,
     progress: Progress | None = None,
     channels: int = 3,
+    single: str | None = None,
 ) -> Plan:
     """Compare a folder, or the images that a manifest lists, with what a model has seen.
 
     `only` names the class folders to look at; `hold_out` is the share of each class's new images kept for evaluation,
-    the same ones whenever the same images are there. Of a folder with the parts of a split, the training part is looked
-    at. A manifest names images outside its folder with `outside` alone. `channels` is how many the backbone takes.
-    Raises InputError for a folder without images, or an unknown name in `only`.
+    the same ones whenever the same images are there. Of the parts of a split, that for training is looked at; of class
+    `single`, if given, are all images at any depth. A manifest names images outside its folder with `outside` alone.
+    `channels` is how many the backbone takes. Raises InputError for no images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
-    paths, names = listed(folder, outside) if is_list(folder) else list_folder(folder, channels)
+    paths, names = found_in(folder, outside, channels, single)
     if name := min(set(only) - set(names), default=""):
         raise InputError(f"{folder} has no class folder {name!r} with images: {nearest(name, set(names))}")
     made = Plan(seen, known)
@@ -169,7 +170,7 @@ def plan(
     _check_folders(folder, pictures, elsewhere, label_of, made)
     made.problems += alike([*map(str, made.known), *(name for name in label_of if name in wanted)])
     _divide(pictures, hold_out, made, progress)
-    made.notes += [] if is_list(folder) else _strays(folder, set(names), channels)
+    made.notes += [] if is_list(folder) or single is not None else _strays(folder, set(names), channels)
     return made
 
 

@@ -12,6 +12,7 @@ from continual.learning.porting import Space
 from continual.learning.state import learned
 from continual.methods.bases.regression import RegressionLearner
 from continual.methods.bases.regression_update import RegressionState
+from continual.statistics.prior import Prior
 from continual.statistics.ridge import GramStatistics, expected_best
 
 
@@ -45,3 +46,7 @@ class RidgeLearner(RegressionLearner):
     def penalty(self, sums: GramStatistics) -> float:
         """Return the penalty that is expected to be best."""
         return expected_best(sums)
+
+    def penalty_beside(self, prior: Prior, sums: GramStatistics) -> float:
+        """Return the penalty that is expected to be best for what the prior leaves."""
+        return prior.expected_best(sums)

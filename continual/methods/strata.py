@@ -8,25 +8,37 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from continual.adapters.base import Adapters
+from continual.backbones.loading import Backbone
 from continual.data.inputs import ExperienceData
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache, cached
 from continual.methods.bases.regression import RegressionLearner
-from continual.methods.bases.regression_update import RegressionSettings, RegressionUpdate
+from continual.methods.bases.regression_update import RegressionUpdate
+from continual.methods.bases.text_prior import Place, TextPriorSettings
 from continual.statistics.ridge import GramStatistics
+from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import AUTO
+from continual.symmetry.views import group_named
 
 
-class StrataSettings(RegressionSettings):
+def has_mirrors(symmetry: Symmetry | None) -> bool:
+    """Return whether a symmetry makes the same features of an image and its mirror image."""
+    if symmetry is None or not symmetry.invariant or symmetry.averages_scores:
+        return False
+    return {*group_named("mirror_h").elements} <= {*symmetry.group.elements}
+
+
+class StrataSettings(TextPriorSettings):
     """Numbers of strata. `blocks = 1, patches = False, mirror = False` is `ridge`, except for the last norm's gain."""
 
     # What LayUP reads (TMLR 2024): class tokens of the last six blocks, of the image alone.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "layup": {"blocks": 6, "patches": False, "mirror": False, "answer_views": 1, "balance": 0.0},
     }
-    renamed: ClassVar[Mapping[str, str]] = {**RegressionSettings.renamed, "strength": "penalty"}
-    at_inference = RegressionSettings.at_inference | {"answer_views"}
-    before: ClassVar[Mapping[str, Any]] = {**RegressionSettings.before, "mirror_as": "mean"}
+    renamed: ClassVar[Mapping[str, str]] = {**TextPriorSettings.renamed, "strength": "penalty"}
+    at_inference = TextPriorSettings.at_inference | {"answer_views"}
+    before: ClassVar[Mapping[str, Any]] = {**TextPriorSettings.before, "mirror_as": "mean"}
 
     blocks: int = Field(4, ge=1, description="how many last blocks, or stages of a CNN, are read; all, if fewer")
     patches: bool = Field(True, description="read patch tokens, or stages: means beside class token or features")
@@ -59,20 +71,41 @@ class StrataLearner(RegressionLearner):
     any_backbone = True
     settings_type = StrataSettings
     settings: StrataSettings
+    adapters: Adapters | None = None  #: under which tokens are read; `mos` sets them
 
     def begin(self, data: ExperienceData) -> RegressionUpdate:
         readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]) if self._samples else None
-        return RegressionUpdate(self.start, data, self.learned_features, self.solved, readings, self.reading)
+        read, prior = self.learned_features, self.text_directions
+        return RegressionUpdate(self.start, data, read, self.solved, readings, self.reading, prior)
 
     def design_features(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Return the tokens that are read, side by side (B, D')."""
         own = self.settings
         return self._mean(extractor, images, cache, mirrored=self.mirrored and own.answer_views == 2)
 
+    def view_features(self, extractor: Extractor, images: Tensor) -> Tensor:
+        """Return the tokens of views, and of their mirror images unless these are among the views."""
+        return self._mean(extractor, images, None, mirrored=self.view_passes[1] == 2)
+
+    @property
+    def view_passes(self) -> tuple[int, int]:
+        twice, among = self.mirrored and self.settings.answer_views == 2, has_mirrors(self.symmetry)
+        return 2 if twice and not among else 1, 2 if twice and not (among and self._samples) else 1
+
+    @property
+    def view_reading(self) -> int:
+        return self.view_passes[1] - 1 if self._samples else self.reading
+
     def learned_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
         if self._samples:
             return [self._tokens(extractor, images, mirrored, None) for mirrored in (False, True)]
         return [self._mean(extractor, images, None, mirrored=self.mirrored)]
+
+    def text_place(self, part: Backbone) -> Place:
+        """Return where the last class token is; on a CNN, which has none, it is of no use."""
+        own = self.settings
+        width = part.frozen.block_tokens(part.frozen.probe(), own.blocks, patches=own.patches).shape[1]
+        return Place(max(0, width - part.width * (1 + own.patches)), width, gain=True)
 
     @property
     def mirrored(self) -> bool:
@@ -92,11 +125,12 @@ class StrataLearner(RegressionLearner):
         return self.mirrored and self.settings.mirror_as == "sample"
 
     def _mean(self, extractor: Extractor, images: Tensor, cache: FeatureCache | None, *, mirrored: bool) -> Tensor:
-        views = (False, True) if mirrored else (False,)
+        # With mirrors in the group, the views of a mirror image are those of the image, in the same order.
+        views = (False, True) if mirrored and not has_mirrors(extractor.symmetry) else (False,)
         return torch.stack([self._tokens(extractor, images, view, cache) for view in views]).mean(0)
 
     def _tokens(self, extractor: Extractor, images: Tensor, mirrored: bool, cache: FeatureCache | None) -> Tensor:
         own = self.settings
-        read = partial(extractor.block_tokens, blocks=own.blocks, patches=own.patches)
-        name = ("strata", own.blocks, own.patches, mirrored)
+        read = partial(extractor.block_tokens, blocks=own.blocks, patches=own.patches, adapters=self.adapters)
+        name = ("strata", own.blocks, own.patches, mirrored, self.adapters is not None)
         return cached(cache, images, name, lambda rows: read(rows.flip(-1) if mirrored else rows))

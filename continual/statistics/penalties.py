@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,14 +33,39 @@ def choose_penalty(
     order = torch.randperm(len(features), generator=generator).to(features.device)
     cut = len(features) // 5
     held, kept = (order[:cut], order[cut:]) if cut else (order, order)
-    seen = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
-    sums = seen.balanced(balance)
-    x = features[held].to(sums.total.dtype)
+    sums = GramStatistics.of(features[kept], labels[kept], classes).plus(before)
+    x, each = features[held].to(sums.total.dtype), sums.image_weights(balance)
+    if before is None and not standardise and len(kept) < features.shape[1]:
+        answers = _by_images(x, features[kept].to(x.dtype), labels[kept], each if balance else torch.ones_like(each))
+    else:
+        weighted = sums.balanced(balance)
+        answers = ((penalty, solve(weighted, penalty, standardise=standardise)(x)) for penalty in PENALTIES)
     y = torch.nn.functional.one_hot(labels[held], classes).to(x.dtype)
-    weights = seen.image_weights(balance)[labels[held], None]
-    errors = {s: float(((solve(sums, s, standardise=standardise)(x) - y).square() * weights).mean()) for s in PENALTIES}
+    weights = each[labels[held], None]
+    errors = {penalty: float(((values - y).square() * weights).mean()) for penalty, values in answers}
     # A penalty too weak to be solved with has the error nan.
     return min((s for s in errors if errors[s] == errors[s]), key=lambda s: errors[s])
+
+
+def _by_images(asked: Tensor, images: Tensor, labels: Tensor, each: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """Give the answers (m, C) of `plainly_solved` to `asked` (m, D) for every penalty, from fewer images (n, D) than D.
+
+    `x^T (X^T X + p I)^-1 X^T Y = x^T X^T (X X^T + p I)^-1 Y`, and X X^T (n, n) has its eigenvalues taken once. `each`
+    (C,) are the weights of a class's images; penalties that vanish beside the largest eigenvalue are passed over.
+    """
+    counts = torch.bincount(labels, minlength=len(each)).clamp(min=1)
+    y = torch.nn.functional.one_hot(labels, len(each)).to(images.dtype)
+    roots = each.sqrt()
+    # As in `balanced`, a class's mean alone is moved: its images' scatter around it counts as before.
+    means = (images.mT @ y / counts).mT
+    weighted = images + (roots - 1)[labels, None] * means[labels]
+    # MPS has no eigenvalues.
+    values, vectors = (found.to(images) for found in torch.linalg.eigh((weighted @ weighted.mT).cpu()))
+    rows, columns = asked @ weighted.mT @ vectors, vectors.mT @ (y * roots)
+    least = float(values[-1]) * torch.finfo(values.dtype).eps
+    for penalty in PENALTIES:
+        if penalty > least:
+            yield penalty, (rows / (values.clamp(min=0) + penalty)) @ columns
 
 
 def penalty_of(sums: GramStatistics, head: LinearHead) -> float:

@@ -208,7 +208,7 @@ class Standardised:
     def of(cls, sums: GramStatistics, penalty: float, ignored: Tensor | None = None) -> Standardised:
         """Standardise the sums, and factor; squares of the values' changes along rows `ignored` (m, D) cost as well."""
         mean, deviation = sums.moments()
-        products, rows = _products(sums, mean, deviation), None if ignored is None else ignored / deviation
+        products, rows = products_of(sums, mean, deviation), None if ignored is None else ignored / deviation
         if rows is not None:
             products += rows.mT @ rows
         return cls(mean, deviation, penalty, _factor(products, penalty, in_place=rows is None), rows)
@@ -223,14 +223,19 @@ class Standardised:
         own = self.penalty * drawn.square().sum()
         return own if self.ignored is None else own + (drawn @ self.ignored.mT).square().sum()
 
-    def solve(self, sums: GramStatistics) -> LinearHead:
-        """Return the map for the sums it was made of, which takes features as they are."""
-        crossed = _crossed(sums, self.mean, self.deviation)
+    def solve(self, sums: GramStatistics, drawn_to: Tensor | None = None) -> LinearHead:
+        """Return the map for the sums it was made of, which takes features as they are.
+
+        With weights W_0 (D, C) that it is `drawn_to`, of standardised features, penalty |W - W_0|^2 is what is
+        penalised: A W = sum x y^T + penalty W_0.
+        """
+        crossed = crossed_of(sums, self.mean, self.deviation)
+        crossed = crossed if drawn_to is None else crossed + self.penalty * drawn_to
         weight = (torch.cholesky_solve(crossed, self.lower) / self.deviation[:, None]).contiguous()
         return LinearHead(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
 
 
-def _products(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
+def products_of(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
     """Return sum x x^T (D, D) of standardised features, in the memory of one such matrix."""
     found, count = sums.gram(), sums.counts.sum()
     for own, m, s in zip(found.split(ROWS), mean.split(ROWS), deviation.split(ROWS), strict=True):
@@ -238,7 +243,7 @@ def _products(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
     return found
 
 
-def _crossed(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
+def crossed_of(sums: GramStatistics, mean: Tensor, deviation: Tensor) -> Tensor:
     """Return sum x y^T (D, C) of standardised features."""
     return (sums.targets - torch.outer(mean, sums.counts)) / deviation[:, None]
 
@@ -247,8 +252,8 @@ def expected_best(sums: GramStatistics) -> float:
     """Return the penalty with which `Standardised` should err least on images that were not learned."""
     moments = sums.moments()
     # MPS has no eigenvalues.
-    values, directions = torch.linalg.eigh(_products(sums, *moments).cpu())
-    explained = (directions.mT @ _crossed(sums, *moments).cpu()).square().sum(1)
+    values, directions = torch.linalg.eigh(products_of(sums, *moments).cpu())
+    explained = (directions.mT @ crossed_of(sums, *moments).cpu()).square().sum(1)
     count = float(sums.counts.sum())
     return best_penalty(values, explained, count - float(sums.counts.square().sum()) / count, count - 1)[0]
 
@@ -269,13 +274,17 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
     values = values.clamp(min=0)
     unit, best = float(values.mean().clamp(min=1e-12)), (float("inf"), float("inf"))
     for penalty in SHARES:
-        held = values + penalty * unit
-        left = total - float((explained * (2 / held - values / held.square())).sum())
-        free = count - float((values / held).sum())
-        share = max(left, 0.0) / total * (count / free) ** 2 if total > 0 and free > 0 else 1.0
+        share = unexplained(values, values + penalty * unit, explained, total, count, total)
         if share < best[1]:
             best = penalty * unit, share
     return best
+
+
+def unexplained(values: Tensor, held: Tensor, explained: Tensor, total: float, count: float, of: float) -> float:
+    """Return the expected squared error as a share `of` another, see `best_penalty`; `held` are values + penalty."""
+    left = total - float((explained * (2 / held - values / held.square())).sum())
+    free = count - float((values / held).sum())
+    return max(left, 0.0) / of * (count / free) ** 2 if of > 0 and free > 0 else 1.0
 
 
 def _factor(gram: Tensor, penalty: float, *, in_place: bool = False) -> Tensor:

@@ -39,6 +39,12 @@ class Symmetry:
     fitted: Mapping[str, Tensor] = field(default_factory=dict)  #: the tensors that `fit` found
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether the views that are looked at count alike, so that a mean over the first of them is one of fewer."""
+        weighs = self.averages_scores or self.reads_features or self.chooses
+        return self.invariant and not weighs and type(self).look is Symmetry.look
+
+    @property
     def looked(self) -> int:
         """How many views of an image are looked at, ties aside."""
         return min(self.keep, self.group.order) if self.looks_at_few else self.group.order

@@ -24,11 +24,16 @@ def content_order(views: Tensor) -> Tensor:
     Whole numbers decide, which are the same in whatever order they are added; where they tie, a sum that takes every
     pixel into account. Views that tie then as well are the same picture.
     """
-    levels = (views.double() * 2**12).round().long()
-    light = levels.sum(2)
-    down, right = (torch.arange(side - 1, -side, -2, device=views.device) for side in light.shape[-2:])
+    return descending(*content_keys(views).unbind(-1))
+
+
+def content_keys(images: Tensor) -> Tensor:
+    """Return the numbers (..., 2) by which `content_order` puts images (..., C, H, W) in order: the largest first."""
+    levels = (images.double() * 2**12).round().long()
+    light = levels.sum(-3)
+    down, right = (torch.arange(side - 1, -side, -2, device=images.device) for side in light.shape[-2:])
     tilt = 2 * (light.sum(-1) * down).sum(-1) + (light.sum(-2) * right).sum(-1)
-    return descending(tilt, -(levels * _noise(*levels.shape[2:]).to(views.device)).sum((2, 3, 4)))
+    return torch.stack([tilt, -(levels * _noise(*levels.shape[-3:]).to(images.device)).sum((-3, -2, -1))], -1)
 
 
 @lru_cache(maxsize=8)

@@ -180,6 +180,16 @@ def _pseudo_samples(
     return (statistics.mean.cpu() + rows[:most] @ factor.mT).to(statistics.mean)
 
 
+def joint_quantiles(*parts: tuple[Tensor, Tensor]) -> Tensor:
+    """Return quantiles (..., LEVELS) of scores (..., n), which come with what they weigh: each (n,), or together ()."""
+    sizes = [scores.shape[-1] for scores, _ in parts]
+    weights = [own if own.ndim else own.expand(n) / max(n, 1) for (_, own), n in zip(parts, sizes, strict=True)]
+    ways = torch.broadcast_shapes(*(scores.shape[:-1] for scores, _ in parts))
+    scores = torch.cat([own.expand(*ways, -1) for own, _ in parts], -1)
+    rows = [quantiles(row, torch.cat(weights)) for row in scores.reshape(-1, scores.shape[-1])]
+    return torch.stack(rows).reshape(*scores.shape[:-1], LEVELS)
+
+
 def quantiles(values: Tensor, weights: Tensor) -> Tensor:
     """Return LEVELS quantiles of weighted values."""
     values, order = values.sort()

@@ -18,6 +18,14 @@ from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 WIDE, PART = 4096, 2**22
 
 
+class ViewOrder(NamedTuple):
+    """In which order the views of images are finished, where an answer may take only the first of them."""
+
+    places: Tensor  #: (n,), a row's place in the order of its image's views
+    copies: int  #: rows of a view, one after the other: itself and its mirror image, say
+    looked: int  #: how many views of an image are looked at, at most
+
+
 class Rows(NamedTuple):
     """Images whose features are in the sums, one or several rows an image, and how they will be asked about."""
 
@@ -27,6 +35,7 @@ class Rows(NamedTuple):
     weight: float = 1.0  #: what a row counts for in the sums
     readings: Tensor | None = None  #: (R, v), shares of the views in what is asked about; None: their mean
     stands_for: float = 1.0  #: how many images each of these stands for, where they are a sample
+    order: ViewOrder | None = None  #: None where all views are always looked at
 
     def counts(self, sums: GramStatistics) -> Tensor:
         """Return of how many images each class (C,) is in the sums, where all of them have as many rows."""
@@ -35,7 +44,8 @@ class Rows(NamedTuple):
     def several(self, sums: GramStatistics) -> Rows:
         """Return the images that are not their class's only one."""
         kept = self.counts(sums)[self.labels] > 1
-        return self._replace(features=self.features[kept], labels=self.labels[kept])
+        order = None if self.order is None else self.order._replace(places=self.order.places[kept])
+        return self._replace(features=self.features[kept], labels=self.labels[kept], order=order)
 
     def shares(self) -> Tensor:
         """Return the readings (R, v)."""

@@ -3,7 +3,8 @@
 The value f_c of an image x has a standard error proportional to the root of its leverage, h = 1/n + x^T A^-1 x with x
 standardised and A the Gram matrix with the penalty on its diagonal. t_c = f_c / sqrt(h) is the value in standard
 errors, and softmax(t / T) are probabilities. The lower max f / h^POWER, the more unlike every class an image is: its
-leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction.
+leverage is a Mahalanobis distance to the mean of all images, large for what is far away in whatever direction. Of a
+single class f is 1, and the leverage alone is left: how unusual an image is (`Certainty.anomaly`).
 
 Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
 form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
@@ -14,6 +15,7 @@ so that what was kept stays true while more classes come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +26,10 @@ from torch import Tensor
 
 from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.uncertainty.gaussians import LEVELS, p_value, quantiles
+from continual.uncertainty.fewer_views import FewerViews, FirstViews, first_views_left_out
+from continual.uncertainty.gaussians import LEVELS, joint_quantiles, p_value
 from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
-from continual.uncertainty.temperature import fading, losses_at
+from continual.uncertainty.temperature import fading, losses_of
 from continual.uncertainty.tempering import agreeing
 
 POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
@@ -53,6 +56,7 @@ class Certainty:
     images: Tensor  #: (), how many those count for; 0 where nothing is known
     classes: Tensor  #: (), how many were known then
     leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
+    fewer: FewerViews | None = None  #: the same of means over an image's first views, where it may have several
 
     def check_shapes(self) -> None:
         """Raise ValueError unless numbers are single, and curves and quantiles have as many as are kept."""
@@ -61,6 +65,13 @@ class Certainty:
         if len(readings) > 1:
             raise ValueError(f"losses are of shape {tuple(self.losses.shape)}: a row is kept of each reading")
         expect_shapes(self, losses=(*readings, len(TEMPERATURES)), ood_scores=(*readings, LEVELS))
+        if self.fewer is not None:
+            expect_shapes(self.fewer, losses=(*self.fewer.losses.shape[:-1], len(TEMPERATURES)))
+
+    @cached_property
+    def one_class(self) -> bool:
+        """Whether what is usual was found among images of a single class."""
+        return 0 < float(self.classes) < 2
 
     @cached_property
     def temperatures(self) -> list[float]:
@@ -68,19 +79,53 @@ class Certainty:
         losses = [*self.losses.reshape(-1, len(TEMPERATURES))] if self.images else []
         return [float(TEMPERATURES[int(of_reading.argmin())]) for of_reading in losses]
 
-    def judge(self, values: Tensor, features: Tensor, reading: int = 0) -> tuple[Tensor | None, Tensor | None]:
+    def judge(
+        self, values: Tensor, features: Tensor, reading: int = 0, views: int | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the probabilities (B, C) and the p-value (B,) of values (B, C) and their features (B, D').
 
-        See `continual.learning.state.Prediction`. None for fewer than two classes, and where nothing is known.
+        Features are means over so many of an image's `views`; None: over all that are looked at.
+        See `continual.learning.state.Prediction`. None where nothing is known; a single class has no probabilities.
         """
-        if not self.temperatures or values.shape[1] < 2:
+        single = values.shape[1] < 2
+        if not self.temperatures or single != self.one_class:
             return None, None
         reading = min(reading, len(self.temperatures) - 1)
-        leverage = self.errors(features).square().sum(-1) + self.share.to(values)
-        t = values / (leverage.sqrt() * self.typical.to(values))[:, None]
-        probabilities = agreeing((t / self.temperatures[reading]).softmax(-1), values)
-        usual = self.ood_scores.reshape(-1, LEVELS)[reading]
+        t, leverage = self.t(values, features)
+        temperature, usual = self.temperatures[reading], self._usual(reading)
+        if views is not None and self.fewer is not None:
+            temperature = float(TEMPERATURES[int(self.fewer.losses[reading, views - 1].argmin())])
+            usual = self.fewer.ood_scores[reading, views - 1]
+        probabilities = None if single else agreeing((t / temperature).softmax(-1), values)
         return probabilities, p_value(usual.to(values), self.unlike(t, leverage))
+
+    def leverages(self, features: Tensor) -> Tensor:
+        """Return the leverages (B,) of features (B, D')."""
+        return self.errors(features).square().sum(-1) + self.share.to(features)
+
+    def anomaly(self, features: Tensor) -> Tensor | None:
+        """Return how unusual features (B, D') of a single class are, (B,); None where nothing is known.
+
+        It is the leverage in units of that of a typical image of the class, left out: a squared distance.
+        """
+        if not (self.temperatures and self.one_class) or self.leverage is None:
+            return None
+        return self.leverages(features) / self.leverage.to(features)
+
+    def anomaly_threshold(self, false_alarm_rate: float, reading: int = 0) -> float:
+        """Return the `anomaly` above which the p-value of an image is at most this rate; infinite for a tiny one."""
+        place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
+        usual = self._usual(min(reading, len(self.temperatures) - 1))
+        # Of one class the score is -(1 / anomaly)^POWER.
+        return float((-usual[place]).clamp(min=1e-12) ** (-1 / POWER)) if place < LEVELS else math.inf
+
+    def _usual(self, reading: int) -> Tensor:
+        return self.ood_scores.reshape(-1, LEVELS)[reading]
+
+    def t(self, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return t (B, C), in units of the typical one, of values (B, C) of features (B, D'), and leverages (B,)."""
+        leverage = self.leverages(features)
+        return values / (leverage.sqrt() * self.typical.to(values))[:, None], leverage
 
     def unlike(self, t: Tensor, leverage: Tensor) -> Tensor:
         """Return the score (B,) of t (B, C), in units of the typical one, and leverages (B,)."""
@@ -94,6 +139,8 @@ class Certainty:
 
     def plus(self, other: Certainty) -> Certainty:
         """Return the same, with what the images of another model said is usual as well."""
+        if self.images and other.images and self.one_class != other.one_class:
+            return other if self.one_class else self  # distances from a single class are no score among several
         # Quantiles of two scores do not mix: those of the present one stay.
         same = (self.leverage is None) == (other.leverage is None)
         parts = [self, other] if same else [one for one in (self, other) if one.leverage is not None]
@@ -101,15 +148,19 @@ class Certainty:
         return replace(
             self,
             losses=self.losses + other.losses,
-            ood_scores=_joint(*[(one.ood_scores, one.images) for one in parts]) if known else parts[0].ood_scores,
+            ood_scores=joint_quantiles(*[(one.ood_scores, one.images) for one in parts])
+            if known
+            else parts[0].ood_scores,
             leverage=parts[0].leverage,
+            fewer=other.fewer if self.fewer is None else self.fewer.joined(self.images, other.fewer, other.images),
             images=self.images + other.images,
             classes=torch.maximum(self.classes, other.classes),
         )
 
     def counting(self, share: Tensor) -> Certainty:
         """Return the same, as if only a share () of the images had said what is usual."""
-        return replace(self, losses=self.losses * share, images=self.images * share)
+        fewer = None if self.fewer is None else self.fewer.counting(share)
+        return replace(self, losses=self.losses * share, images=self.images * share, fewer=fewer)
 
     def mean_leverage(self, sums: GramStatistics) -> Tensor:
         """Return the mean leverage () of the images in the sums."""
@@ -118,36 +169,40 @@ class Certainty:
         return squares / count + bias.square().sum() + self.share
 
     def updated(
-        self, t: Tensor, labels: Tensor, weights: Tensor | None = None, leverages: Tensor | None = None
+        self,
+        t: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        leverages: Tensor | None = None,
+        first: FirstViews | None = None,
     ) -> Certainty:
         """Return this updated by images left out, of own classes `labels` (n,), whose t are (n, C).
 
         Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly. `weights`
         (n,) is what each image counts for; 1 without. `leverages` (n,) are needed for the score of today. With several
-        readings t is (R, n, C), and leverages (R, n).
+        readings t is (R, n, C), and leverages (R, n). `first` says the same of their first views.
         """
         t, classes = t / self.typical, t.shape[-1]
-        old = fading(self.classes, classes) * self.images
+        faded = fading(self.classes, classes)
+        old = faded * self.images
         own = t.new_ones(len(labels)) if weights is None else weights
         scores = -t.amax(-1) if leverages is None else self.unlike(t, leverages)
-        losses = torch.stack([losses_at(TEMPERATURES, one, labels, weights) for one in t.reshape(-1, *t.shape[-2:])])
+        losses = losses_of(TEMPERATURES, t, labels, weights)
+        fewer = None if self.fewer is None else self.fewer.counting(faded)
+        if first is not None:
+            few = first.t / self.typical
+            leads = joint_quantiles((first.leads / self.typical, own))
+            unlike = joint_quantiles((self.unlike(few, first.leverages), own))
+            found = FewerViews(leads, losses_of(TEMPERATURES, few, labels, weights), unlike)
+            fewer = found.joined(own.sum(), fewer, old)
         return replace(
             self,
-            losses=fading(self.classes, classes) * self.losses + losses.reshape(*t.shape[:-2], -1),
-            ood_scores=_joint((self.ood_scores, old), (scores, own)),
+            losses=faded * self.losses + losses,
+            ood_scores=joint_quantiles((self.ood_scores, old), (scores, own)),
+            fewer=fewer,
             images=old + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
-
-
-def _joint(*parts: tuple[Tensor, Tensor]) -> Tensor:
-    """Return quantiles (..., LEVELS) of scores (..., n), which come with what they weigh: each (n,), or together ()."""
-    sizes = [scores.shape[-1] for scores, _ in parts]
-    weights = [own if own.ndim else own.expand(n) / max(n, 1) for (_, own), n in zip(parts, sizes, strict=True)]
-    ways = torch.broadcast_shapes(*(scores.shape[:-1] for scores, _ in parts))
-    scores = torch.cat([own.expand(*ways, -1) for own, _ in parts], -1)
-    rows = [quantiles(row, torch.cat(weights)) for row in scores.reshape(-1, scores.shape[-1])]
-    return torch.stack(rows).reshape(*scores.shape[:-1], LEVELS)
 
 
 def certainty(
@@ -168,6 +223,8 @@ def certainty(
     `weighted` are the balanced sums, where they are known.
     """
     seen, sums = sums, sums.balanced(balance) if weighted is None else weighted
+    if before is not None and before.one_class != (len(sums.counts) < 2):
+        before = None  # distances from a single class, and values among several, are two scores
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
     rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
     if width > SKETCH:
@@ -191,8 +248,9 @@ def certainty(
         images=zero if before is None else before.images,
         classes=zero if before is None else before.classes,
         leverage=leverage / (1 - leverage) if same else None,
+        fewer=None if before is None else before.fewer,
     )
-    if newest is None or classes < 2:
+    if newest is None:
         return found
     images = Rows(*newest).several(seen)
     if not len(images.labels):
@@ -210,7 +268,8 @@ def certainty(
     if len(shares) == 1:
         t, own = t[0], own[0]
     each = seen.image_weights(balance)[labels]
-    return found.updated(t, labels, each if weights is None else each * weights, own)
+    first = None if images.order is None or classes < 2 else first_views_left_out(seen, sums, system, readout, images)
+    return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
 
 def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:

@@ -101,3 +101,9 @@ def losses_at(temperatures: Tensor, values: Tensor, labels: Tensor, weights: Ten
             each = F.cross_entropy(values / T, labels, label_smoothing=smooth, reduction="none")
             found[place] = each @ weights.to(values)
     return found
+
+
+def losses_of(temperatures: Tensor, values: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return `losses_at` (..., T) of images by several ways of asking, values (..., n, C)."""
+    each = [losses_at(temperatures, one, labels, weights) for one in values.reshape(-1, *values.shape[-2:])]
+    return torch.stack(each).reshape(*values.shape[:-2], -1)

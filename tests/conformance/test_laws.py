@@ -25,12 +25,16 @@ EVERY_LAW = [pytest.param(law, marks=SLOW.get(law.__name__, ()), id=law.__name__
 #: Without adapters; each method takes those that it knows.
 ON_A_CNN: dict[str, Any] = {"epochs": 0, "projection": 50}
 OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
+#: settings under which a method is made of other parts
+BY_RIDGE: dict[str, Any] = {**QUICK, "stage_one": "ridge"}
+FORMS = {"mos by ridge": BY_RIDGE, "mos by ridge, refined": {**BY_RIDGE, "regressed": "frozen", "within": 0.5}}
 
 
 @pytest.fixture(
     scope="module",
     params=[
         *methods(),
+        *(pytest.param(form, marks=pytest.mark.slow if "refined" in form else ()) for form in FORMS),
         *(
             pytest.param(name + other, marks=() if (name, other) == ("strata", " on a CNN") else pytest.mark.slow)
             for name, kind in methods().items()
@@ -42,7 +46,8 @@ OTHERS = {" on a CNN": tiny_convnet, " on two backbones": tiny_backbones}
 def case(request: pytest.FixtureRequest) -> Case:
     name, _, other = request.param.partition(" ")
     learner = methods()[name]
-    given, frozen = (ON_A_CNN, OTHERS[f" {other}"]()) if other else (QUICK, None)
+    given, frozen = (ON_A_CNN, OTHERS[f" {other}"]()) if f" {other}" in OTHERS else (QUICK, None)
+    given = FORMS.get(request.param, given)
     return synthetic_case(
         learner, frozen, **{k: v for k, v in given.items() if k in learner.settings_type.model_fields}
     )

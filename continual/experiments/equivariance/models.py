@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from continual import methods
 from continual.backbones import arguments
+from continual.backbones.clip import PREFIX as CLIP
+from continual.backbones.clip import load_clip
 from continual.backbones.fitting import fill
 from continual.backbones.loading import create, from_hub
 from continual.backbones.weights import noted, read_weights
 from continual.data.preprocessing import Preprocessing
 from continual.errors import BackboneError, nearest
-from continual.experiments.equivariance.clip import PREFIX as CLIP
-from continual.experiments.equivariance.clip import load_clip
 from continual.experiments.equivariance.config import ModelConfig
 from continual.learning.learner import IncrementalLearner
 from continual.seeding import seeded

@@ -9,16 +9,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from continual.data.inputs import ExperienceData
+from continual.data.inputs import ExperienceData, Label
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.settings import Settings
 from continual.learning.state import State, learned
 from continual.learning.training import Start, Training
 from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught
+from continual.statistics.fields import expect_shapes, per_class
 from continual.statistics.ignored import check_width
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.statistics.weighted import weighted_sums
-from continual.uncertainty.left_out import Rows
+from continual.symmetry.views import content_keys, descending
+from continual.uncertainty.left_out import Rows, ViewOrder
 from continual.uncertainty.leverage import Certainty
 
 
@@ -37,6 +39,16 @@ class RegressionSettings(Settings):
     )  # fmt: skip
 
 
+class FixedFeatureSettings(RegressionSettings):
+    """What every regression on features that never change has."""
+
+    at_inference = RegressionSettings.at_inference | {"passes"}
+
+    passes: float | None = Field(
+        None, ge=1, description="with a group: how often the backbone looks at an image in the mean; None: at all views"
+    )
+
+
 @dataclass(frozen=True)
 class RegressionState(State):
     """Running sums of the features, the head solved from them, and how sure it may be.
@@ -51,6 +63,8 @@ class RegressionState(State):
     penalty: float | None = None  #: too; None in older files
     #: what it is of the images, where a port has fixed it, as cross-validation is misled by mapped sums; None else
     penalty_share: float | None = None
+    #: (D', C), where class names are a prior: directions that the weights are drawn to, see `text_prior`
+    prior: Tensor | None = per_class(axis=1, default=None)
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,8 +75,10 @@ class RegressionState(State):
         return mean.float(), deviation.float(), centres.mT.float().contiguous()
 
     def check_shapes(self) -> None:
-        """Raise ValueError for concepts of another width than the sums'."""
+        """Raise ValueError for concepts, or a prior, of another width than the sums'."""
         check_width(self.ignored, None if self.sums is None else len(self.sums.total))
+        if self.sums is not None:
+            expect_shapes(self, prior=tuple(self.sums.targets.shape))
 
     @cached_property
     def solutions(self) -> dict[float, Self]:
@@ -89,7 +105,7 @@ class RegressionUpdate(Training[RegressionState]):
     `read(extractor, images)` gives the features (B, D') of every view of prepared images that is learned, `solved` what
     follows from the sums. The views of an image weigh as one image, and are left out together. `readings` (R, views)
     are the shares of the views in what will be asked about; without, it is their mean. `reading` is the one that is
-    asked about now.
+    asked about now. `prior` gives each class a direction (D', C), of the state before and all names.
     """
 
     def __init__(
@@ -100,33 +116,50 @@ class RegressionUpdate(Training[RegressionState]):
         solved: Callable[..., RegressionState],
         readings: Tensor | None = None,
         reading: int = 0,
+        prior: Callable[[RegressionState, Sequence[Label]], Tensor | None] | None = None,
     ) -> None:
         super().__init__(start, data)
+        self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
+        symmetry = start.extractor.symmetry
+        #: how many views of an image are looked at, where they are learned one by one and an answer may take fewer
+        self.looked = symmetry.looked if symmetry and symmetry.one_by_one and self.settings.orbit_statistics else 1
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before, own = self.before, list[GramStatistics]()
 
+        def read(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
+            found = self.read(self.extractor, images)
+            return found if self.looked == 1 else [*found, content_keys(images)]
+
         def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
-            views, exact = len(found), self._directions(len(found))
-            sums = GramStatistics.of(*_samples(found, labels), len(self.classes), exact)
+            features = found if self.looked == 1 else found[:-1]
+            views, exact = len(features), self._directions(len(features))
+            sums = GramStatistics.of(*_samples(features, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views)
             own[:] = [sums.plus(own.pop()) if own else sums]
             return found
 
-        held = self.streamed(lambda images, _: self.read(self.extractor, images), fold, progress)
+        held = self.streamed(read, fold, progress)
+        keys = None if self.looked == 1 else held.columns.pop()
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
-        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for)
+        order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked)
+        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for, order)
         del held  # its features are copied
         sums = own.pop().plus(before.sums)
         state = RegressionState(**self.progress_counts(), sums=sums, certainty=before.certainty)
-        state = replace(state, penalty_share=before.penalty_share)
+        state = replace(state, penalty_share=before.penalty_share, prior=self.prior)
         # Images that were answered wrong say nothing of what is usual.
         usual = None if self.correcting else newest
         if self.data.unlabelled is None:
             return self.solved(state, usual)
         return self._self_taught(state, usual, self._directions(views), progress)
+
+    def _places(self, keys: Tensor, rows: int) -> Tensor:
+        """Return a view's place in its image's order, (n,), by `content_keys` (n, 2); repeated for its `rows`."""
+        order = descending(*keys.unflatten(0, (-1, self.copies)).unbind(-1))
+        return order.argsort(1).flatten().repeat_interleave(rows)
 
     def _directions(self, views: int) -> int:
         """Return how many directions hold the views of `exact_forget` images and one."""

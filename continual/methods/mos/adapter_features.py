@@ -54,6 +54,13 @@ class AdapterFeatures:
         found = self._remembered(rows, chosen)
         return found if self.few is None else found + self._first_and_rest[1][rows]
 
+    def of_each(self, chosen: Tensor) -> Tensor:
+        """Return features (B, D) of all images, each under its adapter (B,)."""
+        if self.few is None:
+            return self._remembered(None, chosen)
+        rows = chosen.nonzero().squeeze(-1)
+        return self.first.index_copy(0, rows, self.later(rows, chosen[rows])) if len(rows) else self.first
+
     @cached_property
     def _first_and_rest(self) -> tuple[Tensor, Tensor]:
         """Features under the first adapter, and what they have over those of the few views."""

@@ -51,6 +51,10 @@ def consolidated(learner: MOSLearner, rule: str = "first", **settings: Any) -> M
         raise InputError("nothing has been learned yet: call learn first")
     if state.experiences < 2:
         raise InputError("the model has a single stack already, and answers in one pass")
+    if learner.by_regression:
+        raise InputError(
+            "with stage_one='ridge' the heads of experiences stay apart: there is no single stack for them"
+        )
     if len(state.shifts) < state.experiences:
         raise InputError("this model was learned before the shifts of stacks were remembered: learn it again")
     if learner.settings.consolidate is not None:

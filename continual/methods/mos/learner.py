@@ -6,157 +6,48 @@ is then aligned on features drawn from class statistics. At inference the stack 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from continual import merging
-from continual.adapters.bank import completed, serve, shared, stacked
+from continual.adapters.bank import completed, shared
 from continual.adapters.base import Weights
-from continual.data.inputs import ExperienceData, Label
+from continual.data.inputs import ExperienceData
 from continual.errors import InputError
 from continual.learning.answers import Scores
+from continual.learning.concept import Concept
 from continual.learning.extractor import Extractor
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.joining import Meeting
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
-from continual.learning.settings import AdapterSettings
 from continual.learning.state import JointClasses, Simulation, learned
-from continual.learning.training import Progress, Start
-from continual.losses.feature_contrast import FeatureContrast
-from continual.merging.base import check_settings, effective_alpha, merge_, merged
-from continual.methods.bases.adapter_training import AdapterTraining, beginning
-from continual.methods.bases.alignment import AlignmentSettings, ClassFits, aligned_fields, drawn_answers
+from continual.methods.bases.alignment import drawn_answers
 from continual.methods.bases.moved_alignment import ported_fields
+from continual.methods.bases.regression_update import RegressionState, RegressionUpdate
 from continual.methods.mos.adapter_features import AdapterFeatures
 from continual.methods.mos.early_exit import EarlyExit
-from continual.methods.mos.feature_shift import FeatureShiftModel, Shifts, moved_shifts
+from continual.methods.mos.feature_shift import FeatureShiftModel, moved_shifts
 from continual.methods.mos.joining import joined
 from continual.methods.mos.retrieval import Answering, ensemble
+from continual.methods.mos.ridge_stage import first_answer, refined, regression_of
+from continual.methods.mos.settings import MOSSettings
 from continual.methods.mos.state import MOSState
-from continual.registry import Registry
+from continual.methods.mos.training import MOSTraining
+from continual.methods.strata import StrataLearner
 from continual.seeding import generator
-from continual.statistics.class_statistics import Kind
-from continual.statistics.head import PrototypeSums, cosine_scores
-
-
-class MOSSettings(AdapterSettings, AlignmentSettings):
-    """Numbers of MOS; the fields not listed in a preset keep the defaults shown here."""
-
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"merge": "step", "alpha": 0.1, "consolidate": None, "feature_contrast": 0.0, "statistics": "full"},
-        "reference": {
-            "merge": "per_forward", "alpha": 0.1, "consolidate": "mean", "feature_contrast": 0.1, "statistics": "full",
-        },
-    }  # fmt: skip
-
-    at_inference = AdapterSettings.at_inference | {"early_exit"}
-    named: ClassVar[Mapping[str, Registry]] = {
-        **AdapterSettings.named, "anchor": merging.RULES, "consolidate": merging.RULES
-    }  # fmt: skip
-
-    # A twentieth of a full covariance at D = 768, and no worse where it was measured; exact up to 33 images per class.
-    statistics: Kind = Field("low_rank", description="what is remembered of a class")
-    statistics_components: int = Field(32, ge=1, description="directions of low_rank, centres of centroids")
-
-    merge: Literal["step", "per_forward"] = Field("step", description="once a step (the paper), or as its code does")
-    alpha: float = Field(0.1, ge=0, le=1, description="merging strength; 0 switches it off")
-    anchor: str = Field("mean", description="rule by which finished adapters become what is merged towards")
-    anchor_args: dict[str, Any] = Field(default_factory=dict, description="settings of that rule")
-    consolidate: str | None = Field(
-        None, description="at inference, replace adapter k >= 2 by a merge of those before it, by this rule: mean"
-    )
-    feature_contrast: float = Field(0.0, ge=0, description="weight of pushing features apart; the published code: 0.1")
-    contrast_temperature: float = Field(0.8, gt=0)
-    retrieval_rounds: int = Field(4, ge=1, description="most adapters tried for one image")
-    ensemble: bool = Field(True, description="add stage one's scores to the head's")
-    retrieved_views: int = Field(1, ge=1, description="with a group: on how many views a retrieved adapter is run")
-    early_exit: float | None = Field(
-        None, ge=0, lt=1, description="answer without another pass where that is sure; the share of drawn features "
-        "that may be answered otherwise decides what is sure (0.005, say)"
-    )  # fmt: skip
-
-    @model_validator(mode="after")
-    def _known_anchor_args(self) -> MOSSettings:
-        check_settings(self.anchor, self.anchor_args)
-        return self
-
-    @model_validator(mode="after")
-    def _one_shortcut(self) -> MOSSettings:
-        if self.early_exit is not None and self.consolidate is not None:
-            raise ValueError("early_exit predicts the adapters as they were finished: leave consolidate out, or it")
-        return self
-
-
-class MOSTraining(AdapterTraining[MOSState]):
-    """Merging after every step, and the feature contrast, on top of adapter training."""
-
-    settings: MOSSettings
-
-    def __init__(self, start: Start[MOSState], data: ExperienceData) -> None:
-        before, settings = start.state, start.settings
-        contrast = FeatureContrast(weight=settings.feature_contrast, temperature=settings.contrast_temperature)
-        newest = completed(before.bank)[-1] if before.bank else None
-        fixed = settings.adapter_kind.reading if before.bank else ()
-        super().__init__(start, data, newest, before.head, contrast, fixed=fixed)
-        self.anchor: Weights | None = None
-        if before.bank:
-            begin = beginning(settings, start.extractor.backbone, before.bank[0])
-            only = self.adapter.weights().keys()
-            self.anchor = merged(settings.anchor, before.bank, begin, only=only, **settings.anchor_args)
-        merges = 1 if settings.merge == "step" else start.extractor.backbone.depth + 1
-        self.alpha = effective_alpha(settings.alpha, merges)
-        self.epochs = self.epochs if self.new_classes else 0
-
-    def after_step(self) -> None:
-        """Merge the working adapter towards the finished ones (MOS, equation 6)."""
-        super().after_step()
-        if self.anchor is not None and self.alpha > 0:
-            merge_(self.adapter.weights(), self.anchor, self.alpha)
-            self.unread()
-
-    def finish(self, progress: Progress | None = None) -> MOSState:
-        """Keep the adapter, remember the classes, align the head (MOS section 3.2)."""
-        before = self.before
-        bank = (*before.bank, self.adapter.frozen()) if self.new_classes else before.bank
-        fits, prototypes = ClassFits(self.settings), PrototypeSums(before.prototypes, len(self.classes))
-        shifts = Shifts(before.shifts, before.shift_sums, before.experiences)
-
-        def fold(found: list[Tensor], targets: Tensor) -> list[Tensor]:
-            (own, first), new = found, targets >= len(before.classes)
-            fits.add(own, targets)
-            prototypes.add(first, targets)
-            shifts.add(first[new], own[new])
-            return [own]
-
-        held = self.streamed(self._reading(bank), fold, progress, by_class=True)
-        known = {**aligned_fields(self, fits, held), **shifts.fields(), "prototypes": prototypes.prototypes()}
-        return MOSState(**self.progress_counts(), **known, bank=bank)
-
-    def _reading(self, bank: Sequence[Weights]) -> Callable[[Tensor, Sequence[Label]], Sequence[Tensor]]:
-        """Return what reads images' features under their own class's adapter, and under A_1."""
-        kind, extractor = self.settings.adapter_kind, self.extractor
-        experience = torch.tensor(self.class_experience(), device=self.device)
-        under_first, every = shared(kind, bank[0]), stacked(bank)
-
-        def compute(images: Tensor, labels: Sequence[Label]) -> Sequence[Tensor]:
-            stem = extractor.stem(images, reads=kind.reads)
-            first, chosen = extractor.features(stem, under_first), experience[[self.index[label] for label in labels]]
-            return (serve(kind, extractor.features, stem, every, chosen) if chosen.any() else first), first
-
-        return compute
+from continual.statistics.head import cosine_scores
 
 
 class MOSLearner(IncrementalLearner[MOSState]):
     """Model surgery: adapter merging and self-refined adapter retrieval.
 
     Memory grows by one adapter and its shift, L (2 r D + r + D) + 11 D numbers, per experience, and by head row,
-    statistics and prototype, 2 D + 1 numbers and the statistics' own, per class. 2 D^2 more predict shifts.
+    statistics and prototype, 2 D + 1 numbers and the statistics' own, per class. 2 D^2 more predict shifts. With
+    `stage_one="ridge"` a strata is remembered as well: D' (D' + 3) / 2 numbers, and 2 D' per class.
     """
 
     method = "mos"
@@ -173,19 +64,58 @@ class MOSLearner(IncrementalLearner[MOSState]):
     keeps_every_adapter = True
 
     def concept_features(self, images: Tensor) -> Sequence[Tensor]:
-        return self.remembered_features(self.extractor, images)
+        return self._under_each(self.extractor, images)
 
     def begin(self, data: ExperienceData) -> MOSTraining:
-        return MOSTraining(self.start, data)
+        def regression(first: Weights) -> RegressionUpdate:
+            return self.regression_under(first).begin(data)
+
+        return MOSTraining(self.start, data, regression if self.by_regression else None)
+
+    @property
+    def by_regression(self) -> bool:
+        """Whether stage one is a ridge regression."""
+        return self.settings.stage_one == "ridge"
+
+    @property
+    def regression(self) -> StrataLearner:
+        """The strata that stage one asks where it is a ridge regression; see `ridge_stage`."""
+        return self.regression_under(self.state.bank[0] if self.state.bank else None)
+
+    def regression_under(self, first: Weights | None) -> StrataLearner:
+        """Return it for a first adapter."""
+        read = first if self.settings.regressed == "first" else None
+        adapters = None if read is None else shared(self.settings.adapter_kind, read)
+        return regression_of(self, self.state.regression, adapters)
 
     @property
     def adapted(self) -> bool:
         return True
 
     def remembered_features(self, extractor: Extractor, images: Tensor) -> Sequence[Tensor]:
+        tokens = self.regression.remembered_features(extractor, images) if self.by_regression else ()
+        return [*self._under_each(extractor, images), *tokens]
+
+    def _under_each(self, extractor: Extractor, images: Tensor) -> list[Tensor]:
+        """Return features (B, D) of prepared images under every adapter."""
         kind = self.settings.adapter_kind
         stem = extractor.stem(images, reads=kind.reads)
         return [extractor.features(stem, shared(kind, own)) for own in completed(self.state.bank)]
+
+    def suppress(self, concept: Concept, strength: float | None = None, **options: Any) -> None:
+        own = self.regression if self.by_regression and options.get("edit", "head") == "head" else None
+        if own is not None and self.classes:
+            own.suppress(concept, strength, **options)
+        super().suppress(concept, strength, **options)
+        self.state = self.state if own is None else replace(self.state, regression=own.state)
+
+    def allow(self, name: str) -> None:
+        super().allow(name)
+        known = self.state.regression
+        if known is not None and name in [one.name for one in known.ignored or ()]:
+            own = self.regression
+            own.allow(name)
+            self.state = replace(self.state, regression=own.state)
 
     def ported(self, target: Self, spaces: Sequence[Space], keep_answers: float) -> MOSState:
         """Copy the adapters; map what is remembered under each by its own map, and align the head again.
@@ -193,8 +123,13 @@ class MOSLearner(IncrementalLearner[MOSState]):
         The part of shifts that is linear in features is forgotten: it follows from images alone.
         """
         state, places = target.state, target.state.class_experience
+        own = None
+        if self.by_regression:
+            *spaces, tokens = spaces
+            own = self.regression.ported(target.regression, [tokens], keep_answers)
         return replace(
             state,
+            regression=own,
             **ported_fields(self.settings, state, spaces, places, keep_answers),
             prototypes=spaces[0].map.prototypes(learned(state.prototypes)),
             shifts=moved_shifts(state.shifts, state.shift_sums, [space.map for space in spaces]),
@@ -202,9 +137,24 @@ class MOSLearner(IncrementalLearner[MOSState]):
         )
 
     def joined_apart(self, states: Sequence[MOSState], joint: JointClasses, meeting: Meeting) -> MOSState:
-        return joined(self.settings.adapter_kind, self.settings, states, joint, meeting)
+        found = joined(self.settings.adapter_kind, self.settings, states, joint, meeting)
+        if not self.by_regression:
+            return found
+        parts = [self._under_that_of_the_first(number, states, meeting) for number in range(len(states))]
+        own = self.regression_under(states[0].bank[0])
+        return replace(found, regression=own.joined(parts, joint))
 
-    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation:
+    def _under_that_of_the_first(self, number: int, states: Sequence[MOSState], meeting: Meeting) -> RegressionState:
+        """Return a state's regression of tokens under the first state's first adapter: mapped, if it has another."""
+        (mine, its), state = (states[n].bank[0] for n in (number, 0)), learned(states[number].regression)
+        if self.settings.regressed == "frozen" or all(torch.equal(own, its[name]) for name, own in mine.items()):
+            return state
+        to = meeting.map((number, len(states[number].bank)), (0, len(states[0].bank)))
+        return replace(state, sums=to.sums(learned(state.sums)))
+
+    def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:
+        if self.by_regression:
+            return self.regression.port_simulation(after.regression, spaces[-1:])
         return drawn_answers(self.settings, self.state, after.state, spaces, self.state.class_experience)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
@@ -213,6 +163,8 @@ class MOSLearner(IncrementalLearner[MOSState]):
         kind, rule, views = settings.adapter_kind, settings.consolidate, settings.retrieved_views
         bank = self.state.stacked_bank(rule)
         under = AdapterFeatures(self.extractor, kind, bank, images, views=views, bank_name=rule, cache=cache)
+        if self.by_regression:
+            return self.refined(self.regression._scores(images, cache), under.of_each)
         first, last = under.first, under.first.clone()  # the last is under the adapter that was run last
 
         def features_of(rows: Tensor, stacks: Tensor) -> Tensor:
@@ -230,6 +182,19 @@ class MOSLearner(IncrementalLearner[MOSState]):
             values, found, last = predictor.answer(first, features_of, enough)
         cosines = cosine_scores(first, answering.prototypes)
         return Scores(values, found.stack, found.path[:, 0], found.refinements, *self.judged(values, last), cosines)
+
+    def refined(self, said: Scores, features_of: Callable[[Tensor], Tensor]) -> Scores:
+        """Return what becomes of the regression's scores; `features_of(stacks (B,))` gives features (B, D) of images.
+
+        What is unlike all classes stays what the regression says it is.
+        """
+        experience = self.state.experience_of_class
+        p, found = first_answer(said, experience)
+        values, within = p, self.settings.within
+        if within:
+            values = refined(p, self.state.heeding(features_of(found)), found, experience, within)
+        known = None if said.probabilities is None else values
+        return Scores(values, found, found, torch.zeros_like(found), known, said.p_value, said.similarity)
 
     def judged(self, values: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the probabilities (B, C) of scores (B, C), and the p-value (B,) of features (B, D) of the last stack.
@@ -276,8 +241,13 @@ class MOSLearner(IncrementalLearner[MOSState]):
         state, floor = self.state, self.settings.covariance_floor
         return FeatureShiftModel.of(state.shifts, state.shift_sums, state.stacked_bank(), draw, floor)
 
-    def simulation(self, after: Self) -> Simulation:
-        """Ask the heads about a class as remembered under its own adapter, which retrieval is trusted to find."""
+    def simulation(self, after: Self) -> Simulation | None:
+        """Ask the heads about a class as remembered under its own adapter, which retrieval is trusted to find.
+
+        Where stage one is a regression, what it says is asked about alone.
+        """
+        if self.by_regression:
+            return self.regression.simulation(after.regression)
 
         def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
             again = draw.clone_state()

@@ -1,16 +1,18 @@
 """What MOS has learned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from continual.adapters.bank import stacked
 from continual.adapters.base import Weights
+from continual.data.inputs import Label
 from continual.merging.base import merged_before
 from continual.methods.bases.alignment import AlignedState
+from continual.methods.bases.regression_update import RegressionState
 from continual.methods.mos.early_exit import EarlyExit
 from continual.methods.mos.feature_shift import ShiftStatistics
 from continual.statistics.class_statistics import ClassStatistics
@@ -28,6 +30,12 @@ class MOSState(AlignedState):
     prototypes: Prototypes | None = None  #: (C, D)
     shifts: tuple[ClassStatistics, ...] = ()  #: of each adapter, phi(x; A_k) - phi(x; A_1); none in older files
     shift_sums: ShiftStatistics | None = None  #: what else is remembered of them; None in older files
+    #: what stage one has learned where it is a ridge regression, its names of the classes included; None else
+    regression: RegressionState | None = None
+
+    def renamed(self, old: Label, new: Label) -> Self:
+        own = self.regression and self.regression.renamed(old, new)
+        return replace(super().renamed(old, new), regression=own)
 
     @cached_property
     def experience_of_class(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_learn_decides_says_so_and_remembers(equimos: Equimos, tiles: Path, weig
     assert "group" in equimos("info", "-m", model).stdout
     again = equimos(*words, "--yes")
     assert "nothing new" in again.stdout
+
+
+def test_learn_and_predict_by_as_many_views_as_an_image_needs(
+    equimos: Equimos, tiles: Path, weights: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    words = ("learn", "-i", tiles, "-m", model, "--weights", weights, "--device", "cpu", "--yes")
+    refused(equimos(*words, "--passes", 2), "there is no group")
+    done = equimos(*words, "--symmetry", "D4", "--passes", 2)
+    assert done.exit_code == 0, done.output
+    settings = json.loads(equimos("info", "-m", model, "--json", "-").stdout)["settings"]
+    assert (settings["group"], settings["passes"], settings["symmetry"]) == ("D4", 2, "equitune")
+    asked = ("predict", "-m", model, tiles, "--device", "cpu")
+    means = [
+        float(re.findall(r"([\d.]+) passes of the backbone per image", equimos(*asked, *more).stdout)[0])
+        for more in (["--passes", 1], [], ["--passes", 8])
+    ]
+    assert means[0] == 1
+    assert means[0] <= means[1] < means[2] == 8
 
 
 def test_features_cannot_be_kept_of_a_model_whose_group_is_not_known(

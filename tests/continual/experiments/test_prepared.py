@@ -28,7 +28,7 @@ def config(blob_run: Callable[..., RunConfig]) -> RunConfig:
 
 
 def test_all_cells_share_what_was_prepared(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "inference_cost", lambda *_: (0.0, None))  # opens its images all the same
+    monkeypatch.setattr(run, "inference_cost", lambda *_, **__: (0.0, None))  # opens its images all the same
     with monkeypatch.context() as without:
         without.setattr(prepared, "LIMIT", 0)
         without.setattr(PreparedOnce.__init__, "__defaults__", (0,))

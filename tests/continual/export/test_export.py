@@ -112,6 +112,20 @@ def test_retrieval_inside_the_graph_is_the_learner_s(mos: Learner, exported: Pat
         assert max(found.values()) < 1e-4
 
 
+@pytest.mark.parametrize("own", [{}, {"within": 0.5, "regressed": "frozen"}], ids=str)
+def test_a_regression_in_stage_one_chooses_adapters_inside_the_graph(tmp_path: Path, own: dict[str, Any]) -> None:
+    learner = learned("mos", stage_one="ridge", **own)
+    learner = wandering(learner) if own else learner
+    writing.export_onnx(learner, tmp_path / "mos.onnx")
+    runner = Runner(tmp_path / "mos.onnx")
+    images = torch.stack([learner.preprocessing.evaluation()(x) for x in coloured_squares(range(7), 3, seed=1)[0]])
+    assert len(learner.score_batch(images).stack.unique()) == 3  # type: ignore[union-attr]
+    for rows in (images[:1], images):
+        found = differences(learner, runner, rows)
+        assert max(found[name] for name in ("stack", "first_stack", "refinements")) == 0
+        assert max(found.values()) < 1e-4
+
+
 @pytest.mark.slow
 def test_an_image_s_answer_does_not_depend_on_the_others(exported: Path) -> None:
     runner, images = Runner(exported), noise(9).numpy()
@@ -324,6 +338,14 @@ def test_every_symmetry_has_a_free_batch(symmetry: str, group: str, tmp_path: Pa
     runner = Runner(tmp_path / "ridge.onnx")
     for count in (1, 2, 5):
         assert max(differences(learner, runner, noise(count)).values()) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_graph_looks_at_all_views(tmp_path: Path) -> None:
+    learner = learned("ridge", group="C4", symmetry="equitune", passes=2)
+    writing.export_onnx(learner, tmp_path / "ridge.onnx")
+    assert max(differences(learner.variant(passes=None), Runner(tmp_path / "ridge.onnx"), noise(5)).values()) < 1e-5
+    assert max(differences(learner, Runner(tmp_path / "ridge.onnx"), noise(5)).values()) > 1e-4
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 from continual.errors import InputError
 from continual.export import standalone
 from continual.export.onnx_learner import Learner
+from continual.export.onnx_runner import Runner
 from continual.export.writing import export_onnx
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.ridge import RidgeLearner
@@ -50,6 +51,9 @@ def agree(box: Learner, learner: Any, images: list[np.ndarray]) -> None:
         assert np.abs(ours.probabilities.numpy() - theirs["probabilities"]).max() <= 1e-4
     if ours.p_value is not None:
         assert np.abs(ours.p_value.numpy() - theirs["familiarity"]).max() <= 2 / 1025
+    assert (ours.anomaly is None) == ("anomaly" not in theirs)
+    if ours.anomaly is not None:
+        np.testing.assert_allclose(theirs["anomaly"], ours.anomaly.numpy(), rtol=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "settings"), METHODS, ids=str)
@@ -112,11 +116,20 @@ def test_the_file_to_copy_needs_nothing_of_this_package(tmp_path: Path) -> None:
     agree(Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz"), learner, arrays(5, 3, 9))
 
 
-def test_a_model_of_one_class_learns_a_second(tmp_path: Path) -> None:
+def test_a_model_of_one_class_says_what_is_unusual_and_learns_a_second(tmp_path: Path) -> None:
     learner = taught(StrataLearner(BACKBONE), [0])
     export_onnx(learner, tmp_path / "m.onnx", learnable=True)
+    asked = [*arrays(0, 4, 6), *arrays(3, 4, 6)]
+    exported = Runner(tmp_path / "m.onnx").predict(asked)
+    np.testing.assert_allclose([one["anomaly"] for one in exported], learner.predict(asked).anomaly.numpy(), rtol=1e-3)
+    assert not exported[0]["unknown"]
+    assert exported[-1]["unknown"]
     box = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz")
-    box.learn(arrays(1, 4, 5), "class 1")
+    agree(box, learner, asked)
+    for name, images in (("class 0", arrays(0, 5, 4)), ("class 1", arrays(1, 4, 5)), ("class 0", arrays(0, 3, 8))):
+        box.learn(images, name)
+        learner.learn(images, [name] * len(images))
+        agree(box, learner, asked)
     assert box.classes == ["class 0", "class 1"]
     assert box.outputs(arrays(0, 2, 6))["scores"].shape == (2, 2)
 

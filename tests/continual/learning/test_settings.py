@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from continual.errors import EquimosError, InputError, nearest
 from continual.learning.settings import AdapterSettings, Settings, make
 from continual.methods import methods
-from continual.methods.mos.learner import MOSSettings
+from continual.methods.mos.settings import MOSSettings
 from continual.methods.strata import StrataSettings
 
 

@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ranpac", {"epochs": 0, "projection": 60}),
     ("ranpac", {**QUICK, "projection": 60}),
     ("mos", {**QUICK, "alignment_epochs": 1}),
+    ("mos", {**QUICK, "alignment_epochs": 1, "stage_one": "ridge"}),
     ("mos", {**QUICK, "alignment_epochs": 1, "adapter": "ladder"}),
     ("ease", QUICK),
     ("finetune", QUICK),

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, layer_norm, one_hot
 import continual
 from continual.backbones.loading import Backbone
 from continual.methods.strata import StrataLearner
+from continual.testing import coloured_squares, tiny_backbone
 
 
 def block_outputs(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
@@ -136,3 +137,22 @@ def test_all_blocks_are_read_where_there_are_fewer(backbone: Backbone, blobs: An
         learner.learn(*blobs([0, 1], 4))
         scores.append(learner.predict(blobs([0, 1], 2)[0]).scores)
     assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("symmetry", ["frame", "equitune", "canonicaliser", "score_averaging", "augmentation"])
+def test_mirror_images_are_not_looked_at_twice_where_they_are_views(symmetry: str) -> None:
+    """With mirrors in the group, features of an image and of its mirror image are the same bits: one pass does."""
+    learner = StrataLearner(tiny_backbone(), group="D4", symmetry=symmetry)
+    learner.learn(*coloured_squares([0, 1, 2], 4))
+    view = learner.backbone.preprocessing.evaluation()
+    images = torch.stack([view(image) for image in coloured_squares([0, 1, 2], 2, seed=3)[0]])
+    seen: list[int] = []
+    hook = learner.backbone.frozen.stages[0].register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    with torch.no_grad():
+        found = learner.design_features(learner.extractor, images)
+        cost = sum(seen)
+        both = [learner._tokens(learner.extractor, images, mirrored, None) for mirrored in (False, True)]
+    hook.remove()
+    assert torch.equal(found, torch.stack(both).mean(0))
+    moves = symmetry in ("augmentation", "score_averaging")
+    assert sum(seen) == cost * (2 if moves else 3)

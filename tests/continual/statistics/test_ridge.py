@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from continual.methods.ridge import RidgeLearner
 from continual.seeding import generator
 from continual.statistics.fields import check, pack, unpack
-from continual.statistics.penalties import choose_penalty
+from continual.statistics.penalties import PENALTIES, _by_images, choose_penalty
 from continual.statistics.ridge import (
     SHARES,
     GramStatistics,
@@ -84,6 +84,28 @@ def test_noise_asks_for_a_strong_ridge_and_signal_for_a_weak_one(choose: str) ->
         return choose_penalty(None, x, labels, 2, standardise=True, generator=torch.Generator().manual_seed(1))
 
     assert chosen(noise) >= (10 if choose == "sums" else 100) * chosen(clean)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("noise", [0.1, 3.0, 30.0])
+def test_a_penalty_is_the_same_by_few_images_and_by_their_sums(balance: float, noise: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y = torch.tensor([0] * 20 + [1] * 10 + [2] * 5)
+    x = torch.relu(torch.randn(3, 50, generator=draw)[y] + noise * torch.randn(35, 50, generator=draw))
+    order = torch.randperm(35, generator=torch.Generator().manual_seed(1))
+    held, kept = order[:7], order[7:]
+    sums = GramStatistics.of(x[kept], y[kept], 3)
+    weighted, weights = sums.balanced(balance), sums.image_weights(balance)
+    answers = {p: solve(weighted, p, standardise=False)(x[held].double()) for p in PENALTIES}
+    truth = torch.nn.functional.one_hot(y[held], 3)
+    errors = {p: float(((found - truth).square() * weights[y[held], None]).mean()) for p, found in answers.items()}
+    by_images = dict(_by_images(x[held].double(), x[kept].double(), y[kept], weights))
+    assert len(by_images) >= 14
+    for penalty, found in by_images.items():
+        if penalty > 1e-4:  # weaker ones are solved to fewer digits by sums
+            assert torch.allclose(found, answers[penalty], atol=1e-7)
+    given = {"standardise": False, "generator": torch.Generator().manual_seed(1), "balance": balance}
+    assert choose_penalty(None, x, y, 3, **given) == min(errors, key=lambda p: errors[p])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 4])

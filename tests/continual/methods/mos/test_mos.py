@@ -19,7 +19,8 @@ from continual.errors import LearningError
 from continual.learning.feature_cache import FeatureCache
 from continual.merging.base import merged
 from continual.methods.mos.adapter_features import AdapterFeatures
-from continual.methods.mos.learner import MOSLearner, MOSTraining
+from continual.methods.mos.learner import MOSLearner
+from continual.methods.mos.training import MOSTraining
 from continual.statistics.class_statistics import Kind, fit
 from continual.statistics.fields import pack
 from continual.statistics.head import cosine_scores

@@ -45,6 +45,16 @@ def load_clip(
     prompts, normalised, times the logit scale: scores are those of CLIP. Raises BackboneError for a wrong name, tag,
     argument or file, and InputError if open_clip is not installed.
     """
+    model, tokenize = created(name, weights, args, pretrained=pretrained)
+    head = None if classes is None else _head(model, tokenize, classes, templates)
+    width = head.in_features if head else model.text_projection.shape[-1]
+    return ImageTower(model.visual, width), head, _preprocessing(model.visual)
+
+
+def created(
+    name: str, weights: Path | None, args: dict[str, Any] | None = None, *, pretrained: bool = True
+) -> tuple[Any, Any]:
+    """Return a CLIP in evaluation mode, and its tokenizer; see `load_clip`."""
     clip = _open_clip()
     architecture, _, tag = name.partition(".")
     if architecture not in clip.list_models():
@@ -55,7 +65,7 @@ def load_clip(
         raise BackboneError(f"{PREFIX}{architecture} needs its weights' tag: {choice}; or give weights=FILE")
     if weights is not None and not weights.is_file():
         raise BackboneError(f"no weights file at {weights}")
-    args = arguments.checked(args, f"{PREFIX}{architecture}", arguments.ClipArguments)
+    args = arguments.checked(args or {}, f"{PREFIX}{architecture}", arguments.ClipArguments)
     source = str(weights) if weights else tag if pretrained else None
     # Some published weights were trained with another GELU than the architecture of that name has.
     gelu = bool((clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")) if tag else False
@@ -67,20 +77,23 @@ def load_clip(
         said, kind = str(error).strip().split("\n")[0][:200], type(error).__name__
         text = f"{PREFIX}{name} could not be made from {source or args} ({kind}: {said}): {cure}"
         raise BackboneError(text) from error
-    model.eval()
-    head = None if classes is None else _head(model, clip.get_tokenizer(architecture), classes, templates)
-    width = head.in_features if head else model.text_projection.shape[-1]
-    return ImageTower(model.visual, width), head, _preprocessing(model.visual)
+    return model.eval(), clip.get_tokenizer(architecture)
 
 
-@torch.no_grad()
-def _head(model: Any, tokenize: Any, classes: Sequence[str], templates: Sequence[str]) -> nn.Linear:
+def text_rows(model: Any, tokenize: Any, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Return a row of length 1 for each class (C, E): the mean of its prompts, normalised."""
     rows = []
     for name in classes:
         prompts = F.normalize(model.encode_text(tokenize([t.replace("{}", name) for t in templates])), dim=-1)
         rows.append(F.normalize(prompts.mean(0), dim=-1))
-    head = nn.Linear(len(rows[0]), len(rows), bias=False)
-    head.weight.copy_(model.logit_scale.exp() * torch.stack(rows))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _head(model: Any, tokenize: Any, classes: Sequence[str], templates: Sequence[str]) -> nn.Linear:
+    rows = text_rows(model, tokenize, classes, templates)
+    head = nn.Linear(rows.shape[1], len(rows), bias=False)
+    head.weight.copy_(model.logit_scale.exp() * rows)
     return head
 
 

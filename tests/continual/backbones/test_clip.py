@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from continual.experiments.equivariance.clip import load_clip
+from continual.backbones.clip import load_clip
 
 
 def test_clip_s_scores_are_clip_s_own(tiny_clip: str) -> None:

@@ -1,0 +1,86 @@
+"""Tables of what `mos_readouts.py` measured, for each data set and number of images.
+
+python benchmarks/mos_readouts_report.py mos_readouts.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import arguments
+import numpy as np
+from measuring import spread, table
+
+Records = Sequence[Mapping[str, Any]]
+
+STRATA = "frozen: strata"
+#: what is shown -> the measure; each row of the first part changes one thing more
+ROWS: dict[str, str] = {
+    "MOS": "mos",
+    "+ stage one by strata": "frozen: stage one",
+    "+ its probabilities in the ensemble": "frozen: ensemble",
+    "+ no refinement by the head": "frozen: ensemble, no refinement",
+    "the last, adapters off": "frozen: ensemble, adapters off",
+    "strata, half the head within the experience found": "frozen: head 0.5, adapters on, retrieved",
+    "that, adapters off": "frozen: head 0.5, adapters off, retrieved",
+    "strata, half the head within every experience": "frozen: head 0.5, adapters on, every",
+    "this, adapters off": "frozen: head 0.5, adapters off, every",
+    'strata on tokens under the first adapter (`stage_one="ridge"`)': "first: strata",
+    "strata": STRATA,
+}
+#: bounds of what is there to be gained
+BOUNDS: dict[str, str] = {
+    "experience found by MOS": "mos: experience",
+    "experience found by strata": "frozen: experience",
+    "experience known, MOS's head": "mos: experience known",
+    "experience known, strata": "frozen: experience known",
+    "experience known, strata and half a head": "frozen: head 0.5, adapters on, experience known",
+    "the same, adapters off": "frozen: head 0.5, adapters off, experience known",
+    "MOS or strata right": "frozen: either right",
+    "experience found by strata under the first adapter": "first: experience",
+    "experience known, strata under the first adapter": "first: experience known",
+}
+
+
+def curves(records: Records, measure: str) -> np.ndarray:
+    """Return a measure in percent, (seeds, experiences)."""
+    seeds = sorted({r["seed"] for r in records})
+    own = {(r["seed"], r["experience"]): 100 * r[measure] for r in records}
+    count = max(r["experience"] for r in records)
+    return np.array([[own[seed, n] for n in range(1, count + 1)] for seed in seeds])
+
+
+def rows(records: Records, names: Mapping[str, str]) -> list[list[str]]:
+    """Return lines of what was measured: name, average, gain over strata, final accuracy, gain."""
+    plain, lines = curves(records, STRATA), []
+    for name, measure in names.items():
+        if any(measure not in r for r in records):
+            continue
+        found = curves(records, measure)
+        line = [name]
+        for mine, its in ((found.mean(1), plain.mean(1)), (found[:, -1], plain[:, -1])):
+            gain = "" if measure == STRATA else spread([*(mine - its)], "+.1f")
+            line += [spread([*mine]), gain]
+        lines.append(line)
+    return lines
+
+
+def main() -> None:
+    """Print two tables for each data set, half and number of images."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("figures", type=Path)
+    records = json.loads(parser.parse_args().figures.read_text(encoding="utf-8"))
+    keys = ("data", "half", "per class", "classes", "epochs", "alpha")
+    for key in dict.fromkeys(tuple(r[k] for k in keys) for r in records):
+        own = [r for r in records if tuple(r[k] for k in keys) == key]
+        seeds = sorted({r["seed"] for r in own})
+        print(", ".join(f"{k} {v}" for k, v in zip(keys, key, strict=True)), f"seeds {seeds}\n")
+        for title, names in (("readout", ROWS), ("bound", BOUNDS)):
+            print(table([title, "Ā [%]", "against strata", "final [%]", "against strata"], rows(own, names)))
+
+
+if __name__ == "__main__":
+    main()

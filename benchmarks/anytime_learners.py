@@ -1,6 +1,6 @@
 """Learners that look at as many of an image's eight views as it needs: accuracy against passes, beside all views.
 
-    python benchmarks/anytime_learners.py --images DIR --weights FILE --cache DIR --out anytime_learners_SET.json
+    python benchmarks/anytime_learners.py --images DIR --weights FILE --cache DIR --out learner_passes_SET.json
 
 Images and what the network says of all their views are those of `anytime.py` (its cache is used, or made): 20 images of
 each class to learn from, 15 others tested, in every position of D4. Rows are learners, as anybody would use them, on

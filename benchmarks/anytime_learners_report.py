@@ -1,6 +1,6 @@
 """The table of docs/no_up.md about learners' passes, from what `anytime_learners.py` wrote.
 
-python benchmarks/anytime_learners_report.py benchmarks/results/anytime_learners_*.json
+python benchmarks/anytime_learners_report.py benchmarks/results/learner_passes_*.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def mean(seeds: dict[str, Any], row: str, key: str) -> float:
 
 def main(figures: Annotated[list[Path], typer.Argument(help="What anytime_learners.py wrote.")]) -> None:
     """Print a table."""
-    sets = {path.stem.removeprefix("anytime_learners_"): json.loads(path.read_text()) for path in figures}
+    sets = {path.stem.removeprefix("learner_passes_"): json.loads(path.read_text()) for path in figures}
     names = " | ".join(f"{name} [%] | passes | alarms [%]" for name in sets)
     print(f"| | {names} |\n| --- {'| --: ' * 3 * len(sets)}|")
     for row in next(iter(next(iter(sets.values())).values())):

@@ -186,7 +186,7 @@ def _accuracy(learner: Any, found: dict[str, Tensor]) -> float:
     tested = torch.cat([c * TEST + torch.arange(TEST) for c in classes])
 
     def part(name: str, rows: Tensor) -> Tensor:
-        # The last class token of the image alone is what ridge reads, but for the last norm's gain.
+        # The last class token of the image alone is what ridge reads, except for the last norm's gain.
         read_ = found[name][rows].float()
         return read_[:, :1, 6 * 384 : 7 * 384] if learner.method == "ridge" else read_
 

@@ -67,7 +67,7 @@ def main(
          *(f"{row[f'{name}, waiting']:.0%}" for name in ("anew", "once"))]
         for row in rows
     ]  # fmt: skip
-    headings = ["images", "decoded anew [ms]", "decoded once [ms]", "waiting, anew", "waiting, once"]
+    headings = ["images", "decoded again [ms]", "decoded once [ms]", "waiting, again", "waiting, once"]
     write(out, "loading", {"ran on": surroundings(), "count": count, "rows": rows}, table(headings, lines))
 
 

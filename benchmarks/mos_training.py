@@ -40,7 +40,7 @@ CLASSES = 5  #: new ones
 
 
 def training_of(backbone: Backbone, images: Tensor, device: str = "cpu", **settings: Any) -> MOSTraining:
-    """Return a training of a third experience: two finished adapters to merge towards, ten classes of before."""
+    """Return a training of a third experience: two finished adapters to merge towards, ten earlier classes."""
     values = {"feature_contrast": 0.1, "statistics": "diagonal", "alignment_epochs": 0, **settings}
     learner = MOSLearner(backbone, device=device, epochs=0, **values)
     for first in (0, CLASSES):
@@ -150,7 +150,7 @@ def steps(
 
 
 def alignments(classes: int, width: int, batch_size: int, epochs: int, rounds: int) -> tuple[dict[str, Any], str]:
-    """Measure the alignment beside the reference's, on full covariances of made-up features."""
+    """Measure the alignment beside the reference's, on full covariances of synthetic features."""
     draw = torch.Generator().manual_seed(0)
     mixing = torch.randn(width, width, generator=draw) / width**0.5
     known = [fit(torch.randn(2 * width, width, generator=draw) @ mixing) for _ in range(classes)]

@@ -1,10 +1,11 @@
 """How long a new class takes on the page of `equimos serve`, how well unknown images are sorted; and screenshots.
 
-    python benchmarks/page_loop.py IMAGES --weights FILE --screenshots docs/images
+    python benchmarks/page_loop.py IMAGES --weights FILE --out benchmarks/results/page_loop.json
 
-IMAGES holds train/ and test/ with one folder per class. A `strata` model of ViT-S/14 (11 blocks, 112 px) learns 20 of
-them; then three images of another class are named, learned and asked about through HTTP, five times over. With
-playwright and a Chromium the page is photographed on a phone and on a desk.
+IMAGES holds train/ and test/ with one folder per class. A `strata` model learns 20 of them, on a ViT-S/14 (11 blocks,
+112 px) and on a tiny random ViT (2 blocks, 16 px); then three images of another class are named, learned and asked
+about through HTTP, five times over. How long unknown images take to sort is measured on random features, in processor
+time. With --screenshots, playwright and a Chromium the page is photographed on a phone and on a desk.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -23,6 +26,7 @@ import numpy as np
 import torch
 import typer
 import uvicorn
+from measuring import seconds, surroundings
 from sklearn.metrics import adjusted_rand_score
 
 import continual
@@ -31,6 +35,7 @@ from continual.explaining.explain import prepared_for
 from continual.serving.answering import ServingOptions
 from continual.serving.model import ModelInUse
 from continual.serving.server import config
+from continual.testing import tiny_backbone
 from continual.uncertainty.clusters import clustered
 
 VIT = {"img_size": 112, "depth": 11, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -94,49 +99,82 @@ def photographed(address: str, files: list[Path], out: Path) -> None:
         browser.close()
 
 
-def main(
-    images: Path,
-    weights: Annotated[Path, typer.Option()],
-    screenshots: Annotated[Path | None, typer.Option()] = None,
-) -> None:
-    """Measure, and print JSON."""
-    torch.set_num_threads(2)
-    backbone = continual.load_backbone("vit_small_patch14_dinov2", weights=weights, **VIT)
-    names = sorted(path.name for path in (images / "train").iterdir())
-    words = json.loads(next(images.glob("class_names.json"), Path("/dev/null")).read_text() or "{}")
-    learner = continual.StrataLearner(backbone)
-    known = [(file, _word(words, name)) for name in names[:20] for file in of(images, "train", name, 20)]
-    learner.learn([file for file, _ in known], [name for _, name in known])
-    result: dict[str, Any] = {"D'": len(learner.state.sums.total), **grouping(learner, images, names[20:46])}
-    with TemporaryDirectory() as folder:
-        model = Path(folder) / "model.safetensors"
-        learner.save(model)
-        in_use = ModelInUse(model, lambda before: continual.load(model, backbone))
-        listening = socket.create_server(("127.0.0.1", 0))
-        options = ServingOptions(collect=Path(folder) / "named", learn=True)
-        server = uvicorn.Server(config(in_use, options))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        address, took, right = f"http://127.0.0.1:{listening.getsockname()[1]}", [], []
+def sorting_times(counts: tuple[int, ...] = (32, 100, 300, 1000), seed: int = 0) -> dict[str, float]:
+    """Return the seconds of sorting so many images of eight kinds, of 384 features each."""
+    draw, found = np.random.default_rng(seed), {}
+    for count in counts:
+        features = draw.normal(size=(8, 384))[draw.integers(8, size=count)] + draw.normal(size=(count, 384))
+        clustered(features[:8])  # what is loaded at first use
+        found[str(count)] = round(seconds(lambda features=features: clustered(features)), 3)
+    return found
+
+
+def loop_times(
+    learner: Any, images: Path, names: list[str], words: dict[str, Any], screenshots: Path | None = None
+) -> dict[str, Any]:
+    """Name, learn and ask about a class of three images through HTTP, five times: seconds of each, and how well."""
+    took: list[float] = []
+    right: list[float] = []
+    with TemporaryDirectory() as folder, served(learner, Path(folder)) as address:
         with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
             for name in names[20:25]:
                 began = time.perf_counter()
                 posted(client, "/corrections", of(images, "train", name, 3), **{"class": _word(words, name)})
                 client.post("/learn").raise_for_status()
-                answers = posted(client, "/predict", of(images, "test", name, 1))
+                posted(client, "/predict", of(images, "test", name, 1))
                 took.append(time.perf_counter() - began)
                 answers = posted(client, "/predict", of(images, "test", name, 10))["answers"]
                 right.append(np.mean([answer["answer"] == _word(words, name) for answer in answers]))
-        result |= {"seconds": [round(t, 2) for t in took], "right of ten, three images learned": float(np.mean(right))}
-        print(json.dumps(result, indent=1), flush=True)
         if screenshots is not None:
             files = [of(images, "test", name, 1)[0] for name in (names[3], names[40], names[21])]
             photographed(address, files, screenshots)
             drawn(continual.explain(learner, files[0])).save(screenshots / "explain.png")
-        server.should_exit = True
-        thread.join()
+    return {"seconds": [round(t, 2) for t in took], "right of ten, three images learned": float(np.mean(right))}
+
+
+@contextmanager
+def served(learner: Any, folder: Path) -> Iterator[str]:
+    """Serve a learner with --learn; give the address."""
+    model = folder / "model.safetensors"
+    learner.save(model)
+    in_use = ModelInUse(model, lambda before: continual.load(model, learner.backbone))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config(in_use, ServingOptions(collect=folder / "named", learn=True)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def main(
+    images: Path,
+    weights: Annotated[Path, typer.Option()],
+    out: Annotated[Path | None, typer.Option()] = None,
+    screenshots: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Measure, and print JSON."""
+    torch.set_num_threads(2)
+    names = sorted(path.name for path in (images / "train").iterdir())
+    words = json.loads(next(images.glob("class_names.json"), Path("/dev/null")).read_text() or "{}")
+    known = [(file, _word(words, name)) for name in names[:20] for file in of(images, "train", name, 20)]
+    result: dict[str, Any] = {"surroundings": surroundings(), "seed": 0, "sorting": {"seconds": sorting_times()}}
+    for name, backbone in (
+        ("ViT-S/14", continual.load_backbone("vit_small_patch14_dinov2", weights=weights, **VIT)),
+        ("tiny ViT", tiny_backbone()),
+    ):
+        learner = continual.StrataLearner(backbone)
+        learner.learn([file for file, _ in known], [name for _, name in known])
+        if name == "ViT-S/14":
+            result["sorting"] |= grouping(learner, images, names[20:46])
+        shots = screenshots if name == "ViT-S/14" else None
+        result[name] = {"D'": len(learner.state.sums.total), **loop_times(learner, images, names, words, shots)}
+        text = json.dumps(result, indent=1)
+        print(text, flush=True)
+        if out is not None:
+            out.write_text(text + "\n", encoding="utf-8")
 
 
 def _word(words: dict[str, Any], name: str) -> str:

@@ -157,7 +157,7 @@ def measure(
 
 
 def _ported(learner: Any, old: dict[str, Tensor], new: dict[str, Tensor], source: str, count: int) -> dict[str, Any]:
-    """Return accuracies and flips of a model on the old network, unmapped, ported and learned anew on the new one."""
+    """Return accuracies and flips of a model on the old network, unmapped, ported, and learned on the new one."""
     own, last = learner.settings, learner.method == "ridge"
     every = torch.arange(CLASSES * TRAIN).unflatten(0, (CLASSES, TRAIN))
     draw = generator(own.seed, "training images")
@@ -172,7 +172,7 @@ def _ported(learner: Any, old: dict[str, Tensor], new: dict[str, Tensor], source
         width = found.shape[-1]
         if not last:
             return found
-        # The last class token, or a CNN's features: what ridge reads, but for the last norm's gain.
+        # The last class token, or a CNN's features: what ridge reads, except for the last norm's gain.
         own_ = slice(6 * 384, 7 * 384) if width == 8 * 384 else slice(1280)
         return found[:, :1, own_]
 

@@ -1,4 +1,4 @@
-"""MOS on a real stream, kept after every experience: what the other benchmarks ask and align anew.
+"""MOS on a real stream, kept after every experience: what the other benchmarks ask and align again.
 
     python benchmarks/real_streams.py --images DIR --weights FILE --out DIR [--experiences 20] [--seed 1993]
 
@@ -68,7 +68,7 @@ def stream_of(images: Path, experiences: int, seed: int, classes: int = 100, per
 
 
 def write_turned(images: Path, out: Path) -> None:
-    """Write a folder of images with train/ and test/ anew, each class in four rotations: four classes."""
+    """Write a folder of images with train/ and test/ again, each class in four rotations: four classes."""
     for path in sorted(p for part in ("train", "test") for p in (images / part).glob("*/*") if p.is_file()):
         part, name = path.parts[-3:-1]
         copies = {angle: out / part / (f"{name} {angle}" if angle else name) / f"{path.stem}.png" for angle in TURNS}

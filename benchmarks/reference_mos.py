@@ -2,7 +2,7 @@
 
 What it does and we do not: it keeps adapters as separate modules, merges all of them once per block inside
 `forward`, runs attention without a fused kernel, evaluates every finished adapter on every image before it looks
-at one in Python, and builds every class's Gaussian anew every epoch. tests/parity checks it against the recorded
+at one in Python, and builds every class's Gaussian again every epoch. tests/parity checks it against the recorded
 outputs of the published code.
 """
 
@@ -98,7 +98,7 @@ def align(
     epochs: int = 30,
     batch_size: int = 48,
 ) -> None:
-    """Retrain a head in place on features drawn from class Gaussians that are built anew every epoch."""
+    """Retrain a head in place on features drawn from class Gaussians that are built from scratch every epoch."""
     share, count = 5 * batch_size, len(means)
     head = [weight.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.SGD(head, lr=0.005, momentum=0.9, weight_decay=5e-4)

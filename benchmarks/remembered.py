@@ -27,7 +27,7 @@ BLOCKS = 4
 class RememberedViT(FrozenViT):
     """A ViT that runs an image once; what it says of it is then looked up, by the bytes of the prepared image.
 
-    The final features are made of the last block's class token, as the ViT itself makes them, but for the last bits.
+    The final features are made of the last block's class token, as the ViT itself makes them, except for the last bits.
     """
 
     def __init__(self, vit: FrozenViT, file: Path | None = None) -> None:

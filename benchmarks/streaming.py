@@ -61,7 +61,7 @@ def one(run: Run) -> dict[str, Any]:
     warmed = method(run.method)(given.backbone(small), eval_batch_size=256)
     warmed.learn(given.Stored(512, 2, small).experience())  # what is made once: buffers, threads
     learner = method(run.method)(given.backbone(run.side), eval_batch_size=256)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before, started = resident("VmRSS"), time.process_time()
     learner.learn(data)
     seconds = time.process_time() - started

@@ -44,7 +44,7 @@ from continual.uncertainty.leverage import certainty
 
 CLASSES, TRAIN, TEST = 25, 40, 25
 PROJECTION = 2000  #: of ranpac, on frozen features
-#: images of the classes, before they are dealt out
+#: images of the classes, before they are distributed
 COUNTS: dict[str, list[int]] = {
     "20 each": [20] * CLASSES,
     "3 or 20": [3 if k % 2 else 20 for k in range(CLASSES)],
@@ -182,7 +182,7 @@ def uneven(
 
 
 def with_its_scatter(sums: GramStatistics, index: int) -> GramStatistics:
-    """Return sums without a class, but for its scatter, as the library did before."""
+    """Return sums without a class, except for its scatter, as the library did before."""
     own, count = sums.targets[:, index], sums.counts[index]
     triangle = sums.triangle - lower_triangle(torch.outer(own, own)) / count
     return replace(without(sums, index), total=sums.total - own, triangle=triangle)

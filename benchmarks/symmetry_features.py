@@ -5,7 +5,7 @@
 `DIR` holds train/CLASS and test/CLASS. The features of every view are computed once; on them, ridge regressions in
 closed form (with penalty D/3, as `strata`) answer 20 classes in five experiences of four, drawn by a seed from the half
 of the classes on which nothing was chosen. λ is the score of `continual.symmetry`, fitted to the first experience and
-frozen, fitted anew to Gaussians of all classes so far, one for each position, or to all images so far, which no
+frozen, fitted again to Gaussians of all classes so far, one for each position, or to all images so far, which no
 learner has.
 """
 

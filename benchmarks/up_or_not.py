@@ -115,12 +115,8 @@ def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int) -> list[
             answers = head(views[test][:, each].float().mean(1)).argmax(1)
             figures[name] = float((answers == labels[test]).double().mean())
         choice = choice_of(views[train].float(), labels[train])
-        figures |= {
-            "auto": figures[choice.group or "plain"],
-            "saved": choice.saved,
-            "up": choice.up,
-            "taken": choice.group is not None,
-        }
+        figures |= {"auto": figures[choice.group or "plain"], "taken": choice.group is not None}
+        figures |= {"saved": choice.saved, "up": choice.up}
         found.append({"per_class": count, "draw": seed, **figures})
     return found
 
@@ -128,7 +124,7 @@ def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int) -> list[
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return a Markdown table, means over the draws in percent."""
     lines = [
-        "| images | per class | D4 taken | plain [%] | D4 [%] | auto [%] | below the better | saved [%] | moved seen [%] |"
+        "| images | per class | D4 taken | plain [%] | D4 [%] | auto [%] | below the better | saved [%] | seen [%] |"
     ]
     lines.append(f"| --- {8 * '| --: '}|")
     for name, records in found.items():
@@ -137,12 +133,8 @@ def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             columns = ("plain", "D4", "auto", "saved", "up")
             plain, whole, auto, saved, up = (100 * float(np.mean([r[column] for r in own])) for column in columns)
             taken = f"{sum(record['taken'] for record in own)} of {len(own)}"
-            cells = [
-                taken,
-                *(f"{x:.1f}" for x in (plain, whole, auto, max(plain, whole) - auto)),
-                f"{saved:+.0f}",
-                f"{up:.0f}",
-            ]
+            shown = (plain, whole, auto, max(plain, whole) - auto)
+            cells = [taken, *(f"{x:.1f}" for x in shown), f"{saved:+.0f}", f"{up:.0f}"]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
     return lines
 

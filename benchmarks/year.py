@@ -5,7 +5,7 @@
 `DIR` holds train/CLASS and test/CLASS. Every month the command `equimos learn` sees a folder with that month's classes
 alone: no earlier picture is there. Afterwards the model file is asked about the test images of all classes it knows,
 and about those of the next month, which it should call unknown. OUT gets year.json, year.md and year.png, and is
-written anew after every month; the model file stays there, too. Times are the processor's.
+written again after every month; the model file stays there, too. Times are the processor's.
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ def console(*, stderr: bool = False) -> Console:
         def print(self, *objects: Any, **options: Any) -> None:
             super().print(*[terminal(o) if isinstance(o, str) else o for o in objects], **options)
 
-    made = Safe(stderr=stderr, markup=False, highlight=False, emoji=False, quiet=_silent.get())
+    # Where FORCE_COLOR is set, as Jupyter does, rich takes a pipe for a terminal: it would move a cursor there.
+    forced = None if (sys.stderr if stderr else sys.stdout).isatty() else False
+    plain = {"markup": False, "highlight": False, "emoji": False}
+    made = Safe(stderr=stderr, quiet=_silent.get(), force_terminal=forced, **plain)
     if not made.is_terminal:
         made.width = 10_000
     return made

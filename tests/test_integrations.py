@@ -1,17 +1,15 @@
-"""The examples that speak with other tools: Label Studio's requests, FiftyOne's samples; and the Dockerfile."""
+"""The examples that speak with other tools: Label Studio's requests, and FiftyOne's samples."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
 import io
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -94,15 +92,3 @@ def test_fiftyone_samples_get_labels_and_teach(tmp_path: Path) -> None:
     assert labels.correct(samples, learner) == {"class 0": 1, "nut": 1}
     assert learner.classes[-1] == "nut"
     assert learner.predict([samples[2].filepath]).labels == ["nut"]
-
-
-def test_the_dockerfile_copies_what_there_is_and_starts_a_command_that_there_is() -> None:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    for line in re.findall(r"^COPY (.+)$", text, flags=re.MULTILINE):
-        for source in line.split()[:-1]:
-            assert (ROOT / source).exists(), source
-    from continual.cli.app import app
-
-    assert "serve" in typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert "USER equimos" in text
-    assert '"equimos", "serve"' in text

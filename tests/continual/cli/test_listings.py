@@ -66,6 +66,13 @@ def test_a_kind_is_listed_by_the_place_of_its_registry(equimos: Equimos, flavour
     refused(equimos("list", "flavors"), "unknown kind 'flavors'", "did you mean 'flavours'")
 
 
+def test_a_pipe_is_plain_where_colour_is_forced(equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = equimos("methods").stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter does
+    assert equimos("methods").stdout == plain
+    assert "\x1b" not in plain
+
+
 def test_entry_points_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         module, value, dist = __name__, f"{__name__}:thing", None

@@ -25,7 +25,10 @@ PATHS = [
     "/", "/predict", "/classes", "/health", "/metrics", "/docs", "/openapi.json", "/../../etc/passwd", "//predict",
     "/predict/", "/%2e%2e/%2e%2e/etc/passwd", "/predict%00", "/" + "x" * 5000, "/predict?" + "a=b&" * 3000,
     "/predict;a=b", "/?rate=nan", "/predict?false_alarm_rate=1e999", "/*",
+    "/corrections", "/learn", "/undo", "/group", "/explain", "/group?" + "a=b&" * 3000, "/docs/swagger-ui.css",
 ]  # fmt: skip
+#: routes that read images; `corrections.py` has those that keep them
+UPLOADS = ["/predict", "/predict", "/group", "/explain"]
 HEADERS = {
     "host": ["", "evil.example", "localhost:99999", "[::1", "localhost, evil", "x" * 9000, "\xff"],
     "origin": ["null", "http://evil.example", "file://", "http://127.0.0.1.evil.example", "\xff"],
@@ -54,9 +57,9 @@ def cases(draw: random.Random, materials: Materials) -> Iterator[Hostile]:
         while True:
             for _ in range(2):
                 kind, body, form = next(uploads)
-                yield _case(client, kind, "POST", "/predict", {"content-type": form}, body)
+                yield _case(client, kind, "POST", draw.choice(UPLOADS), {"content-type": form}, body)
             yield _case(client, "a header", *_headed(draw))
-            yield _case(client, "a body", "POST", "/predict", {"content-type": malformed.TYPE}, _body(draw))
+            yield _case(client, "a body", "POST", draw.choice(UPLOADS), {"content-type": malformed.TYPE}, _body(draw))
             yield _case(client, "a method and path", draw.choice(METHODS), draw.choice(PATHS), {}, b"")
 
 
@@ -65,7 +68,7 @@ def _headed(draw: random.Random) -> tuple[str, str, dict[str, str], bytes]:
     headers = {name: draw.choice(HEADERS[name]) for name in names}
     whole = malformed.body(malformed.part(malformed.photo()))
     headers = {"content-type": malformed.TYPE, **headers}
-    return draw.choice(["POST", "POST", "GET"]), draw.choice(PATHS[:5]), headers, whole
+    return draw.choice(["POST", "POST", "GET"]), draw.choice([*PATHS[:5], *UPLOADS]), headers, whole
 
 
 def _body(draw: random.Random) -> bytes:
@@ -86,20 +89,27 @@ def _body(draw: random.Random) -> bytes:
     return bytes(content)
 
 
+def wrong_with(
+    client: TestClient, method: str, path: str, fields: list[tuple[bytes, bytes]], body: bytes
+) -> str | None:
+    """Send a request; say what is wrong with the answer: an error of the server, no reason, a secret."""
+    try:
+        found = client.request(method, path, headers=fields, content=body, follow_redirects=False)
+    except (ValueError, UnicodeError) as error:
+        return None if "httpx" in type(error).__module__ else f"raised {error!r}"
+    if found.status_code >= 500 and found.status_code not in (503, 507):
+        return f"answered {found.status_code} {found.text[:200]}"
+    if found.status_code >= 400 and method != "HEAD" and "error" not in found.json():
+        return f"refused with {found.text[:200]}"
+    known = str(Path(tempfile.gettempdir())), "Traceback", "/continual/"
+    return next((f"told of {word}" for word in known if word in found.text and path != "/"), None)
+
+
 def _case(client: TestClient, kind: str, method: str, path: str, headers: dict[str, str], body: bytes) -> Hostile:
     given = {"authorization": f"Bearer {KEY}", **headers}
     fields = [(name.encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
 
     def ask() -> str | None:
-        try:
-            found = client.request(method, path, headers=fields, content=body, follow_redirects=False)
-        except (ValueError, UnicodeError) as error:
-            return None if "httpx" in type(error).__module__ else f"raised {error!r}"
-        if found.status_code >= 500 and found.status_code != 503:
-            return f"answered {found.status_code} {found.text[:200]}"
-        if found.status_code >= 400 and method != "HEAD" and "error" not in found.json():
-            return f"refused with {found.text[:200]}"
-        known = str(Path(tempfile.gettempdir())), "Traceback", "/continual/"
-        return next((f"told of {word}" for word in known if word in found.text and path != "/"), None)
+        return wrong_with(client, method, path, fields, body)
 
     return Hostile(f"{kind}: {method} {path[:40]} {list(headers.items())}"[:300], lambda folder: [ask])

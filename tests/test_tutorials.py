@@ -25,7 +25,7 @@ SHOWN = {
     ],
     "avalanche": [r"finetune .* 1\d\.\d\n", r"strata .* [4-9]\d\.\d\n", r"!\[What this cell shows\]"],
     "no_up": [
-        r"group: D4 \(a group is taken",
+        r"\ngroup: D4 \(",
         r"with a group: \d+% right, 100% answered alike",
         r"r90 +\d.\d\de-0[78]",
     ],

@@ -33,13 +33,14 @@ def main(
     count: Annotated[int, typer.Option(help="Images.")] = 2048,
     batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 256,
     rounds: int = 3,
+    workers: Annotated[int, typer.Option(help="Processes that decode and prepare files; 0: this one.")] = 0,
     device: Device = "cpu",
 ) -> None:
     """Measure, and write extraction.json and extraction.md."""
     args = {"img_size": size}
     network = timm.create_model(model, num_classes=0, **args)
     draw = np.random.RandomState(0)
-    lines, record = [], {"ran on": surroundings(), "images": count, "batch": batch, "rows": []}
+    lines, record = [], {"ran on": surroundings(), "images": count, "batch": batch, "workers": workers, "rows": []}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         files = [Path(folder) / f"{number}.jpg" for number in range(count)]
         for file in files:
@@ -60,13 +61,22 @@ def main(
                 for part in prepared.split(batch):
                     learner.score_batch(part)
 
-            sides = {"forward": forward, "features": features, "files": lambda one=learner: one.predict(files)}
+            sides = {
+                "forward": forward,
+                "features": features,
+                "files": lambda one=learner: one.predict(files, workers=workers),
+            }
             taken = {name: statistics.median(times) for name, times in interleaved(sides, rounds).items()}
             waiting = max(0.0, 1 - taken["features"] / taken["files"])
             record["rows"].append({"precision": precision, "seconds": taken, "waiting": waiting})
             lines.append([precision, *(f"{count / taken[name]:.0f}" for name in sides), f"{waiting:.0%}"])
     headings = ["precision", "forward [images/s]", "features [images/s]", "files [images/s]", "waiting"]
-    write(out, "extraction", record, f"{model}, {size} px, batch {batch}.\n\n{table(headings, lines)}")
+    write(
+        out,
+        "extraction",
+        record,
+        f"{model}, {size} px, batch {batch}, {workers} processes that load.\n\n{table(headings, lines)}",
+    )
 
 
 if __name__ == "__main__":

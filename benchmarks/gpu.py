@@ -78,7 +78,7 @@ def parts(device: str, images: Path | None, weights: Path | None, folder: Path, 
     training = ["--precision", "bfloat16", "--size", "224", "--batch", "256"]
     # By name: collecting all tests takes a minute, and needs every extra.
     tests = ["tests/continual/test_gpu.py", "tests/equivariant/wrappers/test_wrapper_laws.py"]
-    wrappers, inference, extraction = ["--batch", "64"], [], []
+    wrappers, inference, extraction = ["--batch", "64"], [], ["--workers", "8", "--count", "1024", "--rounds", "2"]
     tests = tests[:1] if smoke else [*tests, "-n", "8"]
     if smoke:
         wrappers, inference = ["--size", "28", "--batch", "1", "--rounds", "2"], [*tiny, "--smoke"]
@@ -95,14 +95,16 @@ def parts(device: str, images: Path | None, weights: Path | None, folder: Path, 
     text = METHODS.replace("DATA", own if images and weights else DIGITS).replace("EPOCHS", "1" if smoke else "4")
     config.write_text(text, encoding="utf-8")
     run = ["-m", "continual", "run", str(config), "--out", str(folder / "run"), f"device={device}"]
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    # pytest-benchmark, where it is installed, warns of the eight processes, and a warning is an error here.
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-m", "gpu"]
     return [
         Part("tests", 1200 if smoke else 120, [python, *pytest, *tests]),
         script("mos_inference_random", 100, *inference),
         script("mos_training", 140, *training, "--no-alignment"),
         script("orbit", 60, *wrappers),
         Part("run", 1200 if smoke else 120, [python, *run]),
-        script("extraction", 60, *extraction),
+        script("extraction", 100, *extraction),
+        script("device_bits", 60),
     ]
 
 
@@ -145,6 +147,7 @@ def main(
     images: Annotated[Path | None, typer.Option(help="A folder with train/CLASS and test/CLASS.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A ViT's weights, for these images.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = HERE / "results" / "gpu",
+    only: Annotated[list[str] | None, typer.Option(help="Measure these parts alone, and write no others.")] = None,
     smoke: Annotated[bool, typer.Option(help="On a CPU, as small as it goes: does every part run?")] = False,
 ) -> None:
     """Measure, and write DEVICE.json and DEVICE.md after every part."""
@@ -158,6 +161,8 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for part in parts(device, images, weights, folder, smoke=smoke):
+            if only and part.name not in only:
+                continue
             print(f"== {part.name}, at most {part.limit} s", flush=True)
             record["parts"][part.name] = carried_out(part, folder, {**os.environ, "EQUIMOS_GPU": device})
             print(record["parts"][part.name]["ended"], flush=True)

@@ -56,7 +56,8 @@ class ReferenceMOS(nn.Module):
     def merge(self) -> None:
         """Pull every tensor of the working adapter towards the mean of the finished ones, one after another."""
         for name, tensor in self.working.named_parameters():
-            mean = self.total[name] / len(self.finished)
+            total = self.total[name] = self.total[name].to(tensor.device)
+            mean = total / len(self.finished)
             tensor.data = (1 - self.alpha) * tensor.data + self.alpha * mean
 
     def features(self, images: Tensor, stack: nn.ModuleList, *, merging: bool = False) -> Tensor:

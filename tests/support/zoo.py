@@ -137,7 +137,7 @@ class Anything(nn.Module):
         while not isinstance(x, Tensor):
             x = next(iter(x.values() if isinstance(x, dict) else x))
         flat = x.flatten(1)[:, :3]
-        return (flat * torch.tensor([1.0, -0.7, 0.4], dtype=x.dtype)[: flat.shape[1]]).sum(1) * self.gain
+        return (flat * x.new_tensor([1.0, -0.7, 0.4])[: flat.shape[1]]).sum(1) * self.gain
 
 
 def first_leaf_entropy(output: Any, sharpness: float = 1.0) -> Tensor:

@@ -50,9 +50,9 @@ def console(*, stderr: bool = False) -> Console:
             super().print(*[terminal(o) if isinstance(o, str) else o for o in objects], **options)
 
     # Where FORCE_COLOR is set, as Jupyter does, rich takes a pipe for a terminal: it would move a cursor there.
-    forced = None if (sys.stderr if stderr else sys.stdout).isatty() else False
-    plain = {"markup": False, "highlight": False, "emoji": False}
-    made = Safe(stderr=stderr, quiet=_silent.get(), force_terminal=forced, **plain)
+    stream = sys.stderr if stderr else sys.stdout  # None where there is none, as in a daemon
+    forced = None if stream is not None and not stream.closed and stream.isatty() else False
+    made = Safe(stderr=stderr, quiet=_silent.get(), force_terminal=forced, markup=False, highlight=False, emoji=False)
     if not made.is_terminal:
         made.width = 10_000
     return made

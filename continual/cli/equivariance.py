@@ -164,9 +164,11 @@ def advise(
         for one in found
     ]
     show_rows(rows, "group", "views", "right, left out", "error saved", "moved recognised")
+    least = margin(taken.up)
+    asked = f"has to save {least:.1%} of the error" if least >= 0 else f"may add {-least:.1%} to the error"
     console().print(
-        f"group: {taken.group or 'none'} (one that moves an up has to save {margin(taken.up):.1%} of the error, "
-        f"as moved images are recognised in {taken.up:.0%})"
+        f"group: {taken.group or 'none'} (one that moves an up {asked}, as moved images are recognised in "
+        f"{taken.up:.0%})"
     )
     console().print(f"next: {command}", markup=False, soft_wrap=True)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from continual.adapters.bank import one, per_image, shared
 from continual.backbones.base import SharedStem
+from continual.errors import InputError
 from continual.export.retrieval_loop import looped
 from continual.export.tracing import traced
 from continual.learning.answers import Scores
@@ -107,6 +108,12 @@ def _(learner: MOSLearner) -> Any:
 
         return learner.refined(learner.regression._scores(images), features_of)
 
+    symmetry_ = extractor.symmetry
+    if learner.by_regression and settings.within and symmetry_ and settings.retrieved_views < symmetry_.looked:
+        raise InputError(
+            f"with stage_one='ridge' and within={settings.within:g} the graph looks at all views under an adapter: "
+            f"set retrieved_views={symmetry_.looked}, or within=0"
+        )
     if learner.by_regression:
         return _one_pass(learner, by_regression)
 

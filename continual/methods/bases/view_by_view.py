@@ -68,13 +68,12 @@ def check_views(learner: Learner) -> None:
     asked = f"passes={passes:g}"
     if settings.group is None:
         raise InputError(f"{asked} is a mean over an image's views, and there is no group: add group='D4', say")
-    if settings.group != AUTO:
-        symmetry = KINDS.get(settings.symmetry)(group_named(settings.group), settings.views)
-        if not symmetry.one_by_one:
-            raise InputError(
-                f"{asked} finishes views one by one, and {settings.symmetry} does not average the features of views "
-                "that count alike: choose symmetry='equitune', or leave passes out"
-            )
+    group = group_named("D4" if settings.group == AUTO else settings.group)  # auto may choose it
+    if not KINDS.get(settings.symmetry)(group, settings.views).one_by_one:
+        raise InputError(
+            f"{asked} finishes views one by one, and {settings.symmetry} does not average the features of views "
+            "that count alike: choose symmetry='equitune', or leave passes out"
+        )
     if not settings.orbit_statistics:
         raise InputError(f"{asked} needs single views to be learned: leave out orbit_statistics=False, or passes")
     if learner.symmetry is not None and passes < (each := learner.view_passes[1]):

@@ -40,6 +40,7 @@ from continual.methods.mos.training import MOSTraining
 from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.head import cosine_scores
+from continual.symmetry import KINDS
 
 
 class MOSLearner(IncrementalLearner[MOSState]):
@@ -62,6 +63,15 @@ class MOSLearner(IncrementalLearner[MOSState]):
     keeps_answers = True
     suppresses = True
     keeps_every_adapter = True
+
+    def check(self) -> None:
+        super().check()
+        own = self.settings
+        if self.by_regression and own.group and KINDS.get(own.symmetry).reads_features:
+            raise InputError(
+                f"stage_one='ridge' averages the tokens of views, and {own.symmetry} weighs features: choose "
+                "symmetry='equitune', or stage_one='prototypes'"
+            )
 
     def concept_features(self, images: Tensor) -> Sequence[Tensor]:
         return self._under_each(self.extractor, images)

@@ -91,7 +91,10 @@ def test_serve_says_where_and_refuses_in_one_line(
         (["--model", model.with_name("no")], "no model file"),
         (["--port", "70000"], "--port"),
         (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid"),
-        (["--set", "epochs=3"], "--set epochs: of a model that exists, early_exit, eval_batch_size, precision can be"),
+        (
+            ["--set", "epochs=3"],
+            "--set epochs: of a model that exists, early_exit, eval_batch_size, precision, within can be",
+        ),
     ):
         result = equimos("serve", "--model", model, "--port", "0", *words)
         assert result.exit_code == 2

@@ -133,13 +133,13 @@ def loop_times(
 
 
 @contextmanager
-def served(learner: Any, folder: Path) -> Iterator[str]:
-    """Serve a learner with --learn; give the address."""
+def served(learner: Any, folder: Path, **options: Any) -> Iterator[str]:
+    """Serve a learner with --learn and other options; give the address."""
     model = folder / "model.safetensors"
     learner.save(model)
     in_use = ModelInUse(model, lambda before: continual.load(model, learner.backbone))
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(in_use, ServingOptions(collect=folder / "named", learn=True)))
+    server = uvicorn.Server(config(in_use, ServingOptions(collect=folder / "named", learn=True, **options)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

@@ -10,11 +10,6 @@ its answers say nothing of accuracy. Needs playwright and a Chromium; takes half
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,13 +18,10 @@ import numpy as np
 import timm
 import torch
 import typer
-import uvicorn
+from page_loop import served
 from PIL import Image, ImageDraw
 
 import continual
-from continual.serving.answering import ServingOptions
-from continual.serving.model import ModelInUse
-from continual.serving.server import config
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENS = {"phone": (390, 844), "desk": (1280, 800)}
@@ -48,26 +40,14 @@ def part(name: str, draw: np.random.Generator) -> Image.Image:
     return image
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a model that learned the known parts; give the page's address."""
+def taught() -> Any:
+    """Return a learner of some of the parts."""
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **SHAPE)
     backbone = continual.assemble(vit, "vit_tiny_patch16_224", SHAPE)
     learner, draw = continual.StrataLearner(backbone), np.random.default_rng(0)
     learner.learn([part(name, draw) for name in KNOWN for _ in range(20)], [name for name in KNOWN for _ in range(20)])
-    learner.save(folder / "parts.safetensors")
-    in_use = ModelInUse(folder / "parts.safetensors", lambda _: continual.load(folder / "parts.safetensors", backbone))
-    options = ServingOptions(collect=folder / "named", learn=True, false_alarm_rate=0.05)
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(in_use, options))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    return learner
 
 
 def asked(page: Any, folder: Path) -> None:
@@ -99,7 +79,7 @@ def main(report: Path, out: Path) -> None:
         browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         for scheme in ("light", "dark"):
             for screen, (width, height) in SCREENS.items():
-                with TemporaryDirectory() as folder, served(Path(folder)) as address:
+                with TemporaryDirectory() as folder, served(taught(), Path(folder), false_alarm_rate=0.05) as address:
                     for name, place in (("report", report.resolve().as_uri()), ("serve", address)):
                         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                         page.goto(place)

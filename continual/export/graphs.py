@@ -108,13 +108,13 @@ def _(learner: MOSLearner) -> Any:
 
         return learner.refined(learner.regression._scores(images), features_of)
 
-    symmetry_ = extractor.symmetry
-    if learner.by_regression and settings.within and symmetry_ and settings.retrieved_views < symmetry_.looked:
-        raise InputError(
-            f"with stage_one='ridge' and within={settings.within:g} the graph looks at all views under an adapter: "
-            f"set retrieved_views={symmetry_.looked}, or within=0"
-        )
     if learner.by_regression:
+        views = 1 if extractor.symmetry is None else extractor.symmetry.looked
+        if settings.within and settings.retrieved_views < views:
+            raise InputError(
+                f"with stage_one='ridge' and within={settings.within:g} the graph looks at all views under an adapter: "
+                f"set retrieved_views={views}, or within=0"
+            )
         return _one_pass(learner, by_regression)
 
     def finish(logits: Tensor, similarity: Tensor, features: Tensor) -> Scores:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from continual.errors import InputError
 from continual.symmetry import views as views_module
-from continual.symmetry.views import _noise, best_first, content_keys, content_order, descending, group_named, transformed
+from continual.symmetry.views import (
+    _noise,
+    best_first,
+    content_keys,
+    content_order,
+    descending,
+    group_named,
+    transformed,
+)
 from equivariant.orbits import orbit
 
 every_picture = given(

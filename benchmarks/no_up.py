@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import operator
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,19 +21,34 @@ from arguments import Figures, Weights
 from measuring import records_in, surroundings
 from remembered import remembering
 
-from continual.backbones.loading import load_backbone
-from continual.experiments.config import load_runs
+from continual.avalanche.external import find_method
+from continual.backbones.loading import Backbone, load_backbone
+from continual.experiments.config import RunConfig, load_runs
 from continual.experiments.run import PreparedOnce, run_cell, streams
 from continual.metrics.cell import Cell
 
 
 def measured(cell: Cell, group: str) -> dict[str, float]:
     """Return a cell's accuracies upright and transformed by elements of a group, consistency, and passes an image."""
-    last, found = cell.evaluations[-1], {"passes": cell.evaluations[-1].passes}
-    moved = last.transformed[group]
-    pairs = {"upright": (last.answers, cell.truth), "transformed": (moved, cell.truth)}
-    for name, (one, other) in {**pairs, "consistency": (moved, last.answers)}.items():
-        found[name] = sum(map(operator.eq, one, other)) / len(one)
+    last = cell.evaluations[-1]
+    answers, truth, moved = last.answers, cell.truth, last.transformed[group]
+    assert answers is not None
+    assert truth is not None
+    pairs = {"upright": (answers, truth), "transformed": (moved, truth), "consistency": (moved, answers)}
+    shares = {name: sum(map(operator.eq, *pair)) / len(truth) for name, pair in pairs.items()}
+    return {**shares, "passes": last.passes or 1}
+
+
+def learning_times(run: RunConfig, backbone: Backbone) -> list[dict[str, Any]]:
+    """Return how long each row takes to learn the images of a run, in seconds of processor time."""
+    (stream,), found = streams(run).values(), []
+    for label, row in run.methods.items():
+        learner = find_method(row.method)(backbone, **row.make_settings(seed=run.seeds[0]).model_dump())
+        started = time.process_time()
+        for experience in stream.experiences:
+            learner.learn(experience.train_images, experience.train_labels)
+        found.append({"row": label, "seconds": time.process_time() - started, "ran on": surroundings()})
+        print(json.dumps(found[-1]), flush=True)
     return found
 
 
@@ -42,12 +58,19 @@ def main(
     weights: Weights,
     cache: Annotated[Path, typer.Option(help="A folder that keeps features.")],
     out: Figures,
+    times: Annotated[
+        bool, typer.Option("--times", help="Measure how long the rows of the first split learn, without the cache.")
+    ] = False,
     changes: Annotated[list[str] | None, typer.Argument(help="Changes of the config: train_transformed=D4.")] = None,
 ) -> None:
     """Evaluate every row on every split, and write the figures."""
     runs = load_runs(config, [f"data.source={source}", f"backbone.weights={weights}", *(changes or ())])
     first = next(iter(runs.values()))
-    backbone = remembering(load_backbone(weights=weights, **first.backbone.args), cache / f"{config.stem}.safetensors")
+    made = load_backbone(weights=weights, **first.backbone.args)
+    if times:
+        out.write_text(json.dumps(learning_times(first, made), indent=1) + "\n", encoding="utf-8")
+        return
+    backbone = remembering(made, cache / f"{config.stem}.safetensors")
     records: list[dict[str, Any]] = records_in(out)
     known = {(record["run"], record["row"]) for record in records}
     for name, run in runs.items():

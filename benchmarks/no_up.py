@@ -10,12 +10,12 @@ figures, and of the run folders of configs whose methods train (configs/no_up/mo
 from __future__ import annotations
 
 import json
-import operator
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from arguments import Figures, Weights
 from measuring import records_in, surroundings
@@ -26,17 +26,16 @@ from continual.backbones.loading import Backbone, load_backbone
 from continual.experiments.config import RunConfig, load_runs
 from continual.experiments.run import PreparedOnce, run_cell, streams
 from continual.metrics.cell import Cell
+from continual.metrics.transformed import transformed_measures
+from continual.symmetry.views import group_named
 
 
 def measured(cell: Cell, group: str) -> dict[str, float]:
     """Return a cell's accuracies upright and transformed by elements of a group, consistency, and passes an image."""
-    last = cell.evaluations[-1]
-    answers, truth, moved = last.answers, cell.truth, last.transformed[group]
-    assert answers is not None
-    assert truth is not None
-    pairs = {"upright": (answers, truth), "transformed": (moved, truth), "consistency": (moved, answers)}
-    shares = {name: sum(map(operator.eq, *pair)) / len(truth) for name, pair in pairs.items()}
-    return {**shares, "passes": last.passes or 1}
+    last: Any = cell.evaluations[-1]
+    found = transformed_measures(last.answers, last.transformed[group], cell.truth, group_named(group).order)
+    figures = {"upright": float(np.equal(last.answers, cell.truth).mean()), "transformed": found["turned"]}
+    return {**figures, "consistency": found["consistency"], "passes": last.passes}
 
 
 def learning_times(run: RunConfig, backbone: Backbone) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from continual.cli.changes import claimed
 from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers, check_there
 from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, ModelFileError, nearest
-from continual.lifecycle import contents, locks, versions
+from continual.lifecycle import contents, figures, locks, versions
 
 if TYPE_CHECKING:
     from continual.cli.progress import ProgressBars
@@ -132,8 +132,8 @@ def history(model: Model, json: Json = None) -> None:
     rows: list[tuple[object, ...]] = []
     for row in found:
         about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
-        figures = (f"{held['accuracy']:.1%}", held["negative_flips"]) if (held := row["held_out"]) else (None, None)
-        rows.append((*about, *figures, "in use" if row["current"] else ""))
+        measured = figures.right(row["held_out"]), figures.broke(row["held_out"])
+        rows.append((*about, *measured, "in use" if row["current"] else ""))
     show_rows(rows, "version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
 
 

@@ -129,8 +129,8 @@ def _figures(measured: Measured | None, history: Sequence[dict[str, Any]]) -> li
         lines += ["| ---: | ---: | ---: | ---: |"]
         for row in kept:
             own = row["held_out"]
-            figures = f"{own['accuracy']:.1%} | {own['negative_flips']} | {own['positive_flips']}"
-            lines += [f"| {row['version']} | {figures} |"]
+            cells = figures.right(own), figures.broke(own), figures.fixed(own)
+            lines += [f"| {row['version']} | {' | '.join(cell or '–' for cell in cells)} |"]
     return lines
 
 

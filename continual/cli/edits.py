@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import claimed
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers, check_there
 from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, ModelFileError, nearest
@@ -40,9 +41,10 @@ def correct(
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
     check_there(images)
     _label((there := contents.read(model)).classes, label)
-    from continual.cli.opening import readable
-    from continual.cli.progress import ProgressBars
-    from continual.lifecycle.new_images import entry
+    with loading_pytorch():
+        from continual.cli.opening import readable
+        from continual.cli.progress import ProgressBars
+        from continual.lifecycle.new_images import entry
 
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
@@ -171,8 +173,9 @@ def _edit(
     `settings` hold for the change alone; `bars` are those that are drawn already. Earlier versions that know the class
     `purged` are deleted before other processes may write; returns how many.
     """
-    from continual.cli.opening import load_learner
-    from continual.cli.progress import waiting
+    with loading_pytorch():
+        from continual.cli.opening import load_learner
+        from continual.cli.progress import waiting
 
     with claimed(model) as found:
         with (bars.waiting if bars else waiting)("loading the model"):

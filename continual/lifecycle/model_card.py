@@ -15,6 +15,7 @@ from continual.data.images import list_folder
 from continual.errors import InputError
 from continual.escaping import markdown
 from continual.learning.learner import IncrementalLearner
+from continual.lifecycle import figures
 from continual.lifecycle.contents import ModelFile
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
+from contextlib import nullcontext
 
 import pytest
 from rich.console import Console
 
+from continual.cli import progress
+from continual.cli.loading import loading_pytorch
 from continual.cli.progress import ProgressBars
 
 
@@ -104,3 +108,33 @@ def test_a_wait_has_a_label_while_it_lasts(terminal: bool) -> None:
     assert ("loading the model" in during) is terminal
     assert "loading the model" not in after
     assert "2 images" in after
+
+
+def test_at_80_columns_no_line_is_torn() -> None:
+    """A step's bar says what the one above does not, and its figures go below rather than squeeze the label."""
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, get_time=lambda: 0.0)
+    with ProgressBars(console) as bars:
+        bars("simple_cil, seed 1993", 2, 5, {"accuracy": 0.5})
+        figures = {"loss": 0.326, "waiting": 0.45}
+        bars("simple_cil, seed 1993, experience 3/5: training", 54, 170, figures)
+        bars._bars.refresh()
+        shown = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
+    outer, inner, below = shown.splitlines()[:3]
+    assert outer.startswith("simple_cil, seed 1993 ")
+    assert "2 of 5 experiences" in outer
+    assert inner.startswith("experience 3/5: training ")
+    assert "54 of 170 steps" in inner
+    assert below.strip() == "loss 0.326  data loading 45 %"
+    assert all(len(line) <= 80 for line in (outer, inner, below))
+
+
+def test_what_loads_pytorch_says_so_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "waiting", lambda label: said.append(label) or nullcontext())
+    with loading_pytorch():
+        pass
+    assert said == [], "it is loaded already, in this process"
+    monkeypatch.delitem(sys.modules, "torch")
+    with loading_pytorch():
+        pass
+    assert said == ["loading PyTorch"]

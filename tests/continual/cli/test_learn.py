@@ -174,7 +174,8 @@ def test_history_says_the_estimate_where_nothing_was_measured(
     equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
 ) -> None:
     """Of held-out images that are all of new classes none can break: no "broke 0" where an estimate says otherwise."""
-    model, words = tmp_path / "m.safetensors", ("learn", "--yes", "--weights", weights, "-m", tmp_path / "m.safetensors")
+    model = tmp_path / "m.safetensors"
+    words = ("learn", "--yes", "--weights", weights, "-m", model)
     first = pictures("first", ["rose", "tulip"], 10)
     assert equimos(*words, "-i", first).exit_code == 0
     second = equimos(*words, "-i", pictures("second", ["iris", "lily", "aster"], 10))

@@ -133,13 +133,8 @@ def history(model: Model, json: Json = None) -> None:
         return
     rows: list[tuple[object, ...]] = []
     for row in found:
-        about = (
-            row["version"],
-            row["date"][:16].replace("T", " "),
-            row["event"],
-            len(row["classes"]),
-            size(row["bytes"]),
-        )
+        date = row["date"][:16].replace("T", " ")  # at 80 columns it breaks there
+        about = row["version"], date, row["event"], len(row["classes"]), size(row["bytes"])
         measured = figures.right(row["held_out"]), figures.broke(row["held_out"])
         rows.append((*about, *measured, "in use" if row["current"] else ""))
     show_rows(rows, "version", "date (UTC)", "what was done", "classes", "size", "held-out right", "broke", "")

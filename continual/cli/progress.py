@@ -19,7 +19,7 @@ INNER = ": "
 #: what the steps of a stage are, by a word of its name; the first that fits
 UNITS = {"image": "image", "feature": "image", "predicting": "image", "epoch": "epoch", "training": "step"}
 UNITS |= {"seed": "experience", "backbone": "epoch", "weights": "step", "head": "step", "everything": "step"}
-UNITS = {"the backbone": "epoch", **UNITS}
+UNITS = {"the backbone": "epoch", "comparing": "pair", **UNITS}
 
 #: what a learner says beside its progress, in words; shares are shown in percent
 FIGURES = {"waiting": "data loading", "accuracy": "accuracy", "upright": "untransformed", "turned": "transformed"}

@@ -67,10 +67,9 @@ def show_review(found: Review, advice: str) -> None:
     rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
     show_rows(rows, "was right", "is now taken for", "images", stderr=True)
     if found.simulated:
-        mean = sum(found.simulated.values()) / len(found.simulated)
         say(
             f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
-            f"about {mean:.1%} of the answers broke (an estimate)"
+            f"about {found.estimated:.1%} of the answers broke (an estimate)"
         )
         lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
         show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)

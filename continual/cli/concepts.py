@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import claimed
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Json, Method, Model, Weights, Workers, check_there
 from continual.console import STDOUT, check_outputs, console, show_rows, write_json
 from continual.errors import BackboneError, InputError, nearest
@@ -46,8 +47,9 @@ def check(
     check_outputs(json)
     _check_given(images, stamp, with_, without)
     found = contents.read(model)
-    from continual.cli.opening import load_learner
-    from continual.cli.progress import ProgressBars
+    with loading_pytorch():
+        from continual.cli.opening import load_learner
+        from continual.cli.progress import ProgressBars
 
     concept = made(images, stamp, size, with_, without, name)
     with ProgressBars(console(stderr=True)) as bars:
@@ -82,8 +84,9 @@ def suppress(
     """Let a model use something less, from what it remembers; a new version, which later experiences keep to."""
     _check_given(images, stamp, with_, without)
     with claimed(model) as found:
-        from continual.cli.opening import load_learner
-        from continual.cli.progress import ProgressBars
+        with loading_pytorch():
+            from continual.cli.opening import load_learner
+            from continual.cli.progress import ProgressBars
 
         concept = made(images, stamp, size, with_, without, name)
         with ProgressBars(console(stderr=True)) as bars:
@@ -114,8 +117,9 @@ def allow(
         known = [str(one["name"]) for one in found.header["state"].get("ignored") or ()]
         if name not in known:
             raise InputError(f"{model} suppresses no {name!r}: {nearest(name, known) if known else 'nothing at all'}")
-        from continual.cli.opening import load_learner
-        from continual.cli.progress import waiting
+        with loading_pytorch():
+            from continual.cli.opening import load_learner
+            from continual.cli.progress import waiting
 
         with waiting("loading the model"):
             learner = load_learner(found, weights, device, method)
@@ -141,9 +145,10 @@ def find(
     if len(words) < 2:
         raise InputError("find ranks things against one another: give --word twice or more")
     found = contents.read(model)
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars
-    from continual.experiments.named_concepts import ranked
+    with loading_pytorch():
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars
+        from continual.experiments.named_concepts import ranked
 
     with ProgressBars(console(stderr=True)) as bars:
         paths = opening.readable([images], bars)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
     FALSE_ALARMS,
     Device,
@@ -60,7 +61,8 @@ def export(
     check_false_alarms(false_alarm_rate)
     check_there(images or ())
     try:
-        from continual.export import standalone, writing
+        with loading_pytorch():
+            from continual.export import standalone, writing
     except ImportError as error:
         raise InputError(f"export needs the extra: pip install 'equimos[export]' ({error})") from None
     from continual.cli import opening
@@ -157,10 +159,11 @@ def serve(
     the model, so that a server for others needs a key.
     """
     try:
-        from continual.serving import server
-        from continual.serving.answering import ServingOptions
-        from continual.serving.model import ModelInUse
-        from continual.serving.uploads import Limits
+        with loading_pytorch():
+            from continual.serving import server
+            from continual.serving.answering import ServingOptions
+            from continual.serving.model import ModelInUse
+            from continual.serving.uploads import Limits
     except ImportError as error:
         raise InputError(f"serve needs the extra: pip install 'equimos[serve]' ({error})") from None
     from continual.cli import opening
@@ -231,11 +234,12 @@ def consolidate(
     device: Device = "auto",
 ) -> None:
     """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
-    from continual.cli import opening
-    from continual.cli.progress import waiting
-    from continual.merging import RULES
-    from continual.methods.mos import consolidation
-    from continual.methods.mos.learner import MOSLearner
+    with loading_pytorch():
+        from continual.cli import opening
+        from continual.cli.progress import waiting
+        from continual.merging import RULES
+        from continual.methods.mos import consolidation
+        from continual.methods.mos.learner import MOSLearner
 
     if not yes and not can_ask():
         raise InputError("there is no terminal to ask on: --yes writes the model without asking")

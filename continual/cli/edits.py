@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import claimed
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Json, Method, Model, Set, Weights, Workers, check_there
 from continual.console import check_outputs, check_target, console, count, show_rows, size, write_json
 from continual.errors import InputError, ModelFileError, nearest
-from continual.lifecycle import contents, locks, versions
+from continual.lifecycle import contents, figures, locks, versions
 
 if TYPE_CHECKING:
     from continual.cli.progress import ProgressBars
@@ -40,9 +41,10 @@ def correct(
     """Set answers right: what the model remembers of a class, and its head, follow; nothing is trained again."""
     check_there(images)
     _label((there := contents.read(model)).classes, label)
-    from continual.cli.opening import readable
-    from continual.cli.progress import ProgressBars
-    from continual.lifecycle.new_images import entry
+    with loading_pytorch():
+        from continual.cli.opening import readable
+        from continual.cli.progress import ProgressBars
+        from continual.lifecycle.new_images import entry
 
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:
@@ -131,10 +133,11 @@ def history(model: Model, json: Json = None) -> None:
         return
     rows: list[tuple[object, ...]] = []
     for row in found:
-        about = row["version"], row["date"], row["event"], len(row["classes"]), size(row["bytes"])
-        figures = (f"{held['accuracy']:.1%}", held["negative_flips"]) if (held := row["held_out"]) else (None, None)
-        rows.append((*about, *figures, "in use" if row["current"] else ""))
-    show_rows(rows, "version", "date", "what was done", "classes", "size", "held-out right", "broke", "")
+        date = row["date"][:16].replace("T", " ")  # at 80 columns it breaks there
+        about = row["version"], date, row["event"], len(row["classes"]), size(row["bytes"])
+        measured = figures.right(row["held_out"]), figures.broke(row["held_out"])
+        rows.append((*about, *measured, "in use" if row["current"] else ""))
+    show_rows(rows, "version", "date (UTC)", "what was done", "classes", "size", "held-out right", "broke", "")
 
 
 @app.command()
@@ -171,8 +174,9 @@ def _edit(
     `settings` hold for the change alone; `bars` are those that are drawn already. Earlier versions that know the class
     `purged` are deleted before other processes may write; returns how many.
     """
-    from continual.cli.opening import load_learner
-    from continual.cli.progress import waiting
+    with loading_pytorch():
+        from continual.cli.opening import load_learner
+        from continual.cli.progress import waiting
 
     with claimed(model) as found:
         with (bars.waiting if bars else waiting)("loading the model"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Csv, Device, Images, Json, ModelArg, ValueRange, Workers
 from continual.console import STDOUT, check_outputs, console, show_rows, write_json, write_text
 from continual.data.folders import parts_in
@@ -82,10 +83,11 @@ def check(
 
     Exit code 0 if it is equivariant, 1 if it is not, 2 for a mistake.
     """
-    from continual.experiments.equivariance import check as checks
-    from continual.experiments.equivariance.config import parse_wrapper
-    from continual.experiments.equivariance.files import Source, open_model
-    from continual.symmetry.views import group_named
+    with loading_pytorch():
+        from continual.experiments.equivariance import check as checks
+        from continual.experiments.equivariance.config import parse_wrapper
+        from continual.experiments.equivariance.files import Source, open_model
+        from continual.symmetry.views import group_named
 
     check_outputs(json)
     if report is not None:
@@ -130,14 +132,15 @@ def advise(
     trained. The last columns say which share of the squared error a group saves, and how often moved images
     are recognised, by the element of the group that shows most: 50 % is by chance.
     """
-    from continual import options
-    from continual.backbones.loading import load_backbone
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars
-    from continual.data.inputs import as_experience
-    from continual.learning.extractor import Extractor, every_view
-    from continual.learning.settings import Settings
-    from continual.symmetry.left_out import advice, evidence, margin
+    with loading_pytorch():
+        from continual import options
+        from continual.backbones.loading import load_backbone
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars
+        from continual.data.inputs import as_experience
+        from continual.learning.extractor import Extractor, every_view
+        from continual.learning.settings import Settings
+        from continual.symmetry.left_out import advice, evidence, margin
 
     check_outputs(json)
     arguments = options.assignments("--model-arg", model_arg or ())
@@ -191,11 +194,12 @@ def tune(
     from continual.experiments import shipped
 
     config = shipped.find(config, shipped.STUDIES)
-    from continual import options
-    from continual.cli.progress import ProgressBars
-    from continual.experiments.equivariance import report
-    from continual.experiments.equivariance.config import load_study
-    from continual.experiments.equivariance.study import run_study, tried
+    with loading_pytorch():
+        from continual import options
+        from continual.cli.progress import ProgressBars
+        from continual.experiments.equivariance import report
+        from continual.experiments.equivariance.config import load_study
+        from continual.experiments.equivariance.study import run_study, tried
 
     study, remarks = load_study(config, changes or ()), console(stderr=True)
     study = study.model_copy(update={"device": str(options.device(study.device))})
@@ -247,13 +251,14 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure accuracy untransformed and rotated, and how stable answers are over the orbit, for several wrappers."""
-    from continual.cli.progress import ProgressBars
-    from continual.experiments.equivariance import evaluate as evaluation
-    from continual.experiments.equivariance import report
-    from continual.experiments.equivariance.config import parse_wrapper
-    from continual.experiments.equivariance.data import of_folder
-    from continual.experiments.equivariance.files import Source, open_model
-    from continual.symmetry.views import group_named
+    with loading_pytorch():
+        from continual.cli.progress import ProgressBars
+        from continual.experiments.equivariance import evaluate as evaluation
+        from continual.experiments.equivariance import report
+        from continual.experiments.equivariance.config import parse_wrapper
+        from continual.experiments.equivariance.data import of_folder
+        from continual.experiments.equivariance.files import Source, open_model
+        from continual.symmetry.views import group_named
 
     check_outputs(json, csv)
     wrappers, chosen = {text: parse_wrapper(text) for text in wrapper or ()}, group_named(group) if group else None

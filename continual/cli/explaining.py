@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual import console
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Json, Method, Model, Weights, check_there
 from continual.errors import InputError, nearest
 from continual.lifecycle import contents
@@ -49,12 +50,13 @@ def explain(
     names = {str(label): label for label in found.classes}
     if against is not None and against not in names:
         raise InputError(f"the model has no class {against!r}: {nearest(against, names)}")
-    from continual import files
-    from continual.cli import opening
-    from continual.cli.progress import waiting
-    from continual.explaining import drawing
-    from continual.explaining.explain import explain as explained
-    from continual.explaining.explain import prepared_for
+    with loading_pytorch():
+        from continual import files
+        from continual.cli import opening
+        from continual.cli.progress import waiting
+        from continual.explaining import drawing
+        from continual.explaining.explain import explain as explained
+        from continual.explaining.explain import prepared_for
 
     with waiting("loading the model"):
         learner = opening.load_learner(found, weights, device, method)

@@ -11,6 +11,7 @@ import typer
 
 from continual.cli.changes import show_review, stop, unmeasured
 from continual.cli.given import OneClass, check_given, check_one_class, false_alarms, only_class, single_class_lines
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
     Device,
     ImagesOrList,
@@ -127,14 +128,15 @@ def learn(
         value_range = range_name(value_range)
     flat = check_given(images, only or (), outside, one_class)
     check_target(model)
-    from continual import distributed, methods, options
-    from continual.backbones import recommended
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars, waiting
-    from continual.data.inputs import as_experience, with_unlabelled
-    from continual.lifecycle import estimate, input_size, new_images, thumbnails
-    from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
-    from continual.lifecycle.unlabelled_images import stamped, without_labels
+    with loading_pytorch():
+        from continual import distributed, methods, options
+        from continual.backbones import recommended
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars, waiting
+        from continual.data.inputs import as_experience, with_unlabelled
+        from continual.lifecycle import estimate, input_size, new_images, thumbnails
+        from continual.lifecycle.held_out_features import HeldOutFeatures, chosen
+        from continual.lifecycle.unlabelled_images import stamped, without_labels
 
     device_ = options.device(device)
     arguments, named, files = options.assignments("--model-arg", model_arg or ()), backbone or [], weights or []
@@ -219,9 +221,9 @@ def learn(
             held_out, gone = gone, gone.without({picture.entry.digest for picture in plan.held_out})
             if known and max_flips is not None and (judged := unmeasured(plan, gone, seen)):
                 said.print(judged)
-            duration = (
-                estimate.seconds(learner, data, 2 * len(plan.held_out) + len(plan.hold_out)) / distributed.count()
-            )
+            answers = 2 * len(plan.held_out) + len(plan.hold_out)
+            with waiting("measuring how long that will take"):
+                duration = estimate.seconds(learner, data, answers) / distributed.count()
             said.print(f"time: {estimate.words(duration)}")
             if dry_run:
                 return

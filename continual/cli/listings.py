@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Json
 from continual.console import check_outputs, console, pairs, show_rows, write_json
 from continual.errors import InputError, nearest
@@ -29,8 +30,9 @@ def methods(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every setting and preset.")] = False,
 ) -> None:
     """List the methods that can be learned with, or the settings of one: its own, and those it shares with others."""
-    from continual.methods import method
-    from continual.methods import methods as known
+    with loading_pytorch():
+        from continual.methods import method
+        from continual.methods import methods as known
 
     rows = []
     for label, kind in known().items() if name is None else ():
@@ -61,7 +63,8 @@ def list_(
 ) -> None:
     """List what there is of a kind, say losses or metrics, and where it comes from."""
     check_outputs(json)
-    found = kinds()
+    with loading_pytorch():
+        found = kinds()
     if kind is not None and kind not in found:
         raise InputError(f"unknown kind {kind!r}: {nearest(kind, found)}")
     rows = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.backbones import described
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Method, Weights, Workers, check_there
 from continual.console import check_target, console, count, size
 from continual.errors import InputError
@@ -51,10 +52,11 @@ def merge(
     gives. mos and ease keep the adapters of all models, slca, aper and ranpac merge what they trained by a rule; what
     they remember is mapped by images of anything, and a head is aligned again.
     """
-    from continual.cli.opening import load_learner, readable
-    from continual.cli.progress import ProgressBars
-    from continual.learning.merged import merged
-    from continual.options import assignments
+    with loading_pytorch():
+        from continual.cli.opening import load_learner, readable
+        from continual.cli.progress import ProgressBars
+        from continual.learning.merged import merged
+        from continual.options import assignments
 
     if len(models) < 2:
         raise InputError("merge takes two model files at least: equimos merge A.safetensors B.safetensors --out M")

@@ -13,6 +13,7 @@ import typer
 from continual import console, files
 from continual.backbones import described
 from continual.cli import bulk
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
     FALSE_ALARMS,
     Csv,
@@ -91,9 +92,10 @@ def predict(
     check_there(images)
     set_ = with_views(set_, passes)
     found = contents.read(model)
-    from continual import distributed, options
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars
+    with loading_pytorch():
+        from continual import distributed, options
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars
 
     opening.settings_now(found, set_, method)
     if parquet is not None:

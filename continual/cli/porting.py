@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from continual.cli.changes import show_review, stop
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Method, Model, ModelArg, Weights, Workers, check_shares, check_there
 from continual.console import can_ask, check_target, confirmed, console, count, size
 from continual.errors import InputError
@@ -75,10 +76,11 @@ def port(
         raise InputError(f"{out} is there already: name a new file with --out")
     if not (yes or dry_run or can_ask()):
         raise InputError("there is no terminal to ask on: --yes keeps it without asking, --dry-run shows what is lost")
-    from continual import options
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars, waiting
-    from continual.lifecycle.review import review
+    with loading_pytorch():
+        from continual import options
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars, waiting
+        from continual.lifecycle.review import review
 
     remarks = console(stderr=True)
     with locks.claimed(target):

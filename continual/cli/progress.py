@@ -19,7 +19,7 @@ INNER = ": "
 #: what the steps of a stage are, by a word of its name; the first that fits
 UNITS = {"image": "image", "feature": "image", "predicting": "image", "epoch": "epoch", "training": "step"}
 UNITS |= {"seed": "experience", "backbone": "epoch", "weights": "step", "head": "step", "everything": "step"}
-UNITS = {"the backbone": "epoch", **UNITS}
+UNITS = {"the backbone": "epoch", "comparing": "pair", **UNITS}
 
 #: what a learner says beside its progress, in words; shares are shown in percent
 FIGURES = {"waiting": "data loading", "accuracy": "accuracy", "upright": "untransformed", "turned": "transformed"}
@@ -38,7 +38,7 @@ class ProgressBars:
         self._bars = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=2)),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
-            _Said(markup=False, table_column=Column(no_wrap=True)),
+            _Said(console.width // 2, markup=False, table_column=Column(no_wrap=True)),
             console=console,
             disable=console.quiet or not console.is_terminal,
             redirect_stdout=False,  # results may go to a file while the bars are on the terminal
@@ -60,7 +60,8 @@ class ProgressBars:
         stage, text = terminal(stage), "  ".join(figure(name, value) for name, value in figures.items())
         if stage not in self._tasks:
             wait = done == 0 and total == 1
-            self._tasks[stage] = self._bars.add_task(stage, total=None if wait else total, figures="")
+            shown = self._within(stage)
+            self._tasks[stage] = self._bars.add_task(shown, total=None if wait else total, figures="", stage=stage)
             if INNER not in stage:
                 # A stage is first reported when a part of it is done: it began where the last one ended.
                 self._bars.tasks[-1].start_time = self._free_since
@@ -84,6 +85,14 @@ class ProgressBars:
             self.console.print(f"{stage}: {took}{'  ' if text else ''}{text}")
         self._free_since = now
 
+    def _within(self, stage: str) -> str:
+        """Return what to call a stage: of one step of a stage that is drawn above it, what that does not say.
+
+        "mos, seed 1, experience 2/5: training" is "experience 2/5: training" below "mos, seed 1".
+        """
+        larger = [f"{other}, " for other in self._tasks if stage.startswith(f"{other}, ")]
+        return stage.removeprefix(max(larger, key=len, default=""))
+
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
         """Say what is waited for while the block runs."""
@@ -102,25 +111,26 @@ def waiting(label: str) -> Iterator[None]:
 
 
 class _Said(TextColumn):
-    """How far a stage is, in words: "3 of 10 experiences, 1:20 left"."""
+    """How far a stage is, in words: "3 of 10 experiences, 1:20 left"; figures go below where `width` is not enough."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, width: int, **options: object) -> None:
         super().__init__("{task.fields[figures]}", **options)  # type: ignore[arg-type]
+        self.width = width
 
     def render(self, task: Task) -> object:  # type: ignore[override]
         """Return what is said of a task."""
         text = super().render(task)
-        done, total = int(task.completed), int(task.total or 0)
+        done, total, stage = int(task.completed), int(task.total or 0), str(task.fields["stage"])
         if task.total is None:
             said = clock(task.elapsed or 0)
         elif task.finished:
             took = clock(task.finished_time or 0)
-            said = f"{counted(task.description, total)}, {took}" if total > 1 else took
+            said = f"{counted(stage, total)}, {took}" if total > 1 else took
         else:
             left = "" if task.time_remaining is None else f", {clock(task.time_remaining)} left"
-            said = f"{done} of {counted(task.description, total)}{left}"
-        shown = f"  {text.plain}" if text.plain else ""
-        text.plain = said + shown
+            said = f"{done} of {counted(stage, total)}{left}"
+        gap = "  " if len(said) + len(text.plain) + 2 <= self.width else "\n"
+        text.plain = f"{said}{gap}{text.plain}" if text.plain else said
         return text
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, ModelArg, Workers, check_there
 from continual.console import check_target, console, size
 from continual.errors import InputError
@@ -60,10 +61,11 @@ def compress(
     stores all of a backbone in a quarter.
     """
     with _making(out, [images]):
-        from continual.cli import opening
-        from continual.cli.progress import ProgressBars
-        from continual.resizing.compressing import compressed, likeness, sizes
-        from continual.resizing.images import Unlabelled
+        with loading_pytorch():
+            from continual.cli import opening
+            from continual.cli.progress import ProgressBars
+            from continual.resizing.compressing import compressed, likeness, sizes
+            from continual.resizing.images import Unlabelled
 
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
@@ -117,9 +119,10 @@ def grow(
     For a larger backbone of general use, take a pretrained one, and move to it with `port`.
     """
     with _making(out, [] if images is None else [images]):
-        from continual.cli import opening
-        from continual.cli.progress import ProgressBars
-        from continual.resizing.growing import check, check_training, grown
+        with loading_pytorch():
+            from continual.cli import opening
+            from continual.cli.progress import ProgressBars
+            from continual.resizing.growing import check, check_training, grown
 
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
     CONFIG,
     Columns,
@@ -90,15 +91,16 @@ def run(
     config = shipped.find(config)
     if shipped.is_study(config):
         raise InputError(f"{config} is a study of wrappers: `equimos equivariance tune` runs it")
-    from continual import distributed, options
-    from continual.cli.progress import ProgressBars
-    from continual.experiments.config import load_runs
-    from continual.experiments.dry_run import plan
-    from continual.experiments.launching import on_cluster, on_this_machine
-    from continual.experiments.run import run_config
-    from continual.experiments.trackers import TRACKERS
-    from continual.learning.feature_store import FeatureStore
-    from continual.registry import without_code
+    with loading_pytorch():
+        from continual import distributed, options
+        from continual.cli.progress import ProgressBars
+        from continual.experiments.config import load_runs
+        from continual.experiments.dry_run import plan
+        from continual.experiments.launching import on_cluster, on_this_machine
+        from continual.experiments.run import run_config
+        from continual.experiments.trackers import TRACKERS
+        from continual.learning.feature_store import FeatureStore
+        from continual.registry import without_code
 
     with distributed.processes():
         if distributed.count() > 1 and (jobs > 1 or launcher != "local"):
@@ -170,12 +172,14 @@ def show(
         return
     config = shipped.find(config)
     if shipped.is_study(config):
-        from continual.experiments.equivariance.config import load_study
+        with loading_pytorch():
+            from continual.experiments.equivariance.config import load_study
 
         print(study_document(load_study(config, changes or ())), end="")
         return
-    from continual.experiments.config import load_runs
-    from continual.registry import without_code
+    with loading_pytorch():
+        from continual.experiments.config import load_runs
+        from continual.registry import without_code
 
     with without_code(None if allow_code else str(config)):
         found = load_runs(config, changes or ())
@@ -202,10 +206,11 @@ def make_report(
 
     Runs on the same data, stream and backbone are shown in one table, with the spread over all their seeds.
     """
-    from continual.cli.progress import waiting
-    from continual.experiments import report
-    from continual.experiments.comparison import boards
-    from continual.experiments.run_folder import collect, runs_in
+    with loading_pytorch():
+        from continual.cli.progress import waiting
+        from continual.experiments import report
+        from continual.experiments.comparison import boards
+        from continual.experiments.run_folder import collect, runs_in
 
     collected = [collect(run) for folder in runs for run in runs_in(folder)]
     found = boards(collected)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from continual import console, files
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Config, Csv, check_shares
 from continual.errors import InputError
 
@@ -31,10 +32,11 @@ def search(
     """Search for a method's settings on part of a benchmark's training images: its test images are never looked at."""
     console.check_outputs(csv)
     check_shares(held_out=held_out)
-    from continual.experiments import shipped
-    from continual.experiments.config import load_config
-    from continual.experiments.searching import Range, Trial
-    from continual.experiments.searching import search as searched
+    with loading_pytorch():
+        from continual.experiments import shipped
+        from continual.experiments.config import load_config
+        from continual.experiments.searching import Range, Trial
+        from continual.experiments.searching import search as searched
 
     asked = {}
     for text in ranges:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Method, ModelArg, ValueRange, Weights, Workers
 from continual.console import STDOUT, check_outputs, console, count, show_rows, write_text
 from continual.errors import InputError
@@ -60,10 +61,11 @@ def select(
     if copy_to is not None and copy_to.exists():
         raise InputError(f"{copy_to} is there already: name a new folder with --copy-to")
     found = None if known is None else contents.read(known)
-    from continual import options
-    from continual.cli import opening
-    from continual.cli.progress import ProgressBars
-    from continual.learning.pool import select
+    with loading_pytorch():
+        from continual import options
+        from continual.cli import opening
+        from continual.cli.progress import ProgressBars
+        from continual.learning.pool import select
 
     place, arguments = options.device(device), options.assignments("--model-arg", model_arg or ())
     with ProgressBars(console(stderr=True)) as bars:

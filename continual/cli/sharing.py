@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from continual.cli.loading import loading_pytorch
 from continual.cli.options import Device, Method, Model, Weights, check_there
 from continual.console import check_target, confirmed, console, count, size
 from continual.errors import InputError
@@ -40,9 +41,10 @@ def push(
     if not (yes or confirmed(f"Upload {model} ({about}) to {where} repository {name}?")):
         console().print("nothing uploaded")
         return
-    from continual.cli import opening
-    from continual.cli.progress import waiting
-    from continual.lifecycle.hub import push_to_hub
+    with loading_pytorch():
+        from continual.cli import opening
+        from continual.cli.progress import waiting
+        from continual.lifecycle.hub import push_to_hub
 
     with waiting("measuring the card, and uploading"):
         learner = opening.load_learner(found, weights, device, method) if images is not None else None

@@ -15,6 +15,7 @@ from continual.data.images import list_folder
 from continual.errors import InputError
 from continual.escaping import markdown
 from continual.learning.learner import IncrementalLearner
+from continual.lifecycle import figures
 from continual.lifecycle.contents import ModelFile
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 
@@ -129,8 +130,8 @@ def _figures(measured: Measured | None, history: Sequence[dict[str, Any]]) -> li
         lines += ["| ---: | ---: | ---: | ---: |"]
         for row in kept:
             own = row["held_out"]
-            figures = f"{own['accuracy']:.1%} | {own['negative_flips']} | {own['positive_flips']}"
-            lines += [f"| {row['version']} | {figures} |"]
+            cells = figures.right(own), figures.broke(own), figures.fixed(own)
+            lines += [f"| {row['version']} | {' | '.join(cell or '–' for cell in cells)} |"]
     return lines
 
 

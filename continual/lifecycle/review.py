@@ -48,9 +48,19 @@ class Review:
 
     def shares_lost(self) -> list[float]:
         """Return the share of negative flips among images of classes known before, measured and simulated."""
-        before = sum(old is not None for old in self.old)
+        before = self.known_before
         measured = [sum(self.negative.values()) / before] if before else []
-        return measured + ([sum(self.simulated.values()) / len(self.simulated)] if self.simulated else [])
+        return measured + ([self.estimated] if self.simulated else [])
+
+    @property
+    def known_before(self) -> int:
+        """How many held-out images are of classes known before: negative flips are counted among these."""
+        return sum(old is not None for old in self.old)
+
+    @property
+    def estimated(self) -> float:
+        """The share of answers that broke by class statistics, mean over the classes that are `simulated`, if any."""
+        return sum(self.simulated.values()) / len(self.simulated)
 
     def too_much(self, max_flips: float | None, keeping: str | None = None) -> str | None:
         """Say why an update is refused, if it is, and which option would keep more answers."""
@@ -65,15 +75,23 @@ class Review:
         return f"for {max(lost):.1%} of the answers broke{guessed} (--max-flips {max_flips}){more}"
 
     def figures(self) -> dict[str, Any]:
-        """Return what is kept with the version; empty without held-out images."""
-        if not self.truth:
+        """Return what is kept with the version; empty where nothing was measured or estimated.
+
+        Flips are counted among those images that are of classes `known_before`, and are None where there are none.
+        `estimate` says of how many `classes` no held-out image was there, and the mean share of answers that broke in
+        them by class statistics.
+        """
+        if not (self.truth or self.simulated):
             return {}
         right = sum(new == truth for new, truth in zip(self.new, self.truth, strict=True))
+        estimate = {"classes": len(self.simulated), "broken": self.estimated} if self.simulated else None
         return {
             "images": len(self.truth),
-            "accuracy": right / len(self.truth),
-            "negative_flips": sum(self.negative.values()),
-            "positive_flips": self.positive,
+            "accuracy": right / len(self.truth) if self.truth else None,
+            "known_before": self.known_before,
+            "negative_flips": sum(self.negative.values()) if self.known_before else None,
+            "positive_flips": self.positive if self.known_before else None,
+            "estimate": estimate,
         }
 
     @property

@@ -223,8 +223,9 @@ def words(found: Review) -> list[str]:
         said.append(f"of {count(len(known), 'held-out image')}, {broke} broke and {found.positive} were fixed")
         said += [f"{a} is now taken for {b}: {n}" for (a, b), n in found.negative.most_common(5)]
     if found.simulated:
-        mean = sum(found.simulated.values()) / len(found.simulated)
-        said.append(f"by class statistics, about {mean:.1%} of the answers for older classes broke (an estimate)")
+        said.append(
+            f"by class statistics, about {found.estimated:.1%} of the answers for older classes broke (an estimate)"
+        )
     if found.unjudged:
         said.append(f"nothing is known of {count(len(found.unjudged), 'older class')}: no held-out image is here")
     return said

@@ -87,7 +87,8 @@ take("shim", 15)
 
 # %% [markdown]
 # What that broke is an estimate this time, since no old image is left. `--max-flips 0.02` would keep no model that
-# breaks more than 2 % of the answers. With twelve images of a class and such a backbone the estimate is coarse.
+# breaks more than 2 % of the answers. With twelve images of a class and such a backbone the estimate is coarse, and
+# here much too high: had the old photos stayed in the folder, `learn` would have counted on them.
 #
 # ## Predict
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from continual.cli import loading, progress
+from continual.cli.loading import loading_pytorch
 from continual.cli.progress import ProgressBars
+
+MEASURED = "measuring how long that will take"
 
 
 def drawn(console: Console) -> str:
@@ -104,3 +115,93 @@ def test_a_wait_has_a_label_while_it_lasts(terminal: bool) -> None:
     assert ("loading the model" in during) is terminal
     assert "loading the model" not in after
     assert "2 images" in after
+
+
+def test_at_80_columns_no_line_is_torn() -> None:
+    """A step's bar says what the one above does not, and its figures go below rather than squeeze the label."""
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, get_time=lambda: 0.0)
+    with ProgressBars(console) as bars:
+        bars("simple_cil, seed 1993", 2, 5, {"accuracy": 0.5})
+        figures = {"loss": 0.326, "waiting": 0.45}
+        bars("simple_cil, seed 1993, experience 3/5: training", 54, 170, figures)
+        bars._bars.refresh()
+        shown = console.file.getvalue().split("\x1b[2K")[-1]  # type: ignore[attr-defined]
+    outer, inner, below = shown.splitlines()[:3]
+    assert outer.startswith("simple_cil, seed 1993 ")
+    assert "2 of 5 experiences" in outer
+    assert inner.startswith("experience 3/5: training ")
+    assert "54 of 170 steps" in inner
+    assert below.strip() == "loss 0.326  data loading 45 %"
+    assert all(len(line) <= 80 for line in (outer, inner, below))
+
+
+def test_what_loads_pytorch_says_so_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "waiting", lambda label: said.append(label) or nullcontext())
+    with loading_pytorch():
+        pass
+    assert said == [], "it is loaded already, in this process"
+    monkeypatch.delitem(sys.modules, "torch")
+    with loading_pytorch():
+        pass
+    assert said == ["loading PyTorch"]
+
+
+def test_every_command_that_opens_models_loads_pytorch_under_a_label() -> None:
+    without, seen = [], 0
+    for path in Path(loading.__file__).parent.glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef) or ".command(" not in "".join(
+                map(ast.unparse, function.decorator_list)
+            ):
+                continue
+            text = ast.unparse(function)
+            if re.search(r"from continual\.cli(\.opening import| import opening)", text):
+                seen += 1
+                without += [] if "with loading_pytorch():" in text else [f"{path.name}: {function.name}"]
+    assert seen > 10
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ("learn --dry-run -i IMAGES -m NEW --weights WEIGHTS", ["loading the backbone", MEASURED]),
+        ("learn --dry-run -i IMAGES -m MODEL --weights WEIGHTS", ["loading the model", MEASURED]),
+        ("predict -m MODEL IMAGES", ["loading the model"]),
+        ("port --dry-run -m MODEL -i IMAGES --to-weights OTHER", ["loading the model", "loading the new backbone"]),
+        ("compress --dry-run --weights WEIGHTS -i IMAGES --out NEW", ["loading the backbone"]),
+        ("serve -m MODEL --port 0", ["loading the model, and trying an answer"]),
+        pytest.param(
+            "export -m MODEL --onnx BOX.onnx",
+            ["loading the model", "writing the graph, and comparing its answers with PyTorch's"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_every_wait_of_a_command_has_a_label(
+    words: str,
+    labels: list[str],
+    equimos: Callable[..., Any],
+    model: Path,
+    weights: Path,
+    other_weights: Path,
+    pictures: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from continual.serving import server
+
+    said: list[str] = []
+
+    @contextmanager
+    def waiting(_: ProgressBars, label: str) -> Iterator[None]:
+        said.append(label)
+        yield
+
+    monkeypatch.setattr(ProgressBars, "waiting", waiting)
+    monkeypatch.setattr(server, "run", lambda *_: None)
+    there = {"MODEL": model, "WEIGHTS": weights, "OTHER": other_weights, "IMAGES": pictures("some", ["a", "b"], 20)}
+    there |= {"NEW": model.with_name("new.safetensors"), "BOX.onnx": model.with_name("box.onnx")}
+    result = equimos(*[there.get(word, word) for word in words.split()])
+    assert result.exit_code == 0, result.stderr
+    assert said == labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,35 @@ def test_classes_without_images_are_judged_by_their_statistics(
     assert "no held-out image is here of 2 classes known before; by their statistics about" in result.stderr
 
 
+def test_history_says_the_estimate_where_nothing_was_measured(
+    equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
+) -> None:
+    """Of held-out images that are all of new classes none can break: no "broke 0" where an estimate says otherwise."""
+    model = tmp_path / "m.safetensors"
+    words = ("learn", "--yes", "--weights", weights, "-m", model)
+    first = pictures("first", ["rose", "tulip"], 10)
+    assert equimos(*words, "-i", first).exit_code == 0
+    second = equimos(*words, "-i", pictures("second", ["iris", "lily", "aster"], 10))
+    (share,) = re.findall(r"by their statistics about (\S+%) of the answers broke", second.stderr)
+    assert equimos(*words, "-i", pictures("third", ["crocus"], 10), "--hold-out", 0).exit_code == 0
+    shutil.copytree(first, tmp_path / "fourth")
+    assert equimos(*words, "-i", pictures("fourth", ["daisy"], 10)).exit_code == 0
+    told = [line.split("KiB" if "KiB" in line else "MiB")[1].split("  ") for line in _history(equimos, model)]
+    right, broke = zip(*[[cell.strip() for cell in cells if cell.strip()][:2] for cells in told], strict=True)
+    assert [cell.split("% of ")[-1] for cell in right] == ["4", "6", "–", "6"]
+    assert broke[0] == "–", "nothing was known before"
+    assert broke[1] == f"about {share} for 2 classes (an estimate)"
+    assert re.fullmatch(r"about \S+% for 5 classes \(an estimate\)", broke[2])
+    assert re.fullmatch(r"\d of 4, about \S+% for 4 classes \(an estimate\)", broke[3])
+    held = json.loads(equimos("history", "-m", model, "--json", "-").stdout)
+    assert [row["held_out"]["known_before"] for row in held] == [0, 0, 0, 4]
+    assert [row["held_out"]["negative_flips"] is None for row in held] == [True, True, True, False]
+
+
+def _history(equimos: Equimos, model: Path) -> list[str]:
+    return [*equimos("history", "-m", model).stdout.splitlines()[1:]]
+
+
 def test_the_default_method_judges_classes_whose_images_are_gone(
     equimos: Equimos, tmp_path: Path, pictures: Pictures, weights: Path
 ) -> None:
@@ -193,8 +223,10 @@ def test_a_review_counts() -> None:
     assert found.negative == {("a", "b"): 1, ("b", "c"): 1}
     assert found.positive == 1
     assert found.shares_lost() == [2 / 4]
-    assert found.figures() == {"images": 5, "accuracy": 3 / 5, "negative_flips": 2, "positive_flips": 1}
+    counted = {"images": 5, "accuracy": 3 / 5, "known_before": 4, "negative_flips": 2, "positive_flips": 1}
+    assert found.figures() == {**counted, "estimate": None}
     found.simulated = {"d": 0.1, "e": 0.3}
+    assert found.figures() == {**counted, "estimate": {"classes": 2, "broken": pytest.approx(0.2)}}
     assert found.shares_lost() == [0.5, pytest.approx(0.2)]
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from continual.cli import runs
 from continual.experiments import shipped
@@ -201,3 +204,25 @@ def test_a_narrow_terminal_gets_four_measures_and_all_if_asked(
     assert "memory" not in shown[False]
     assert "--all shows every measure" in shown[False]
     assert "simple_cil: average accuracy" in shown[False]
+
+
+def test_at_80_columns_best_values_are_bold_and_arrows_say_which_way_is_better(
+    equimos: Equimos, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(config.read_text() + '[methods.prototypes]\nmethod = "simple_cil"\n')
+    assert equimos("run", config, "--out", config.parent / "out").exit_code == 0
+    narrow = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    monkeypatch.setattr(runs, "console", lambda *, stderr=False: narrow)
+    cells = collect(config.parent / "out").cells
+    wrong = [replace(one, answers=[1 - answer for answer in one.answers or ()]) for one in cells[1].evaluations]
+    cells = [cells[0], replace(cells[1], evaluations=tuple(wrong))]
+    runs._show_table("a title", cells, every=False)
+    drawn = narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"│ simple_cil *│ *\x1b\[1m *100\.0\x1b\[0m", drawn), drawn
+    assert re.search(r"│ prototypes *│ *0\.0 *│", drawn), drawn
+    lines = Text.from_ansi(drawn).plain.splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith("│ simple_cil")]
+    assert row.count("│") == 6, "the method and four measures"
+    heading = "".join(lines[: lines.index(row)])
+    assert (heading.count("↑"), heading.count("↓")) == (2, 2)

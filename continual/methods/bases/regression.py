@@ -208,7 +208,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         """Score features (B, D') that are asked about; see `_scores`. Of `views`, if fewer than all are looked at."""
         state = self.current
         values, certain = learned(state.head)(features), state.certainty
-        reading = self.reading if views is None else self.view_reading
+        reading, single = self.reading if views is None else self.view_reading, values.shape[1] == 1
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, reading, views)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
@@ -217,7 +217,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
             probabilities=probabilities,
             p_value=p_value,
             similarity=similarity,
-            anomaly=certain.anomaly(features) if certain is not None and values.shape[1] == 1 else None,
+            anomaly=certain.anomaly(features, reading) if certain is not None and single else None,
         )
 
     @property

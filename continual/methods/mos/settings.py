@@ -26,6 +26,7 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     }  # fmt: skip
 
     at_inference = AdapterSettings.at_inference | {"early_exit", "within"}
+    at_training = AdapterSettings.at_training | AlignmentSettings.at_training
     named: ClassVar[Mapping[str, Registry]] = {
         **AdapterSettings.named, "anchor": merging.RULES, "consolidate": merging.RULES
     }  # fmt: skip

@@ -226,7 +226,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         averages = self.symmetry is not None and self.symmetry.averages_scores
         return not averages and certain is not None and certain.one_class and len(self.classes) == 1
 
-    def _threshold(self, false_alarm_rate: float) -> float | None:
+    def anomaly_threshold(self, false_alarm_rate: float) -> float | None:
         return learned(self.current.certainty).anomaly_threshold(false_alarm_rate, self.reading)
 
     def simulation(self, after: Self) -> Simulation | None:

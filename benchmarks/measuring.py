@@ -134,7 +134,9 @@ def profile(call: Call, rows: int = 8) -> list[tuple[str, float, int]]:
         activities, key = [*activities, torch.profiler.ProfilerActivity.CUDA], "self_device_time_total"
     with torch.profiler.profile(activities=activities) as profiler:
         call()
-    events = sorted(profiler.key_averages(), key=lambda e: getattr(e, key), reverse=True)
+    # A GPU's kernels are listed by themselves too, beside the operations that they belong to.
+    own = [event for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CPU]
+    events = sorted(own, key=lambda event: getattr(event, key), reverse=True)
     whole = sum(getattr(event, key) for event in events)
     return [(event.key, getattr(event, key) / whole, event.count) for event in events[:rows]]
 

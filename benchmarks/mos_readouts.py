@@ -246,14 +246,18 @@ def measured(learners: Sequence[MOSLearner], whole: Read) -> list[dict[str, floa
 
 
 def under_first(whole: Read, sizes: Sequence[int]) -> list[dict[str, float]]:
-    """Return what strata makes of frozen tokens, and of those under the first adapter, after experiences of classes."""
+    """Return what strata makes of frozen tokens, of those under the first adapter and of both side by side.
+
+    It is measured after every experience; `sizes` are their classes.
+    """
     experience, found = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), []
     for number in range(len(sizes)):
         seen, own = until(whole, number + 1, experience), {}
         truth = seen["test"]["labels"]
         known = experience[None, : sum(sizes[: number + 1])] == experience[truth][:, None]
-        for name in ("frozen", "first"):
-            values = strata(seen["train"][name], seen["train"]["labels"], seen["test"][name])
+        for name, read in {"frozen": ["frozen"], "first": ["first"], "both": ["frozen", "first"]}.items():
+            train_, test = (torch.cat([seen[side][one] for one in read], -1) for side in ("train", "test"))
+            values = strata(train_, seen["train"]["labels"], test)
             answer = values.argmax(-1)
             own[f"{name}: strata"] = share(answer == truth)
             own[f"{name}: experience"] = share(experience[answer] == experience[truth])

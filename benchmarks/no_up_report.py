@@ -1,6 +1,8 @@
-"""The tables and the picture of docs/no_up.md, from the figures that no_up.py wrote.
+"""The tables and the picture of docs/no_up.md, from figures that no_up.py wrote, or `equimos run`.
 
-python benchmarks/no_up_report.py benchmarks/results/no_up_*.json --picture docs/images/no_up.png
+python benchmarks/no_up_report.py benchmarks/results/no_up_* --picture docs/images/no_up.png
+
+What `equimos run` wrote is kept by `continual.read_runs("runs/mos_aid").to_csv("no_up_mos_aid.csv")`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas
 import typer
 
 Records = list[dict[str, Any]]
 
+NAMES = {"aid": "AID", "cifar10": "CIFAR-10", "tiny imagenet": "Tiny-ImageNet"}  #: of sets, in tables
+
 
 def select(records: Records, row: str, count: int, column: str) -> Any:
     """Return a column of a row in percent, split by split."""
-    return 100 * np.array([r[column] for r in records if (r["row"], r["per_class"]) == (row, count)])
+    own = {r["run"]: r[column] for r in records if (r["row"], r["per_class"]) == (row, count)}
+    return 100 * np.array([own[run] for run in sorted(own)])
+
+
+def records_of(path: Path) -> Records:
+    """Return the figures of a file that no_up.py wrote, or of one of `continual.read_runs`."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    moved = {
+        f"{metric} D4": column for metric, column in {"turned": "transformed", "consistency": "consistency"}.items()
+    }
+    found = pandas.read_csv(path).rename(columns={"label": "row", "final": "upright", **moved})
+    found["run"] = found["run"].map(lambda run: Path(run).name)
+    found["per_class"] = found["run"].str.split("-").str[0].astype(int)
+    return found.to_dict("records")
 
 
 def headline(sets: dict[str, Records], method: str) -> list[str]:
@@ -28,6 +47,8 @@ def headline(sets: dict[str, Records], method: str) -> list[str]:
         for count in sorted({r["per_class"] for r in records}, reverse=True):
             plain, moved = (select(records, method, count, column) for column in ("upright", "transformed"))
             every = select(records, f"{method}, D4 all views", count, "upright")
+            if not len(plain):
+                continue
             gains = [f"{gain.mean():+.1f} ± {gain.std(ddof=1):.1f}" for gain in (every - plain, every - moved)]
             lines.append(f"| {name} | {count} | {plain.mean():.1f} | {every.mean():.1f} | {' | '.join(gains)} |")
     return lines
@@ -85,10 +106,13 @@ def main(
     picture: Annotated[Path | None, typer.Option(help="Where the picture goes.")] = None,
 ) -> None:
     """Print the tables, and draw."""
-    every = {path.stem.removeprefix("no_up_").replace("_", " "): json.loads(path.read_text()) for path in figures}
+    every: dict[str, Records] = {}
+    for path in figures:
+        name = path.stem.removeprefix("no_up_").removeprefix("mos_").replace("_", " ")
+        every.setdefault(NAMES.get(name, name), []).extend(records_of(path))
     sets = {name: records for name, records in every.items() if any(r["row"] == "strata" for r in records)}
-    for method in ("strata", "ridge"):
-        print(f"\n{method}\n", *headline(sets, method), sep="\n")
+    for method in ("strata", "ridge", "mos"):
+        print(f"\n{method}\n", *headline(every, method), sep="\n")
     for name, records in sets.items():
         print(f"\n{name}\n")
         print(table(records))

@@ -87,8 +87,14 @@ def main() -> None:
     parser.add_argument("--ours", default="strata")
     parser.add_argument("--rivals", nargs="+", default=["ridge", "ranpac", "ease"])
     asked = parser.parse_args()
-    runs = {run.record["config"]["title"]: run.cells for run in map(collect, asked.runs)}
-    print(table(HEADINGS, lines(runs, asked.ours, asked.rivals)))
+    runs = [collect(run) for run in asked.runs]
+    titles = [run.config["title"] for run in runs]
+    names = [
+        title if titles.count(title) == 1 else f"{title}, {run.path.name}"
+        for title, run in zip(titles, runs, strict=True)
+    ]
+    found = {name: run.cells for name, run in zip(names, runs, strict=True)}
+    print(table(HEADINGS, lines(found, asked.ours, asked.rivals)))
 
 
 if __name__ == "__main__":

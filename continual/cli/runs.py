@@ -185,7 +185,7 @@ def show(
 
 @app.command("report")
 def make_report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or those of a sweep.")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The report's folder.", show_default="report, in the first RUN")
     ] = None,
@@ -205,9 +205,9 @@ def make_report(
     from continual.cli.progress import waiting
     from continual.experiments import report
     from continual.experiments.comparison import boards
-    from continual.experiments.run_folder import collect
+    from continual.experiments.run_folder import collect, runs_in
 
-    collected = [collect(folder) for folder in runs]
+    collected = [collect(run) for folder in runs for run in runs_in(folder)]
     found = boards(collected)
     out = out or runs[0] / "report"
     report.check_folder(out)

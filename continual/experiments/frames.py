@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from continual import files
 from continual.errors import InputError
-from continual.experiments.run_folder import Run, collect
+from continual.experiments.run_folder import Run, collect, runs_in
 from continual.experiments.tables import cell_lines, experience_lines
 from continual.metrics.cell import Cell
 
@@ -21,7 +21,7 @@ LINES: dict[str, Lines] = {"cell": cell_lines, "experience": experience_lines}
 
 
 def read_runs(*folders: str | PathLike[str], per: Literal["cell", "experience"] = "cell") -> DataFrame:
-    """Read the finished cells of run folders into a table of pandas.
+    """Read the finished cells of run folders, and of folders of sweeps, into a table of pandas.
 
     With `per="cell"` a line is a method with a seed, and its figures are those of the results table; with
     `per="experience"` a line is one experience of it, and its figures are what was measured after it. Columns `run`
@@ -38,7 +38,8 @@ def read_runs(*folders: str | PathLike[str], per: Literal["cell", "experience"] 
         raise InputError(f"per={per!r}: give {' or '.join(map(repr, LINES))}")
     if not folders:
         raise InputError("name a run folder: read_runs('runs/quickstart')")
-    tables = [_table(collect(Path(folder)), LINES[per]) for folder in folders]
+    runs = [run for folder in folders for run in runs_in(Path(folder))]
+    tables = [_table(collect(run), LINES[per]) for run in runs]
     return _typed(pandas.concat([pandas.DataFrame(lines, columns=head) for head, lines in tables], ignore_index=True))
 
 

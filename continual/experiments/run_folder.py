@@ -177,6 +177,12 @@ class Run:
         return self.record["config"]
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the run folders that a folder stands for: itself, or the runs of a sweep, which lie in it."""
+    inside = sorted(file.parent for file in path.glob("*/run.json"))
+    return inside if inside and not (path / "run.json").is_file() else [path]
+
+
 def collect(path: Path) -> Run:
     """Read a run folder; raises InputError if it is none, or if a file in it is damaged."""
     if not path.is_dir():

@@ -115,17 +115,15 @@ class Certainty:
     def anomaly_threshold(self, false_alarm_rate: float, reading: int = 0) -> float:
         """Return the `anomaly` above which the p-value of an image is at most this rate; infinite for a tiny one."""
         place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
-        return (
-            float(self._distance(place, reading) / self._distance(LEVELS // 2, reading)) if place < LEVELS else math.inf
-        )
+        found = self._distance(min(place, LEVELS - 1), reading) / self._distance(LEVELS // 2, reading)
+        return float(found) if place < LEVELS else math.inf
 
     def _distance(self, place: int, reading: int) -> Tensor:
         """Return a quantile () of the leverages of a single class's images left out, in units of `leverage`."""
         return (-self._usual(reading)[place]).clamp(min=1e-12) ** (-1 / POWER)  # the score is -leverage^-POWER
 
     def _usual(self, reading: int) -> Tensor:
-        quantiles = self.ood_scores.reshape(-1, LEVELS)
-        return quantiles[min(reading, len(quantiles) - 1)]
+        return self.ood_scores.reshape(-1, LEVELS)[min(reading, len(self.temperatures) - 1)]
 
     def t(self, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return t (B, C), in units of the typical one, of values (B, C) of features (B, D'), and leverages (B,)."""

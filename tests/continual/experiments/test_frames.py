@@ -46,6 +46,10 @@ def test_a_line_may_be_an_experience(runs: list[Path]) -> None:
     assert math.isnan(table["forgetting"][0]), "one experience forgets nothing that is known"
 
 
+def test_a_folder_of_a_sweep_stands_for_its_runs(runs: list[Path]) -> None:
+    pandas.testing.assert_frame_equal(continual.read_runs(runs[0].parent), continual.read_runs(*runs))
+
+
 def test_what_cannot_be_read_is_said(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="is not there"):
         continual.read_runs(tmp_path / "nowhere")

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from continual.errors import InputError
-from continual.symmetry.views import _noise, best_first, content_order, descending, group_named, transformed
+from continual.symmetry import views as views_module
+from continual.symmetry.views import (
+    _noise,
+    best_first,
+    content_keys,
+    content_order,
+    descending,
+    group_named,
+    transformed,
+)
 from equivariant.orbits import orbit
 
 every_picture = given(
@@ -60,6 +69,17 @@ def test_the_order_is_that_of_stable_sorting(group: str, seed: int, how: str) ->
     ties = (levels * _noise(3, 5, 5)).sum((2, 3, 4)).argsort(dim=1, stable=True)
     expected = ties.gather(1, tilt.gather(1, ties).argsort(dim=1, descending=True, stable=True))
     assert torch.equal(content_order(views), expected)
+
+
+def test_the_order_is_the_same_in_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = torch.randn(4, 8, 3, 96, 97, generator=torch.Generator().manual_seed(0))
+    for scale in (1, 500):  # above, sums would not be exact in float64
+        assert views_module._fits((scale * views * 2**12).round())
+        by_product = content_keys(scale * views)
+        with monkeypatch.context() as patched:
+            patched.setattr(views_module, "_fits", lambda levels: False)
+            assert torch.equal(content_keys(scale * views), by_product)
+    assert not views_module._fits((1e4 * views * 2**12).round())
 
 
 @given(st.integers(0, 2**16), st.integers(1, 8))

@@ -201,7 +201,7 @@ def measured(
                 row["blot"].append(auroc(usual, score(blot)))
             for learner in learners:
                 if name == learner.method:
-                    row["alarms"].append(100 * float((usual > learner._threshold(RATE)).float().mean()))
+                    row["alarms"].append(100 * float((usual > learner.anomaly_threshold(RATE)).float().mean()))
     means = {name: {k: v for k, v in row.items() if v} for name, row in rows.items()}
     return [
         {"score": name, **{k: sum(v) / len(v) if isinstance(v, list) else v for k, v in row.items()}}

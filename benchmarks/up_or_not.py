@@ -33,7 +33,7 @@ from continual.symmetry.views import group_named
 
 D4 = group_named("D4")
 PRODUCT = torch.tensor(D4.table)
-DRAWS, COUNTS, EACH, TESTED = (1, 2, 3), (20, 10, 5), 40, 20
+COUNTS, EACH, TESTED = (20, 10, 5), 40, 20
 BUILT_UP = ("Airport", "Bridge", "Church", "DenseResidential", "Industrial", "MediumResidential", "Port", "School")
 
 
@@ -93,9 +93,13 @@ def pictures(place: Path, names: list[str], preparation: Preprocessing) -> Study
     return Study(train, held_out, test)
 
 
-def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int) -> list[dict[str, Any]]:
-    """Return what is taken, and what it gives, by features (n, 8, D) of all views and classes (n,)."""
+def judged(views: Tensor, labels: Tensor, moved: str | None, seed: int, few: int | None = None) -> list[dict[str, Any]]:
+    """Return what is taken, and what it gives, by features (n, 8, D) of all views and classes (n,), or a `few`."""
     draw = torch.Generator().manual_seed(seed)
+    if few is not None:
+        chosen = torch.randperm(int(labels.max()) + 1, generator=draw)[:few]
+        rows = torch.isin(labels, chosen)
+        views, labels = views[rows], (labels[rows, None] == chosen).int().argmax(1)
     if moved is not None:
         places = torch.tensor(places_of(moved))
         element = places[torch.randint(len(places), (len(labels),), generator=draw)]
@@ -145,13 +149,17 @@ def main(
     cache: Annotated[Path, typer.Option(help="A folder that keeps what the network says.")],
     out: Figures,
     size: Size = 98,
+    classes: Annotated[int | None, typer.Option(help="So many of a set, others in each draw; all without.")] = None,
+    draws: int = 3,
 ) -> None:
     """Judge every set, and print a table."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = json.loads(out.read_text()) if out.is_file() else {}
     vit, preparation = network("vit", weights, size)
-    for name, kind in KINDS.items():
+    for name, kind in ((name, kind) for name, kind in KINDS.items() if name not in found):
         views, labels = views_of(data, kind, cache, vit, preparation)
-        found[name] = [record for seed in DRAWS for record in judged(views, labels, kind.moved, seed)]
+        found[name] = [
+            record for seed in range(1, draws + 1) for record in judged(views, labels, kind.moved, seed, classes)
+        ]
         print(name, json.dumps(found[name]), flush=True)
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(*table(found), sep="\n")

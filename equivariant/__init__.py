@@ -40,7 +40,7 @@ from equivariant.motions import Motion
 from equivariant.orbits import align, orbit
 from equivariant.parts.cutting import StagedChain, StagedRotaryViT, staged
 from equivariant.parts.networks import FeatureScore, ImageScore
-from equivariant.parts.proxies import Similarity, entropy, max_probability
+from equivariant.parts.proxies import Similarity, entropy, margin, max_probability
 from equivariant.parts.staged import Staged, StagedPair, StagedViT
 from equivariant.parts.surgery import take_off_head, wrap_module
 from equivariant.parts.tiled import Tiled
@@ -67,6 +67,6 @@ __all__ = [
     "StagedRotaryViT", "StagedViT", "Tiled", "Tokens", "Trivial", "TuningResult", "VectorField", "WeightedWrapper",
     "act", "action_error", "align", "as_group", "assert_equivariant", "channel_cycle", "channel_permutations", "cyclic",
     "dihedral", "distil_orbit", "entropy", "equivariance_error", "equivariance_loss", "equivariance_report", "evaluate",
-    "fit_head", "from_generators", "hue", "max_probability", "mirror_h", "mirror_v", "negative", "orbit",
+    "fit_head", "from_generators", "hue", "margin", "max_probability", "mirror_h", "mirror_v", "negative", "orbit",
     "orbit_answers", "orbit_consistency", "orbit_flip_rate", "staged", "take_off_head", "tune", "wrap_module",
 ]  # fmt: skip

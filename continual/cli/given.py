@@ -50,8 +50,6 @@ def check_given(images: Path, only: Collection[str], outside: bool, one_class: b
         inside = {place.name for place in subfolders(folder)}
         if not inside and (loose := _images_in(folder)):
             if one_class:
-                if only:
-                    raise InputError(f"{folder} has no class folders, of which --class could name one: leave it out")
                 return True
             raise InputError(
                 f"{folder} holds {count(loose, 'image')} and no class folders: put those of each class into a folder "
@@ -70,9 +68,15 @@ def _images_in(folder: Path) -> int:
     return len(image_files(folder))
 
 
-def only_class(known: Collection[Label]) -> str:
-    """Return the class that good images are of: the only one that a model knows, or a new one."""
-    return str(next(iter(known))) if len(known) == 1 else GOOD
+def only_class(images: Path, known: Collection[Label], only: Collection[str]) -> str:
+    """Return the class that good images are of: the only one that a model knows, or a new one.
+
+    It may be named, which learns all images of a class without records. Raises InputError for the name of another.
+    """
+    found = str(next(iter(known))) if len(known) == 1 else GOOD
+    if {*only} - {found}:
+        raise InputError(f"{images} has no class folders, so all images are of {found!r}: leave --class out")
+    return found
 
 
 def check_one_class(learner: IncrementalLearner[Any], plan: Plan) -> None:

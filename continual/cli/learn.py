@@ -155,6 +155,8 @@ def learn(
                 named = [tag]
             for tag in () if files else named:
                 recommended.check(tag)
+        seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
+        single = only_class(images, known, only or ()) if flat else None
         if not (yes or dry_run or (distributed.count() == 1 and can_ask())):
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner
@@ -167,7 +169,6 @@ def learn(
             learner = methods.method(method or methods.RECOMMENDED)(made, device=device_, preset=preset, **wanted)
         channels, remembered = learner.preprocessing.channels, learner.state.value_range
         opening.check_keeping(learner, keep_held_out)
-        seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
         remarks = console(stderr=True)
         with ProgressBars(remarks) as bars:
             plan = new_images.plan(
@@ -179,7 +180,7 @@ def learn(
                 outside=outside,
                 progress=bars,
                 channels=channels,
-                single=only_class(known) if flat else None,
+                single=single,
             )
         said = console(stderr=not dry_run)
         if plan.problems or not plan.learn:
@@ -232,7 +233,8 @@ def learn(
             started = time.perf_counter()
             outcome = _learn(learner, data, plan, gone, seen, workers, concept)
             if known:
-                keeping = "--set keep_answers=1" if hasattr(learner.settings, "keep_answers") else None
+                able = learner.heeds_keep_answers and not learner.settings.keep_answers
+                keeping = "--set keep_answers=1" if able else None
                 if broken := outcome.too_much(max_flips, keeping):
                     stop(f"not kept, {broken}; {left}")
                 if not (yes or confirmed("Keep it?")):

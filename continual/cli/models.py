@@ -75,7 +75,7 @@ def predict(
 ) -> None:
     """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
 
-    A model of a single class says how unusual an image is: its anomaly, about 1 or less for a good one, and whether
+    A model of a single class says how unusual an image is: its anomaly, 1 for the usual good one, and whether
     that is more than --false-alarm-rate of good images have (5 % without).
 
     The processes of torchrun share the images, and the first says and writes what all have found.

@@ -46,7 +46,9 @@ def port(
     ] = None,
     keep_answers: Annotated[
         float,
-        typer.Option(min=0, metavar="WEIGHT", help="Hold an aligned head (mos, slca) to its old answers: 1, say."),
+        typer.Option(
+            min=0, metavar="WEIGHT", help="Hold an aligned head (mos, tuna, slca) to its old answers: 1, say."
+        ),
     ] = 0.0,
     max_flips: Annotated[
         float | None,
@@ -109,7 +111,7 @@ def port(
             show_review(outcome, "Held-out images of them among --images would tell")
             if dry_run:
                 return
-            keeping = "--keep-answers 1" if learner.keeps_answers else None
+            keeping = "--keep-answers 1" if learner.heeds_keep_answers and not keep_answers else None
             if broken := outcome.too_much(max_flips, keeping):
                 stop(f"not kept, {broken}; {left}")
             if not (yes or confirmed("Keep it?")):

@@ -141,6 +141,12 @@ def unlike(t: np.ndarray, leverage: np.ndarray, usual: Arrays) -> np.ndarray:
     return np.asarray(-t.max(-1) * (usual["leverage"].astype(t.dtype) / leverage) ** (POWER - 0.5))
 
 
+def usual_leverage(usual: Arrays, reading: int) -> float:
+    """Return the median leverage of images of a single class left out; see `Certainty.anomaly`."""
+    median = usual["ood_scores"].reshape(-1, LEVELS)[reading, LEVELS // 2]
+    return float(usual["leverage"] * max(-float(median), 1e-12) ** (-1 / POWER))
+
+
 def wider(values: np.ndarray, size: int, axis: int) -> np.ndarray:
     """Return an array with zeros behind, of that size along an axis."""
     more = [(0, size - values.shape[axis] if place == axis else 0) for place in range(values.ndim)]

@@ -48,6 +48,7 @@ from continual.export.numpy_sums import (
     t_left_out,
     unit,
     unlike,
+    usual_leverage,
     wider,
     write_whole,
 )
@@ -130,10 +131,9 @@ class Learner(Runner):
         errors = asked @ self.arrays["errors"] + self.arrays["errors_bias"]
         leverage = np.square(errors).sum(-1) + np.float32(self.arrays["share"])
         t = values / (np.sqrt(leverage) * np.float32(self.arrays["typical"]))[:, None]
-        losses = self.arrays["losses"].reshape(-1, len(TEMPERATURES))
-        reading = min(self.state["reading"], len(losses) - 1)
+        reading = min(self.state["reading"], len(losses := self.arrays["losses"].reshape(-1, len(TEMPERATURES))) - 1)
         if single:
-            found["anomaly"] = leverage / self.arrays["leverage"].astype(leverage.dtype)
+            found["anomaly"] = leverage / np.float32(usual_leverage(self.arrays, reading))
         else:
             found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
         usual = self.arrays["ood_scores"].reshape(-1, LEVELS)[reading].astype(np.float32)

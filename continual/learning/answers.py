@@ -30,7 +30,7 @@ class Prediction:
     #: says how often such an answer is right: `finetune`, `l2p`, `joint`, fewer than two classes, single images
     probabilities: Tensor | None = None
     p_value: Tensor | None = None  #: (B,), the share of known images expected to be at least as unlike all classes
-    #: (B,), of a model of a single class: squared distance from its images, 1 for a typical view; see `Certainty`
+    #: (B,), of a model of a single class: squared distance from its images, 1 the median of good ones; see `Certainty`
     anomaly: Tensor | None = None
     anomaly_threshold: float | None = None  #: where a rate of false alarms was asked for: unknown is what lies above
     similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)

@@ -97,7 +97,9 @@ class Asking(ABC, Generic[S]):
             if progress is not None:
                 progress("predicting", done, len(images), {})
         found = Scores.joined(distributed.in_turn(parts)).prediction(self.state.classes, false_alarm_rate)
-        threshold = None if found.anomaly is None or false_alarm_rate is None else self._threshold(false_alarm_rate)
+        threshold = (
+            None if found.anomaly is None or false_alarm_rate is None else self.anomaly_threshold(false_alarm_rate)
+        )
         return replace(found, paths=paths, anomaly_threshold=threshold)
 
     @property
@@ -105,8 +107,8 @@ class Asking(ABC, Generic[S]):
         """Whether a single class is known, and what is usual of it."""
         return False
 
-    def _threshold(self, false_alarm_rate: float) -> float | None:
-        """Return the anomaly above which an image is unknown, of a method whose scores have one."""
+    def anomaly_threshold(self, false_alarm_rate: float) -> float | None:
+        """Return the anomaly above which an image is unknown, of a method whose scores have one; maybe infinite."""
         return None
 
     def score_batch(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:

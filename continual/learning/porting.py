@@ -90,6 +90,11 @@ class Porting(ABC, Generic[S]):
     keeps_answers: ClassVar[bool] = False
 
     @property
+    def heeds_keep_answers(self) -> bool:
+        """Whether the setting `keep_answers` changes any answer: an aligned head has a say in them."""
+        return self.keeps_answers and getattr(self.settings, "alignment_epochs", 0) > 0
+
+    @property
     def adapted(self) -> bool:
         """Whether adapters, or a part of the backbone, were trained: they fit a ViT of the same shapes alone."""
         return False
@@ -186,7 +191,7 @@ class Porting(ABC, Generic[S]):
             raise InputError(f"keep_answers is a weight, a number from 0, got {keep_answers}")
         if keep_answers and not self.keeps_answers:
             raise InputError(
-                f"keep_answers goes with methods that align a head (mos, slca): {self.method} solves its answers from "
+                f"keep_answers goes with methods that align a head, such as mos: {self.method} solves its answers from "
                 "what it remembers; leave it out"
             )
         if self.state.fitted:

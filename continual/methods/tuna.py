@@ -43,6 +43,7 @@ class TUNASettings(AdapterSettings, AlignmentSettings):
     """Numbers of TUNA, as its paper's text has them."""
 
     at_inference: ClassVar[frozenset[str]] = AdapterSettings.at_inference | {"universal"}
+    at_training: ClassVar[frozenset[str]] = AdapterSettings.at_training | AlignmentSettings.at_training
 
     lr: float = Field(0.01, gt=0, description="peak rate of the adapters")
     head_lr_ratio: float = Field(1.0, gt=0, description="the head's rate as a share of lr")

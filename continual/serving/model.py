@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def answer(model: Served, scores: Scores, row: int, false_alarm_rate: float) -> 
         return values[row].argsort(descending=True).tolist()[:BEST]
 
     values, cosines, p_value = own(scores.values), own(scores.similarity), own(scores.p_value)
+    threshold = None if scores.anomaly is None else model.learner.anomaly_threshold(false_alarm_rate)
     classes = model.learner.classes
     probabilities = own(scores.probabilities) or [None] * len(classes)
     near = None if scores.similarity is None else top(scores.similarity)
@@ -78,6 +80,8 @@ def answer(model: Served, scores: Scores, row: int, false_alarm_rate: float) -> 
         "probability": best[0]["probability"],
         "unknown": None if p_value is None else p_value <= false_alarm_rate,
         "familiarity": p_value,
+        "anomaly": own(scores.anomaly),
+        "anomaly_threshold": None if threshold == math.inf else threshold,
         "stack": own(scores.stack),
         "refinements": own(scores.refinements),
         "best": best,

@@ -103,24 +103,27 @@ class Certainty:
         """Return the leverages (B,) of features (B, D')."""
         return self.errors(features).square().sum(-1) + self.share.to(features)
 
-    def anomaly(self, features: Tensor) -> Tensor | None:
+    def anomaly(self, features: Tensor, reading: int = 0) -> Tensor | None:
         """Return how unusual features (B, D') of a single class are, (B,); None where nothing is known.
 
-        It is the leverage in units of that of a typical image of the class, left out: a squared distance.
+        It is the leverage, a squared distance, in units of the median of images of the class left out, in this reading.
         """
         if not (self.temperatures and self.one_class) or self.leverage is None:
             return None
-        return self.leverages(features) / self.leverage.to(features)
+        return self.leverages(features) / (self.leverage * self._distance(LEVELS // 2, reading)).to(features)
 
     def anomaly_threshold(self, false_alarm_rate: float, reading: int = 0) -> float:
         """Return the `anomaly` above which the p-value of an image is at most this rate; infinite for a tiny one."""
         place = math.ceil((1 + LEVELS) * (1 - false_alarm_rate)) - 1
-        usual = self._usual(min(reading, len(self.temperatures) - 1))
-        # Of one class the score is -(1 / anomaly)^POWER.
-        return float((-usual[place]).clamp(min=1e-12) ** (-1 / POWER)) if place < LEVELS else math.inf
+        found = self._distance(min(place, LEVELS - 1), reading) / self._distance(LEVELS // 2, reading)
+        return float(found) if place < LEVELS else math.inf
+
+    def _distance(self, place: int, reading: int) -> Tensor:
+        """Return a quantile () of the leverages of a single class's images left out, in units of `leverage`."""
+        return (-self._usual(reading)[place]).clamp(min=1e-12) ** (-1 / POWER)  # the score is -leverage^-POWER
 
     def _usual(self, reading: int) -> Tensor:
-        return self.ood_scores.reshape(-1, LEVELS)[reading]
+        return self.ood_scores.reshape(-1, LEVELS)[min(reading, len(self.temperatures) - 1)]
 
     def t(self, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return t (B, C), in units of the typical one, of values (B, C) of features (B, D'), and leverages (B,)."""

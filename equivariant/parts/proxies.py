@@ -31,6 +31,16 @@ def max_probability(logits: Any) -> Tensor:
     return _over_places(-_wide(logits).log_softmax(1).amax(1))
 
 
+def margin(logits: Any) -> Tensor:
+    """Return 1 - (p₁ - p₂), how little the likeliest class is ahead of the next in softmax(logits).
+
+    It is a sum of small probabilities, so it does not saturate.
+    """
+    p = _wide(logits).softmax(1)
+    others = p.scatter(1, p.argmax(1, keepdim=True), 0.0)
+    return _over_places(others.sum(1) + others.amax(1))
+
+
 class Similarity(nn.Module):
     """-max_k cos(feature, reference_k), for features (n, D) and references (K, D), say CLIP's class prompts."""
 
@@ -48,7 +58,7 @@ class Similarity(nn.Module):
         return -(functional.normalize(features, dim=1) @ self.references.to(features.dtype).T).amax(1)
 
 
-PROXIES: dict[str, Proxy] = {"entropy": entropy, "max_probability": max_probability}
+PROXIES: dict[str, Proxy] = {"entropy": entropy, "margin": margin, "max_probability": max_probability}
 
 
 def as_proxy(proxy: str | Proxy) -> Proxy:

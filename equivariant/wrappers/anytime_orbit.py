@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import inf, log
+from math import inf
 from typing import Annotated, Any
 
 import torch
@@ -42,7 +42,7 @@ class AnytimeOrbit(WeightedWrapper):
     - `score`: s, to (n,) or (n, 1); by default `ImageScore`, or `FeatureScore` of a staged model, which starts with
       equal scores: until it is trained, all views tie and all are finished.
     - `proxy` and `limit`: the mean is sure when its proxy loss, as for `Equizero`, is at most the limit; by default
-      that is -log of its largest probability. The limit starts at -inf, where all views are finished.
+      how little its likeliest class is ahead of the next. The limit starts at -inf, where all views are finished.
     - `passes`: how many passes of the model an image shall take in the mean; `fit_limit` finds the limit for it, and
       `tune` calls it with the validation images.
     - `weigh`: whether views count by exp(s), as in λ-equitune, or alike.
@@ -62,7 +62,7 @@ class AnytimeOrbit(WeightedWrapper):
         group: FiniteGroup | str,
         *,
         score: nn.Module | None = None,
-        proxy: str | Proxy = "max_probability",
+        proxy: str | Proxy = "margin",
         limit: float = -inf,
         passes: float | None = None,
         weigh: bool = False,
@@ -84,12 +84,12 @@ class AnytimeOrbit(WeightedWrapper):
         chunk: int | None = None,
         *,
         passes: Annotated[float, "mean passes per image, met on held-out images when tuned"] = 1.5,
-        sure: Annotated[float, "until then, the probability at which an answer is sure"] = 0.9,
+        sure: Annotated[float, "until then, by how much of a probability a sure answer is ahead of the next"] = 0.8,
         blocks: Annotated[int, "blocks or stages after which views are scored; 0: pixels are, by a small network"] = 0,
     ) -> nn.Module:
         """Return the classifier; raises InputError if it shall be stopped half-way and cannot be."""
         model = Headed(staged(network.bare, blocks), network.head) if blocks else network.whole
-        return cls(model, group, chunk=chunk, passes=passes, limit=-log(sure))
+        return cls(model, group, chunk=chunk, passes=passes, limit=1 - sure)
 
     def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the answer for `x` (B, …) and the weights (|G|, B) behind it, 0 for views that were not finished."""

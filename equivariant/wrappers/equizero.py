@@ -21,8 +21,8 @@ from equivariant.wrappers.base import Network, WeightedWrapper, weighted_sum
 class Equizero(WeightedWrapper):
     """f(x) = g*⁻¹∘M(g*·x) with g* = argmin_g ℓ(M(g·x)).
 
-    - `proxy`: the loss ℓ by name ("entropy", "max_probability"), `Similarity(references)`, or any function from the
-      model's output for n views to (n,). InputError if it returns another shape or is not finite.
+    - `proxy`: the loss ℓ by name ("entropy", "margin", "max_probability"), `Similarity(references)`, or any function
+      from the model's output for n views to (n,). InputError if it returns another shape or is not finite.
     - `tie_tolerance`: elements whose losses are this close to the least, relative to max(1, |loss|), tie, and their
       outputs are averaged (see `equivariant.ties`); by default a few roundings of the output's dtype.
     - `straight_through`: choosing has no useful gradient, so that of equitune is taken instead.
@@ -55,7 +55,7 @@ class Equizero(WeightedWrapper):
         chunk: int | None = None,
         *,
         proxy: Annotated[
-            Literal["entropy", "max_probability", "similarity"],
+            Literal["entropy", "margin", "max_probability", "similarity"],
             "the loss by which a view is chosen; similarity is to the head's rows",
         ] = "entropy",
     ) -> nn.Module:

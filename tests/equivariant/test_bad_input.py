@@ -180,7 +180,7 @@ def test_options_of_the_methods() -> None:
         eq.LambdaEquitune(Micro(), "C4")
     with pytest.raises(eq.InputError, match="ImageScore"):
         eq.LambdaEquitune(Micro(), "C4", reads="input")
-    with pytest.raises(eq.InputError, match="'entropy', 'max_probability', Similarity"):
+    with pytest.raises(eq.InputError, match="'entropy', 'margin', 'max_probability', Similarity"):
         eq.Equizero(Micro(), "C4", proxy="confidence")
     with pytest.raises(eq.InputError, match=r"needs class scores \(n, K, …\), but the model returned \(8,\)"):
         eq.Equizero(Returns(lambda x: x.mean((1, 2, 3))), "C4")(X)

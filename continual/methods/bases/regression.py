@@ -208,7 +208,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         """Score features (B, D') that are asked about; see `_scores`. Of `views`, if fewer than all are looked at."""
         state = self.current
         values, certain = learned(state.head)(features), state.certainty
-        reading = self.reading if views is None else self.view_reading
+        reading, single = self.reading if views is None else self.view_reading, values.shape[1] == 1
         probabilities, p_value = (None, None) if certain is None else certain.judge(values, features, reading, views)
         mean, deviation, centres = self.state.prototypes
         similarity = cosine_scores((features - mean) / deviation, centres)
@@ -217,7 +217,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
             probabilities=probabilities,
             p_value=p_value,
             similarity=similarity,
-            anomaly=certain.anomaly(features) if certain is not None and values.shape[1] == 1 else None,
+            anomaly=certain.anomaly(features, reading) if certain is not None and single else None,
         )
 
     @property
@@ -226,7 +226,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         averages = self.symmetry is not None and self.symmetry.averages_scores
         return not averages and certain is not None and certain.one_class and len(self.classes) == 1
 
-    def _threshold(self, false_alarm_rate: float) -> float | None:
+    def anomaly_threshold(self, false_alarm_rate: float) -> float | None:
         return learned(self.current.certainty).anomaly_threshold(false_alarm_rate, self.reading)
 
     def simulation(self, after: Self) -> Simulation | None:

@@ -92,8 +92,8 @@ class TextTower:
 
 
 def prior_of(state: RegressionState, settings: TextPriorSettings) -> Prior | None:
-    """Return what the weights are drawn to; None for 0."""
-    if state.prior is None or not settings.text_prior:
+    """Return what the weights are drawn to; None for 0, and of a single class, whose name has nothing to tell apart."""
+    if state.prior is None or not settings.text_prior or len(state.classes) < 2:
         return None
     return Prior(state.prior, None if settings.text_prior == "auto" else float(settings.text_prior))
 

@@ -99,6 +99,10 @@ class MOSLearner(IncrementalLearner[MOSState]):
         return regression_of(self, self.state.regression, adapters)
 
     @property
+    def heeds_keep_answers(self) -> bool:
+        return super().heeds_keep_answers and (not self.by_regression or self.settings.within > 0)
+
+    @property
     def adapted(self) -> bool:
         return True
 

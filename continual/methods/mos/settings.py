@@ -26,6 +26,7 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
     }  # fmt: skip
 
     at_inference = AdapterSettings.at_inference | {"early_exit", "within"}
+    at_training = AdapterSettings.at_training | AlignmentSettings.at_training
     named: ClassVar[Mapping[str, Registry]] = {
         **AdapterSettings.named, "anchor": merging.RULES, "consolidate": merging.RULES
     }  # fmt: skip
@@ -51,7 +52,10 @@ class MOSSettings(AdapterSettings, AlignmentSettings):
         "first", description="with stage_one=ridge: tokens under the first adapter, or those without an adapter"
     )
     within: float = Field(
-        0.0, ge=0, description="with stage_one=ridge: what the head counts for within the experience that was found"
+        0.0,
+        ge=0,
+        description="with stage_one=ridge: what the head counts for within the experience that was found. With 0 no "
+        "answer asks adapters after the first, or the aligned head: they are trained for a `within` that is set later",
     )
     retrieval_rounds: int = Field(4, ge=1, description="most adapters tried for one image; with stage_one=ridge, one")
     ensemble: bool = Field(True, description="with stage_one=prototypes: add stage one's scores to the head's")

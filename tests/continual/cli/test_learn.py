@@ -21,7 +21,7 @@ from continual.backbones.loading import load_backbone
 from continual.cli import learn
 from continual.lifecycle import contents, versions
 from continual.lifecycle.review import Review
-from continual.methods import RECOMMENDED
+from continual.methods import RECOMMENDED, methods
 from continual.methods.mos.learner import MOSLearner
 from tests.support.refusals import refused
 
@@ -125,6 +125,47 @@ def test_held_out_images_are_evaluated_month_after_month(
     assert [row["held_out"]["images"] for row in listed] == [4, 6, 6]
     assert "100.0%" in equimos("history", "-m", model).stdout
     assert continual.load(model).state.prototypes.count.tolist() == [8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "heeds"),
+    [
+        ("mos", {}, True),
+        ("slca", {}, True),
+        ("tuna", {}, True),
+        ("mos", {"stage_one": "ridge"}, False),
+        ("mos", {"alignment_epochs": 0}, False),
+        ("strata", {}, False),
+        ("finetune", {}, False),
+    ],
+)
+def test_what_would_keep_answers_is_advised_where_it_would_and_can_be_followed(
+    equimos: Equimos,
+    tmp_path: Path,
+    pictures: Pictures,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    own: dict[str, Any],
+    heeds: bool,
+) -> None:
+    monkeypatch.setattr(Review, "shares_lost", lambda _: [0.5])
+    model, folder = tmp_path / "m.safetensors", pictures("all", ["rose", "tulip"], 10)
+    known = methods()[method].settings_type.model_fields
+    quick = {"epochs": 1, "batch_size": 8, "bottleneck": 4, "alignment_epochs": 1, **own}
+    options = [word for name, value in quick.items() if name in known for word in ("--set", f"{name}={value}")]
+    first = ("learn", "--yes", "-i", folder, "-m", model)
+    assert equimos(*first, "--weights", weights, "--method", method, *options).exit_code == 0
+    pictures("all", ["iris"], 10)
+    advised = "; --set keep_answers=1 holds the head to the answers it gave"
+    refused = equimos(*first, "--max-flips", 0.1)
+    assert refused.exit_code == 1, refused.stderr
+    assert (advised in refused.stderr) == heeds
+    if heeds:
+        again = equimos(*first, "--max-flips", 0.1, "--set", "keep_answers=1")
+        assert again.exit_code == 1, again.stderr
+        assert advised not in again.stderr, "it is followed"
+        assert equimos(*first, "--max-flips", 0.6, "--set", "keep_answers=1").exit_code == 0
 
 
 def test_what_broke_is_said_by_class_pair_and_may_be_refused(

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 import continual
+from continual import RidgeLearner
+from continual.backbones.loading import load_backbone
+from continual.testing import TINY_ARGS, coloured_squares
 from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
@@ -87,12 +90,46 @@ def test_a_single_class_is_remarked_on(equimos: Equimos, good: Path, weights: Pa
     assert "only class" not in done(equimos("learn", *words, "--one-class")).stdout
 
 
+@pytest.mark.parametrize("name", ["bolt", 7], ids=str)
+def test_a_model_without_records_of_its_images_learns_more_of_its_class_when_it_is_named(
+    equimos: Equimos, good: Path, weights: Path, tmp_path: Path, name: str | int
+) -> None:
+    """As one that was made in Python: which images it learned is not recorded."""
+    model = tmp_path / "m.safetensors"
+    learner = RidgeLearner(load_backbone("vit_tiny_patch16_224", weights=weights, **TINY_ARGS))
+    learner.learn(coloured_squares([0], 12)[0], [name] * 12)
+    learner.save(model)
+    words = ("learn", "-i", good, "-m", model, "--one-class", "--yes")
+    said = done(equimos(*words))
+    assert "nothing new" in said.stdout
+    assert f"is not recorded: {name}; --class NAME learns all that is there" in said.stderr
+    refused(equimos(*words, "--class", "nut"), "no class folders", f"all images are of '{name}'", "leave --class out")
+    done(equimos(*words, "--class", name))
+    assert continual.load(model).classes == (name,)
+    assert done(equimos(*words)).stdout.startswith(f"{model}: nothing new"), "now it is recorded"
+
+
+def test_good_images_that_were_forgotten_are_learned_again_when_they_are_named(
+    equimos: Equimos, good: Path, weights: Path, tmp_path: Path, pictures: Pictures
+) -> None:
+    words = ("-m", tmp_path / "m.safetensors", "--yes")
+    done(equimos("learn", "-i", good, *words, "--one-class", "--weights", weights))
+    done(equimos("learn", "-i", pictures("others", ["iris", "oak"], 8), *words))
+    done(equimos("forget", "good", *words[:2]))
+    said = done(equimos("learn", "-i", good, *words, "--one-class"))
+    assert "they were forgotten: good; --class NAME learns them again" in said.stderr
+    done(equimos("learn", "-i", good, *words, "--one-class", "--class", "good"))
+    assert continual.load(words[1]).classes == ("iris", "oak", "good")
+
+
 def test_what_cannot_be_is_refused(
     equimos: Equimos, good: Path, weights: Path, pictures: Pictures, tmp_path: Path
 ) -> None:
     words = ("-m", tmp_path / "m", "--weights", weights, "--yes")
     refused(equimos("learn", "-i", good, *words), "20 images and no class folders", "--one-class")
-    refused(equimos("learn", "-i", good, *words, "--one-class", "--class", "rose"), "no class folders", "leave it out")
+    refused(
+        equimos("learn", "-i", good, *words, "--one-class", "--class", "rose"), "no class folders", "leave --class out"
+    )
     for method in ("simple_cil", "mos"):
         refused(equimos("learn", "-i", good, *words, "--one-class", "--method", method), f"{method} cannot say")
     group = ("--symmetry", "C4", "--set", "symmetry=score_averaging")

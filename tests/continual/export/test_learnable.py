@@ -53,7 +53,7 @@ def agree(box: Learner, learner: Any, images: list[np.ndarray]) -> None:
         assert np.abs(ours.p_value.numpy() - theirs["familiarity"]).max() <= 2 / 1025
     assert (ours.anomaly is None) == ("anomaly" not in theirs)
     if ours.anomaly is not None:
-        np.testing.assert_allclose(theirs["anomaly"], ours.anomaly.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(theirs["anomaly"], ours.anomaly.numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "settings"), METHODS, ids=str)
@@ -121,7 +121,7 @@ def test_a_model_of_one_class_says_what_is_unusual_and_learns_a_second(tmp_path:
     export_onnx(learner, tmp_path / "m.onnx", learnable=True)
     asked = [*arrays(0, 4, 6), *arrays(3, 4, 6)]
     exported = Runner(tmp_path / "m.onnx").predict(asked)
-    np.testing.assert_allclose([one["anomaly"] for one in exported], learner.predict(asked).anomaly.numpy(), rtol=1e-3)
+    np.testing.assert_allclose([one["anomaly"] for one in exported], learner.predict(asked).anomaly.numpy(), rtol=1e-5)
     assert not exported[0]["unknown"]
     assert exported[-1]["unknown"]
     box = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz")

@@ -130,6 +130,26 @@ def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Pa
         assert page.inner_text("#model") == "strata, 5 classes"
 
 
+def test_a_model_of_one_class_says_in_words_how_unusual_an_image_is(browser: Any, tmp_path: Path) -> None:
+    learner = StrataLearner(BACKBONE)
+    good = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in coloured_squares([0], 40)[0]]
+    learner.learn([one.resize((160, 120)) for one in good], ["good part"] * 40)
+    learner.save(path := tmp_path / "model.safetensors")
+    with serving(path) as (client, _):
+        page = opened(browser, str(client.base_url))
+        for number, flag in ((0, None), (3, "unusual: unlike the images of good part")):
+            page.set_input_files("#file", [file(f"{number}.png", number)])
+            page.locator(".result .answer").nth(0 if flag is None else 1).wait_for()
+            (expected,) = client.post("/predict", files={"image": file("x", number)["buffer"]}).json()["answers"]
+            text = page.locator(".result").first.inner_text()
+            limit = f"1 is the usual image of good part, above {expected['anomaly_threshold']:.2f} is unusual"
+            assert f"anomaly {expected['anomaly']:.2f}: {limit}" in text
+            assert page.locator(".result").first.locator(".flag").all_inner_texts() == ([] if flag is None else [flag])
+            assert "score" not in text.lower(), "of one class it is 1 for every image"
+        assert "unusual 1" in page.inner_text("#summary")
+        page.close()
+
+
 @pytest.fixture
 def strata(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"

@@ -94,7 +94,25 @@ def test_a_model_without_stacks_says_so(tmp_path: Path) -> None:
     assert (found["answer"], found["stack"], found["refinements"]) == ("class 3", None, None)
     assert found["nearest"][0]["class"] == "class 3"
     assert found["unknown"] is False
+    assert (found["anomaly"], found["anomaly_threshold"]) == (None, None)
     assert found["best"][0]["probability"] == found["probability"] > 0.5
+
+
+@pytest.mark.parametrize("rate", [0.05, 1e-6])
+def test_a_model_of_one_class_says_how_unusual_an_image_is(tmp_path: Path, rate: float) -> None:
+    learner = StrataLearner(BACKBONE)
+    learner.learn(coloured_squares([0], 40)[0], ["good"] * 40)
+    learner.save(path := tmp_path / "model.safetensors")
+    images = [photo("PNG", 0), photo("PNG", 3)]
+    expected = learner.predict([Image.open(io.BytesIO(image)) for image in images], false_alarm_rate=rate)
+    with serving(path, false_alarm_rate=rate) as (client, _):
+        found = ask(client, *images).raise_for_status().json()["answers"]
+    assert [one["anomaly"] for one in found] == pytest.approx(expected.anomaly.tolist(), rel=1e-5)
+    assert [one["unknown"] for one in found] == expected.unknown.tolist()
+    assert found[0]["anomaly"] < 3 < found[1]["anomaly"]
+    # Infinite is no number in JSON.
+    assert {one["anomaly_threshold"] for one in found} == {None if rate < 1e-3 else expected.anomaly_threshold}
+    assert [one["unknown"] for one in found] == [False, rate > 1e-3]
 
 
 def test_what_there_is(client: httpx.Client) -> None:

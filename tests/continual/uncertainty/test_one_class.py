@@ -45,7 +45,25 @@ def test_the_anomaly_is_a_squared_distance_1_of_a_typical_image() -> None:
     wanted = 1 / 200 + (z @ torch.cholesky_inverse(system.lower) * z).sum(1)
     got = found.anomaly(new)
     torch.testing.assert_close((got / got[0]).double(), wanted / wanted[0], rtol=1e-4, atol=1e-5)
-    assert float(got.mean()) == pytest.approx(1, abs=0.1)
+    assert float(got.median()) == pytest.approx(1, abs=0.1)
+    assert found.anomaly_threshold(0.5) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"mirror": False, "answer_views": 1}, {"mirror_as": "mean"}], ids=str)
+def test_a_good_image_that_was_not_learned_has_an_anomaly_of_1_however_it_is_looked_at(
+    settings: dict[str, Any],
+) -> None:
+    """One view is further off than the mean of an image and its mirror image: the unit is that of the answer."""
+    learner = StrataLearner(tiny_backbone(), **settings)
+    for seed in (0, 1):
+        learner.learn(*coloured_squares([0], 40, seed=seed))
+    found = learner.predict(coloured_squares([0], 150, seed=2)[0], false_alarm_rate=0.5)
+    assert float(found.anomaly.median()) == pytest.approx(1, abs=0.15)
+    assert found.anomaly_threshold == 1
+    if learner.settings.mirror and learner.settings.mirror_as == "sample":
+        single = learner.variant(answer_views=1).predict(coloured_squares([0], 150, seed=2)[0], false_alarm_rate=0.5)
+        assert float(single.anomaly.median()) == pytest.approx(1, abs=0.15)
+        assert not torch.equal(single.anomaly, found.anomaly)
 
 
 def test_left_out_distances_are_those_without_the_image() -> None:

@@ -14,11 +14,16 @@ X = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(7))
 
 def test_equizero_takes_the_most_confident_view() -> None:
     logits = torch.tensor([[0.0, 0.1, 0.0], [4.0, 0.0, 0.0], [1.0, 0.9, 0.0]])
-    for proxy in (eq.entropy, eq.max_probability):
+    for proxy in (eq.entropy, eq.margin, eq.max_probability):
         assert proxy(logits).argmin() == 1
         assert proxy(logits).shape == (3,)
     torch.testing.assert_close(eq.max_probability(logits), -logits.softmax(1).amax(1).log())
     torch.testing.assert_close(eq.entropy(logits), torch.distributions.Categorical(logits=logits).entropy())
+    first, second = logits.softmax(1).topk(2, 1).values.unbind(1)
+    torch.testing.assert_close(eq.margin(logits), 1 - (first - second))
+    sure = eq.margin(torch.tensor([[40.0, 0.0, 0.0], [41.0, 0.0, 0.0]]))
+    assert 0 < sure[1] < sure[0], "of two answers that are all but certain the surer one is known"
+    assert eq.margin(torch.ones(2, 1)).tolist() == [0, 0], "of one class there is nothing to be unsure of"
     assert eq.entropy(torch.tensor([[0.0, -torch.inf, 0.0]])).item() == pytest.approx(0.6931, abs=1e-4)
     maps = logits[..., None, None].expand(3, 3, 2, 5)
     torch.testing.assert_close(eq.entropy(maps), eq.entropy(logits))

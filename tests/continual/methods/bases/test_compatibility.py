@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from continual import MOSLearner
-from continual.methods.bases.alignment import AlignmentSettings
+from continual.methods import methods
 from continual.methods.bases.compatibility import Kind, divergence, kept_answers
 from continual.testing import coloured_squares, tiny_backbone
 
@@ -69,5 +69,43 @@ def test_the_aligned_head_stays_nearer_to_the_one_before(kind: Kind) -> None:
         assert kept[0].mean() < plain[0].mean()
 
 
-def test_a_model_that_exists_may_be_given_it() -> None:
-    assert {"keep_answers", "keep_answers_by"} <= AlignmentSettings.at_training
+@pytest.mark.parametrize("name", methods())
+def test_a_model_that_exists_may_be_given_what_any_part_of_its_settings_allows(name: str) -> None:
+    """Settings of adapters and of alignment together allow what each of them does."""
+    settings = methods()[name].settings_type
+    for allowed in ("at_training", "at_inference", "of_features"):
+        for part in settings.__mro__:
+            assert getattr(part, allowed, frozenset()) <= getattr(settings, allowed), (part, allowed)
+    assert ("keep_answers" in settings.model_fields) <= ("keep_answers" in settings.at_training)
+
+
+BY_RIDGE = {"stage_one": "ridge"}
+HEEDING = [
+    *((name, {}) for name in methods()),
+    ("mos", BY_RIDGE),
+    ("mos", {**BY_RIDGE, "within": 1.0}),
+    ("mos", {"alignment_epochs": 0}),
+    ("slca", {"alignment_epochs": 0}),
+]
+
+
+@pytest.mark.parametrize(("name", "own"), HEEDING, ids=str)
+def test_a_learner_heeds_it_where_it_changes_answers(name: str, own: dict[str, Any]) -> None:
+    kind, quick = (
+        methods()[name],
+        {"epochs": 1, "batch_size": 8, "bottleneck": 4, "alignment_epochs": 6, "sharpness": 2},
+    )
+    known = kind.settings_type.model_fields
+    learner = kind(tiny_backbone(), **{key: value for key, value in {**quick, **own}.items() if key in known})
+    if "keep_answers" not in known:
+        assert not learner.heeds_keep_answers
+        return
+    learner.learn(*coloured_squares([0, 1], 8))
+    # A class that is the same as a known one: there is something to keep.
+    more, asked = coloured_squares([1, 2], 8, seed=1), coloured_squares([0, 1, 2], 8, seed=2)[0]
+    scores = []
+    for weight in (0.0, 5.0):
+        after = learner.variant(keep_answers=weight)
+        after.learn(more[0], [label + 10 for label in more[1]])
+        scores.append(after.predict(asked).scores)
+    assert learner.heeds_keep_answers != torch.equal(*scores)

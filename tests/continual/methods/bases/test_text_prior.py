@@ -21,6 +21,8 @@ from continual.backbones.loading import Backbone
 from continual.data.images import open_image
 from continual.errors import BackboneError, InputError
 from continual.export.learnable import readings
+from continual.export.onnx_runner import Runner
+from continual.export.writing import export_onnx
 from continual.learning import model_file
 from continual.learning.merged import merged
 from continual.methods.bases.text_prior import readable
@@ -172,6 +174,81 @@ def test_beside_another_backbone_the_direction_lies_in_the_towers_features(
     assert torch.equal(beside.state.prior[-len(own) :], own)
     assert not beside.state.prior[: -len(own)].any()
     assert len(beside.state.prior) == len(beside.state.sums.total)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("scale", [1.0, "auto"])
+def test_of_one_class_a_name_weighs_nothing_until_there_is_a_second(
+    kind: Made, scale: float | str, tower: Backbone, options: dict[str, Any]
+) -> None:
+    """The value of a single class is 1, and how unusual an image is follows from images alone."""
+    named, plain = kind(tower, text_prior=scale, exact_forget=1, **options), kind(tower, exact_forget=1)
+    for learner in (named, plain):
+        learner.learn(*images([0], 20))
+    x = images([0, 1], 6, seed=1)[0]
+
+    def alike() -> None:
+        ours, theirs = (learner.predict(x, false_alarm_rate=0.2) for learner in (named, plain))
+        torch.testing.assert_close(ours.anomaly, theirs.anomaly)
+        assert torch.equal(ours.p_value, theirs.p_value)
+        assert torch.equal(ours.unknown, ours.anomaly > ours.anomaly_threshold)
+        assert ours.anomaly_threshold == pytest.approx(theirs.anomaly_threshold)
+
+    alike()
+    both = kind(tower, text_prior=scale, exact_forget=1, **options)
+    both.learn(*images([0, 1], 20))
+    named.learn(*images([1], 20))
+    torch.testing.assert_close(named.predict(x).scores, both.predict(x).scores, rtol=1e-4, atol=1e-6)
+    plain.learn(*images([1], 20))
+    for learner in (named, plain):
+        learner.forget(NAMES[0])
+        learner.learn(*images([1], 20, seed=3))
+    alike()
+
+
+def outputs(learner: Any, runner: Runner, asked: list[Any]) -> None:
+    """Check that a graph's outputs are the learner's, to 1e-5."""
+    ours, theirs = learner.predict(asked), runner.outputs(asked)
+    torch.testing.assert_close(torch.from_numpy(theirs["scores"]), ours.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(theirs["familiarity"]), ours.p_value, rtol=0, atol=1e-5)
+    if ours.probabilities is not None:
+        torch.testing.assert_close(torch.from_numpy(theirs["probabilities"]), ours.probabilities, rtol=0, atol=1e-5)
+    if ours.anomaly is not None:
+        torch.testing.assert_close(torch.from_numpy(theirs["anomaly"]), ours.anomaly, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (RidgeLearner, {"text_prior": 1.0}),
+        *(
+            pytest.param(kind, own, marks=pytest.mark.slow)
+            for kind, own in (
+                (StrataLearner, {"text_prior": 1.0}),
+                (RidgeLearner, {"text_prior": "auto", "group": "C4"}),
+                (StrataLearner, {"text_prior": "auto", "group": "C4"}),
+                (StrataLearner, {"text_prior": 0.2, "beside": True}),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_exported_it_answers_as_in_pytorch(
+    kind: Made, own: dict[str, Any], tower: Backbone, options: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {name: value for name, value in own.items() if name != "beside"}
+    backbone = side_by_side([tiny_convnet(), tower]) if "beside" in own else tower
+    learner = kind(backbone, **settings, **options)
+    asked = [image.permute(1, 2, 0).numpy() for image in images([0, 1, 2], 4, seed=2)[0]]
+    for place, classes in enumerate(([0], [1, 2])):
+        learner.learn(*images(classes, 8))
+        export_onnx(learner, tmp_path / f"{place}.onnx")
+        runner = Runner(tmp_path / f"{place}.onnx")
+        outputs(learner, runner, asked)
+        assert [one["answer"] for one in runner.predict(asked)] == learner.predict(asked).labels
+    plain = kind(backbone, **{**settings, "text_prior": 0})
+    plain.learn(*images([0, 1, 2], 8))
+    assert (plain.predict(asked).scores - learner.predict(asked).scores).abs().max() > 1e-3, "names count for something"
 
 
 def test_what_cannot_be_is_refused(tower: Backbone, options: dict[str, Any]) -> None:

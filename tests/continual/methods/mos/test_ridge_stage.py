@@ -202,6 +202,17 @@ def test_a_port_maps_the_sums_of_both_parts(backbone: Backbone, blobs: Blobs) ->
     assert agreed > 0.7
 
 
+def test_what_is_trained_beside_the_regression_is_there_for_a_later_within(backbone: Backbone, blobs: Blobs) -> None:
+    """Without `within`, no answer asks later adapters or the aligned head; it may be set after learning."""
+    learner, other, x = learned(backbone, blobs), learned(backbone, blobs, alignment_epochs=0), blobs(range(8), 2)[0]
+    first, *later = other.state.bank
+    other.state = replace(other.state, bank=(first, *({n: w + 1 for n, w in own.items()} for own in later)))
+    assert torch.equal(other.predict(x).scores, learner.predict(x).scores)
+    assert not torch.equal(other.variant(within=1.0).predict(x).scores, learner.variant(within=1.0).predict(x).scores)
+    wanted = learned(backbone, blobs, within=1.0).predict(x)
+    assert torch.equal(learner.variant(within=1.0).predict(x).scores, wanted.scores)
+
+
 def test_what_predicts_prototypes_is_refused(backbone: Backbone, blobs: Blobs) -> None:
     with pytest.raises(InputError, match="early_exit predicts what prototypes retrieve"):
         MOSLearner(backbone, stage_one="ridge", early_exit=0.01)

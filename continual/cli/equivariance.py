@@ -136,7 +136,7 @@ def advise(
         from continual import options
         from continual.backbones.loading import load_backbone
         from continual.cli import opening
-        from continual.cli.progress import ProgressBars
+        from continual.cli.progress import ProgressBars, waiting
         from continual.data.inputs import as_experience
         from continual.learning.extractor import Extractor, every_view
         from continual.learning.settings import Settings
@@ -146,12 +146,15 @@ def advise(
     arguments = options.assignments("--model-arg", model_arg or ())
     if backbone is None and weights is None:
         backbone, arguments = opening.proposed_backbone("telling which group images have", arguments, ask=False)
-    made = load_backbone(backbone, weights=weights, **arguments)
+    with waiting("loading the backbone"):
+        made = load_backbone(backbone, weights=weights, **arguments)
     folder, prepared = parts_in(images).get("train", images), made.preprocessing.for_a_group()
     data = as_experience(folder, None, prepared, value_range=value_range)
     extractor = Extractor(made.on(options.device(device)), device=options.device(device))
     with ProgressBars(console(stderr=True)) as bars:
-        found = evidence(*every_view(extractor, data, Settings(), bars, workers))
+        views, labels = every_view(extractor, data, Settings(), bars, workers)
+        with bars.waiting("answering each image from the others"):
+            found = evidence(views, labels)
     if not found:
         raise InputError(f"{images} has fewer than two classes of two images: there is nothing to tell a group by")
     taken = advice(found)
@@ -170,8 +173,8 @@ def advise(
     least = margin(taken.up)
     asked = f"has to save {least:.1%} of the error" if least >= 0 else f"may add {-least:.1%} to the error"
     console().print(
-        f"group: {taken.group or 'none'} (one that moves an up {asked}, as moved images are recognised in "
-        f"{taken.up:.0%})"
+        f"group: {taken.group or 'none'} (one that changes which way is up {asked}, because {taken.up:.0%} of moved "
+        "images are recognised as moved; 50% is by chance)"
     )
     console().print(f"next: {command}", markup=False, soft_wrap=True)
 

@@ -137,8 +137,8 @@ class _Said(TextColumn):
 def counted(stage: str, total: int) -> str:
     """Write how many steps of what a stage has.
 
-    >>> counted("collecting features", 8), counted("mos, seed 1993", 10), counted("waiting", 3)
-    ('8 images', '10 experiences', '3 steps')
+    >>> counted("collecting features", 8), counted("mos, seed 1993", 10), counted("comparing images", 3)
+    ('8 images', '10 experiences', '3 pairs')
     """
     inner = stage.rpartition(INNER)[2]
     return count(total, next((unit for word, unit in UNITS.items() if word in inner), "step"))

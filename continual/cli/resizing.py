@@ -87,7 +87,7 @@ def compress(
                 place = next(original.frozen.parameters()).device
                 alike = likeness(made.frozen, original.frozen, [batch.to(place) for batch in few])
                 remarks.print(f"of {len(kept)} images left out, it gives {alike:.0%} of the variance of features")
-        _write(made, out, original)
+        _write(made, out, original, "" if half else " (with --half the new one takes half)")
 
 
 @app.command()
@@ -183,11 +183,14 @@ def _apart(paths: list[Path], seed: int) -> tuple[list[Path], list[Path]]:
     return [paths[i] for i in order[count:]], [paths[i] for i in order[:count]]
 
 
-def _write(made: Backbone, out: Path, original: Backbone) -> None:
+def _write(made: Backbone, out: Path, original: Backbone, advice: str = "") -> None:
+    """Write a backbone and say its size; `advice` is for where the original's file is no larger."""
     from continual.backbones.loading import save_backbone
 
     save_backbone(made, out)
     said = console()
     said.print(f"{out}: {made.recipe.words if made.recipe else made.name}, {size(out.stat().st_size)}")
     if original.weights_file is not None and Path(original.weights_file).is_file():
-        said.print(f"the original's file takes {size(Path(original.weights_file).stat().st_size)}")
+        before = Path(original.weights_file).stat().st_size
+        hint = advice if out.stat().st_size >= before else ""
+        said.print(f"the original's file takes {size(before)}{hint}")

@@ -18,7 +18,7 @@ from continual.cli import loading, progress
 from continual.cli.loading import loading_pytorch
 from continual.cli.progress import ProgressBars
 
-MEASURED = "measuring how long that will take"
+MEASURED, ADVISED = "measuring how long that will take", "answering each image from the others"
 
 
 def drawn(console: Console) -> str:
@@ -171,6 +171,7 @@ def test_every_command_that_opens_models_loads_pytorch_under_a_label() -> None:
         ("predict -m MODEL IMAGES", ["loading the model"]),
         ("port --dry-run -m MODEL -i IMAGES --to-weights OTHER", ["loading the model", "loading the new backbone"]),
         ("compress --dry-run --weights WEIGHTS -i IMAGES --out NEW", ["loading the backbone"]),
+        ("equivariance advise IMAGES --weights WEIGHTS", ["loading the backbone", ADVISED]),
         ("serve -m MODEL --port 0", ["loading the model, and trying an answer"]),
         pytest.param(
             "export -m MODEL --onnx BOX.onnx",

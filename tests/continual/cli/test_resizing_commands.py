@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from continual.backbones.loading import load_backbone, save_backbone
@@ -37,6 +38,21 @@ def small(equimos: Equimos, weights: Path, things: Path, tmp_path: Path) -> Path
     assert "of 6 images left out, it gives" in result.stderr
     assert "distilling: 4 steps in" in result.stderr
     return tmp_path / "small.safetensors"
+
+
+def test_a_backbone_that_became_no_smaller_says_what_would(
+    equimos: Equimos, weights: Path, things: Path, tmp_path: Path
+) -> None:
+    """An original of 16 bits a number, as many are published: factors of 32 bits take more."""
+    with safetensors.safe_open(weights, "pt") as file:
+        metadata = file.metadata()
+    halves = {name: tensor.half() for name, tensor in safetensors.torch.load_file(weights).items()}
+    safetensors.torch.save_file(halves, tmp_path / "16bit.safetensors", metadata)
+    words = ["compress", "--weights", tmp_path / "16bit.safetensors", "--images", things, "--epochs", "0"]
+    said = equimos(*words, "--out", tmp_path / "a.safetensors").stdout
+    assert said.endswith(" (with --half the new one takes half)\n")
+    assert "--half" not in equimos(*words, "--half", "--out", tmp_path / "b.safetensors").stdout
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.6 * (tmp_path / "a.safetensors").stat().st_size
 
 
 def test_a_compressed_backbone_in_every_command(

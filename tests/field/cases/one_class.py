@@ -23,7 +23,7 @@ def _tree(root: Path, *folders: str, each: int = 3) -> Path:
 
 def _planned(root: Path) -> Plan:
     flat = check_given(root, (), False, one_class=True)
-    return plan(root, SeenImages(), [], single=only_class(()) if flat else None)
+    return plan(root, SeenImages(), [], single=only_class(root, (), ()) if flat else None)
 
 
 def _labels(made: Plan) -> list[object]:

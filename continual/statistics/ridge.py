@@ -18,12 +18,8 @@ from continual.statistics.triangles import ROWS, lower_triangle, whole
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
-#: once the expected error is so many times its least so far, weaker penalties are not believed: see `best_penalty`
-RISEN = 1.1
-
-
-#: images times classes up to which class sums are a product with one-hot labels; beyond, that is C times the work
-ONE_HOT = 2**23
+RISEN = 1.1  #: times the least expected error so far: weaker penalties are not believed, see `best_penalty`
+ONE_HOT = 2**23  #: images times classes up to which class sums are a product with one-hot labels
 
 
 @dataclass(frozen=True)
@@ -228,8 +224,7 @@ class Standardised:
     def solve(self, sums: GramStatistics, drawn_to: Tensor | None = None) -> LinearHead:
         """Return the map for the sums it was made of, which takes features as they are.
 
-        With weights W_0 (D, C) that it is `drawn_to`, of standardised features, penalty |W - W_0|^2 is what is
-        penalised: A W = sum x y^T + penalty W_0.
+        With weights W_0 (D, C) that it is `drawn_to`, of standardised features, A W = sum x y^T + penalty W_0.
         """
         crossed = crossed_of(sums, self.mean, self.deviation)
         crossed = crossed if drawn_to is None else crossed + self.penalty * drawn_to
@@ -265,9 +260,8 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
 
     Generalised cross-validation (Golub, Heath and Wahba, Technometrics 1979) estimates the squared error on images that
     were not learned as RSS / (1 - df / n)^2, n images, RSS what the regression leaves of their targets and df its
-    degrees of freedom. Both follow from the eigenvalues of the features' products, so no image is needed, nor held out.
-    Under weak penalties, where df nears n, the estimate is a quotient of two numbers that vanish, and may fall again
-    however badly the regression generalises: once it has risen by a tenth, weaker ones are not believed.
+    degrees of freedom. Both follow from the eigenvalues of the products, so no image is needed. Where df nears
+    n, both numbers vanish and it may fall again: once it has risen by a tenth, weaker penalties are not believed.
 
     Args:
         values: (D,), the eigenvalues of sum x x^T, of centred features.

@@ -145,7 +145,8 @@ def run(
             distributed.use(each.device)
             folder = out / name
             known = " (cells that are there are not run again)" if folder.exists() else ""
-            remarks.print(f"{each.title}: {', '.join(each.methods)}; results in {folder}{known}")
+            labels = "; ".join(label for label in each.methods if not only or label in only)  # some have a comma
+            remarks.print(f"{each.title}: {labels}. Results in {folder}{known}")
             tracker, kept = None if kind is None else kind(folder), FeatureStore() if store else None
             with ProgressBars(remarks) as bars:
                 cells = run_config(each, folder, bars, only or (), workers, kept, tracker)

@@ -24,13 +24,14 @@ def shipped() -> dict[str, Path]:
 def find(given: Path, below: str = "") -> Path:
     """Return the place of a config that a user names: a file, or else one that comes with the package.
 
-    `below` is the folder in which a name is looked up, too. What looks like a file is one, whether it is there or not.
-    Raises InputError with the nearest names for an unknown name.
+    `below` is the folder in which a name is looked up, too. What looks like a file is one, whether it is there or not;
+    `configs/NAME.toml`, as documents write it for a checkout, is found anywhere. Raises InputError with the nearest
+    names for an unknown name.
     """
-    name = given.as_posix()
+    name, known = given.as_posix(), shipped()
     if given.suffix or given.is_file():
-        return given
-    known = shipped()
+        elsewhere = name.startswith("configs/") and not given.exists()
+        return known.get(name.removeprefix("configs/").removesuffix(".toml"), given) if elsewhere else given
     for full in (f"{below}/{name}" if below else name, name):
         if full in known:
             return known[full]

@@ -12,7 +12,7 @@ import numpy as np
 LEVELS, POWER, CLOSE = 1024, 1.25, 1e-6
 TEMPERATURES = 10 ** np.linspace(-2, 2, 161)
 COSINE_TEMPERATURES = 10 ** np.linspace(-4, 1, 161)
-SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
+SHARES, RISEN = tuple(10 ** (k / 4) for k in range(8, -17, -1)), 1.1
 #: rows of a triangular system that are solved at a time
 BLOCK = 64
 
@@ -64,6 +64,8 @@ def best_penalty(values: np.ndarray, explained: np.ndarray, total: float, count:
         share = max(left, 0.0) / total * (count / free) ** 2 if total > 0 and free > 0 else 1.0
         if share < best[1]:
             best = penalty * unit, share
+        elif share > RISEN * best[1]:
+            break
     return float(best[0])
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from continual.statistics.ridge import (
+    RISEN,
     SHARES,
     GramStatistics,
     LinearHead,
@@ -74,6 +75,8 @@ class Prior:
             error = unexplained(values, held, left, targets, count - 1, total)
             if error < best[1]:
                 best = share * unit, error
+            elif error > RISEN * best[1]:
+                break
         return best[0]
 
     @staticmethod

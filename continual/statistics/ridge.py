@@ -18,6 +18,8 @@ from continual.statistics.triangles import ROWS, lower_triangle, whole
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
+#: once the expected error is so many times its least so far, weaker penalties are not believed: see `best_penalty`
+RISEN = 1.1
 
 
 #: images times classes up to which class sums are a product with one-hot labels; beyond, that is C times the work
@@ -264,6 +266,8 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
     Generalised cross-validation (Golub, Heath and Wahba, Technometrics 1979) estimates the squared error on images that
     were not learned as RSS / (1 - df / n)^2, n images, RSS what the regression leaves of their targets and df its
     degrees of freedom. Both follow from the eigenvalues of the features' products, so no image is needed, nor held out.
+    Under weak penalties, where df nears n, the estimate is a quotient of two numbers that vanish, and may fall again
+    however badly the regression generalises: once it has risen by a tenth, weaker ones are not believed.
 
     Args:
         values: (D,), the eigenvalues of sum x x^T, of centred features.
@@ -277,6 +281,8 @@ def best_penalty(values: Tensor, explained: Tensor, total: float, count: float) 
         share = unexplained(values, values + penalty * unit, explained, total, count, total)
         if share < best[1]:
             best = penalty * unit, share
+        elif share > RISEN * best[1]:
+            break
     return best
 
 

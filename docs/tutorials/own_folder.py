@@ -120,5 +120,28 @@ take("nut", 8, "wrong")
 # equimos history --model parts.safetensors
 
 # %% [markdown]
+# ## With a real backbone
+#
+# The same day from an empty folder, with photos of Tiny-ImageNet and a ViT-S/14 of 11 blocks at 112 px. Seconds by the
+# clock, of which every command but the runner's and the question spends many on loading PyTorch:
+#
+# | step | seconds |
+# | --- | ---: |
+# | plan | 57 |
+# | learn 5 classes of 20 photos | 92 |
+# | predict 30 photos | 60 |
+# | learn a sixth class | 79 |
+# | predict again | 26 |
+# | correct an answer | 40 |
+# | undo that | 20 |
+# | export to ONNX, compared on 6 photos | 71 |
+# | answer 30 photos with onnxruntime | 9 |
+# | serve, until it listens | 16 |
+# | ask over HTTP | 0.4 |
+#
+# One thread of two cores of an Intel Xeon, on which two other measurements ran (load 4 to 6): upper bounds. The
+# learners' default seed; [record](../../benchmarks/results/walks.json),
+# `OMP_NUM_THREADS=1 python benchmarks/walks.py TINY PLANKTON --weights FILE --out walks.json`.
+#
 # Next: [all that `learn` does](../own_folders.md), [a page in the browser that is corrected](../serving.md), and
 # [edge devices](../edge.md).

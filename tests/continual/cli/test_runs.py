@@ -23,6 +23,7 @@ from continual.experiments import shipped
 from continual.experiments.config import load_config, load_runs
 from continual.experiments.equivariance.config import load_study
 from continual.experiments.run_folder import collect
+from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -129,6 +130,8 @@ def test_every_config_of_the_project_has_a_name_and_is_listed(equimos: Equimos) 
 def test_a_config_is_found_by_its_name(equimos: Equimos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert equimos("show", "quickstart").stdout == equimos("show", ROOT / "configs" / "quickstart.toml").stdout
+    assert equimos("show", "configs/quickstart.toml").stdout == equimos("show", "quickstart").stdout
+    refused(equimos("show", "configs/quickstrat.toml"), "configs/quickstrat.toml")
     planned = equimos("run", "quickstart", "--dry-run")
     assert planned.exit_code == 0, planned.stderr
     assert "runs/quickstart" in planned.stdout
@@ -226,3 +229,10 @@ def test_at_80_columns_best_values_are_bold_and_arrows_say_which_way_is_better(
     assert row.count("│") == 6, "the method and four measures"
     heading = "".join(lines[: lines.index(row)])
     assert (heading.count("↑"), heading.count("↓")) == (2, 2)
+
+
+def test_what_runs_now_is_named_also_where_a_name_has_a_comma(equimos: Equimos, config: Path) -> None:
+    config.write_text(config.read_text() + '[methods."simple_cil, again"]\nmethod = "simple_cil"\n[methods.ridge]\n')
+    words = ("--only", "simple_cil", "--only", "simple_cil, again", "--out", config.parent / "out")
+    said = equimos("run", config, *words).stderr
+    assert f"Tiny: simple_cil; simple_cil, again. Results in {config.parent / 'out'}" in said

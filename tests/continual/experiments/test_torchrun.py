@@ -96,7 +96,7 @@ def measured(out: Path) -> list[tuple[Any, ...]]:
 def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:
     done = torchrun(folder, "run", "c.toml", "--out", "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Small") == done.stderr.count("results in two") == 1, "one speaks for all"
+    assert done.stdout.count("Small") == done.stderr.count("Results in two") == 1, "one speaks for all"
     learners, record = {}, run.cell_record
 
     def keep(learner: Any, *rest: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch.nn.functional import one_hot
 
+from continual.export import numpy_sums
 from continual.methods.ridge import RidgeLearner
 from continual.seeding import generator
 from continual.statistics.fields import check, pack, unpack
@@ -20,8 +21,10 @@ from continual.statistics.ridge import (
     SHARES,
     GramStatistics,
     Standardised,
+    crossed_of,
     expected_best,
     lower_triangle,
+    products_of,
     solve,
 )
 
@@ -70,6 +73,30 @@ def test_the_strength_is_that_of_least_cross_validated_error(seed: int, count: i
     tried = {count * strength: judged(x, y, count * strength) for strength in SHARES}
     assert judged(x, y, chosen) == pytest.approx(min(tried.values()), rel=1e-6)
     assert any(chosen == pytest.approx(strength) for strength in tried)
+
+
+def test_a_penalty_beyond_a_rise_of_the_estimate_is_not_believed() -> None:
+    """Differences of images nearly alike have no class in them, so under weak penalties the estimate falls again."""
+    draw = torch.Generator().manual_seed(6)
+    scale = torch.logspace(0, -1.5, 64)
+    means = 0.5 * torch.randn(5, 64, generator=draw) * scale
+    y = torch.arange(52) % 5
+    x = means[y] + torch.randn(52, 64, generator=draw) * scale
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=draw)).Q
+    x = torch.cat([x @ turn, x[:8] @ turn + 3e-3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(105))])
+    sums = GramStatistics.of(x, torch.cat([y, y[:8]]), 5)
+    truth = torch.arange(500) % 5
+    asked = ((means[truth] + torch.randn(500, 64, generator=draw) * scale) @ turn).double()
+
+    def accuracy(penalty: float) -> float:
+        return float((solve(sums, penalty, standardise=True)(asked).argmax(1) == truth).double().mean())
+
+    chosen = expected_best(sums)
+    assert accuracy(chosen) > accuracy(60 * SHARES[-1]) + 0.2
+    values, directions = torch.linalg.eigh(products_of(sums, *sums.moments()))
+    explained = (directions.mT @ crossed_of(sums, *sums.moments())).square().sum(1)
+    total = 60 - float(sums.counts.square().sum()) / 60
+    assert numpy_sums.best_penalty(values.numpy(), explained.numpy(), total, 59) == pytest.approx(chosen)
 
 
 @pytest.mark.parametrize("choose", ["sums", "a fifth"])

@@ -166,7 +166,7 @@ def correction(diary: Diary, label: str, month: int, coming: list[str]) -> None:
     if not wrong:
         return
     started = time.process_time()
-    edits.correct(wrong, label, diary.model, weights=asked.weights, device="cpu")
+    edits.correct(wrong, label, diary.model, weights=[asked.weights], device="cpu")
     diary.write(month, f"correct {len(wrong)}", coming, time.process_time() - started)
 
 
@@ -191,7 +191,7 @@ def main() -> None:
     settings = [f"precision={asked.precision}", *asked.set]
     new: dict[str, Any] = {
         "method": asked.method,
-        "weights": asked.weights,
+        "weights": [asked.weights],
         "model_arg": [f"img_size={asked.size}", "crop_scale=[0.4, 1.0]"],
     }
     diary, forgotten = Diary(asked, model, by_month[0]), ""

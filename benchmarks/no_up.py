@@ -67,6 +67,8 @@ def main(
     first = next(iter(runs.values()))
     made = load_backbone(weights=weights, **first.backbone.args)
     if times:
+        if out.exists():
+            raise typer.BadParameter(f"{out} is there already: name another file for the times")
         out.write_text(json.dumps(learning_times(first, made), indent=1) + "\n", encoding="utf-8")
         return
     backbone = remembering(made, cache / f"{config.stem}.safetensors")

@@ -154,6 +154,8 @@ def main(
 ) -> None:
     """Judge every set, and print a table."""
     found: dict[str, list[dict[str, Any]]] = json.loads(out.read_text()) if out.is_file() else {}
+    if any(max(record["draw"] for record in records) != draws for records in found.values()):
+        raise typer.BadParameter(f"{out} is of another number of draws: name another file")
     vit, preparation = network("vit", weights, size)
     for name, kind in ((name, kind) for name, kind in KINDS.items() if name not in found):
         views, labels = views_of(data, kind, cache, vit, preparation)

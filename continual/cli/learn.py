@@ -146,6 +146,8 @@ def learn(
     distributed.use(str(device_))
     with locks.claimed(model) if distributed.first() else nullcontext():
         found = contents.read(model) if model.exists() else None
+        seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
+        single = only_class(images, known, only or ()) if flat else None
         if found:
             opening.refuse_changes(found, named, arguments, method, preset, wanted)
         else:
@@ -155,8 +157,6 @@ def learn(
                 named = [tag]
             for tag in () if files else named:
                 recommended.check(tag)
-        seen, known = (found.seen, found.classes) if found else (SeenImages(), [])
-        single = only_class(images, known, only or ()) if flat else None
         if not (yes or dry_run or (distributed.count() == 1 and can_ask())):
             raise InputError("there is no terminal to ask on: --yes learns without asking, --dry-run shows the plan")
         learner: Learner

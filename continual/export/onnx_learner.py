@@ -119,8 +119,7 @@ class Learner(Runner):
         asked = np.einsum("v,bvd->bd", self._shares()[self.state["reading"]].astype(np.float32), views)
         if self.state["method"] == "simple_cil":
             values = unit(asked) @ unit(self.arrays["mean"]).T
-            known = float(self.arrays["images"]) > 0 and len(self.classes) > 1
-            if not known:
+            if float(self.arrays["images"]) <= 0 or len(self.classes) < 2:
                 return {"scores": softmax(values)}
             temperature = COSINE_TEMPERATURES[int(self.arrays["losses"].argmin())]
             return {"scores": softmax(values), "probabilities": agreeing(softmax(values / temperature), values)}
@@ -131,13 +130,14 @@ class Learner(Runner):
         errors = asked @ self.arrays["errors"] + self.arrays["errors_bias"]
         leverage = np.square(errors).sum(-1) + np.float32(self.arrays["share"])
         t = values / (np.sqrt(leverage) * np.float32(self.arrays["typical"]))[:, None]
-        reading = min(self.state["reading"], len(losses := self.arrays["losses"].reshape(-1, len(TEMPERATURES))) - 1)
+        losses = self.arrays["losses"].reshape(-1, len(TEMPERATURES))
+        reading = min(self.state["reading"], len(losses) - 1)
         if single:
             found["anomaly"] = leverage / np.float32(usual_leverage(self.arrays, reading))
         else:
             found["probabilities"] = agreeing(softmax(t / TEMPERATURES[losses[reading].argmin()]), values)
-        usual = self.arrays["ood_scores"].reshape(-1, LEVELS)[reading].astype(np.float32)
-        below = np.searchsorted(usual, unlike(t, leverage, self.arrays))
+        usual = self.arrays["ood_scores"].reshape(-1, LEVELS)[reading]
+        below = np.searchsorted(usual.astype(np.float32), unlike(t, leverage, self.arrays))
         return {**found, "familiarity": ((1 + LEVELS - below) / (1 + LEVELS)).astype(np.float32)}
 
     def _shares(self) -> np.ndarray:

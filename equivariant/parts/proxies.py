@@ -27,7 +27,7 @@ def entropy(logits: Any) -> Tensor:
 
 
 def max_probability(logits: Any) -> Tensor:
-    """Return -log of the largest probability: the same order as -max softmax(logits), but it does not saturate."""
+    """Return -log of the largest probability: the same order as -max softmax(logits), but it saturates later."""
     return _over_places(-_wide(logits).log_softmax(1).amax(1))
 
 

@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import inf
-from typing import Annotated, Any
+from math import inf, log
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,12 +84,16 @@ class AnytimeOrbit(WeightedWrapper):
         chunk: int | None = None,
         *,
         passes: Annotated[float, "mean passes per image, met on held-out images when tuned"] = 1.5,
-        sure: Annotated[float, "until then, by how much of a probability a sure answer is ahead of the next"] = 0.8,
+        proxy: Annotated[
+            Literal["margin", "max_probability"], "by what an answer is sure: ahead of the next class, or probable"
+        ] = "margin",
+        sure: Annotated[float, "until then, from where on it is sure, by that"] = 0.8,
         blocks: Annotated[int, "blocks or stages after which views are scored; 0: pixels are, by a small network"] = 0,
     ) -> nn.Module:
         """Return the classifier; raises InputError if it shall be stopped half-way and cannot be."""
         model = Headed(staged(network.bare, blocks), network.head) if blocks else network.whole
-        return cls(model, group, chunk=chunk, passes=passes, limit=1 - sure)
+        limit = 1 - sure if proxy == "margin" else -log(sure)
+        return cls(model, group, chunk=chunk, passes=passes, proxy=proxy, limit=limit)
 
     def answer(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Return the answer for `x` (B, …) and the weights (|G|, B) behind it, 0 for views that were not finished."""

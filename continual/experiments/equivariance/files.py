@@ -93,10 +93,11 @@ def save_tuned(
 ) -> None:
     """Write a wrapped classifier whole, or not at all; `classes` are those that its scores are of."""
     head = classifier.head
+    own = row.model_dump(mode="json", include=row.model_fields_set - {"recipe", "head_views"})
     values = {
         "format": FORMAT,
         "model": {"name": classifier.name, "args": dict(classifier.args)},
-        "wrapper": row.model_dump(mode="json", include=row.model_fields_set - {"recipe", "head_views"}),
+        "wrapper": {**own, **row.options},
         "group": group.name,
         "classes": list(classes),
         "preprocessing": asdict(classifier.preprocessing),
@@ -115,7 +116,9 @@ def load_tuned(path: Path, device: torch.device) -> Opened:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ModelFileError(f"{path} is the checkpoint of a tuning under way: finish it, then name model.safetensors")
     try:
-        row, classes = WrapperConfig(**values["wrapper"]), tuple(values["classes"])
+        # A file of an any-time orbit that names no proxy is older than the margin, and its limit is of the other one.
+        before = {"proxy": "max_probability"} if values["wrapper"]["wrapper"] == "anytime" else {}
+        row, classes = WrapperConfig(**before | values["wrapper"]), tuple(values["classes"])
         preprocessing = Preprocessing.from_json(values["preprocessing"])
         group = group_named(values["group"])
         base = load_classifier(ModelConfig(**values["model"]), pretrained=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from continual import files
 from continual.experiments.equivariance.config import (
     RecipeConfig,
     StageConfig,
@@ -17,11 +20,13 @@ from continual.experiments.equivariance.config import (
     wrapper_names,
 )
 from continual.experiments.equivariance.data import split_of
+from continual.experiments.equivariance.files import load_tuned, save_tuned
 from continual.experiments.equivariance.study import _Study, linear_head, network, on_all_views
 from continual.experiments.equivariance.symmetry import measure, remembered, remembers, wrapped
 from equivariant.checks.evaluation import score
 from equivariant.groups import as_group
 from equivariant.orbits import orbit
+from equivariant.parts.proxies import margin, max_probability
 from equivariant.tuning.recipes import Recipe, Stage
 from equivariant.tuning.tune import find_wrapper
 from tests.support.small_studies import write_folders, write_study
@@ -60,7 +65,7 @@ def test_options_are_those_that_the_wrappers_declare() -> None:
     defaults = {name: WrapperConfig(wrapper=name).options for name in wrapper_names()}
     assert defaults == {
         "plain": {},
-        "anytime": {"passes": 1.5, "sure": 0.9, "blocks": 0},
+        "anytime": {"passes": 1.5, "proxy": "margin", "sure": 0.8, "blocks": 0},
         "canonicaliser": {},
         "equitune": {},
         "equizero": {"proxy": "entropy"},
@@ -94,3 +99,22 @@ def test_a_head_is_fitted_to_all_views_of_images_unless_they_are_answered_as_the
     assert wrapper is not None
     made._meet_passes(wrapper)
     assert score(wrapper, held_out, 8).passes <= 2
+
+
+def test_a_file_from_before_the_margin_stops_as_it_did(study: Path, tmp_path: Path) -> None:
+    config, group = load_study(study, ["rows.anytime.passes=2"]), as_group("C4")
+    path = tmp_path / "model.safetensors"
+    made, row = _Study(config, group, 0, lambda *_: None), config.rows["anytime"]
+    save_tuned(path, made._wrapped(row, made.viewed), row, group, made.viewed, ["a", "b", "c"])
+
+    def proxy() -> Any:
+        whole = load_tuned(path, torch.device("cpu")).whole
+        assert whole is not None
+        return vars(find_wrapper(whole))["proxy"]
+
+    assert proxy() is margin
+    weights, metadata = files.fetch(path)
+    values = json.loads(metadata["equivariant"])
+    assert values["wrapper"].pop("proxy") == "margin"
+    files.store(path, weights, {"equivariant": json.dumps(values)})
+    assert proxy() is max_probability

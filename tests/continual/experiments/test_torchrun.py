@@ -94,7 +94,8 @@ def measured(out: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = torchrun(folder, "run", "c.toml", "--out", "two")
+    # What another method has stored was computed in other batches, which is another rounding.
+    done = torchrun(folder, "run", "c.toml", "--no-store", "--out", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Small") == done.stderr.count("Results in two") == 1, "one speaks for all"
     learners, record = {}, run.cell_record
@@ -104,7 +105,7 @@ def test_two_processes_learn_what_one_does(folder: Path, equimos: Equimos, monke
         return record(learner, *rest)
 
     monkeypatch.setattr(run, "cell_record", keep)
-    assert equimos("run", folder / "c.toml", "--out", folder / "one").exit_code == 0
+    assert equimos("run", folder / "c.toml", "--no-store", "--out", folder / "one").exit_code == 0
     assert measured(folder / "two") == measured(folder / "one") != []
     for method in ("mos", "slca", "ridge", "finetune", "ease"):
         found, _ = model_file.read(folder / f"{method}.safetensors")

@@ -109,7 +109,8 @@ class WrapperConfig(Strict):
         for strange in sorted((self.model_extra or {}).keys() - own.model_fields.keys()):
             owners = [name for name in wrappers() if strange in options_type(name).model_fields]
             if owners:
-                raise ValueError(f"{strange} is an option of {owners[0]!r}, not of {self.wrapper!r}")
+                whose = " and ".join(map(repr, owners))
+                raise ValueError(f"{strange} is an option of {whose}, not of {self.wrapper!r}")
         own.model_validate(self.model_extra)
         return self
 

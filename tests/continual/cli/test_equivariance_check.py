@@ -112,7 +112,7 @@ def test_models_that_are_not_there(check: Equimos, weights: Path, other_weights:
 
 def test_options_that_do_not_fit(check: Equimos, weights: Path, trained: Path, tmp_path: Path) -> None:
     refused(check(weights, "--wrapper", "equizeroo"), "unknown wrapper", "did you mean 'equizero'")
-    refused(check(weights, "--wrapper", "equitune,proxy=entropy"), "proxy is an option of 'equizero'")
+    refused(check(weights, "--wrapper", "equitune,proxy=entropy"), "proxy is an option of 'anytime' and 'equizero'")
     refused(check(weights, "--wrapper", "equizero,proxxy=entropy"), "did you mean 'proxy'")
     refused(check(weights, "--wrapper", "pruned,blocks=7"), "blocks=7")
     refused(check(weights, "--wrapper", "equizero,proxy=similarity"), "similarity", "linear head")

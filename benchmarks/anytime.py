@@ -80,11 +80,15 @@ def scores(parts: dict[str, Looked], g: eq.FiniteGroup, order: str, seed: int) -
     score = eq.ImageScore()
     if order == "trained":
         find_upright(score, eq.orbit(g, parts["train"].small), g.identity, seed)
-    with torch.no_grad():
-        return {
-            name: score(eq.orbit(g, part.small).flatten(0, 1)).unflatten(0, (g.order, -1)).T
-            for name, part in parts.items()
-        }
+    return scored(score, parts, g)
+
+
+@torch.no_grad()
+def scored(score: nn.Module, parts: dict[str, Looked], g: eq.FiniteGroup) -> dict[str, Tensor]:
+    """Return what a network of small images says of every view (n, |G|) of each part."""
+    return {
+        name: score(eq.orbit(g, part.small).flatten(0, 1)).unflatten(0, (g.order, -1)).T for name, part in parts.items()
+    }
 
 
 def distilled(parts: dict[str, Looked]) -> dict[str, Tensor]:

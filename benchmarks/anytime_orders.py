@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from anytime import scores
+from anytime import scored, scores
 from anytime_views import BLOCKS, PARTS, Looked, looked
 from arguments import Figures, Size, Weights
 from measuring import surroundings
@@ -31,9 +31,9 @@ from continual.data.inputs import open_image
 Parts = dict[str, Looked]
 
 
-def found(scored: dict[str, Tensor], identity: int) -> dict[str, float]:
+def found(ordered: dict[str, Tensor], identity: int) -> dict[str, float]:
     """Return the share of images of each part whose view as given has the best score (n, |G|)."""
-    return {name: float((values.argmax(1) == identity).double().mean()) for name, values in scored.items()}
+    return {name: float((values.argmax(1) == identity).double().mean()) for name, values in ordered.items()}
 
 
 def linear(parts: Parts, place: int, identity: int) -> dict[str, float]:
@@ -63,9 +63,7 @@ def of_more(parts: Parts, g: eq.FiniteGroup, seed: int, small: Tensor) -> dict[s
     torch.manual_seed(seed)
     score = eq.ImageScore()
     find_upright(score, eq.orbit(g, torch.cat([parts["train"].small, small])), g.identity, seed)
-    with torch.no_grad():
-        read = {n: score(eq.orbit(g, p.small).flatten(0, 1)).unflatten(0, (g.order, -1)).T for n, p in parts.items()}
-    return found(read, g.identity)
+    return found(scored(score, parts, g), g.identity)
 
 
 def main(
@@ -81,16 +79,16 @@ def main(
     """Measure, print and write."""
     g, records = eq.as_group(group), []
     backbone = backbone_of(weights, size)
+    view = backbone.preprocessing.evaluation()
+    files = [f for n in half_of(images, "tune") for f in sorted((images / "train" / n).iterdir())[:more]]
+    small = [torch.nn.functional.adaptive_avg_pool2d(view(open_image(file)).float(), 32) for file in files]
     for s in seed or [1993, 1994]:
         parts = looked(cache / f"{images.name}-{s}-{g.name}", g, None, None)  # type: ignore[arg-type]
         rows = {"small network": (found(scores(parts, g, "trained", s), g.identity), 0.0)}
         for place, block in enumerate(BLOCKS):
             rows[f"block {block}"] = linear(parts, place, g.identity), g.order * block / backbone.depth
         if more:
-            view = backbone.preprocessing.evaluation()
-            files = [f for n in half_of(images, "tune") for f in sorted((images / "train" / n).iterdir())[:more]]
-            small = [torch.nn.functional.adaptive_avg_pool2d(view(open_image(file)).float(), 32) for file in files]
-            rows[f"small network, {len(files)} more images"] = of_more(parts, g, s, torch.stack(small)), 0.0
+            rows[f"small network, {len(small)} more images"] = of_more(parts, g, s, torch.stack(small)), 0.0
         for row, (shares, passes) in rows.items():
             records.append({"seed": s, "row": row, "passes": passes, **{n: shares[n] for n in PARTS}})
             print(json.dumps(records[-1]), flush=True)

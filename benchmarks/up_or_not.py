@@ -157,7 +157,9 @@ def main(
     if any(max(record["draw"] for record in records) != draws for records in found.values()):
         raise typer.BadParameter(f"{out} is of another number of draws: name another file")
     vit, preparation = network("vit", weights, size)
-    for name, kind in ((name, kind) for name, kind in KINDS.items() if name not in found):
+    for name, kind in KINDS.items():
+        if name in found:
+            continue
         views, labels = views_of(data, kind, cache, vit, preparation)
         found[name] = [
             record for seed in range(1, draws + 1) for record in judged(views, labels, kind.moved, seed, classes)

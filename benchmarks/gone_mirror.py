@@ -30,10 +30,11 @@ from continual.lifecycle.review import DRAWN
 from continual.seeding import generator
 
 PARTS = {"bolt": (4, "slategray"), "ring": (40, "goldenrod"), "nut": (6, "sienna"), "shim": (3, "indigo")}
-WAYS: dict[str, dict[str, Any]] = {
-    "image and mirror image, two samples (default)": {},
-    "their mean, one sample": {"mirror_as": "mean"},
-    "the image alone": {"mirror": False},
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "image and mirror image, two samples (default)": ("strata", {}),
+    "their mean, one sample": ("strata", {"mirror_as": "mean"}),
+    "the image alone": ("strata", {"mirror": False}),
+    "ridge, the image alone": ("ridge", {}),
 }
 PER_CLASS, TEST, DRAWS = 12, 100, 8
 CLASSES, FIRST, LATER = 12, 4, 2
@@ -88,10 +89,9 @@ def files(folder: Path, seed: int) -> tuple[Labelled, Labelled, Labelled]:
 
 
 def draw(
-    backbone: Backbone, settings: dict[str, Any], first: Labelled, later: Labelled, test: Labelled
+    learner: continual.IncrementalLearner[Any], first: Labelled, later: Labelled, test: Labelled
 ) -> dict[str, dict[str, float]]:
     """Return what broke, counted and estimated, in one draw."""
-    learner = continual.StrataLearner(backbone, **settings)
     learner.learn(*first)
     before = learner.variant()
     learner.learn(*later)
@@ -111,9 +111,9 @@ def main(
     """Write and print the means."""
     pretrained, found = remembering(load_backbone(weights=weights, img_size=98)), dict[str, Any]()
     for of, backbone in (("parts", toy()), (images.name, pretrained)):
-        for name, settings in WAYS.items():
+        for name, (method, settings) in WAYS.items():
             sets = [parts(seed) if of == "parts" else files(images, seed) for seed in range(DRAWS)]
-            draws = [draw(backbone, settings, *one) for one in sets]
+            draws = [draw(continual.method(method)(backbone, **settings), *one) for one in sets]
             found[f"{of}: {name}"] = own = {
                 side: {key: float(np.mean([one[side][key] for one in draws])) for key in ("right", "broke")}
                 for side in ("counted", "estimated")

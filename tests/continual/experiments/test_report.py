@@ -98,6 +98,7 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
 
     # The page needs nothing else.
     text = (out / "report.html").read_text()
+    assert text.index('class="conclusion"') < text.index('class="legend"') < text.index("<table")
     found = Page(text)
     assert found.open == []
     assert found.tags.count("script") == 1

@@ -107,6 +107,15 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}es" if noun.endswith("s") else f"{n} {noun}s"
 
 
+def named(name: str) -> str:
+    """Write a name in a sentence or a list: in quotation marks where a mark in it would seem to end it.
+
+    >>> named("mos"), named("mos, by ridge")
+    ('mos', '“mos, by ridge”')
+    """
+    return f"“{name}”" if any(mark in name for mark in ",;:()") else name
+
+
 def size(n: int) -> str:
     """Write a number of bytes.
 

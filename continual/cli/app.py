@@ -68,6 +68,12 @@ class Commands(TyperGroup):
             ctx.fail(f"unknown command {args[0]!r}: {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, each with its whole first sentence: the parser's own list cuts it at one line."""
+        whole = 1000
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(whole)) for name in self.commands])
+
 
 def _fail(message: str) -> NoReturn:
     line = terminal(message.strip().replace(":\n", ": ").replace("\n", "; "))
@@ -80,6 +86,7 @@ app = typer.Typer(
     cls=Commands,
     help="Continual learning on pretrained vision models: learn new classes again and again, keep no images.",
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut the names of options on 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -121,7 +128,7 @@ def start(
 @app.command("help")
 def help_(
     context: typer.Context,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Of this command.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="Of this command.")] = None,
 ) -> None:
     """Show the help of a command: `equimos help learn`, `equimos help data prepare`."""
     assert context.parent is not None

@@ -29,7 +29,7 @@ app = typer.Typer()
 
 @app.command()
 def correct(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images that were answered wrong.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images that were answered wrong.")],
     label: Annotated[str, typer.Option("--class", "-c", metavar="CLASS", help="What they are.")],
     model: Model,
     set_: Set = None,
@@ -144,7 +144,7 @@ def history(model: Model, json: Json = None) -> None:
 def rollback(
     model: Model,
     number: Annotated[
-        int | None, typer.Argument(metavar="[VERSION]", help="See `equimos history`.", show_default="the one before")
+        int | None, typer.Argument(metavar="VERSION", help="See `equimos history`.", show_default="the one before")
     ] = None,
     weights: Weights = None,
 ) -> None:

@@ -184,7 +184,7 @@ def tune(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, or a name: equivariance/quickstart.")],
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. data.per_class=20 group=D4."),
+        typer.Argument(metavar="KEY=VALUE", help="Change the config, e.g. data.per_class=20 group=D4."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The study's folder.", show_default="runs/NAME-OF-CONFIG")

@@ -26,7 +26,7 @@ PACKAGES = ("continual", "equivariant")
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="Show the settings of this one.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every setting and preset.")] = False,
 ) -> None:
     """List the methods that can be learned with, or the settings of one: its own, and those it shares with others."""
@@ -58,7 +58,7 @@ def methods(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Which kind; all of them without.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Which kind; all of them without.")] = None,
     json: Json = None,
 ) -> None:
     """List what there is of a kind, say losses or metrics, and where it comes from."""

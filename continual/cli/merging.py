@@ -24,7 +24,7 @@ app = typer.Typer()
 
 @app.command()
 def merge(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two or more model files.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Two or more model files.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new model file.")],
     images: Annotated[
         Path | None,

@@ -49,7 +49,7 @@ app = typer.Typer()
 @together()
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, or folders at any depth.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders at any depth.")],
     json: Json = None,
     csv: Csv = None,
     false_alarm_rate: Annotated[

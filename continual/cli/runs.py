@@ -38,7 +38,7 @@ WIDE = 160  #: columns of a terminal in which all main measures fit
 
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Change the config, e.g. stream.per_class=20 methods.mos.epochs=5."),
+    typer.Argument(metavar="KEY=VALUE", help="Change the config, e.g. stream.per_class=20 methods.mos.epochs=5."),
 ]
 
 
@@ -158,7 +158,7 @@ def run(
 
 @app.command()
 def show(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help=CONFIG, autocompletion=config_names)] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help=CONFIG, autocompletion=config_names)] = None,
     changes: Changes = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -190,7 +190,7 @@ def show(
 
 @app.command("report")
 def make_report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or those of a sweep.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or those of a sweep.")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The report's folder.", show_default="report, in the first RUN")
     ] = None,

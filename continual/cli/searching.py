@@ -20,7 +20,7 @@ def search(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="A row of the config.")],
     ranges: Annotated[
         list[str],
-        typer.Argument(metavar="SETTING=RANGE...", help="lr=log:1e-4..0.1 epochs=1..20 merge=ema,mean: what to try."),
+        typer.Argument(metavar="SETTING=RANGE", help="lr=log:1e-4..0.1 epochs=1..20 merge=ema,mean: what to try."),
     ],
     trials: Annotated[int, typer.Option(min=1, help="How many settings are tried.")] = 20,
     metric: Annotated[str, typer.Option(help="What is to be better: `equimos list metrics` names them.")] = "average",

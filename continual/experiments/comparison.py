@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from continual.console import named
 from continual.errors import InputError
 from continual.experiments import published
 from continual.experiments.config import networks_of
@@ -34,13 +35,13 @@ class Board:
     def notes(self) -> list[str]:
         """Say which methods have no probabilities or keep images, and which conditions are unlike the published."""
         known, lines = METHODS.all(), []
-        shown = dict.fromkeys(cell.method for cell in self.cells)
-        if without := [method for method in shown if method in known and not known[method].probabilities]:
+        shown = {cell.label: cell.method for cell in self.cells}
+        if without := [named(m) for m, kind in shown.items() if kind in known and not known[kind].probabilities]:
             lines.append(
                 f"Without probabilities, and so without a calibration error: {', '.join(without)}. Nothing that they "
                 "remember says how often an answer is right."
             )
-        if bounds := [method for method in shown if keeps_images(method)]:
+        if bounds := [named(label) for label, method in shown.items() if keeps_images(method)]:
             lines.append(
                 f"Kept images: {', '.join(bounds)}. That is a bound for the others, and is not marked as best."
             )

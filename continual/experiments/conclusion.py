@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from continual.console import count
+from continual.console import count, named
 from continual.experiments.results import Row, by_label, keeps_images, rows
 from continual.metrics.accuracy import average, final, forgetting
 from continual.metrics.base import Metric
@@ -43,10 +43,10 @@ def conclusion(cells: Sequence[Cell]) -> list[str]:
         return []
     said = [_winner(ranked, by_label(cells))]
     if len(ranked) > 1:
-        ends = [f"{row.label} {text}" for row in ranked[:2] if (text := _ends(row))]
+        ends = [f"{named(row.label)} {text}" for row in ranked[:2] if (text := _ends(row))]
         said += [f"At the end: {'; '.join(ends)}."]
     if bounds := [row for row in table if keeps_images(row.method)]:
-        known = ", ".join(f"{row.label} {_percent(row, average)}" for row in bounds)
+        known = ", ".join(f"{named(row.label)} {_percent(row, average)}" for row in bounds)
         said.append(f"With all images kept, as a bound: Ā of {known}.")
     return said
 
@@ -54,7 +54,7 @@ def conclusion(cells: Sequence[Cell]) -> list[str]:
 def _winner(ranked: Sequence[Row], cells: dict[str, list[Cell]]) -> str:
     best = ranked[0]
     if len(ranked) == 1:
-        return f"{best.label}: average accuracy Ā {_percent(best, average)}."
+        return f"{named(best.label)}: average accuracy Ā {_percent(best, average)}."
     second = ranked[1]
     ours, theirs = ({cell.seed: _figure(cell) for cell in cells[row.label]} for row in (best, second))
     shared = sorted(ours.keys() & theirs.keys())
@@ -72,7 +72,8 @@ def _winner(ranked: Sequence[Row], cells: dict[str, list[Cell]]) -> str:
         if decided
         else "has the highest average accuracy, but these seeds do not decide"
     )
-    return f"{best.label} {verb}: Ā {_percent(best, average)}, {ahead:.1f} points above {second.label} ({sure})."
+    above = f"{ahead:.1f} points above {named(second.label)} ({sure})"
+    return f"{named(best.label)} {verb}: Ā {_percent(best, average)}, {above}."
 
 
 def _ends(row: Row) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from continual.console import named
 from continual.escaping import plot
 from continual.experiments.pictures import SMALL, short, ticks
 from continual.experiments.results import by_label
@@ -33,7 +34,7 @@ def retrieval(cells: Sequence[Cell]) -> Figure:
     for label, alike in by_label(cells).items():
         for when, tables in (("at first", first_choices), ("refined", choices)):
             counts = np.sum([tables(cell)[-1] for cell in alike], axis=0)
-            maps.append((f"{label}, {when}", 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
+            maps.append((f"{named(label)}, {when}", 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
     return _draw(maps, "chosen stack", "right stack", 2)
 
 

@@ -154,7 +154,9 @@ def _in_words(run: Run, hashes: Sequence[str]) -> str:
     if here.get("time"):
         parts.append(f"begun on {str(here['time'])[:10]}")
     if isinstance(device, Mapping) and device.get("name"):
-        parts.append(f"run on {device['name']} ({device.get('model')}, {count(device.get('threads') or 1, 'thread')})")
+        model = [device["model"]] if device.get("model") not in (None, device["name"]) else []
+        about = ", ".join([*model, count(device.get("threads") or 1, "thread")])
+        parts.append(f"run on {device['name']} ({about})")
     if versions:
         wanted = [f"{name} {versions[name]}" for name in ("equimos", "torch", "timm") if name in versions]
         parts.append(f"with {', '.join(wanted)}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from continual import distributed, files
+from continual.console import named
 from continual.errors import InputError
 from continual.experiments.config import RunConfig, current_keys
 from continual.learning import checkpoints
@@ -212,7 +213,7 @@ def collect(path: Path) -> Run:
                 raise InputError(f"{cell_file} holds {cell.label!r}, which {file} does not name: take it out")
             found.append(((methods.index(owner), position, cell.seed), cell))
             done.add((owner, cell.seed))
-    missing = tuple(f"{m} with seed {seed}" for m in methods for seed in seeds if (m, seed) not in done)
+    missing = tuple(f"{named(m)} with seed {seed}" for m in methods for seed in seeds if (m, seed) not in done)
     return Run(path, record, tuple(cell for _, cell in sorted(found, key=lambda pair: pair[0])), missing)
 
 

@@ -87,8 +87,10 @@ take("shim", 15)
 
 # %% [markdown]
 # What that broke is an estimate this time, since no old image is left. `--max-flips 0.02` would keep no model that
-# breaks more than 2 % of the answers. With twelve images of a class and such a backbone the estimate is coarse, and
-# here much too high: had the old photos stayed in the folder, `learn` would have counted on them.
+# breaks more than 2 % of the answers. The estimate takes a photo and its mirror image to be alike. To this backbone,
+# with random weights, they are not. So it is an upper bound here, [three times too
+# high](../strata.md#what-broke-when-the-images-are-gone) in the mean of eight draws of such photos, and close to the
+# truth with a pretrained one. Had the old photos stayed in the folder, `learn` would have counted on them.
 #
 # ## Predict
 

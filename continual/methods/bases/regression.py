@@ -230,7 +230,11 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         return learned(self.current.certainty).anomaly_threshold(false_alarm_rate, self.reading)
 
     def simulation(self, after: Self) -> Simulation | None:
-        """Draw values from the sums, as of images that were left out: see `drawing`."""
+        """Draw values from the sums, as of images that were left out: see `drawing`.
+
+        Of images learned as several samples, such as an image and its mirror image, values are drawn as of one of them
+        alone. Their mean, which is asked about, varies less: this makes the share that seems to break too high.
+        """
         return self._drawn(after, after.current.head, learned(self.state.sums)) if self.state.sums else None
 
     def port_simulation(self, after: Self, spaces: Sequence[Space]) -> Simulation | None:

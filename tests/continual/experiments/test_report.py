@@ -98,6 +98,7 @@ def test_a_report_of_one_run(equimos: Equimos, run: Path) -> None:
 
     # The page needs nothing else.
     text = (out / "report.html").read_text()
+    assert text.index('class="conclusion"') < text.index('class="legend"') < text.index("<table")
     found = Page(text)
     assert found.open == []
     assert found.tags.count("script") == 1
@@ -361,6 +362,26 @@ def test_a_method_that_keeps_images_is_a_bound_and_not_the_best() -> None:
     table = tables.results_table(cells)
     column = table.headings.index(average.heading)
     assert {line for line, place in table.best if place == column} == {1}
+
+
+def test_names_with_a_comma_are_told_apart_in_sentences(tmp_path: Path) -> None:
+    cells = [_told(label, 1, 0.8, "joint") for label in ("joint, small", "joint", "joint, large")]
+    run = run_folder(tmp_path / "run", [*cells, _told("mos, by ridge", 1, 0.9), _told("strata, D4, all views", 1, 0.3)])
+    (run / "cells" / "0.json").unlink()
+    found = collect(run)
+    first, ends, bound = conclusion(found.cells)
+    assert first.startswith("“mos, by ridge” has the highest")
+    assert " points above “strata, D4, all views” (" in first
+    assert re.match(r"At the end: “mos, by ridge” .*; “strata, D4, all views” ", ends)
+    assert re.search(r": Ā of joint [0-9.]* %, “joint, large” ", bound)
+    assert found.missing == ("“joint, small” with seed 1",)
+    kept = "Kept images: joint, “joint, large”."
+    report.write_report(boards([found]), [found], tmp_path / "out")
+    for file in ("report.html", "table.md"):
+        assert kept in (tmp_path / "out" / file).read_text()
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert all(line in text for line in (first, ends, bound, found.missing[0]))
+    assert "\nstrata, D4, all views & " in (tmp_path / "out" / "table.tex").read_text()
 
 
 def test_best_values_are_bold_and_ties_are_both() -> None:

@@ -1,6 +1,6 @@
 """What strata reads under MOS's first adapter if this acts more weakly or strongly, on images nothing is reported of.
 
-    python benchmarks/mos_strength.py --images DIR --weights FILE --features CACHE --out mos_strength.json --per-class 100
+    python benchmarks/mos_strength.py --images DIR --weights FILE --features CACHE --out FILE --per-class 100
 
 A bottleneck adapter is one of another strength by scaling what goes up. The mean of the values of two regressions, on
 frozen tokens and on those under the adapter, is measured beside them. `mos_readouts.py` says what the options are.

@@ -23,7 +23,7 @@ from continual.data.inputs import ExperienceData, Label
 from continual.data.loaders import evaluation_loader
 from continual.errors import InputError, LearningError
 from continual.learning.feature_cache import FeatureCache, cached
-from continual.learning.feature_store import FeatureStore
+from continual.learning.feature_store import Store
 from continual.learning.settings import Settings
 from continual.seeding import generator
 from continual.symmetry.base import Symmetry
@@ -47,7 +47,7 @@ class Extractor:
     precision: str = "float32"
     device: torch.device = torch.device("cpu")
     symmetry: Symmetry | None = None  #: what is made of an image's views, if there is a group
-    store: FeatureStore | None = None  #: where features of other runs are
+    store: Store | None = None  #: where features are that were computed before
 
     @cached_property
     def untransformed(self) -> Extractor:

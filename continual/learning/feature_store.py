@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import platformdirs
 import torch
@@ -47,6 +47,12 @@ HELD = 64 * 2**20
 def default_folder() -> Path:
     """Return `$EQUIMOS_CACHE/features`, or the same in the user's folder for what may be removed."""
     return Path(os.environ.get("EQUIMOS_CACHE") or platformdirs.user_cache_path("equimos")) / "features"
+
+
+class Store(Protocol):
+    """Where features are that were computed before: a `FeatureStore`, or `RecentFeatures`."""
+
+    def features(self, images: Tensor, reading: Mapping[str, Any], compute: Callable[[Tensor], Tensor]) -> Tensor: ...
 
 
 @dataclass(frozen=True)

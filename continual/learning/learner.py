@@ -26,7 +26,7 @@ from continual.learning.deciding import Deciding
 from continual.learning.edits import Edits
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.feature_cache import FeatureCache
-from continual.learning.feature_store import FeatureStore
+from continual.learning.feature_store import Store
 from continual.learning.header import check_labels
 from continual.learning.joining import Joining
 from continual.learning.loop import run
@@ -63,7 +63,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
     any_backbone: ClassVar[bool] = False  #: True if it reads frozen features alone, so that a CNN will do as well
     learns_unlabelled: ClassVar[bool] = False  #: whether `learn` takes unlabelled images as well
     settings_type: ClassVar[type[Settings]] = Settings
-    store: FeatureStore | None = None  #: set it to take frozen features from the disk, and to keep them there
+    store: Store | None = None  #: set it to take frozen features from the disk or memory, and to keep them there
     #: how many unlabelled images the last `learn` used, if it was given any
     unlabelled_use: UnlabelledUse | None = None
 

@@ -39,6 +39,8 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         server.model.path, server.model, Collected(options.collect), options.max_flips, options.weights
     )  # fmt: skip
     learning: set[asyncio.Task[Any]] = set()
+    if options.learn:
+        server.model.keep_features()
 
     @asynccontextmanager
     async def limited() -> AsyncIterator[None]:
@@ -140,7 +142,9 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
             (image,) = await decoded(model, upload)
         finally:
             await upload.close()
-        found = await in_time(lambda: explained(model.learner, image), server.explainer)
+        learner = model.learner.variant()
+        learner.store = None  # covered images are asked about once
+        found = await in_time(lambda: explained(learner, image), server.explainer)
         drawn = io.BytesIO()
         if found.picture is not None:
             found.picture.save(drawn, "PNG")

@@ -19,6 +19,7 @@ from continual.data.bands import pictures
 from continual.data.inputs import prepared
 from continual.learning.answers import Scores
 from continual.learning.learner import IncrementalLearner
+from continual.learning.recent_features import RecentFeatures
 
 Learner = IncrementalLearner[Any]
 #: which file lies at a path, and when it was changed
@@ -104,9 +105,16 @@ class ModelInUse:
 
     def __init__(self, path: Path, load: Callable[[Learner | None], Learner]) -> None:
         self.path, self._load, self._lock = path, load, threading.Lock()
+        self._recent: RecentFeatures | None = None
         self._tried = self._seen = self._signature()
         self.now = self._loaded(None, self._tried)
         self.problem: str | None = None  #: why the file as it is now could not be loaded
+
+    def keep_features(self) -> None:
+        """From now on, keep features of what is asked about: learning it takes no further pass."""
+        with self._lock:
+            self._recent = RecentFeatures()
+            self._asked(self.now)
 
     def refresh(self) -> bool:
         """Load the file if it is another than the last one tried; return whether the model in use has changed.
@@ -140,8 +148,15 @@ class ModelInUse:
 
     def _loaded(self, before: Learner | None, signature: Signature) -> Served:
         loaded = Served(self._load(before), signature)
-        loaded.trial()
+        self._asked(loaded)
         return loaded
+
+    def _asked(self, model: Served) -> None:
+        """Ask a model for a trial answer; where features are kept, those of all trials are from now on."""
+        if self._recent is not None:
+            model.learner.store = self._recent
+            model.learner.trial()
+        model.trial()
 
     def _signature(self) -> Signature:
         found = self.path.stat()

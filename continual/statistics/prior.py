@@ -23,6 +23,7 @@ from continual.statistics.ridge import (
     products_of,
     unexplained,
 )
+from continual.statistics.triangles import solved
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Prior:
         if self.scale is not None:
             return self.scale
         crossed = crossed_of(sums, system.mean, system.deviation)
-        plain, own = (torch.cholesky_solve(right, system.lower) for right in (crossed, drawn_to))
+        plain, own = (solved(system.lower, right) for right in (crossed, drawn_to))
         moved = drawn_to - system.penalty * own  # sum x x^T U
         if system.ignored is not None:
             moved = moved - system.ignored.mT @ (system.ignored @ own)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from continual.statistics.class_statistics import leading, of_each_class
 from continual.statistics.fields import expect_shapes, per_class, without
-from continual.statistics.triangles import ROWS, lower_triangle, whole
+from continual.statistics.triangles import ROWS, lower_products, lower_triangle, solved, whole
 
 #: the penalties tried by `best_penalty`, in mean eigenvalues: quarters of decades, the strongest first
 SHARES = tuple(10 ** (k / 4) for k in range(8, -17, -1))
@@ -49,36 +49,37 @@ class GramStatistics:
         if scatter is not None:
             for label, own in of_each_class(x, labels):
                 scatter[label] = leading(own - own.mean(0), directions)[0].mT
-        total, sums, products = x.sum(0), class_sums(x, labels, classes), x.mT @ x
-        del x  # it may take as much memory as the products do
-        return cls(total, lower_triangle(products), *sums, scatter)
+        return cls(x.sum(0), lower_products(x.mT, x), *class_sums(x, labels, classes), scatter)
 
     def minus(self, part: GramStatistics) -> GramStatistics:
         """Return the sums without a part of them; nothing is known of the scatter."""
         products, targets = self.triangle - part.triangle, self.targets - part.targets
         return GramStatistics(self.total - part.total, products, targets, self.counts - part.counts)
 
-    def scaled(self, share: float) -> GramStatistics:
-        """Return the sums in which an image weighs `share` of what it does."""
+    def scaled(self, share: float, into: Tensor | None = None) -> GramStatistics:
+        """Return the sums in which an image weighs `share` of what it does; `into` as in `plus`."""
         scatter = None if self.scatter is None else self.scatter * share**0.5
-        products = self.triangle * share
+        products = torch.mul(self.triangle, share, out=into)
         return GramStatistics(self.total * share, products, self.targets * share, self.counts * share, scatter)
 
     def gram(self) -> Tensor:
         """Return sum x x^T (D, D)."""
         return whole(self.triangle, len(self.total))
 
-    def plus(self, other: GramStatistics | None) -> GramStatistics:
-        """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'."""
+    def plus(self, other: GramStatistics | None, into: Tensor | None = None) -> GramStatistics:
+        """Return the sums over both sets, or the only one; the one with fewer classes has none of the others'.
+
+        Products may take the memory of others, `into`, that are not needed again.
+        """
         if other is None:
             return self
         extra = len(other.counts) - len(self.counts)
         if extra < 0:
-            return other.plus(self)
+            return other.plus(self, into)
         pad = torch.nn.functional.pad
         return GramStatistics(
             self.total + other.total,
-            self.triangle + other.triangle,
+            torch.add(self.triangle, other.triangle, out=into),
             pad(self.targets, (0, extra)) + other.targets,
             pad(self.counts, (0, extra)) + other.counts,
             self._joint_scatter(other),
@@ -136,9 +137,9 @@ class GramStatistics:
         if exponent == 0 or bool((self.counts == self.counts[0]).all()):
             return self
         each = self.image_weights(exponent)
-        moved = (self.targets * ((each - 1) / self.counts.clamp(min=1))) @ self.targets.mT
+        moved = lower_products(self.targets * ((each - 1) / self.counts.clamp(min=1)), self.targets.mT)
         targets = self.targets * each
-        return GramStatistics(targets.sum(1), lower_triangle(moved).add_(self.triangle), targets, self.counts * each)
+        return GramStatistics(targets.sum(1), moved.add_(self.triangle), targets, self.counts * each)
 
     def image_weights(self, exponent: float) -> Tensor:
         """Return what an image of each class (C,) weighs in `balanced`, 1 in the mean of all images."""
@@ -189,7 +190,7 @@ def plainly_solved(sums: GramStatistics, penalty: float, ignored: Tensor | None 
     """
     gram = sums.gram()
     lower = _factor(gram if ignored is None else gram + ignored.mT @ ignored, penalty)
-    return LinearHead(torch.cholesky_solve(sums.targets, lower).contiguous(), torch.zeros_like(sums.counts)), lower
+    return LinearHead(solved(lower, sums.targets).contiguous(), torch.zeros_like(sums.counts)), lower
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class Standardised:
         """
         crossed = crossed_of(sums, self.mean, self.deviation)
         crossed = crossed if drawn_to is None else crossed + self.penalty * drawn_to
-        weight = (torch.cholesky_solve(crossed, self.lower) / self.deviation[:, None]).contiguous()
+        weight = (solved(self.lower, crossed) / self.deviation[:, None]).contiguous()
         return LinearHead(weight, sums.counts / sums.counts.sum() - self.mean @ weight)
 
 

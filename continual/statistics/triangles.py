@@ -5,20 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: rows of a matrix that are changed at once
+#: rows of a matrix that are made, or changed, at once
 ROWS = 512
 #: matrices of more rows are packed row by row: a mask of what lies where is faster, and takes memory of its own
 WIDE = 4096
+#: the same where a processor packs, which writes every row but once
+WIDE_TO_PACK = 1024
 
 
 def lower_triangle(matrix: Tensor) -> Tensor:
     """Return the lower triangle of a matrix (n, n), row by row: (n (n + 1) / 2,)."""
-    if len(matrix) <= WIDE:
+    if not _row_by_row(matrix):
         return matrix.masked_select(_lower(matrix))
-    found, start = matrix.new_empty(len(matrix) * (len(matrix) + 1) // 2), 0
-    for row, values in enumerate(matrix):
-        found[start : start + row + 1] = values[: row + 1]
-        start += row + 1
+    return torch.cat([row[: number + 1] for number, row in enumerate(matrix)])
+
+
+def lower_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return `lower_triangle(left @ right)` of (n, k) and (k, n), a symmetric product."""
+    if not _row_by_row(right):
+        return lower_triangle(left @ right)
+    width = len(left)
+    found, start = left.new_empty(width * (width + 1) // 2), 0
+    for first in range(0, width, ROWS):
+        # All columns, though half of them are dropped: fewer of them are rounded otherwise.
+        rows = left[first : first + ROWS] @ right
+        kept = [row[: first + number + 1] for number, row in enumerate(rows)]
+        stop = start + sum(map(len, kept))
+        torch.cat(kept, out=found[start:stop])
+        start = stop
     return found
 
 
@@ -39,6 +53,30 @@ def whole(triangle: Tensor, width: int) -> Tensor:
         own.copy_(torch.where(_lower(own), own, own.mT))
         found[first:last, last:] = found[last:, first:last].mT
     return found
+
+
+def quadratic(triangle: Tensor, rows: Tensor) -> Tensor:
+    """Return tr(R^T S R) () of the symmetric matrix S (n, n) of a lower triangle, and R (n, k), from half of S."""
+    width, start, found = len(rows), 0, rows.new_zeros(())
+    block = triangle.new_zeros(min(ROWS, width), width)  # rows only grow longer: what is right of them stays 0
+    for first in range(0, width, ROWS):
+        own = rows[first : first + ROWS]
+        for number, row in enumerate(block[: len(own)], first + 1):
+            row[:number] = triangle[start : start + number]
+            start += number
+        last = first + len(own)
+        found += (own * (block[: len(own), :last] @ rows[:last])).sum()
+    ends = torch.arange(width, device=triangle.device)
+    return 2 * found - triangle[ends * (ends + 3) // 2] @ rows.square().sum(1)
+
+
+def solved(lower: Tensor, right: Tensor) -> Tensor:
+    """Return (L L^T)^-1 B of a lower factor L (n, n) and B (n, k), without the copy of L that torch's own makes."""
+    return torch.linalg.solve_triangular(lower.mT, torch.linalg.solve_triangular(lower, right, upper=False), upper=True)
+
+
+def _row_by_row(matrix: Tensor) -> bool:
+    return matrix.shape[-1] > (min(WIDE, WIDE_TO_PACK) if matrix.device.type == "cpu" else WIDE)
 
 
 def _lower(matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from continual.statistics.class_statistics import leading
 from continual.statistics.ridge import GramStatistics, class_sums
-from continual.statistics.triangles import lower_triangle
+from continual.statistics.triangles import lower_products
 
 
 def weighted_sums(
@@ -26,4 +26,4 @@ def weighted_sums(
             scatter[label] = leading(rows, directions)[0].mT
     weighed = x * w
     targets, counts = class_sums(weighed, labels, classes, w)
-    return GramStatistics(weighed.sum(0), lower_triangle(weighed.mT @ x), targets, counts, scatter)
+    return GramStatistics(weighed.sum(0), lower_products(weighed.mT, x), targets, counts, scatter)

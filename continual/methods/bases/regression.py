@@ -27,6 +27,7 @@ from continual.statistics.head import cosine_scores
 from continual.statistics.ignored import penalised
 from continual.statistics.prior import Prior
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.statistics.triangles import quadratic
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty, certainty, drawing
 
@@ -101,6 +102,23 @@ def _joint_priors(states: Sequence[R], joint: JointClasses) -> Tensor | None:
     for prior, places in zip(reversed(known), reversed(joint.places), strict=True):
         found[:, places] = learned(prior)
     return found
+
+
+def mean_leverage(state: RegressionState, sums: GramStatistics) -> Tensor:
+    """Return the mean leverage () that the system of a state gives the images in some sums.
+
+    Of the sums that it was solved from it is known: that of the weighted ones is kept, and other weights move the
+    classes' means alone.
+    """
+    certain, count = learned(state.certainty), sums.counts.sum()
+    usual, own = certain.leverage, sums is state.sums and bool((certain.share * count - 1).abs() < 1e-9)
+    if own and usual is not None and 1e-5 < usual < 1e5:  # it is clamped, and not so after a class was forgotten
+        more = (1 - sums.image_weights(state.balance or 0.0)) * sums.counts
+        means = certain.errors((sums.targets / sums.counts).mT).square().sum(1)
+        return usual / (1 + usual) + (more * means).sum() / count
+    weight, bias = certain.errors.weight.to(sums.total), certain.errors.bias.to(sums.total)
+    squares = quadratic(sums.triangle, weight) + 2 * (sums.total @ weight) @ bias
+    return squares / count + bias.square().sum() + certain.share
 
 
 class RegressionLearner(SolvingLearner[RegressionState]):
@@ -254,7 +272,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         if self.symmetry is not None or not (mine.head and head and mine.certainty and theirs.certainty):
             return None
         own = learned(mine.sums)
-        maps = [(mine.head, mine.certainty.mean_leverage(own)), (head, theirs.certainty.mean_leverage(sums))]
+        maps = [(mine.head, mean_leverage(mine, own)), (head, mean_leverage(theirs, sums))]
         values = drawing(own, maps)
 
         def answers(index: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:

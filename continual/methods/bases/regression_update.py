@@ -136,8 +136,8 @@ class RegressionUpdate(Training[RegressionState]):
             features = found if self.looked == 1 else found[:-1]
             views, exact = len(features), self._directions(len(features))
             sums = GramStatistics.of(*_samples(features, labels), len(self.classes), exact)
-            sums = sums if views == 1 else sums.scaled(1 / views)
-            own[:] = [sums.plus(own.pop()) if own else sums]
+            sums = sums if views == 1 else sums.scaled(1 / views, sums.triangle)
+            own[:] = [sums.plus(own.pop(), sums.triangle) if own else sums]
             return found
 
         held = self.streamed(read, fold, progress)
@@ -147,7 +147,8 @@ class RegressionUpdate(Training[RegressionState]):
         order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked)
         newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for, order)
         del held  # its features are copied
-        sums = own.pop().plus(before.sums)
+        sums = own.pop()
+        sums = sums.plus(before.sums, sums.triangle)
         state = RegressionState(**self.progress_counts(), sums=sums, certainty=before.certainty)
         state = replace(state, penalty_share=before.penalty_share, prior=self.prior)
         # Images that were answered wrong say nothing of what is usual.

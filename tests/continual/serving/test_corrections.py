@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import continual
+from continual.backbones.vit import FrozenViT
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
 from continual.methods.strata import StrataLearner
@@ -60,6 +61,28 @@ def test_a_new_class_answers_once_it_is_named_and_learned(client: httpx.Client, 
     expected.learn([Image.open(io.BytesIO(image)) for image in sorted(photos(5), key=_place)], ["nut"] * 3)
     again = continual.load(model, BACKBONE)
     assert again.state.head.weight.allclose(expected.state.head.weight, atol=1e-6)
+
+
+def test_what_was_answered_is_learned_without_another_pass(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a trial of the new version take one, or the question how the new class answers, if it was asked."""
+    for images in (photos(5), photos(5, 1, seed=7)):
+        post(client, "/predict", images).raise_for_status()
+    passes, plain = [], FrozenViT.block_tokens
+    monkeypatch.setattr(
+        FrozenViT,
+        "block_tokens",
+        lambda self, images, *rest, **more: passes.append(images) or plain(self, images, *rest, **more),
+    )
+    post(client, "/corrections", photos(5), **{"class": "nut"}).raise_for_status()
+    client.post("/learn").raise_for_status()
+    assert post(client, "/predict", photos(5, 1, seed=7)).json()["answers"][0]["answer"] == "nut"
+    assert passes == []
+    post(client, "/explain", photos(5, 1, seed=8)).raise_for_status()
+    asked = len(passes)
+    post(client, "/explain", photos(5, 1, seed=8)).raise_for_status()
+    assert len(passes) == 2 * asked > 0, "what is covered to explain an answer is not kept"
 
 
 def _place(data: bytes) -> int:

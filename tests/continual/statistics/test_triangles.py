@@ -18,3 +18,8 @@ def test_a_matrix_comes_back(width: int, wide: int, monkeypatch: pytest.MonkeyPa
     packed = triangles.lower_triangle(matrix)
     assert packed.tolist() == [matrix[i, j].item() for i in range(width) for j in range(i + 1)]
     assert torch.equal(triangles.whole(packed, width), matrix)
+    rows = torch.randn(width, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(triangles.lower_products(rows, rows.mT), triangles.lower_triangle(rows @ rows.mT))
+    torch.testing.assert_close(triangles.quadratic(packed, rows), (rows.mT @ matrix @ rows).trace())
+    system = matrix @ matrix.mT + torch.eye(width, dtype=torch.float64)
+    torch.testing.assert_close(system @ triangles.solved(torch.linalg.cholesky(system), rows), rows)

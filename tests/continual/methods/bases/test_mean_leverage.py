@@ -1,0 +1,30 @@
+"""The mean leverage of learned images, from what is kept of them: the same as from all their products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from continual.backbones.loading import Backbone
+from continual.learning.state import learned
+from continual.methods import method
+from continual.methods.bases.regression import mean_leverage
+
+Blobs = Callable[..., tuple[Tensor, list[int]]]
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.6, 1.0])
+def test_it_is_that_of_all_products(backbone: Backbone, blobs: Blobs, balance: float) -> None:
+    """Also where a few images of a class weigh as many of another, of other sums, and without a class."""
+    learner = method("strata")(backbone, balance=balance)
+    learner.learn(*blobs([0, 1, 2], 9))
+    before = learner.state
+    learner.learn(*blobs([3], 2))
+    learner.correct(blobs([0], 3)[0], 0)
+    for state in (learner.state, learner.state.without(1)):
+        for sums in (learned(state.sums), learned(before.sums)):
+            exact = learned(state.certainty).mean_leverage(sums)
+            torch.testing.assert_close(mean_leverage(state, sums), exact, rtol=1e-6, atol=0)

@@ -129,4 +129,5 @@ def _regression(learner: IncrementalLearner[Any], about: dict[str, Any]) -> dict
         sketch = torch.randn(SKETCH, width, generator=generator(own.seed, "sketch")) / SKETCH**0.5
     kept = {name: getattr(certain, name) for name in ("share", "typical", "losses", "ood_scores", "images", "classes")}
     errors = {"errors": certain.errors.weight, "errors_bias": certain.errors.bias, "leverage": certain.leverage}
-    return {**arrays, **kept, **errors, "sketch": sketch}
+    largest = {} if certain.largest is None else {"largest": certain.largest}
+    return {**arrays, **kept, **errors, **largest, "sketch": sketch}

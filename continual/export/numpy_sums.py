@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-LEVELS, POWER, CLOSE = 1024, 1.25, 1e-6
+from continual.uncertainty.largest_value import expected_largest
+
+LEVELS, POWER, CLOSE, MOST_COLUMNS = 1024, 1.25, 1e-6, 1024
 TEMPERATURES = 10 ** np.linspace(-2, 2, 161)
 COSINE_TEMPERATURES = 10 ** np.linspace(-4, 1, 161)
 SHARES, RISEN = tuple(10 ** (k / 4) for k in range(8, -17, -1)), 1.1
@@ -140,7 +142,49 @@ def cosines_left_out(rows: np.ndarray, means: np.ndarray, count: np.ndarray, own
 
 def unlike(t: np.ndarray, leverage: np.ndarray, usual: Arrays) -> np.ndarray:
     """Return the score (B,) of unknown images; see `continual.uncertainty.leverage.Certainty.unlike`."""
-    return np.asarray(-t.max(-1) * (usual["leverage"].astype(t.dtype) / leverage) ** (POWER - 0.5))
+    largest = t.max(-1) / usual["largest"].astype(t.dtype) if "largest" in usual else t.max(-1)
+    return np.asarray(-largest * (usual["leverage"].astype(t.dtype) / leverage) ** (POWER - 0.5))
+
+
+def certainty(
+    arrays: Arrays,
+    sums: Arrays,
+    system: tuple[np.ndarray, np.ndarray, np.ndarray],
+    penalty: float,
+    changes: np.ndarray | None,
+) -> Arrays:
+    """Return what says how sure a map may be that was solved; see `continual.uncertainty.leverage.certainty`.
+
+    `system` is L, mean and deviation, and `changes` the standardised rows of what is ignored.
+    """
+    (lower, mean, deviation), rows = system, arrays["sketch"].astype(float)
+    drawn = back_solved(lower, rows.T).T  # rows of A^-1's root
+
+    def shrunk(asked: np.ndarray) -> float:
+        own = penalty * np.square(asked).sum()
+        return float(own if changes is None else own + np.square(asked @ changes.T).sum())
+
+    weight, counts = arrays["weight"], sums["counts"]
+    total, classes = counts.sum(), len(counts)
+    leverage = np.clip((1 + np.square(rows).sum() - shrunk(drawn)) / total, 1e-6, 1 - 1e-6)
+    own = ((weight * sums["targets"]).sum() + arrays["bias"] @ counts) / total
+    own = max(own, leverage + (1 - leverage) / (2 * classes))
+    some = slice(0, None, -(-classes // MOST_COLUMNS))
+    standard = weight[:, some] * deviation[:, None]
+    squares = (np.square(lower.T @ standard).sum() - shrunk(standard.T)) / total + np.square(counts[some] / total).sum()
+    squares = squares * classes / len(counts[some])
+    largest, errors = expected_largest(float(own), float(squares), float(leverage), classes), (drawn / deviation).T
+    return {
+        "errors": errors.astype(np.float32),
+        "errors_bias": -(mean @ errors).astype(np.float32),
+        "share": np.array(1 / total),
+        "typical": np.array(t_left_out(own, leverage, 1.0)),
+        "leverage": np.array(leverage / (1 - leverage)),
+        "largest": np.array(largest),
+        "ood_scores": arrays["ood_scores"]
+        if "largest" in arrays
+        else arrays["ood_scores"] / largest,  # an older file's
+    }
 
 
 def usual_leverage(usual: Arrays, reading: int) -> float:

@@ -35,6 +35,7 @@ from continual.export.numpy_sums import (
     back_solved,
     balanced,
     best_penalty,
+    certainty,
     cosines_left_out,
     file_identity,
     forward_solved,
@@ -45,7 +46,6 @@ from continual.export.numpy_sums import (
     one_class,
     quantiles,
     softmax,
-    t_left_out,
     unit,
     unlike,
     usual_leverage,
@@ -197,29 +197,16 @@ class Learner(Runner):
         mean, deviation = moments(sums)
         products = (sums["gram"] - sums["counts"].sum() * np.outer(mean, mean)) / np.outer(deviation, deviation)
         crossed = (sums["targets"] - np.outer(mean, sums["counts"])) / deviation[:, None]
-        penalty = self._penalty(sums, products, crossed)
+        penalty, changes = self._penalty(sums, products, crossed), None
         if "ignored" in arrays:
-            changes = arrays["ignored"] * np.sqrt(sums["counts"].sum() / arrays["ignored_images"])
-            products = products + (changes / deviation).T @ (changes / deviation)
+            changes = arrays["ignored"] * np.sqrt(sums["counts"].sum() / arrays["ignored_images"]) / deviation
+            products = products + changes.T @ changes
         lower = np.linalg.cholesky(products + penalty * np.eye(len(products)))
         weight = back_solved(lower, forward_solved(lower, crossed)) / deviation[:, None]
         arrays["weight"], arrays["bias"] = weight, sums["counts"] / sums["counts"].sum() - mean @ weight
         if "sketch" not in arrays:
             return
-        rows = arrays["sketch"].astype(float)
-        drawn = back_solved(lower, rows.T).T  # rows of A^-1's root
-        total = sums["counts"].sum()
-        shrunk = penalty * np.square(drawn).sum()
-        if "ignored" in arrays:
-            shrunk += np.square(drawn @ (changes / deviation).T).sum()
-        leverage = np.clip((1 + np.square(rows).sum() - shrunk) / total, 1e-6, 1 - 1e-6)
-        fit = ((weight * sums["targets"]).sum() + arrays["bias"] @ sums["counts"]) / total
-        fit = max(fit, leverage + (1 - leverage) / (2 * len(self.classes)))
-        errors = (drawn / deviation).T
-        arrays["errors"], arrays["errors_bias"] = errors.astype(np.float32), -(mean @ errors).astype(np.float32)
-        arrays["share"] = np.array(1 / total)
-        arrays["typical"] = np.array(t_left_out(fit, leverage, 1.0))
-        arrays["leverage"] = np.array(leverage / (1 - leverage))
+        arrays |= certainty(arrays, sums, (lower, mean, deviation), penalty, changes)
         if one_class(arrays) != (len(self.classes) < 2):
             arrays |= {name: np.zeros_like(arrays[name]) for name in USUAL}
         if usual and seen["counts"][own] > 1:
@@ -264,20 +251,20 @@ class Learner(Runner):
         """Add to what is usual values t (R, n, C) of images left out, which count as `weights` (n,) say."""
         arrays, classes = self.arrays, t.shape[-1]
         t = t if leverages is None else t / arrays["typical"]
-        fading = min(float(arrays["classes"]) / classes, 1.0) ** 2
+        faded, before = min(float(arrays["classes"]) / classes, 1.0) ** 2, float(arrays["images"])
         own = np.ones(len(labels)) if weights is None else weights
         losses = np.stack([losses_at(temperatures, one, labels, own) for one in t])
         there = arrays["losses"].reshape(-1, len(temperatures))
-        sums = fading * there + losses
+        sums = faded * there + losses
         arrays["losses"] = sums.reshape(arrays["losses"].shape if arrays["losses"].size == sums.size else sums.shape)
         if leverages is not None:
-            old = fading * float(arrays["images"])
             scores, kept = unlike(t, leverages, arrays), arrays["ood_scores"].reshape(-1, LEVELS)
             kept = np.broadcast_to(kept, (len(scores), LEVELS))
-            each = np.concatenate([np.full(LEVELS, old / LEVELS), own])
+            each = np.concatenate([np.full(LEVELS, before / LEVELS), own])
             rows = [quantiles(np.concatenate(pair), each) for pair in zip(kept, scores, strict=True)]
             arrays["ood_scores"] = np.stack(rows)
-        arrays["images"] = np.array(fading * float(arrays["images"]) + own.sum())
+        before = faded * before if leverages is None else before  # a curve alone fades with its images
+        arrays["images"] = np.array(before + own.sum())
         arrays["classes"] = np.array(float(classes))
 
 

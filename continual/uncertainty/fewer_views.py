@@ -53,13 +53,18 @@ class FewerViews:
         """Return the same, which holds for the other classes as well."""
         return self
 
-    def joined(self, images: Tensor, other: FewerViews | None, others: Tensor | float) -> FewerViews:
-        """Return this and what `others` () images said before; nothing of them if it was of other views."""
+    def joined(
+        self, images: Tensor, other: FewerViews | None, others: Tensor | float, faded: Tensor | float = 1.0
+    ) -> FewerViews:
+        """Return this and what `others` () images said before; nothing of them if it was of other views.
+
+        For leads they count for a share `faded` () of what they do for OOD scores.
+        """
         if other is None or other.losses.shape != self.losses.shape or not others:
             return self
-        weighed = images, torch.as_tensor(others).to(images)
-        pairs = (self.leads, other.leads), (self.ood_scores, other.ood_scores)
-        leads, scores = (joint_quantiles(*zip(pair, weighed, strict=True)) for pair in pairs)
+        before = torch.as_tensor(others).to(images)
+        leads = joint_quantiles((self.leads, images), (other.leads, faded * before))
+        scores = joint_quantiles((self.ood_scores, images), (other.ood_scores, before))
         return FewerViews(leads, self.losses + other.losses, scores)
 
     def counting(self, share: Tensor) -> FewerViews:

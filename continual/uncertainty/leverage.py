@@ -8,15 +8,15 @@ single class f is 1, and the leverage alone is left: how unusual an image is (`C
 
 Images that were learned are predicted better than others. So T and what is usual are leave-one-out estimates in closed
 form, while their features are still in memory: values become (f - h y) / (1 - h), leverages h / (1 - h) (Allen,
-Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units of a typical own t, which
-follows from the sums at any time (with the mean leverage for each image's: Golub, Heath and Wahba, Technometrics 1979),
-so that what was kept stays true while more classes come.
+Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units that follow from the sums at
+any time, so that what was kept stays true while more classes come: the curve in those of a typical own t (with the mean
+leverage for each image's: Golub, Heath and Wahba, Technometrics 1979), quantiles in those of the largest t that is
+expected (`largest_value`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,17 +28,16 @@ from continual.statistics.fields import expect_shapes
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.fewer_views import FewerViews, FirstViews, first_views_left_out
 from continual.uncertainty.gaussians import LEVELS, joint_quantiles, p_value
+from continual.uncertainty.largest_value import expected_largest
 from continual.uncertainty.left_out import Rows, t_left_out, t_left_out_weighted
 from continual.uncertainty.temperature import fading, losses_of
 from continual.uncertainty.tempering import agreeing
 
 POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
+MOST_COLUMNS = 1024  #: classes from whose values those of all are estimated
 SKETCH = 256  #: numbers from which a leverage is estimated, to 9 %, where there are more features
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
-
-#: of a class's index, a number of draws, and a generator: values (count, C) under each map
-Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,11 @@ class Certainty:
     classes: Tensor  #: (), how many were known then
     leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
     fewer: FewerViews | None = None  #: the same of means over an image's first views, where it may have several
+    largest: Tensor | None = None  #: (), the unit of t in the score, in units of a typical one; None in older files: 1
 
     def check_shapes(self) -> None:
         """Raise ValueError unless numbers are single, and curves and quantiles have as many as are kept."""
-        expect_shapes(self, share=(), typical=(), images=(), classes=(), leverage=())
+        expect_shapes(self, share=(), typical=(), images=(), classes=(), leverage=(), largest=())
         readings = self.losses.shape[:-1]
         if len(readings) > 1:
             raise ValueError(f"losses are of shape {tuple(self.losses.shape)}: a row is kept of each reading")
@@ -134,7 +134,15 @@ class Certainty:
         """Return the score (B,) of t (B, C), in units of the typical one, and leverages (B,)."""
         if self.leverage is None:
             return -t.amax(-1)
-        return -t.amax(-1) * (self.leverage.to(t) / leverage) ** (POWER - 0.5)
+        largest = t.amax(-1) if self.largest is None else t.amax(-1) / self.largest.to(t)
+        return -largest * (self.leverage.to(t) / leverage) ** (POWER - 0.5)
+
+    def measured_by(self, largest: Tensor | None) -> Certainty:
+        """Return the same with quantiles in this unit (), if they are those of an older file, which has none."""
+        if largest is None or self.largest is not None or self.leverage is None:
+            return self
+        fewer = None if self.fewer is None else replace(self.fewer, ood_scores=self.fewer.ood_scores / largest)
+        return replace(self, ood_scores=self.ood_scores / largest, fewer=fewer, largest=largest)
 
     def without(self, index: int) -> Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
@@ -146,7 +154,8 @@ class Certainty:
             return other if self.one_class else self  # distances from a single class are no score among several
         # Quantiles of two scores do not mix: those of the present one stay.
         same = (self.leverage is None) == (other.leverage is None)
-        parts = [self, other] if same else [one for one in (self, other) if one.leverage is not None]
+        mine, its = self.measured_by(other.largest), other.measured_by(self.largest)
+        parts = [mine, its] if same else [one for one in (mine, its) if one.leverage is not None]
         known = bool(sum(one.images for one in parts) > 0)
         return replace(
             self,
@@ -155,7 +164,8 @@ class Certainty:
             if known
             else parts[0].ood_scores,
             leverage=parts[0].leverage,
-            fewer=other.fewer if self.fewer is None else self.fewer.joined(self.images, other.fewer, other.images),
+            largest=parts[0].largest,
+            fewer=its.fewer if mine.fewer is None else mine.fewer.joined(self.images, its.fewer, other.images),
             images=self.images + other.images,
             classes=torch.maximum(self.classes, other.classes),
         )
@@ -164,12 +174,6 @@ class Certainty:
         """Return the same, as if only a share () of the images had said what is usual."""
         fewer = None if self.fewer is None else self.fewer.counting(share)
         return replace(self, losses=self.losses * share, images=self.images * share, fewer=fewer)
-
-    def mean_leverage(self, sums: GramStatistics) -> Tensor:
-        """Return the mean leverage () of the images in the sums."""
-        count, weight, bias = sums.counts.sum(), self.errors.weight.to(sums.total), self.errors.bias.to(sums.total)
-        squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
-        return squares / count + bias.square().sum() + self.share
 
     def updated(
         self,
@@ -181,13 +185,12 @@ class Certainty:
     ) -> Certainty:
         """Return this updated by images left out, of own classes `labels` (n,), whose t are (n, C).
 
-        Earlier ones count for a quarter once there are twice as many classes: their unit holds only nearly. `weights`
-        (n,) is what each image counts for; 1 without. `leverages` (n,) are needed for the score of today. With several
-        readings t is (R, n, C), and leverages (R, n). `first` says the same of their first views.
+        In `losses`, whose unit holds only nearly, earlier ones count for a quarter once there are twice as many
+        classes. `weights` (n,) is what each image counts for; 1 without. `leverages` (n,) are needed for the score of
+        today. With several readings t is (R, n, C), and leverages (R, n). `first` says the same of their first views.
         """
         t, classes = t / self.typical, t.shape[-1]
         faded = fading(self.classes, classes)
-        old = faded * self.images
         own = t.new_ones(len(labels)) if weights is None else weights
         scores = -t.amax(-1) if leverages is None else self.unlike(t, leverages)
         losses = losses_of(TEMPERATURES, t, labels, weights)
@@ -197,13 +200,13 @@ class Certainty:
             leads = joint_quantiles((first.leads / self.typical, own))
             unlike = joint_quantiles((self.unlike(few, first.leverages), own))
             found = FewerViews(leads, losses_of(TEMPERATURES, few, labels, weights), unlike)
-            fewer = found.joined(own.sum(), fewer, old)
+            fewer = found.joined(own.sum(), fewer, self.images, faded)
         return replace(
             self,
             losses=faded * self.losses + losses,
-            ood_scores=joint_quantiles((self.ood_scores, old), (scores, own)),
+            ood_scores=joint_quantiles((self.ood_scores, self.images), (scores, own)),
             fewer=fewer,
-            images=old + own.sum(),
+            images=self.images + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
 
@@ -239,8 +242,11 @@ def certainty(
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
     own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
+    squares = float(mean_squares(sums, system, readout))
+    largest = own.new_tensor(expected_largest(float(own), squares, float(leverage), classes))
     # What an older file says is usual holds for the older score: that stays until there are images.
     same = before is None or not before.images or before.leverage is not None
+    before = None if before is None else before.measured_by(largest)
     zero = own.new_zeros(())
     found = Certainty(
         LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
@@ -252,6 +258,7 @@ def certainty(
         classes=zero if before is None else before.classes,
         leverage=leverage / (1 - leverage) if same else None,
         fewer=None if before is None else before.fewer,
+        largest=largest if same else None,
     )
     if newest is None:
         return found
@@ -259,7 +266,9 @@ def certainty(
     if not len(images.labels):
         return found
     if not same:
-        found = replace(found, ood_scores=found.ood_scores[..., :0], leverage=leverage / (1 - leverage))
+        found = replace(
+            found, ood_scores=found.ood_scores[..., :0], leverage=leverage / (1 - leverage), largest=largest
+        )
     shares, labels = images.shares().to(rows), images.labels[:: images.copies]
     weights = None if images.stands_for == 1 else rows.new_full((len(labels),), images.stands_for)
     if sums is seen and images.copies == 1:
@@ -275,26 +284,11 @@ def certainty(
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
 
-def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> Drawing:
-    """Return a sampler of values of simulated images of a class, the same images under several maps.
-
-    A map comes with the mean leverage h of the images in the sums; the first classes of each are those of the sums. The
-    residual of an image not learned is that of a learned one over 1 - h (Allen, Technometrics 1974). Residuals of
-    learned ones are taken for Gaussian: around that of the class's mean, with the covariance W^T S W of all maps W
-    together, where S is the one of images within their classes.
-    """
-    weight, bias = torch.cat([one.weight for one, _ in maps], 1), torch.cat([one.bias for one, _ in maps])
-    means = (sums.targets / sums.counts).mT @ weight  # (C, V), V values of all maps side by side
-    within = weight.mT @ (sums.gram() @ weight) - (means * sums.counts[:, None]).mT @ means
-    spread, directions = torch.linalg.eigh((within / sums.counts.sum()).cpu())
-    root = directions * spread.clamp(min=0).sqrt()
-    means, widths = (means + bias).cpu(), [len(one.bias) for one, _ in maps]
-    kept = torch.cat([(1 - h).clamp(min=1e-6).expand(n).cpu() for (_, h), n in zip(maps, widths, strict=True)])
-
-    def draw(index: int, count: int, generator: torch.Generator) -> list[Tensor]:
-        own = torch.cat([torch.eye(n, dtype=root.dtype)[index] for n in widths])
-        noise = torch.randn(count, len(own), generator=generator, device=generator.device).to(root)
-        values = own + (means[index] - own + noise @ root.mT) / kept
-        return list(values.split(widths, dim=1))
-
-    return draw
+def mean_squares(sums: GramStatistics, system: Standardised, readout: LinearHead) -> Tensor:
+    """Return the mean () over the images in the sums of the sum of their squared values; of many classes, of some."""
+    count, classes = sums.counts.sum(), len(sums.counts)
+    some = slice(0, None, -(-classes // MOST_COLUMNS))
+    weight = readout.weight[:, some] * system.deviation[:, None]
+    varying = ((system.lower.mT @ weight).square().sum() - system.shrunk(weight.mT)) / count
+    even = sums.counts[some] / count
+    return (varying + even.square().sum()) * classes / len(even)

@@ -28,8 +28,9 @@ from continual.statistics.ignored import penalised
 from continual.statistics.prior import Prior
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.statistics.triangles import quadratic
+from continual.uncertainty.drawn_values import drawing
 from continual.uncertainty.left_out import Rows
-from continual.uncertainty.leverage import Certainty, certainty, drawing
+from continual.uncertainty.leverage import Certainty, certainty
 
 R = TypeVar("R", bound=RegressionState)
 

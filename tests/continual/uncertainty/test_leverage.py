@@ -107,7 +107,7 @@ def test_false_alarms_and_probabilities_hold_over_many_experiences() -> None:
         assert unlike is not None
         found_out.append(float((unlike <= 0.1).float().mean()))
         assert 0.5 < right.float().mean() < 0.97, "too easy, or too hard, to say something"
-    assert sum(alarms) / 3 == pytest.approx(0.1, abs=0.04)
+    assert sum(alarms) / 3 == pytest.approx(0.1, abs=0.05)
     assert max(errors) < 0.1
     assert min(found_out) > 0.5
 
@@ -121,7 +121,8 @@ def test_what_experiences_say_adds_up_and_fades() -> None:
     torch.testing.assert_close(parts.losses[50:], whole.losses[50:], rtol=0.1, atol=0)
     torch.testing.assert_close(parts.ood_scores[8:-8], whole.ood_scores[8:-8], rtol=0.05, atol=0.05)
     more = whole.updated(t[:8].repeat(1, 2), y[:8])
-    assert more.images == 200 / 4 + 8
+    assert more.images == 208
+    torch.testing.assert_close(more.losses, whole.losses / 4 + found.updated(t[:8].repeat(1, 2), y[:8]).losses)
 
 
 def test_what_was_usual_stays_where_images_say_nothing() -> None:

@@ -26,5 +26,8 @@ def test_it_is_that_of_all_products(backbone: Backbone, blobs: Blobs, balance: f
     learner.correct(blobs([0], 3)[0], 0)
     for state in (learner.state, learner.state.without(1)):
         for sums in (learned(state.sums), learned(before.sums)):
-            exact = learned(state.certainty).mean_leverage(sums)
+            certain, count = learned(state.certainty), sums.counts.sum()
+            weight, bias = certain.errors.weight.double(), certain.errors.bias.double()
+            squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
+            exact = squares / count + bias.square().sum() + certain.share
             torch.testing.assert_close(mean_leverage(state, sums), exact, rtol=1e-6, atol=0)

@@ -168,17 +168,20 @@ def certainty(
     total, classes = counts.sum(), len(counts)
     leverage = np.clip((1 + np.square(rows).sum() - shrunk(drawn)) / total, 1e-6, 1 - 1e-6)
     own = ((weight * sums["targets"]).sum() + arrays["bias"] @ counts) / total
-    own = max(own, leverage + (1 - leverage) / (2 * classes))
-    some = slice(0, None, -(-classes // MOST_COLUMNS))
-    standard = weight[:, some] * deviation[:, None]
-    squares = (np.square(lower.T @ standard).sum() - shrunk(standard.T)) / total + np.square(counts[some] / total).sum()
-    squares = squares * classes / len(counts[some])
-    largest, errors = expected_largest(float(own), float(squares), float(leverage), classes), (drawn / deviation).T
+    largest, some = 1.0, slice(0, None, -(-classes // MOST_COLUMNS))
+    if classes > 1:
+        standard, even = weight[:, some] * deviation[:, None], counts[some] / total
+        squares = (np.square(lower.T @ standard).sum() - shrunk(standard.T)) / total + np.square(even).sum()
+        squares = squares * classes / len(even)
+        largest = expected_largest(float(own), float(squares), float(leverage), classes)
+        largest *= np.sqrt((1 - leverage) / leverage)
+    typical = t_left_out(max(own, leverage + (1 - leverage) / (2 * classes)), leverage, 1.0)
+    largest, errors = largest / typical if classes > 1 else 1.0, (drawn / deviation).T
     return {
         "errors": errors.astype(np.float32),
         "errors_bias": -(mean @ errors).astype(np.float32),
         "share": np.array(1 / total),
-        "typical": np.array(t_left_out(own, leverage, 1.0)),
+        "typical": np.array(typical),
         "leverage": np.array(leverage / (1 - leverage)),
         "largest": np.array(largest),
         "ood_scores": arrays["ood_scores"]

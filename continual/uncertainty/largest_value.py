@@ -19,16 +19,14 @@ QUANTILE = 0.9
 
 
 def expected_largest(own: float, squares: float, leverage: float, classes: int) -> float:
-    """Return `QUANTILE` of the largest value of an image left out, in units of the mean of its own class's value.
+    """Return `QUANTILE` of the largest value of an image left out.
 
     Args:
-        own: the mean value of learned images' own class; above `leverage`.
+        own: the mean value of learned images' own class.
         squares: the mean over learned images of the sum of their squared values.
         leverage: their mean leverage, below 1.
-        classes: how many there are; 1 for a single one, whose value is 1.
+        classes: how many there are, two or more.
     """
-    if classes < 2:
-        return 1.0
     other = (1 - own) / (classes - 1)
     deviation = sqrt(max(squares - own**2 - (1 - own) * other, 1e-12) / classes)
     mine, others = NormalDist(own - leverage, deviation), NormalDist(other, deviation)
@@ -39,4 +37,4 @@ def expected_largest(own: float, squares: float, leverage: float, classes: int) 
             low = middle
         else:
             high = middle
-    return high / mine.mean
+    return high / (1 - leverage)

@@ -156,13 +156,11 @@ class Certainty:
         same = (self.leverage is None) == (other.leverage is None)
         mine, its = self.measured_by(other.largest), other.measured_by(self.largest)
         parts = [mine, its] if same else [one for one in (mine, its) if one.leverage is not None]
-        known = bool(sum(one.images for one in parts) > 0)
+        known = [(one.ood_scores, one.images) for one in parts]
         return replace(
             self,
             losses=self.losses + other.losses,
-            ood_scores=joint_quantiles(*[(one.ood_scores, one.images) for one in parts])
-            if known
-            else parts[0].ood_scores,
+            ood_scores=joint_quantiles(*known) if any(one.images for one in parts) else parts[0].ood_scores,
             leverage=parts[0].leverage,
             largest=parts[0].largest,
             fewer=its.fewer if mine.fewer is None else mine.fewer.joined(self.images, its.fewer, other.images),
@@ -241,9 +239,8 @@ def certainty(
     leverage = ((1 + rows.square().sum() - system.shrunk(drawn)) / count).clamp(1e-6, 1 - 1e-6)
     own = ((readout.weight * sums.targets).sum() + readout.bias @ sums.counts) / count
     # Left out, a typical image keeps at least half of what guessing would give its class.
-    own = torch.maximum(own, leverage + (1 - leverage) / (2 * classes))
-    squares = float(mean_squares(sums, system, readout))
-    largest = own.new_tensor(expected_largest(float(own), squares, float(leverage), classes))
+    typical = t_left_out(torch.maximum(own, leverage + (1 - leverage) / (2 * classes)), leverage, 1.0)
+    largest = largest_left_out(sums, system, readout, own, leverage) / typical if classes > 1 else own.new_ones(())
     # What an older file says is usual holds for the older score: that stays until there are images.
     same = before is None or not before.images or before.leverage is not None
     before = None if before is None else before.measured_by(largest)
@@ -251,7 +248,7 @@ def certainty(
     found = Certainty(
         LinearHead(weight.float().contiguous(), -(system.mean @ weight).float()),
         1 / count,
-        t_left_out(own, leverage, 1.0),
+        typical,
         losses=zero.expand(len(TEMPERATURES)).contiguous() if before is None else before.losses,
         ood_scores=zero.expand(LEVELS).contiguous() if before is None else before.ood_scores,
         images=zero if before is None else before.images,
@@ -266,9 +263,8 @@ def certainty(
     if not len(images.labels):
         return found
     if not same:
-        found = replace(
-            found, ood_scores=found.ood_scores[..., :0], leverage=leverage / (1 - leverage), largest=largest
-        )
+        found = replace(found, ood_scores=found.ood_scores[..., :0])
+        found = replace(found, leverage=leverage / (1 - leverage), largest=largest)
     shares, labels = images.shares().to(rows), images.labels[:: images.copies]
     weights = None if images.stands_for == 1 else rows.new_full((len(labels),), images.stands_for)
     if sums is seen and images.copies == 1:
@@ -284,11 +280,18 @@ def certainty(
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
 
-def mean_squares(sums: GramStatistics, system: Standardised, readout: LinearHead) -> Tensor:
-    """Return the mean () over the images in the sums of the sum of their squared values; of many classes, of some."""
+def largest_left_out(
+    sums: GramStatistics, system: Standardised, readout: LinearHead, own: Tensor, leverage: Tensor
+) -> Tensor:
+    """Return the largest t () that is expected of an image left out; see `largest_value`.
+
+    Of learned images `own` () is the mean value of their class, and `leverage` () the mean one. The squared values of
+    some classes stand for those of many.
+    """
     count, classes = sums.counts.sum(), len(sums.counts)
     some = slice(0, None, -(-classes // MOST_COLUMNS))
-    weight = readout.weight[:, some] * system.deviation[:, None]
+    weight, even = readout.weight[:, some] * system.deviation[:, None], sums.counts[some] / count
     varying = ((system.lower.mT @ weight).square().sum() - system.shrunk(weight.mT)) / count
-    even = sums.counts[some] / count
-    return (varying + even.square().sum()) * classes / len(even)
+    squares = (varying + even.square().sum()) * classes / len(even)
+    value = expected_largest(float(own), float(squares), float(leverage), classes)
+    return value * ((1 - leverage) / leverage).sqrt()

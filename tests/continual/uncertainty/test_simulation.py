@@ -39,7 +39,7 @@ def test_the_share_that_breaks_is_that_of_fresh_images(per_class: int) -> None:
     x, y = images(per_class, generator(1))
     first = y < OLD
     sums, before, system = learned(x[first], y[first], OLD)
-    both, after, system_after = learned(x, y, CLASSES)
+    _, after, system_after = learned(x, y, CLASSES)
     leverages = [
         one.white(x[first]).square().sum(1).mean() + 1 / count
         for one, count in ((system, first.sum()), (system_after, len(y)))

@@ -1,0 +1,120 @@
+"""The unit of the score of unknown images: what is expected of the largest value, and what it keeps true."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from continual.export import numpy_sums
+from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.uncertainty.gaussians import joint_quantiles
+from continual.uncertainty.largest_value import QUANTILE, expected_largest
+from continual.uncertainty.left_out import t_left_out
+from continual.uncertainty.leverage import Certainty, certainty, largest_left_out
+
+WIDTH, STRENGTH = 120, 40.0
+
+
+@pytest.mark.parametrize(("classes", "own"), [(2, 0.7), (5, 0.45), (60, 0.3), (60, 0.05)])
+def test_it_is_the_quantile_of_drawn_values(classes: int, own: float) -> None:
+    leverage, deviation, draw = 0.04, 0.1, torch.Generator().manual_seed(0)
+    means = torch.full((classes,), (1 - own) / (classes - 1), dtype=torch.float64)
+    means[0] = own
+    squares = float(means.square().sum()) + classes * deviation**2
+    values = means + deviation * torch.randn(100_000, classes, generator=draw, dtype=torch.float64)
+    values[:, 0] -= leverage
+    largest = values.amax(1) / (1 - leverage)
+    expected = expected_largest(own, squares, leverage, classes)
+    assert float((largest < expected).double().mean()) == pytest.approx(QUANTILE, abs=0.005)
+
+
+def confused(classes: int, each: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features of classes that overlap so far that the largest of many values is often not the own class's."""
+    means = 0.8 * torch.randn(classes, WIDTH, generator=torch.Generator().manual_seed(1))
+    own = torch.arange(classes).repeat_interleave(each)
+    return means[own] + 3 * torch.randn(len(own), WIDTH, generator=torch.Generator().manual_seed(seed)), own
+
+
+def learned(x: Tensor, y: Tensor, classes: int) -> tuple[GramStatistics, Standardised, LinearHead]:
+    sums = GramStatistics.of(x, y, classes)
+    system = Standardised.of(sums, STRENGTH)
+    return sums, system, system.solve(sums)
+
+
+def certain(sums: GramStatistics, system: Standardised, head: LinearHead, *more: object) -> Certainty:
+    newest, before = more or (None, None)
+    return certainty(sums, system, head, newest, before, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+
+def test_its_share_of_the_real_quantile_is_nearly_the_same_among_few_classes_and_many() -> None:
+    """The typical own t is no such unit: the largest of many values lies further above it."""
+    ratios: dict[str, list[float]] = {"largest": [], "typical": []}
+    for classes in (6, 60):
+        x, y = confused(classes, 6, seed=2)
+        sums, system, head = learned(x, y, classes)
+        h = system.white(x).square().sum(1) + 1 / len(y)
+        t = t_left_out(head(x.double()), h[:, None], one_hot(y, classes)).amax(1).quantile(0.05)
+        found = certain(sums, system, head)
+        ratios["typical"].append(float(t / found.typical))
+        ratios["largest"].append(float(t / found.typical / found.largest))
+    spread = {name: abs(np.log(many / few)) for name, (few, many) in ratios.items()}
+    assert spread["largest"] < 0.35
+    assert spread["typical"] > 1.5 * spread["largest"]
+
+
+def test_old_and_new_images_count_alike() -> None:
+    x, y = confused(8, 10, seed=3)
+    first = y < 4
+    before = certain(*learned(x[first], y[first], 4), (x[first], y[first]), None)
+    alone, after = (certain(*learned(x, y, 8), (x[~first], y[~first]), known) for known in (None, before))
+    assert before.images == 40
+    assert after.images == 80
+    both = joint_quantiles((before.ood_scores, before.images), (alone.ood_scores, alone.images))
+    torch.testing.assert_close(after.ood_scores, both, rtol=0.02, atol=0.01)
+
+
+def test_quantiles_of_an_older_file_are_brought_to_the_unit() -> None:
+    x, y = confused(6, 10, seed=4)
+    parts = learned(x, y, 6)
+    now = certain(*parts, (x, y), None)
+    assert now.largest is not None
+    own = {field.name: getattr(now, field.name) for field in fields(now)}
+    older = Certainty(**{**own, "largest": None, "ood_scores": now.ood_scores * now.largest})
+    for found in (certain(*parts, None, older), older.plus(now), now.plus(older)):
+        assert found.largest is not None
+        torch.testing.assert_close(found.ood_scores, now.ood_scores)
+    asked = x[:5]
+    for one in (older, now):
+        p = one.judge(parts[2](asked), asked)[1]
+        assert p is not None
+        torch.testing.assert_close(p, now.judge(parts[2](asked), asked)[1])
+
+
+def test_numpy_finds_the_same() -> None:
+    x, y = confused(6, 10, seed=5)
+    sums, system, head = learned(x, y, 6)
+    torch_found = certain(sums, system, head, (x, y), None)
+    arrays = {"sketch": np.eye(WIDTH), "weight": head.weight.numpy(), "bias": head.bias.numpy()}
+    arrays["ood_scores"] = torch_found.ood_scores.numpy() * float(torch_found.largest)
+    own = {name: getattr(sums, name).numpy() for name in ("targets", "counts")}
+    given = tuple(part.numpy() for part in (system.lower, system.mean, system.deviation))
+    found = numpy_sums.certainty(arrays, own, given, system.penalty, None)  # type: ignore[arg-type]
+    for name in ("share", "typical", "leverage", "largest", "ood_scores"):
+        np.testing.assert_allclose(found[name], getattr(torch_found, name).numpy(), rtol=1e-9, err_msg=name)
+
+
+def test_of_many_classes_some_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = confused(60, 6, seed=6)
+    sums, system, head = learned(x, y, 60)
+    own = ((head.weight * sums.targets).sum() + head.bias @ sums.counts) / len(y)
+    leverage = (system.white(x).square().sum(1) + 1 / len(y)).mean()
+    exact = largest_left_out(sums, system, head, own, leverage)
+    monkeypatch.setattr("continual.uncertainty.leverage.MOST_COLUMNS", 20)
+    some = largest_left_out(sums, system, head, own, leverage)
+    assert float(some / exact) == pytest.approx(1, abs=0.05)
+    assert some != exact

@@ -49,8 +49,9 @@ def test_python_blocks_run(block: str, folder: Path) -> None:
 
 def test_the_commands_name_configs_that_load() -> None:
     text = "\n".join(PAGES)
-    configs = set(re.findall(r"equimos run (configs/\S+\.toml)", text))
-    assert "configs/quickstart.toml" in configs
+    names = set(re.findall(r"equimos run ([a-z0-9_/]+)(?![\w./])", text))
+    assert "quickstart" in names
+    configs = {*re.findall(r"equimos run (configs/\S+\.toml)", text), *(f"configs/{name}.toml" for name in names)}
     for config in configs:
         load_runs(ROOT / config)
     studies = set(re.findall(r"equimos equivariance tune (configs/\S+\.toml)", text))

@@ -212,7 +212,7 @@ def tune(
         return
     out = out or Path("runs") / config.stem
     known = " (rows that are there are not run again)" if out.exists() else ""
-    remarks.print(f"{study.title}: {', '.join(study.rows)}; results in {out}{known}")
+    remarks.print(f"{study.title}: {'; '.join(study.rows)}. Results in {out}{known}")
     with ProgressBars(remarks) as bars:
         try:
             found = run_study(study, out, bars)

@@ -124,7 +124,7 @@ with torch.no_grad():
 # | predict 40 images of known classes | 29 |
 # | predict 20 images of unknown classes | 20 |
 #
-# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout and nothing else. One thread
+# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout, no more. One thread
 # of two cores of an AMD EPYC, on which two other measurements ran (load 5 to 6): upper bounds. The
 # learners' default seed; [record](../../benchmarks/results/walks.json),
 # `OMP_NUM_THREADS=1 python benchmarks/walks.py TINY PLANKTON --weights FILE --out walks.json`.

@@ -139,7 +139,7 @@ take("nut", 8, "wrong")
 # | serve, until it listens | 9 |
 # | ask over HTTP | 0.2 |
 #
-# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout and nothing else. One thread
+# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout, no more. One thread
 # of two cores of an AMD EPYC, on which two other measurements ran (load 3 to 5): upper bounds. The
 # learners' default seed; [record](../../benchmarks/results/walks.json),
 # `OMP_NUM_THREADS=1 python benchmarks/walks.py TINY PLANKTON --weights FILE --out walks.json`.

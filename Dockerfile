@@ -2,6 +2,8 @@
 #   -v ./models:/models equimos --model /models/parts.safetensors
 # Corrections on the page: add --learn --collect /models/named. The model file needs its backbone inside
 # (equimos learn --embed-backbone), or the weights beside it (--weights /models/FILE).
+# What it writes lies in /models: let user 10001 write there (chown 10001 models), or run it as the folder's owner
+# (docker run --user "$(id -u)"). With --read-only it needs --tmpfs /tmp.
 FROM python:3.12-slim
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=2
 # Of the wheels that PyTorch has for the CPU alone, which are a tenth of the size, the same version counts as newer.

@@ -4,11 +4,12 @@
 
 IMAGES holds train/ and test/ with one folder per class. A `strata` model learns 20 of them, on a ViT-S/14 (11 blocks,
 112 px) and on a tiny random ViT (2 blocks, 16 px); then three images of another class are named, learned and asked
-about through HTTP, five times over; the clock is read, and the processor time of server and client together, which
-other programs lengthen less. How long unknown images take to sort is measured on random features, in processor time.
-Each part is written when it is finished, with what it took as a whole and the machine's load. Nothing is given up
-because it takes long: a busy machine makes the answers late, and they are waited for. With --screenshots, playwright
-and a Chromium the page is photographed on a phone and on a desk.
+about through HTTP, five times over, once with others than the page has answered and once with images that it has; the
+clock is read, and the processor time of server and client together, which other programs lengthen less. How long
+unknown images take to sort is measured on random features, in processor time. Each part is written when it is finished,
+with what it took as a whole and the machine's load. Nothing is given up because it takes long: a busy machine makes the
+answers late, and they are waited for. --before FILE keeps what an earlier version took, of which FILE is the record.
+With --screenshots, playwright and a Chromium the page is photographed on a phone and on a desk.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from continual.testing import tiny_backbone
 from continual.uncertainty.clusters import clustered
 
 PATIENCE = 600.0  #: seconds that a request may take, here
+LOOP = "a new class on the page"
 VIT = {"img_size": 112, "depth": 11, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -115,9 +117,18 @@ def sorting_times(counts: tuple[int, ...] = (32, 100, 300, 1000), seed: int = 0)
 
 
 def loop_times(
-    learner: Any, images: Path, names: list[str], words: dict[str, Any], screenshots: Path | None = None
+    learner: Any,
+    images: Path,
+    names: list[str],
+    words: dict[str, Any],
+    screenshots: Path | None = None,
+    *,
+    answered: bool = False,
 ) -> dict[str, Any]:
-    """Name, learn and ask about a class of three images through HTTP, five times: seconds of each, and how well."""
+    """Name, learn and ask about a class of three images through HTTP, five times: seconds of each, and how well.
+
+    With `answered` the three were asked about before, as on the page; that is not counted.
+    """
     steps: dict[str, list[float]] = {"stored": [], "learned": [], "answered": []}
     took: dict[str, list[float]] = {"seconds": [], "processor seconds": []}
     right: list[float] = []
@@ -125,6 +136,8 @@ def loop_times(
         with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client:
             for name in names[20:25]:
                 three, one = of(images, "train", name, 3), of(images, "test", name, 1)
+                if answered:
+                    posted(client, "/predict", three)
                 started, busy = time.perf_counter(), time.process_time()
                 own = {"class": _word(words, name)}
                 steps["stored"].append(_took(lambda own=own, files=three: posted(client, "/corrections", files, **own)))
@@ -172,12 +185,16 @@ def main(
     weights: Annotated[Path, typer.Option()],
     out: Annotated[Path | None, typer.Option()] = None,
     screenshots: Annotated[Path | None, typer.Option()] = None,
+    before: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Measure, and print each part when it is finished."""
     names = sorted(path.name for path in (images / "train").iterdir())
     words = json.loads(next(images.glob("class_names.json"), Path("/dev/null")).read_text() or "{}")
     known = [(file, _word(words, name)) for name in names[:20] for file in of(images, "train", name, 20)]
     result: dict[str, Any] = {"surroundings": surroundings(), "seed": 0, "parts": {}}
+    if before is not None:
+        earlier = json.loads(before.read_text(encoding="utf-8"))["parts"]
+        result["before"] = {title: found for title, found in earlier.items() if LOOP in title}
 
     def part(title: str, call: Callable[[], dict[str, Any]]) -> None:
         started = time.perf_counter()
@@ -205,8 +222,12 @@ def main(
             part(f"{name}: sorting images", lambda learner=learner: grouping(learner, images, names[20:46]))
         shots = screenshots if name == "ViT-S/14" else None
         part(
-            f"{name}: a new class on the page",
+            f"{name}: {LOOP}",
             lambda learner=learner, shots=shots: loop_times(learner, images, names, words, shots),
+        )
+        part(
+            f"{name}: {LOOP}, its images answered before",
+            lambda learner=learner: loop_times(learner, images, names, words, answered=True),
         )
 
 

@@ -5,7 +5,8 @@
 TINY is Tiny-ImageNet with train/, test/ and class_names.json, PLANKTON one folder per class; the weights are of a
 ViT-S/14. An engineer learns photos of five classes, a sixth later, corrects, undoes, exports, serves and asks; a
 scientist asks which group plankton has, learns with it, and asks about rotated and unknown images. Nothing is random
-but the learners' seed, their default. Each step is written when it is finished, with the machine's load.
+but the learners' seed, their default. Each step is written when it is finished, with the machine's load. Every step
+runs with the Python that this runs with: install ".[serve,export]" in a fresh environment, and call it from elsewhere.
 """
 
 from __future__ import annotations

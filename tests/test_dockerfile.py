@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tomllib
+from fnmatch import fnmatch
 
 import typer
 from packaging.requirements import Requirement
@@ -27,6 +28,12 @@ def test_what_is_copied_is_there() -> None:
     copied = [path for word, rest in instructions() if word == "COPY" for path in rest.split()[:-1]]
     assert {"pyproject.toml", "continual", "equivariant"} <= set(copied)
     assert [path for path in copied if not (ROOT / path).exists()] == []
+
+
+def test_what_is_copied_is_in_the_build_context() -> None:
+    ignored = [line.rstrip("/") for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line]
+    copied = [path for word, rest in instructions() if word == "COPY" for path in rest.split()[:-1]]
+    assert [path for path in copied if any(fnmatch(path, pattern) for pattern in ignored)] == []
 
 
 def test_what_is_built_has_all_its_files() -> None:

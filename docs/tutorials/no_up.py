@@ -118,13 +118,14 @@ with torch.no_grad():
 #
 # | step | seconds |
 # | --- | ---: |
-# | which group, by 60 images | 54 |
-# | learn 4 classes, --symmetry auto | 74 |
-# | predict one image in four directions | 43 |
-# | predict 40 images of known classes | 45 |
-# | predict 20 images of unknown classes | 26 |
+# | which group, by 60 images | 50 |
+# | learn 4 classes, --symmetry auto | 41 |
+# | predict one image in four directions | 22 |
+# | predict 40 images of known classes | 29 |
+# | predict 20 images of unknown classes | 20 |
 #
-# One thread of two cores of an Intel Xeon, on which two other measurements ran (load 4 to 5): upper bounds. The
+# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout, no more. One thread
+# of two cores of an AMD EPYC, on which two other measurements ran (load 5 to 6): upper bounds. The
 # learners' default seed; [record](../../benchmarks/results/walks.json),
 # `OMP_NUM_THREADS=1 python benchmarks/walks.py TINY PLANKTON --weights FILE --out walks.json`.
 #

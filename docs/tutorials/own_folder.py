@@ -129,19 +129,20 @@ take("nut", 8, "wrong")
 #
 # | step | seconds |
 # | --- | ---: |
-# | plan | 57 |
-# | learn 5 classes of 20 photos | 92 |
-# | predict 30 photos | 60 |
-# | learn a sixth class | 79 |
-# | predict again | 26 |
-# | correct an answer | 40 |
-# | undo that | 20 |
-# | export to ONNX, compared on 6 photos | 71 |
-# | answer 30 photos with onnxruntime | 9 |
-# | serve, until it listens | 16 |
-# | ask over HTTP | 0.4 |
+# | plan | 13 |
+# | learn 5 classes of 20 photos | 27 |
+# | predict 30 photos | 13 |
+# | learn a sixth class | 22 |
+# | predict again | 25 |
+# | correct an answer | 20 |
+# | undo that | 15 |
+# | export to ONNX, compared on 6 photos | 51 |
+# | answer 30 photos with onnxruntime | 7 |
+# | serve, until it listens | 9 |
+# | ask over HTTP | 0.2 |
 #
-# One thread of two cores of an Intel Xeon, on which two other measurements ran (load 4 to 6): upper bounds. The
+# In a fresh environment of Python 3.12, after `pip install ".[serve,export]"` in a checkout, no more. One thread
+# of two cores of an AMD EPYC, on which two other measurements ran (load 3 to 5): upper bounds. The
 # learners' default seed; [record](../../benchmarks/results/walks.json),
 # `OMP_NUM_THREADS=1 python benchmarks/walks.py TINY PLANKTON --weights FILE --out walks.json`.
 #

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from continual.learning.settings import Settings
 from continual.learning.state import State, learned
 from continual.learning.training import Start, Training
 from continual.learning.unlabelled import PseudoLabels, UnlabelledUse, not_known, self_taught
-from continual.statistics.fields import expect_shapes, per_class
+from continual.statistics.fields import expect_shapes, per_class, transient
 from continual.statistics.ignored import check_width
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.statistics.weighted import weighted_sums
@@ -49,6 +49,13 @@ class FixedFeatureSettings(RegressionSettings):
     )
 
 
+class Added(NamedTuple):
+    """Images that were added to the sums last, if they were few."""
+
+    total: Tensor  #: (D',), the sum of their features
+    leverage: Tensor  #: (), the sum of their leverages now that they are learned
+
+
 @dataclass(frozen=True)
 class RegressionState(State):
     """Running sums of the features, the head solved from them, and how sure it may be.
@@ -65,6 +72,7 @@ class RegressionState(State):
     penalty_share: float | None = None
     #: (D', C), where class names are a prior: directions that the weights are drawn to, see `text_prior`
     prior: Tensor | None = per_class(axis=1, default=None)
+    newest: Added | None = transient(None)  #: what tells of the images before them without another look at all sums
 
     @cached_property
     def prototypes(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,3 +31,20 @@ def test_it_is_that_of_all_products(backbone: Backbone, blobs: Blobs, balance: f
             squares = (weight * (sums.gram() @ weight)).sum() + 2 * (sums.total @ weight) @ bias
             exact = squares / count + bias.square().sum() + certain.share
             torch.testing.assert_close(mean_leverage(state, sums), exact, rtol=1e-6, atol=0)
+
+
+def test_it_is_that_of_all_products_less_those_of_the_newest(backbone: Backbone, blobs: Blobs) -> None:
+    """And not where others came between: then all products are looked at."""
+    learner = method("strata")(backbone)
+    learner.learn(*blobs([0, 1, 2], 9))
+    first = learned(learner.state.sums)
+    for label in (3, 4):
+        learner.learn(*blobs([label], 2))
+        certain, count = learned(learner.state.certainty), first.counts.sum()
+        weight, bias = certain.errors.weight.double(), certain.errors.bias.double()
+        squares = (weight * (first.gram() @ weight)).sum() + 2 * (first.total @ weight) @ bias
+        exact = squares / count + bias.square().sum() + certain.share
+        assert learner.state.newest is not None
+        torch.testing.assert_close(mean_leverage(learner.state, first), exact, rtol=1e-6, atol=0)
+    learner.learn(*blobs([5], 99))
+    assert learner.state.newest is None, "of many images it would take as long as of all products"

@@ -18,7 +18,8 @@ from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
 from continual.learning.porting import Space
 from continual.learning.state import JointClasses, Simulation, learned
-from continual.methods.bases.regression_update import Added, RegressionState, RegressionUpdate
+from continual.methods.bases.mean_leverage import added, mean_leverage
+from continual.methods.bases.regression_update import RegressionState, RegressionUpdate
 from continual.methods.bases.text_prior import Place, TextPriorSettings, directions, prior_of
 from continual.methods.bases.view_by_view import answered, check_views
 from continual.seeding import generator
@@ -27,7 +28,6 @@ from continual.statistics.head import cosine_scores
 from continual.statistics.ignored import penalised
 from continual.statistics.prior import Prior
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
-from continual.statistics.triangles import quadratic
 from continual.uncertainty.drawn_values import drawing
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty, certainty
@@ -103,44 +103,6 @@ def _joint_priors(states: Sequence[R], joint: JointClasses) -> Tensor | None:
     for prior, places in zip(reversed(known), reversed(joint.places), strict=True):
         found[:, places] = learned(prior)
     return found
-
-
-def mean_leverage(state: RegressionState, sums: GramStatistics) -> Tensor:
-    """Return the mean leverage () that the system of a state gives the images in some sums.
-
-    Of the sums that it was solved from it is known, and of these less the newest images.
-    """
-    certain, own, count = learned(state.certainty), learned(state.sums), sums.counts.sum()
-    if (known := _known_leverage(state)) is not None:
-        if sums is own:
-            return known
-        if state.newest is not None and torch.allclose(sums.total + state.newest.total, own.total, rtol=1e-9):
-            return (known * own.counts.sum() - state.newest.leverage) / count
-    weight, bias = certain.errors.weight.to(sums.total), certain.errors.bias.to(sums.total)
-    squares = quadratic(sums.triangle, weight) + 2 * (sums.total @ weight) @ bias
-    return squares / count + bias.square().sum() + certain.share
-
-
-def _known_leverage(state: RegressionState) -> Tensor | None:
-    """Return the mean leverage () of the images that a state was solved from; None if a class was forgotten since.
-
-    That of the weighted sums is kept, and other weights move the classes' means alone.
-    """
-    certain, sums = learned(state.certainty), learned(state.sums)
-    usual, count = certain.leverage, sums.counts.sum()
-    if usual is None or not 1e-5 < usual < 1e5 or (certain.share * count - 1).abs() > 1e-9:  # it is clamped, too
-        return None
-    more = (1 - sums.image_weights(state.balance or 0.0)) * sums.counts
-    means = certain.errors((sums.targets / sums.counts).mT).square().sum(1)
-    return usual / (1 + usual) + (more * means).sum() / count
-
-
-def _added(newest: Rows | None, certain: Certainty) -> Added | None:
-    """Return what is kept of images that are few; of many it would take as long as of all sums."""
-    if newest is None or newest.stands_for != 1 or len(newest.features) > newest.features.shape[1] // 4:
-        return None
-    x = newest.features.to(certain.share)
-    return Added(newest.weight * x.sum(0), newest.weight * certain.leverages(x).sum())
 
 
 class RegressionLearner(SolvingLearner[RegressionState]):
@@ -233,8 +195,8 @@ class RegressionLearner(SolvingLearner[RegressionState]):
         head = system.solve(weighted) if prior is None else prior.solve(system, weighted)
         draw = generator(own.seed, "sketch")
         certain = certainty(sums, system, head, newest, state.certainty, draw, own.balance, weighted)
-        added = _added(newest, certain)
-        return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty, newest=added)
+        new = added(newest, certain)
+        return replace(state, head=head, certainty=certain, balance=own.balance, penalty=penalty, newest=new)
 
     def _scores(self, images: Tensor, cache: FeatureCache | None = None) -> Scores:
         """Return the softmax of the regression's values, which only ranks, and what they are worth.

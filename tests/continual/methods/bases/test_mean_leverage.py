@@ -11,7 +11,7 @@ from torch import Tensor
 from continual.backbones.loading import Backbone
 from continual.learning.state import learned
 from continual.methods import method
-from continual.methods.bases.regression import mean_leverage
+from continual.methods.bases.mean_leverage import mean_leverage
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 

@@ -102,22 +102,13 @@ def first_views_left_out(
     Arguments as of `t_left_out_weighted`.
     """
     assert images.order is not None
-    places, copies, looked = images.order
-    rows = images.features.unflatten(0, (-1, images.copies))
-    order = places.unflatten(0, (-1, images.copies)).argsort(dim=1, stable=True)
-    rows = rows[torch.arange(len(rows), device=rows.device)[:, None], order]
-    shares, labels = images.shares(), images.labels[:: images.copies]
-    first = torch.arange(images.copies, device=rows.device) // copies
-    readings = torch.stack([shares * (first < k) * (images.copies / copies / k) for k in range(1, looked)], 1)
-    found = []
-    at_once = max(1, VALUES // (readings[..., 0].numel() * len(seen.counts)))
-    for part, own in zip(rows.split(at_once), labels.split(at_once), strict=True):
-        asked = images._replace(
-            features=part.flatten(0, 1), labels=own.repeat_interleave(images.copies), readings=readings.flatten(0, 1)
-        )
-        found.append(
-            [x.unflatten(0, readings.shape[:2]) for x in t_left_out_weighted(seen, sums, system, readout, asked)]
-        )
+    looked, ways, found = images.order.looked, (len(images.shares()), images.order.looked - 1), []
+    at_once = images.copies * max(1, VALUES // (ways[0] * ways[1] * len(seen.counts)))
+    places = images.order.places.split(at_once)
+    for rows, labels, own in zip(images.features.split(at_once), images.labels.split(at_once), places, strict=True):
+        part = images._replace(features=rows, labels=labels, order=images.order._replace(places=own))
+        asked = part.by_first_views(range(1, looked))
+        found.append([x.unflatten(0, ways) for x in t_left_out_weighted(seen, sums, system, readout, asked)])
     t, leverages = (torch.cat(own, 2) for own in zip(*found, strict=True))
     leads = torch.stack([lead(t[:, k - 1], k, looked) for k in range(1, looked)], 1)
     return FirstViews(leads.cummax(1).values, t, leverages)

@@ -5,6 +5,7 @@ An image may be several rows, its views: all of them are left out together, or a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,28 @@ class Rows(NamedTuple):
         kept = self.counts(sums)[self.labels] > 1
         order = None if self.order is None else self.order._replace(places=self.order.places[kept])
         return self._replace(features=self.features[kept], labels=self.labels[kept], order=order)
+
+    def by_first_views(self, counts: Sequence[int]) -> Rows:
+        """Return the images with means over their first `counts` views in their order as what is asked about.
+
+        They are a reading (len(counts) R, v) for each of these, of each of the R there are.
+        """
+        assert self.order is not None
+        rows, places = (x.unflatten(0, (-1, self.copies)) for x in (self.features, self.order.places))
+        order = places.argsort(dim=1, stable=True)
+        rows = rows[torch.arange(len(rows), device=rows.device)[:, None], order]
+        view, views = (
+            torch.arange(self.copies, device=rows.device) // self.order.copies,
+            self.copies / self.order.copies,
+        )
+        readings = torch.stack([self.shares() * (view < count) * (views / count) for count in counts], 1)
+        return self._replace(features=rows.flatten(0, 1), readings=readings.flatten(0, 1), order=None)
+
+    def as_asked(self) -> Rows:
+        """Return the images with what is asked about: their first views, where not all are looked at."""
+        if self.order is None or self.order.looked * self.order.copies >= self.copies:
+            return self
+        return self.by_first_views([self.order.looked])
 
     def shares(self) -> Tensor:
         """Return the readings (R, v)."""

@@ -272,11 +272,12 @@ def certainty(
         own = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
         t = t_left_out(readout(images.features.to(rows)), own[:, None], F.one_hot(labels, classes))
         return found.updated(t, labels, weights, own / (1 - own))
-    t, own = t_left_out_weighted(seen, sums, system, readout, images)
+    t, own = t_left_out_weighted(seen, sums, system, readout, images.as_asked())
     if len(shares) == 1:
         t, own = t[0], own[0]
     each = seen.image_weights(balance)[labels]
-    first = None if images.order is None or classes < 2 else first_views_left_out(seen, sums, system, readout, images)
+    several = images.order is not None and images.order.looked > 1
+    first = first_views_left_out(seen, sums, system, readout, images) if several and classes > 1 else None
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
 

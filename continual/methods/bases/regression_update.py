@@ -130,18 +130,18 @@ class RegressionUpdate(Training[RegressionState]):
         self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
         symmetry = start.extractor.symmetry
-        #: how many views of an image are looked at, where they are learned one by one and an answer may take fewer
-        self.looked = symmetry.looked if symmetry and symmetry.one_by_one and self.settings.orbit_statistics else 1
+        #: how many views of an image are looked at, where they are learned one by one and count alike; 0 otherwise
+        self.looked = symmetry.looked if symmetry and symmetry.one_by_one and self.settings.orbit_statistics else 0
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before, own = self.before, list[GramStatistics]()
 
         def read(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
             found = self.read(self.extractor, images)
-            return found if self.looked == 1 else [*found, content_keys(images)]
+            return [*found, content_keys(images)] if self.looked else found
 
         def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
-            features = found if self.looked == 1 else found[:-1]
+            features = found[:-1] if self.looked else found
             views, exact = len(features), self._directions(len(features))
             sums = GramStatistics.of(*_samples(features, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views, sums.triangle)
@@ -149,7 +149,7 @@ class RegressionUpdate(Training[RegressionState]):
             return found
 
         held = self.streamed(read, fold, progress)
-        keys = None if self.looked == 1 else held.columns.pop()
+        keys = held.columns.pop() if self.looked else None
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
         order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked)

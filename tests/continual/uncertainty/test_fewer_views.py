@@ -6,12 +6,14 @@ from math import inf
 
 import pytest
 import torch
+from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, Standardised
 from continual.uncertainty import fewer_views
 from continual.uncertainty.fewer_views import FewerViews, first_views_left_out, lead
 from continual.uncertainty.gaussians import LEVELS
 from continual.uncertainty.left_out import Rows, ViewOrder, t_left_out_weighted
+from continual.uncertainty.leverage import certainty
 
 CLASSES, WIDTH, VIEWS = 3, 6, 4
 
@@ -55,6 +57,26 @@ def test_first_views_are_means_over_those_that_come_first(
             torch.testing.assert_close(found.leverages[:, k - 1, image], leverages[:, image])
             best[:, image] = torch.maximum(best[:, image], lead(t[:, image], k, looked))
         torch.testing.assert_close(found.leads[:, k - 1], best)
+
+
+def test_what_is_usual_is_so_of_the_views_that_are_looked_at(rows: Rows) -> None:
+    """A frame answers by some of the views that were learned: their mean varies more than that of all."""
+    assert rows.order is not None
+    frame = rows._replace(order=rows.order._replace(looked=2))
+    seen = GramStatistics.of(rows.features, rows.labels, CLASSES).scaled(1 / 8)
+    system = Standardised.of(seen, 2.0)
+    head = system.solve(seen)
+
+    def usual(given: Rows) -> Tensor:
+        return certainty(seen, system, head, given, None, torch.Generator().manual_seed(0)).ood_scores
+
+    by_hand = []
+    for places, image in zip(rows.order.places.unflatten(0, (-1, 8)), rows.features.unflatten(0, (-1, 8)), strict=True):
+        by_hand.append(torch.cat([image[places < 2], image[places >= 2]]))
+    first = torch.tensor([[1.0, 0.0] * 2 + [0.0] * 4, [0.5] * 4 + [0.0] * 4]) / 2
+    asked = rows._replace(features=torch.cat(by_hand), readings=first, order=None)
+    torch.testing.assert_close(usual(frame), usual(asked))
+    assert not torch.allclose(usual(frame), usual(rows), rtol=0.02)
 
 
 def test_a_lead_counts_for_more_the_less_is_to_come() -> None:

@@ -55,19 +55,22 @@ def whole(triangle: Tensor, width: int) -> Tensor:
     return found
 
 
-def quadratic(triangle: Tensor, rows: Tensor) -> Tensor:
-    """Return tr(R^T S R) () of the symmetric matrix S (n, n) of a lower triangle, and R (n, k), from half of S."""
-    width, start, found = len(rows), 0, rows.new_zeros(())
+def times(triangle: Tensor, rows: Tensor) -> Tensor:
+    """Return S R (n, k) of the symmetric matrix S (n, n) of a lower triangle, and R (n, k), without making S."""
+    width, start = len(rows), 0
+    ends = torch.arange(width, device=triangle.device)
+    found = rows * -triangle[ends * (ends + 3) // 2][:, None]  # both halves below have the diagonal
     block = triangle.new_zeros(min(ROWS, width), width)  # rows only grow longer: what is right of them stays 0
     for first in range(0, width, ROWS):
         own = rows[first : first + ROWS]
+        last = first + len(own)
         for number, row in enumerate(block[: len(own)], first + 1):
             row[:number] = triangle[start : start + number]
             start += number
-        last = first + len(own)
-        found += (own * (block[: len(own), :last] @ rows[:last])).sum()
-    ends = torch.arange(width, device=triangle.device)
-    return 2 * found - triangle[ends * (ends + 3) // 2] @ rows.square().sum(1)
+        half = block[: len(own), :last]
+        found[first:last] += half @ rows[:last]
+        found[:last] += half.mT @ own
+    return found
 
 
 def solved(lower: Tensor, right: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, LinearHead
+from continual.statistics.triangles import times
 
 #: of a class's index, a number of draws, and a generator: values (count, C) under each map
 Drawing = Callable[[int, int, torch.Generator], list[Tensor]]
@@ -23,7 +24,7 @@ def drawing(sums: GramStatistics, maps: Sequence[tuple[LinearHead, Tensor]]) -> 
     """
     weight, bias = torch.cat([one.weight for one, _ in maps], 1), torch.cat([one.bias for one, _ in maps])
     means = (sums.targets / sums.counts).mT @ weight  # (C, V), V values of all maps side by side
-    within = weight.mT @ (sums.gram() @ weight) - (means * sums.counts[:, None]).mT @ means
+    within = weight.mT @ times(sums.triangle, weight) - (means * sums.counts[:, None]).mT @ means
     spread, directions = torch.linalg.eigh((within / sums.counts.sum()).cpu())
     root = directions * spread.clamp(min=0).sqrt()
     means, widths = (means + bias).cpu(), [len(one.bias) for one, _ in maps]

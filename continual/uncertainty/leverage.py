@@ -230,9 +230,9 @@ def certainty(
     if before is not None and before.one_class != (len(sums.counts) < 2):
         before = None  # distances from a single class, and values among several, are two scores
     count, width, classes = sums.counts.sum(), len(system.mean), len(sums.counts)
-    rows = torch.eye(width, dtype=sums.total.dtype, device=sums.total.device)
-    if width > SKETCH:
-        rows = (torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5).to(rows)
+    wide = width > SKETCH
+    rows = torch.randn(SKETCH, width, generator=generator) / SKETCH**0.5 if wide else torch.eye(width)
+    rows = rows.to(sums.total)
     drawn = torch.linalg.solve_triangular(system.lower, rows, upper=False, left=False)
     weight = (drawn / system.deviation).mT
     # The leverages of all images sum to 1 + tr(I - A^-1 (A - sum x x^T)).

@@ -8,7 +8,7 @@ from torch import Tensor
 from continual.learning.state import learned
 from continual.methods.bases.regression_update import Added, RegressionState
 from continual.statistics.ridge import GramStatistics
-from continual.statistics.triangles import quadratic
+from continual.statistics.triangles import times
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty
 
@@ -25,7 +25,7 @@ def mean_leverage(state: RegressionState, sums: GramStatistics) -> Tensor:
         if state.newest is not None and torch.allclose(sums.total + state.newest.total, own.total, rtol=1e-9):
             return (known * own.counts.sum() - state.newest.leverage) / count
     weight, bias = certain.errors.weight.to(sums.total), certain.errors.bias.to(sums.total)
-    squares = quadratic(sums.triangle, weight) + 2 * (sums.total @ weight) @ bias
+    squares = (weight * times(sums.triangle, weight)).sum() + 2 * (sums.total @ weight) @ bias
     return squares / count + bias.square().sum() + certain.share
 
 

@@ -20,6 +20,6 @@ def test_a_matrix_comes_back(width: int, wide: int, monkeypatch: pytest.MonkeyPa
     assert torch.equal(triangles.whole(packed, width), matrix)
     rows = torch.randn(width, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(triangles.lower_products(rows, rows.mT), triangles.lower_triangle(rows @ rows.mT))
-    torch.testing.assert_close(triangles.quadratic(packed, rows), (rows.mT @ matrix @ rows).trace())
+    torch.testing.assert_close(triangles.times(packed, rows), matrix @ rows)
     system = matrix @ matrix.mT + torch.eye(width, dtype=torch.float64)
     torch.testing.assert_close(system @ triangles.solved(torch.linalg.cholesky(system), rows), rows)

@@ -118,7 +118,8 @@ class StrataLearner(RegressionLearner):
 
     @property
     def reading(self) -> int:
-        return self.settings.answer_views - 1
+        # With mirrors in the group a view is looked at without its mirror image, which is a view of its own.
+        return 0 if has_mirrors(self.symmetry) else self.settings.answer_views - 1
 
     @property
     def _samples(self) -> bool:

@@ -49,6 +49,11 @@ class Symmetry:
         """How many views of an image are looked at, ties aside."""
         return min(self.keep, self.group.order) if self.looks_at_few else self.group.order
 
+    @property
+    def averaged(self) -> int:
+        """Over how many of them an answer is a mean, ties aside."""
+        return self.looked
+
     def look(self, frozen: FrozenBackbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the views (B·m, 3, H, W) of images (B, 3, H, W) that are looked at, an image's one after the other.
 

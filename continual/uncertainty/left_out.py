@@ -20,11 +20,12 @@ WIDE, PART = 4096, 2**22
 
 
 class ViewOrder(NamedTuple):
-    """In which order the views of images are finished, where an answer may take only the first of them."""
+    """In which order the views of images come, where an answer is a mean over only the first of them."""
 
     places: Tensor  #: (n,), a row's place in the order of its image's views
     copies: int  #: rows of a view, one after the other: itself and its mirror image, say
-    looked: int  #: how many views of an image are looked at, at most
+    looked: int  #: over how many views of an image an answer is a mean, at most
+    stops: bool = True  #: whether it may be one over fewer
 
 
 class Rows(NamedTuple):

@@ -276,7 +276,7 @@ def certainty(
     if len(shares) == 1:
         t, own = t[0], own[0]
     each = seen.image_weights(balance)[labels]
-    several = images.order is not None and images.order.looked > 1
+    several = images.order is not None and images.order.stops and images.order.looked > 1
     first = first_views_left_out(seen, sums, system, readout, images) if several and classes > 1 else None
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 

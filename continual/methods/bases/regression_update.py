@@ -130,8 +130,9 @@ class RegressionUpdate(Training[RegressionState]):
         self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
         symmetry = start.extractor.symmetry
-        #: how many views of an image are looked at, where they are learned one by one and count alike; 0 otherwise
-        self.looked = symmetry.looked if symmetry and symmetry.one_by_one and self.settings.orbit_statistics else 0
+        #: over how many views of an image an answer is a mean, where they are learned one by one; 0 otherwise
+        self.looked = symmetry.averaged if symmetry and self.settings.orbit_statistics else 0
+        self.stops = symmetry is not None and symmetry.one_by_one
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before, own = self.before, list[GramStatistics]()
@@ -152,7 +153,7 @@ class RegressionUpdate(Training[RegressionState]):
         keys = held.columns.pop() if self.looked else None
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
-        order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked)
+        order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked, self.stops)
         newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for, order)
         del held  # its features are copied
         sums = own.pop()

@@ -210,7 +210,7 @@ def tune(
         show_rows(tried(study), "row", "wrapper", "recipe", "trained parameters")
         remarks.print(f"{config} is a study that can be run; nothing was downloaded, trained or written")
         return
-    out = out or Path("runs") / config.stem
+    out = out or shipped.run_folder(config)
     known = " (rows that are there are not run again)" if out.exists() else ""
     remarks.print(f"{study.title}: {'; '.join(study.rows)}. Results in {out}{known}")
     with ProgressBars(remarks) as bars:

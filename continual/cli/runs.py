@@ -250,8 +250,10 @@ def _show_table(title: str, cells: Sequence[Cell], protocol: Protocol | None = N
 
 def _folder(path: Path, changes: Sequence[str]) -> Path:
     """Return runs/<config>, with a mark for other values, so that the same command finds its folder again."""
+    from continual.experiments import shipped
+
     mark = f"-{hashlib.sha256(json.dumps(sorted(changes)).encode()).hexdigest()[:6]}" if changes else ""
-    return Path("runs") / f"{path.stem}{mark}"
+    return shipped.run_folder(path, mark)
 
 
 def document(config: RunConfig) -> str:

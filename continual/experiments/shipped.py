@@ -40,6 +40,12 @@ def find(given: Path, below: str = "") -> Path:
     raise InputError(f"no file {given}, and no config of that name comes with equimos: {hint}")
 
 
+def run_folder(path: Path, mark: str = "") -> Path:
+    """Return where a config's results go if nothing else is said: runs/NAME, or runs/FILE of one's own."""
+    names = {place.resolve(): name for name, place in shipped().items()}
+    return Path("runs") / f"{names.get(path.resolve(), path.stem)}{mark}"
+
+
 def is_study(path: Path) -> bool:
     """Tell a study of wrappers from a benchmark of methods; what cannot be read is for others to refuse."""
     try:

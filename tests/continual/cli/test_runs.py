@@ -135,6 +135,10 @@ def test_a_config_is_found_by_its_name(equimos: Equimos, tmp_path: Path, monkeyp
     planned = equimos("run", "quickstart", "--dry-run")
     assert planned.exit_code == 0, planned.stderr
     assert "runs/quickstart" in planned.stdout
+    # Configs of one file name do not meet in one folder.
+    assert shipped.run_folder(ROOT / "configs" / "no_up" / "aid.toml", "-1") == Path("runs/no_up/aid-1")
+    assert shipped.run_folder(shipped.find(Path("mos_ridge/aid"))) == Path("runs/mos_ridge/aid")
+    assert shipped.run_folder(tmp_path / "aid.toml") == Path("runs/aid")
     tried = equimos("equivariance", "tune", "quickstart", "--dry-run")
     assert tried.exit_code == 0, tried.stderr
     for words, said in (

@@ -132,7 +132,8 @@ def test_a_folder_of_files_is_learned_asked_and_served(
     served = Served(learner, (0, 0, 0))
     served.trial()
     sent = served.prepare(picture(paths[0].read_bytes(), paths[0].name, Limits(), served.channels))
-    assert torch.equal(served.scores([sent]).values[0], found.scores[0])
+    # One image by itself is rounded otherwise than in a batch on some processors.
+    torch.testing.assert_close(served.scores([sent]).values[0], found.scores[0], atol=1e-6, rtol=0)
     with pytest.raises(RefusedError, match=r"too large: it has 2400 numbers") as refused:
         picture(paths[0].read_bytes(), "a", Limits(pixels=2399), served.channels)
     assert refused.value.status == 413

@@ -24,8 +24,8 @@ from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, Standardised
 from continual.uncertainty import largest_value
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.left_out import Rows
-from continual.uncertainty.leverage import certainty
 
 RATE, MONTHLY, MOST = 0.05, 5, 40
 READINGS = torch.tensor([[1.0, 0.0], [0.5, 0.5]])

@@ -26,8 +26,8 @@ from continual.methods.strata import StrataLearner
 from continual.metrics.calibration import expected_calibration_error, reliability_table
 from continual.seeding import generator
 from continual.statistics.ridge import GramStatistics, Standardised
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.left_out import Rows
-from continual.uncertainty.leverage import certainty
 
 CLASSES, TRAIN, TEST = 25, 20, 25
 MEASURES = ("accuracy", "ECE", "false alarms")

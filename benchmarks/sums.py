@@ -40,7 +40,7 @@ from continual.statistics.ridge import (
     lower_triangle,
     solve,
 )
-from continual.uncertainty.leverage import certainty
+from continual.uncertainty.certainty import certainty
 
 CLASSES, TRAIN, TEST = 25, 40, 25
 PROJECTION = 2000  #: of ranpac, on frozen features

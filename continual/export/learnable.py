@@ -25,7 +25,7 @@ from continual.methods.strata import StrataLearner
 from continual.seeding import generator
 from continual.statistics.head import cosine_scores
 from continual.statistics.ignored import penalised
-from continual.uncertainty.leverage import SKETCH
+from continual.uncertainty.certainty import SKETCH
 
 ABLE = (StrataLearner, RidgeLearner, SimpleCILLearner)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from continual.uncertainty.largest_value import expected_largest
 
-LEVELS, POWER, CLOSE, MOST_COLUMNS = 1024, 1.25, 1e-6, 1024
+LEVELS, POWER, CLOSE, MOST_COLUMNS, CLAMPED = 1024, 1.25, 1e-6, 1024, 1e5
 TEMPERATURES = 10 ** np.linspace(-2, 2, 161)
 COSINE_TEMPERATURES = 10 ** np.linspace(-4, 1, 161)
 SHARES, RISEN = tuple(10 ** (k / 4) for k in range(8, -17, -1)), 1.1
@@ -153,7 +153,7 @@ def certainty(
     penalty: float,
     changes: np.ndarray | None,
 ) -> Arrays:
-    """Return what says how sure a map may be that was solved; see `continual.uncertainty.leverage.certainty`.
+    """Return what says how sure a map may be that was solved; see `continual.uncertainty.certainty.certainty`.
 
     `system` is L, mean and deviation, and `changes` the standardised rows of what is ignored.
     """

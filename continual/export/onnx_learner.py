@@ -26,6 +26,7 @@ import numpy as np
 
 from continual.errors import InputError
 from continual.export.numpy_sums import (
+    CLAMPED,
     COSINE_TEMPERATURES,
     LEVELS,
     TEMPERATURES,
@@ -206,8 +207,9 @@ class Learner(Runner):
         arrays["weight"], arrays["bias"] = weight, sums["counts"] / sums["counts"].sum() - mean @ weight
         if "sketch" not in arrays:
             return
+        clamped = usual and float(arrays["leverage"]) > CLAMPED
         arrays |= certainty(arrays, sums, (lower, mean, deviation), penalty, changes)
-        if one_class(arrays) != (len(self.classes) < 2):
+        if clamped or one_class(arrays) != (len(self.classes) < 2):
             arrays |= {name: np.zeros_like(arrays[name]) for name in USUAL}
         if usual and seen["counts"][own] > 1:
             self._left_out(views, own, seen, sums, lower, mean, deviation)

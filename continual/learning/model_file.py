@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 FORMAT = "equimos-model"
 #: the newest format version, see docs/model_file.md; files of earlier ones are read
-VERSION = 5
+VERSION = 6
 #: the one that a model of several backbones is written in
 OF_SEVERAL = 4
-#: the one that a model of a single backbone is written in; the newest if a backbone has a recipe or an edit, or if
-#: class names are a prior
+#: the one that a model of a single backbone is written in
 OF_ONE_BACKBONE = 3
+#: if a backbone has a recipe or an edit, or if class names are a prior; the newest if the score of unknown images has a
+#: unit
+WITH_PARTS = 5
 #: what the metadata of every model file holds
 KEYS = frozenset({"method", "settings", "backbone", "backbone_embedded", "state", "versions"})
 
@@ -45,7 +47,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
     version = OF_SEVERAL if "parts" in values["backbone"] else OF_ONE_BACKBONE
     newer = any("recipe" in part for part in described(values["backbone"]))
     newer |= "state/prior" in tensors or any("/mlp/" in name for name in tensors)
-    version = VERSION if newer else version
+    version = VERSION if "state/certainty/largest" in tensors else WITH_PARTS if newer else version
     store(path, tensors, {"format": FORMAT, "version": str(version), "equimos": json.dumps(values)})
 
 

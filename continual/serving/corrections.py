@@ -144,6 +144,7 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
             await upload.close()
         learner = model.learner.variant()
         learner.store = None  # covered images are asked about once
+        learner._forget_cached()  # what an edited model asks has a store of its own
         found = await in_time(lambda: explained(learner, image), server.explainer)
         drawn = io.BytesIO()
         if found.picture is not None:

@@ -15,7 +15,7 @@ from continual.export.int8 import quantised
 from continual.export.onnx_runner import Runner
 from continual.export.writing import export_onnx
 from continual.files import read_header
-from continual.learning.model_file import VERSION
+from continual.learning.model_file import WITH_PARTS
 from continual.methods import methods
 from continual.resizing.compressing import compressed
 from continual.resizing.growing import grown
@@ -52,7 +52,7 @@ def test_a_method_works_on_it(name: str, resized: Backbone, tmp_path: Path) -> N
         assert_same(answers, reloaded(learner, embed=True).predict(case.images), "embedded")
         path = tmp_path / "model.safetensors"
         learner.save(path)
-        assert read_header(path).metadata["version"] == str(VERSION)
+        assert int(read_header(path).metadata["version"]) >= WITH_PARTS
         again = continual.load(path)
         assert again.backbone.recipe == resized.recipe
         assert_same(answers, again.predict(case.images), "from its file")

@@ -28,9 +28,10 @@ from continual.statistics.head import cosine_scores
 from continual.statistics.ignored import penalised
 from continual.statistics.prior import Prior
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.drawn_values import drawing
 from continual.uncertainty.left_out import Rows
-from continual.uncertainty.leverage import Certainty, certainty
+from continual.uncertainty.leverage import Certainty
 
 R = TypeVar("R", bound=RegressionState)
 
@@ -63,6 +64,7 @@ class SolvingLearner(IncrementalLearner[R]):
         """Add the sums up, and solve. What is usual is what all models found; see `Certainty.plus`."""
         parts = zip(states, joint.places, strict=True)
         sums = [placed(learned(state.sums), places, len(joint.classes)) for state, places in parts]
+        states = [self.solved(s) if s.certainty is not None and s.certainty.older else s for s in states]
         known = [state.certainty for state in states if state.certainty is not None]
         return self.solved(
             replace(
@@ -109,7 +111,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers per image.
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
-    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,190, with two readings 2,375. With
+    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,191, with two readings 2,376. With
     `exact_forget` = r, r D' more per class, in double; for v views v (r + 1) - 1 instead of r. With a group of m views
     2,209 (m - 1) more, of each reading.
     """

@@ -132,7 +132,7 @@ def test_version_1_has_both_triangles_of_the_sums(name: str, backbone: Backbone,
     tensors, header = model_file.fetch(new)
     whole = learner.state.sums.gram()
     width = len(whole)
-    assert header["version"] == "3"
+    assert header["version"] == ("3" if name == "ranpac" else "6")
     assert tensors.pop("state/sums/triangle").shape == (width * (width + 1) // 2,)
     tensors["state/sums/gram"] = whole
     tensors = {name.replace("state/head/", "state/readout/"): tensor for name, tensor in tensors.items()}
@@ -144,7 +144,7 @@ def test_version_1_has_both_triangles_of_the_sums(name: str, backbone: Backbone,
     read = continual.load(old, backbone)
     read.save(tmp_path / "again.safetensors")
     again = tmp_path / "again.safetensors"
-    assert model_file.fetch(again)[1]["version"] == "3"
+    assert model_file.fetch(again)[1]["version"] == header["version"]
     found, expected = model_file.fetch(again)[0], model_file.fetch(new)[0]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)

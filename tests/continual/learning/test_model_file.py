@@ -77,7 +77,7 @@ def test_files_of_others_are_told_apart(path: Path) -> None:
     safetensors.torch.save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ModelFileError, match="not a model saved by equimos"):
         model_file.read(path)
-    for version, message in (("6", "has format version 6: upgrade"), ("new", "is damaged")):
+    for version, message in ((str(model_file.VERSION + 1), "has format version 7: upgrade"), ("new", "is damaged")):
         header = {"format": "equimos-model", "version": version, "equimos": "{}"}
         safetensors.torch.save_file({"x": torch.zeros(1)}, path, header)
         with pytest.raises(ModelFileError, match=message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from continual.learning.recent_features import RecentFeatures
+from continual.learning.recent_features import ENTRY, RecentFeatures
 
 IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 ROW = IMAGES[0].numel() * 4
@@ -41,7 +41,7 @@ def test_a_batch_is_computed_whole() -> None:
 
 
 def test_those_not_asked_for_the_longest_go_first() -> None:
-    kept, compute = RecentFeatures(limit=3 * ROW), Counting()
+    kept, compute = RecentFeatures(limit=3 * (ROW + ENTRY)), Counting()
     for row in (0, 1, 2, 0, 3):
         kept.features(IMAGES[row : row + 1], {}, compute)
     assert len(compute.asked) == 4
@@ -50,7 +50,7 @@ def test_those_not_asked_for_the_longest_go_first() -> None:
     kept.features(IMAGES[1:2], {}, compute)
     assert len(compute.asked) == 5
     kept.features(IMAGES, {}, compute)
-    assert kept._bytes == 3 * ROW == sum(row.untyped_storage().nbytes() for row in kept._rows.values())
+    assert kept._bytes == 3 * (ROW + ENTRY) == sum(r.untyped_storage().nbytes() + ENTRY for r in kept._rows.values())
 
 
 def test_features_that_are_not_finite_are_not_kept() -> None:

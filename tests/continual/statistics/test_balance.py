@@ -18,8 +18,8 @@ from continual.seeding import generator
 from continual.statistics.penalties import PENALTIES, penalty_of
 from continual.statistics.ridge import GramStatistics, Standardised, solve
 from continual.testing import tiny_backbone
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.left_out import Rows, t_left_out_weighted
-from continual.uncertainty.leverage import certainty
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 COUNTS = (3, 8, 2, 12)

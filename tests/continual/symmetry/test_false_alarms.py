@@ -14,15 +14,17 @@ from continual.methods import method
 Blobs = Callable[..., tuple[Tensor, list[int]]]
 
 
-@pytest.mark.parametrize("name", ["ridge", "strata"])
+EVERY: list[dict[str, Any]] = [
+    {"symmetry": "equitune"},
+    {"symmetry": "frame"},
+    {"symmetry": "frame", "views": 1},
+    {"symmetry": "canonicaliser"},
+]
+
+
 @pytest.mark.parametrize(
-    "how",
-    [
-        {"symmetry": "equitune"},
-        {"symmetry": "frame"},
-        {"symmetry": "frame", "views": 1},
-        {"symmetry": "canonicaliser"},
-    ],
+    ("name", "how"),
+    [("ridge", {"symmetry": "lambda_equitune"}), *((name, how) for name in ("ridge", "strata") for how in EVERY)],
 )
 def test_as_many_known_images_are_called_unknown_as_were_asked_for(
     backbone: Backbone, blobs: Blobs, name: str, how: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, Standardised
 from continual.uncertainty import fewer_views
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.fewer_views import FewerViews, first_views_left_out, lead
 from continual.uncertainty.gaussians import LEVELS
 from continual.uncertainty.left_out import Rows, ViewOrder, t_left_out_weighted
-from continual.uncertainty.leverage import certainty
+from continual.uncertainty.leverage import Certainty
 
 CLASSES, WIDTH, VIEWS = 3, 6, 4
 
@@ -77,6 +79,23 @@ def test_what_is_usual_is_so_of_the_views_that_are_looked_at(rows: Rows) -> None
     asked = rows._replace(features=torch.cat(by_hand), readings=first, order=None)
     torch.testing.assert_close(usual(frame), usual(asked))
     assert not torch.allclose(usual(frame), usual(rows), rtol=0.02)
+
+
+def test_what_an_older_file_noted_of_all_views_is_forgotten_where_some_are_looked_at(rows: Rows) -> None:
+    assert rows.order is not None
+    seen = GramStatistics.of(rows.features, rows.labels, CLASSES).scaled(1 / 8)
+    system = Standardised.of(seen, 2.0)
+
+    def noted(looked: int, before: Certainty | None) -> Certainty:
+        assert rows.order is not None
+        images = rows._replace(order=rows.order._replace(looked=looked))
+        draw = torch.Generator().manual_seed(0)
+        return certainty(seen, system, system.solve(seen), images, before, draw)
+
+    older = replace(noted(VIEWS, None), largest=None)
+    assert noted(VIEWS, older).images == 24
+    assert noted(2, older).images == 12
+    assert noted(2, noted(2, None)).images == 24
 
 
 def test_a_lead_counts_for_more_the_less_is_to_come() -> None:

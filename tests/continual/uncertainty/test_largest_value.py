@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+import continual
+from continual.backbones.loading import Backbone
 from continual.export import numpy_sums
+from continual.methods.strata import StrataLearner
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
+from continual.uncertainty.certainty import certainty, largest_left_out
 from continual.uncertainty.largest_value import QUANTILE, expected_largest
 from continual.uncertainty.left_out import t_left_out
-from continual.uncertainty.leverage import Certainty, certainty, largest_left_out
+from continual.uncertainty.leverage import Certainty
 
 WIDTH, STRENGTH = 120, 40.0
+Blobs = Callable[..., tuple[Tensor, list[int]]]
 
 
 @pytest.mark.parametrize(("classes", "own"), [(2, 0.7), (5, 0.45), (60, 0.3), (60, 0.05)])
@@ -84,14 +90,47 @@ def test_quantiles_of_an_older_file_are_brought_to_the_unit() -> None:
     assert now.largest is not None
     own = {field.name: getattr(now, field.name) for field in fields(now)}
     older = Certainty(**{**own, "largest": None, "ood_scores": now.ood_scores * now.largest})
-    for found in (certain(*parts, None, older), older.plus(now), now.plus(older)):
-        assert found.largest is not None
-        torch.testing.assert_close(found.ood_scores, now.ood_scores)
+    found = certain(*parts, None, older)
+    assert found.largest is not None
+    torch.testing.assert_close(found.ood_scores, now.ood_scores)
     asked = x[:5]
-    for one in (older, now):
-        p = one.judge(parts[2](asked), asked)[1]
-        assert p is not None
-        torch.testing.assert_close(p, now.judge(parts[2](asked), asked)[1])
+    p_values = [one.judge(parts[2](asked), asked)[1] for one in (older, now)]
+    assert p_values[0] is not None
+    torch.testing.assert_close(*p_values)
+
+
+@pytest.mark.parametrize("ages", [(True, True), (True, False), (False, True)])
+def test_older_models_are_merged_as_newer_ones_are(backbone: Backbone, blobs: Blobs, ages: tuple[bool, bool]) -> None:
+    """Each in units of its own sums: of few classes and of many."""
+    parts = [blobs([0, 1], 40), blobs(range(2, 14), 5)]
+
+    def merged(*older: bool) -> Certainty:
+        learners = []
+        for old, part in zip(older, parts, strict=True):
+            learner = StrataLearner(backbone)
+            learner.learn(*part)
+            found = learner.state.certainty
+            assert found is not None
+            assert found.largest is not None
+            before = replace(found, largest=None, ood_scores=found.ood_scores * found.largest)
+            learner.state = replace(learner.state, certainty=before if old else found)
+            learners.append(learner)
+        known = continual.merged(learners).state.certainty
+        assert known is not None
+        return known
+
+    torch.testing.assert_close(merged(*ages).ood_scores, merged(False, False).ood_scores)
+
+
+def test_what_few_images_said_is_forgotten_where_none_could_be_left_out() -> None:
+    x, y = confused(8, 10, seed=7)
+    first = y < 4
+    before = certain(*learned(x[first], y[first], 4), (x[first], y[first]), None)
+    clamped = replace(before, leverage=before.leverage * 0 + 1e6)
+    after = certain(*learned(x, y, 8), (x[~first], y[~first]), clamped)
+    assert after.images == 40
+    assert certain(*learned(x, y, 8), None, clamped).images == 40, "no image has come"
+    torch.testing.assert_close(after.ood_scores, certain(*learned(x, y, 8), (x[~first], y[~first]), None).ood_scores)
 
 
 def test_numpy_finds_the_same() -> None:
@@ -113,7 +152,7 @@ def test_of_many_classes_some_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> 
     own = ((head.weight * sums.targets).sum() + head.bias @ sums.counts) / len(y)
     leverage = (system.white(x).square().sum(1) + 1 / len(y)).mean()
     exact = largest_left_out(sums, system, head, own, leverage)
-    monkeypatch.setattr("continual.uncertainty.leverage.MOST_COLUMNS", 20)
+    monkeypatch.setattr("continual.uncertainty.certainty.MOST_COLUMNS", 20)
     some = largest_left_out(sums, system, head, own, leverage)
     assert float(some / exact) == pytest.approx(1, abs=0.05)
     assert some != exact

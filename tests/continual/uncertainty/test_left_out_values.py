@@ -10,8 +10,9 @@ from torch.nn.functional import cosine_similarity, one_hot
 from continual.statistics.head import Prototypes, updated
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised, plainly_solved
 from continual.uncertainty import left_out
+from continual.uncertainty.certainty import certainty
 from continual.uncertainty.left_out import Rows, cosines_left_out, t_left_out_weighted, values_left_out
-from continual.uncertainty.leverage import LEVELS, certainty
+from continual.uncertainty.leverage import LEVELS
 
 CLASSES, WIDTH = 3, 6
 

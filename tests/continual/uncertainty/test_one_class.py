@@ -18,7 +18,8 @@ from continual.learning.merged import merged
 from continual.methods.simple_cil import SimpleCILLearner
 from continual.statistics.ridge import GramStatistics, Standardised
 from continual.testing import coloured_squares, tiny_backbone
-from continual.uncertainty.leverage import Certainty, certainty
+from continual.uncertainty.certainty import certainty
+from continual.uncertainty.leverage import Certainty
 
 METHODS = (RidgeLearner, StrataLearner)
 Made = Callable[..., Any]

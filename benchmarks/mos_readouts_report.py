@@ -1,6 +1,6 @@
 """Tables of what `mos_readouts.py` measured, for each data set and number of images.
 
-python benchmarks/mos_readouts_report.py mos_readouts.json
+python benchmarks/mos_readouts_report.py mos_readouts.json --picture waterfall.png
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import arguments
 import numpy as np
 from measuring import spread, table
+from mos_diagnosis_report import picture
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -31,6 +32,8 @@ ROWS: dict[str, str] = {
     'strata on tokens under the first adapter (`stage_one="ridge"`)': "first: strata",
     "strata": STRATA,
 }
+#: of these, the ones that lead from MOS to what `stage_one="ridge"` answers by
+STEPS = ["MOS", *(name for name in ROWS if name.startswith("+ ")), "strata", [*ROWS][-2]]
 #: bounds of what is there to be gained
 BOUNDS: dict[str, str] = {
     "experience found by MOS": "mos: experience",
@@ -72,7 +75,9 @@ def main() -> None:
     """Print two tables for each data set, half and number of images."""
     parser = arguments.parser(__doc__)
     parser.add_argument("figures", type=Path)
-    records = json.loads(parser.parse_args().figures.read_text(encoding="utf-8"))
+    parser.add_argument("--picture", type=Path, help="of the final accuracy with the most images per class")
+    asked = parser.parse_args()
+    records = json.loads(asked.figures.read_text(encoding="utf-8"))
     keys = ("data", "half", "per class", "classes", "epochs", "alpha")
     for key in dict.fromkeys(tuple(r[k] for k in keys) for r in records):
         own = [r for r in records if tuple(r[k] for k in keys) == key]
@@ -80,6 +85,11 @@ def main() -> None:
         print(", ".join(f"{k} {v}" for k, v in zip(keys, key, strict=True)), f"seeds {seeds}\n")
         for title, names in (("readout", ROWS), ("bound", BOUNDS)):
             print(table([title, "Ā [%]", "against strata", "final [%]", "against strata"], rows(own, names)))
+    if asked.picture is not None:
+        most = max(r["per class"] for r in records if all(ROWS[name] in r for name in STEPS))
+        own = [r for r in records if r["per class"] == most and all(ROWS[name] in r for name in STEPS)]
+        steps = {name.split(" (")[0]: float(curves(own, ROWS[name])[:, -1].mean()) for name in STEPS}
+        picture(steps, asked.picture, f"From MOS to its stage_one='ridge', {most} images per class")
 
 
 if __name__ == "__main__":

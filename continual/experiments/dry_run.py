@@ -14,6 +14,7 @@ from continual.experiments.config import BackboneConfig, MethodConfig, RunConfig
 from continual.experiments.pretraining import untrained
 from continual.experiments.run import check_methods, streams
 from continual.experiments.run_folder import RunFolder
+from continual.methods import method
 
 
 def plan(config: RunConfig, out: Path) -> list[str]:
@@ -60,7 +61,9 @@ def _work(row: MethodConfig, stream: Stream, backbone: Backbone) -> str:
     """Say how many images go through the backbone, and how many bytes an adapter has."""
     settings = row.make_settings()
     epochs = getattr(settings, "epochs", 0)
-    trained = epochs * sum(len(e.train_labels) for e in stream.experiences)
+    counts = [len(e.train_labels) for e in stream.experiences]
+    # What keeps images learns those of earlier experiences again.
+    trained = epochs * sum(counts if method(row.method).exemplar_free else accumulate(counts))
     asked = (1 + len(row.variants)) * sum(accumulate(len(e.test_labels) for e in stream.experiences))
     text = f"at most {trained} images trained on ({count(epochs, 'epoch')}), " if epochs else "nothing trained, "
     text += f"{asked} images answered"

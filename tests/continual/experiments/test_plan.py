@@ -35,6 +35,14 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(equimos: Equimos, con
     assert "2 of 2 cells finished" in again.stdout
 
 
+def test_what_keeps_images_learns_those_of_before_again(equimos: Equimos, config: Path) -> None:
+    words = ("methods.joint.epochs=3", "methods.finetune.epochs=3")
+    result = equimos("run", config, "--dry-run", *words, "--out", config.parent / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "joint: at most 36 images trained on (3 epochs)" in result.stdout
+    assert "finetune: at most 24 images trained on (3 epochs)" in result.stdout
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_config_passes_a_dry_run(
     equimos: Equimos, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,8 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from continual.statistics.fields import expect_shapes
+
 Kind = Literal["full", "shrunk", "diagonal", "low_rank", "centroids"]
 
 
@@ -179,6 +181,11 @@ class LowRank(ClassStatistics):
     factor: Tensor  #: (D, k)
     rest: Tensor  #: (D,)
     kind: ClassVar[str] = "low_rank"
+
+    def check_shapes(self) -> None:
+        """Raise ValueError unless all parts are of one width D."""
+        width = self.mean.numel()
+        expect_shapes(self, mean=(width,), factor=(width, *self.factor.shape[1:2]), rest=(width,))
 
     @classmethod
     def fit(cls, features: Tensor, components: int) -> Self:

@@ -22,7 +22,7 @@ import typer
 from arguments import SEEDS, Figures, PerClass, Seeds, Weights
 from measuring import records_in, surroundings
 from mos_diagnosis import share
-from mos_tokens import SETTINGS, Read, learned_and_read, stream_of
+from mos_tokens import SETTINGS, Half, Read, Side, SomeImages, TestImages, learned_and_read, stream_of
 from real_streams import backbone_of
 from several_backbones import strata
 from torch import Tensor, nn
@@ -267,16 +267,16 @@ def under_first(whole: Read, sizes: Sequence[int]) -> list[dict[str, float]]:
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="Of train/CLASS and test/CLASS, or of CLASS alone.")],
+    images: SomeImages,
     weights: Weights,
     features: Annotated[Path, typer.Option(help="A folder where learners are kept, and what they read.")],
     out: Figures,
-    half: Annotated[str, typer.Option(help="tune, report or all.")] = "tune",
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 56,
+    half: Half = "tune",
+    size: Side = 56,
     classes: int = 9,
     experiences: int = 3,
     per_class: PerClass = 20,
-    test: Annotated[int, typer.Option(help="Test images of each class, of a folder without its own.")] = 25,
+    test: TestImages = 25,
     epochs: int = SETTINGS["epochs"],
     alpha: Annotated[float, typer.Option(help="Merging strength of MOS.")] = 0.1,
     only_first: Annotated[bool, typer.Option(help="Learn the first adapter, and compare what strata reads.")] = False,

@@ -17,7 +17,7 @@ import typer
 from arguments import SEEDS, Figures, PerClass, Seeds, Weights
 from measuring import records_in, surroundings
 from mos_diagnosis import share
-from mos_tokens import SETTINGS, stream_of, tokens
+from mos_tokens import SETTINGS, Half, Side, SomeImages, TestImages, stream_of, tokens
 from real_streams import backbone_of, path_of, train
 from several_backbones import strata
 from torch import Tensor
@@ -65,16 +65,16 @@ def measured(learner: MOSLearner, stream: Stream) -> dict[str, list[float]]:
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="Of train/CLASS and test/CLASS, or of CLASS alone.")],
+    images: SomeImages,
     weights: Weights,
     features: Annotated[Path, typer.Option(help="A folder where learners are kept.")],
     out: Figures,
-    half: Annotated[str, typer.Option(help="tune, report or all.")] = "tune",
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 56,
+    half: Half = "tune",
+    size: Side = 56,
     classes: int = 9,
     experiences: int = 3,
     per_class: PerClass = 20,
-    test: Annotated[int, typer.Option(help="Test images of each class, of a folder without its own.")] = 25,
+    test: TestImages = 25,
     epochs: int = SETTINGS["epochs"],
     seeds: Seeds = SEEDS,
 ) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from mos_diagnosis import tuning_stream
 from real_streams import path_of, train
 from torch import Tensor
@@ -27,6 +28,12 @@ from continual.seeding import generator
 
 BLOCKS = 4  #: that are read, as `strata` does
 SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16, "alignment_epochs": 30, "statistics": "low_rank"}
+
+# Options of what measures it.
+SomeImages = Annotated[Path, typer.Option(help="Of train/CLASS and test/CLASS, or of CLASS alone.")]
+Half = Annotated[str, typer.Option(help="tune, report or all.")]
+Side = Annotated[int, typer.Option(help="Side of the images in pixels.")]
+TestImages = Annotated[int, typer.Option(help="Test images of each class, of a folder without its own.")]
 
 #: of training and test images: "frozen" and "first", tokens (n, 2, D') of image and mirror image without an adapter and
 #: under the first; tokens of the image alone under its class's adapter ("own", n, D') and, of test images, under each

@@ -9,6 +9,7 @@ from continual.learning.state import learned
 from continual.methods.bases.regression_update import Added, RegressionState
 from continual.statistics.ridge import GramStatistics
 from continual.statistics.triangles import times
+from continual.uncertainty.certainty import CLAMPED
 from continual.uncertainty.left_out import Rows
 from continual.uncertainty.leverage import Certainty
 
@@ -36,7 +37,9 @@ def _known_leverage(state: RegressionState) -> Tensor | None:
     """
     certain, sums = learned(state.certainty), learned(state.sums)
     usual, count = certain.leverage, sums.counts.sum()
-    if usual is None or not 1e-5 < usual < 1e5 or (certain.share * count - 1).abs() > 1e-9:  # it is clamped, too
+    if (
+        usual is None or not 1 / CLAMPED < usual < CLAMPED or (certain.share * count - 1).abs() > 1e-9
+    ):  # it is clamped, too
         return None
     more = (1 - sums.image_weights(state.balance or 0.0)) * sums.counts
     means = certain.errors((sums.targets / sums.counts).mT).square().sum(1)

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 
+from continual.avalanche.external import find_method
 from continual.backbones.joined import side_by_side
 from continual.backbones.loading import Backbone, check_tag, in_cache, load_backbone
 from continual.console import count, size
@@ -14,7 +15,6 @@ from continual.experiments.config import BackboneConfig, MethodConfig, RunConfig
 from continual.experiments.pretraining import untrained
 from continual.experiments.run import check_methods, streams
 from continual.experiments.run_folder import RunFolder
-from continual.methods import method
 
 
 def plan(config: RunConfig, out: Path) -> list[str]:
@@ -63,7 +63,7 @@ def _work(row: MethodConfig, stream: Stream, backbone: Backbone) -> str:
     epochs = getattr(settings, "epochs", 0)
     counts = [len(e.train_labels) for e in stream.experiences]
     # What keeps images learns those of earlier experiences again.
-    trained = epochs * sum(counts if method(row.method).exemplar_free else accumulate(counts))
+    trained = epochs * sum(counts if find_method(row.method).exemplar_free else accumulate(counts))
     asked = (1 + len(row.variants)) * sum(accumulate(len(e.test_labels) for e in stream.experiences))
     text = f"at most {trained} images trained on ({count(epochs, 'epoch')}), " if epochs else "nothing trained, "
     text += f"{asked} images answered"

@@ -35,7 +35,7 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(equimos: Equimos, con
     assert "2 of 2 cells finished" in again.stdout
 
 
-def test_what_keeps_images_learns_those_of_before_again(equimos: Equimos, config: Path) -> None:
+def test_a_method_that_keeps_images_learns_them_again(equimos: Equimos, config: Path) -> None:
     words = ("methods.joint.epochs=3", "methods.finetune.epochs=3")
     result = equimos("run", config, "--dry-run", *words, "--out", config.parent / "out")
     assert result.exit_code == 0, result.stderr

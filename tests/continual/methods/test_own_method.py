@@ -75,8 +75,9 @@ def test_a_config_runs_an_own_method(
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
     assert record["code"] == {"file": str(own), "class": "Sharper", "sha256": digest}
     assert "x" in equimos("report", out).stdout
-    dry = equimos("run", config, "--out", out, "--dry-run", "--allow-code").stdout
-    assert "1 of 1 cells finished" in " ".join(dry.split())
+    dry = equimos("run", config, "--out", out, "--dry-run", "--allow-code")
+    assert dry.exit_code == 0, dry.stderr
+    assert "1 of 1 cells finished" in " ".join(dry.stdout.split())
     # what `show` prints runs from wherever it lies, and is the same run
     Path("again.toml").write_text(equimos("show", config, "--allow-code").stdout)
     assert equimos("run", "again.toml", "--out", "again").exit_code == 0

@@ -66,10 +66,11 @@ class RememberedViT(FrozenViT):
         return tokens[..., -2 * self.width : -self.width] * norm.weight + norm.bias
 
     def block_tokens(self, images: Tensor, blocks: int, *, patches: bool = True, until: int | None = None) -> Tensor:
-        """Return what the last blocks say (B, 2 D blocks)."""
+        """Return what the last blocks say (B, 2 D blocks); what those up to an earlier one say is not remembered."""
         assert blocks <= BLOCKS
         assert patches
-        assert until is None
+        if until is not None:
+            return super().block_tokens(images, blocks, until=until)
         return self._all(images)[:, -2 * blocks * self.width :]
 
     def _all(self, images: Tensor) -> Tensor:

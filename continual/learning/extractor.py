@@ -91,6 +91,12 @@ class Extractor:
         with self._autocast():
             return self.symmetry.describe(self.backbone.frozen, views)
 
+    def noted(self, views: Tensor) -> Tensor:
+        """Return what has to be known of views (B, 3, H, W), each by itself, to tell how they count, (B, K)."""
+        assert self.symmetry is not None
+        with self._autocast():
+            return self.symmetry.noted(self.backbone.frozen, views)
+
     def token_parts(self, images: Tensor, blocks: int, patches: bool) -> list[TokenPart] | None:
         """Return what `block_tokens` averages, of images as they are given; None where a backbone cannot say."""
         with self._autocast():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from continual.symmetry import KINDS
 from continual.symmetry.choice import AUTO, GroupChoice
-from continual.symmetry.views import best_first, content_order, group_named, refusals, taken
+from continual.symmetry.views import best_first, content_keys, content_order, descending, group_named, refusals, taken
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 
@@ -41,18 +41,18 @@ class Symmetry:
     @property
     def one_by_one(self) -> bool:
         """Whether the views that are looked at count alike, so that a mean over the first of them is one of fewer."""
-        weighs = self.averages_scores or self.reads_features or self.chooses
+        weighs = self.averages_scores or self.weighs
         return self.invariant and not weighs and type(self).look is Symmetry.look
+
+    @property
+    def weighs(self) -> bool:
+        """Whether views count by what is read of them."""
+        return self.reads_features or self.chooses
 
     @property
     def looked(self) -> int:
         """How many views of an image are looked at, ties aside."""
         return min(self.keep, self.group.order) if self.looks_at_few else self.group.order
-
-    @property
-    def averaged(self) -> int:
-        """Over how many of them an answer is a mean, ties aside."""
-        return self.looked
 
     def look(self, frozen: FrozenBackbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the views (B·m, 3, H, W) of images (B, 3, H, W) that are looked at, an image's one after the other.
@@ -93,6 +93,22 @@ class Symmetry:
     def weigh(self, described: Tensor) -> Tensor:
         """Return how much views count (B, m), of sum 1 over an image's, by what is read of them (B, m, K)."""
         raise NotImplementedError(f"{type(self).__name__} does not say how views count: define `weigh`")
+
+    def noted(self, frozen: FrozenBackbone, views: Tensor) -> Tensor:
+        """Return what is to be known of views (B, 3, H, W), each by itself, for `shares` (B, K)."""
+        return self.describe(frozen, views[:, None])[:, 0] if self.weighs else content_keys(views)
+
+    def shares(self, noted: Tensor) -> Tensor:
+        """Return how much the views of images count in their features (n, |G|), of sum 1.
+
+        By what was `noted` (n, |G|, K) of each, in the order of the group's elements. A kind with its own `look`
+        has its own shares.
+        """
+        return self.weigh(noted) if self.weighs else (self.places(noted) < self.looked) / self.looked
+
+    def places(self, noted: Tensor) -> Tensor:
+        """Return the places (n, m) of views in the order in which they are looked at, by what was `noted` (n, m, 2)."""
+        return descending(*noted.unbind(-1)).argsort(1)
 
     def fit(self, described: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return what is fitted to views as described, (n, |G|, K) with the image as given first, and classes (n,)."""

@@ -12,7 +12,6 @@ class Equizero(Symmetry):
     """φ(x) = φ(g*·x), g* = argmax_g max_c cos(φ(g·x), μ_c)."""
 
     name, reads_features, learns = "equizero", True, True
-    averaged = 1
 
     def weigh(self, described: Tensor) -> Tensor:
         """Return 1 for the most similar view, shared by those that tie."""

@@ -84,11 +84,11 @@ def certainty(
         own = torch.linalg.solve_triangular(system.lower, x, upper=False).square().sum(0) + 1 / count
         t = t_left_out(readout(images.features.to(rows)), own[:, None], F.one_hot(labels, classes))
         return found.updated(t, labels, weights, own / (1 - own))
-    t, own = t_left_out_weighted(seen, sums, system, readout, images.as_asked())
+    t, own = t_left_out_weighted(seen, sums, system, readout, images)
     if len(shares) == 1:
         t, own = t[0], own[0]
     each = seen.image_weights(balance)[labels]
-    several = images.order is not None and images.order.stops and images.order.looked > 1
+    several = images.order is not None and images.order.looked > 1
     first = first_views_left_out(seen, sums, system, readout, images) if several and classes > 1 else None
     return found.updated(t, labels, each if weights is None else each * weights, own, first)
 
@@ -100,7 +100,7 @@ def _obsolete(before: Certainty, newest: Rows | None, classes: int) -> bool:
     too few images to leave one out. Older files noted what is usual of all views, where some are looked at.
     """
     clamped = newest is not None and before.leverage is not None and float(before.leverage) > CLAMPED
-    partly = before.older and newest is not None and newest.as_asked() is not newest
+    partly = before.older and newest is not None and newest.weights is not None
     return before.one_class != (classes < 2) or clamped or partly
 
 

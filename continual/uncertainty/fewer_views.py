@@ -102,13 +102,11 @@ def first_views_left_out(
     Arguments as of `t_left_out_weighted`.
     """
     assert images.order is not None
-    looked, ways, found = images.order.looked, (len(images.shares()), images.order.looked - 1), []
-    at_once = images.copies * max(1, VALUES // (ways[0] * ways[1] * len(seen.counts)))
-    places = images.order.places.split(at_once)
-    for rows, labels, own in zip(images.features.split(at_once), images.labels.split(at_once), places, strict=True):
-        part = images._replace(features=rows, labels=labels, order=images.order._replace(places=own))
-        asked = part.by_first_views(range(1, looked))
-        found.append([x.unflatten(0, ways) for x in t_left_out_weighted(seen, sums, system, readout, asked)])
+    looked, found = images.order.looked, []
+    ways = (1 if images.readings is None else len(images.readings), looked - 1)
+    for part in images.parts(max(1, VALUES // (ways[0] * ways[1] * len(seen.counts)))):
+        both = t_left_out_weighted(seen, sums, system, readout, part.by_first_views())
+        found.append([x.unflatten(0, ways) for x in both])
     t, leverages = (torch.cat(own, 2) for own in zip(*found, strict=True))
     leads = torch.stack([lead(t[:, k - 1], k, looked) for k in range(1, looked)], 1)
     return FirstViews(leads.cummax(1).values, t, leverages)

@@ -5,7 +5,7 @@ An image may be several rows, its views: all of them are left out together, or a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,12 +20,11 @@ WIDE, PART = 4096, 2**22
 
 
 class ViewOrder(NamedTuple):
-    """In which order the views of images come, where an answer is a mean over only the first of them."""
+    """In which order the views of images come, where an answer may be a mean over fewer than those looked at."""
 
     places: Tensor  #: (n,), a row's place in the order of its image's views
-    copies: int  #: rows of a view, one after the other: itself and its mirror image, say
-    looked: int  #: over how many views of an image an answer is a mean, at most
-    stops: bool = True  #: whether it may be one over fewer
+    views: int  #: how many views of an image were learned
+    looked: int  #: over how many of them an answer is a mean, at most
 
 
 class Rows(NamedTuple):
@@ -37,7 +36,8 @@ class Rows(NamedTuple):
     weight: float = 1.0  #: what a row counts for in the sums
     readings: Tensor | None = None  #: (R, v), shares of the views in what is asked about; None: their mean
     stands_for: float = 1.0  #: how many images each of these stands for, where they are a sample
-    order: ViewOrder | None = None  #: None where all views are always looked at
+    weights: Tensor | None = None  #: (W, n), by how much a row's share is multiplied, in W ways; None: by 1
+    order: ViewOrder | None = None  #: None where an answer is never a mean over fewer
 
     def counts(self, sums: GramStatistics) -> Tensor:
         """Return of how many images each class (C,) is in the sums, where all of them have as many rows."""
@@ -45,42 +45,39 @@ class Rows(NamedTuple):
 
     def several(self, sums: GramStatistics) -> Rows:
         """Return the images that are not their class's only one."""
-        kept = self.counts(sums)[self.labels] > 1
+        return self.taken(self.counts(sums)[self.labels] > 1)
+
+    def taken(self, kept: slice | Tensor) -> Rows:
+        """Return the images of these rows, all of an image's."""
         order = None if self.order is None else self.order._replace(places=self.order.places[kept])
-        return self._replace(features=self.features[kept], labels=self.labels[kept], order=order)
+        weights = None if self.weights is None else self.weights[:, kept]
+        return self._replace(features=self.features[kept], labels=self.labels[kept], weights=weights, order=order)
 
-    def by_first_views(self, counts: Sequence[int]) -> Rows:
-        """Return the images with means over their first `counts` views in their order as what is asked about.
-
-        They are a reading (len(counts) R, v) for each of these, of each of the R there are.
-        """
-        assert self.order is not None
-        rows, places = (x.unflatten(0, (-1, self.copies)) for x in (self.features, self.order.places))
-        order = places.argsort(dim=1, stable=True)
-        rows = rows[torch.arange(len(rows), device=rows.device)[:, None], order]
-        view, views = (
-            torch.arange(self.copies, device=rows.device) // self.order.copies,
-            self.copies / self.order.copies,
-        )
-        readings = torch.stack([self.shares() * (view < count) * (views / count) for count in counts], 1)
-        return self._replace(features=rows.flatten(0, 1), readings=readings.flatten(0, 1), order=None)
-
-    def as_asked(self) -> Rows:
-        """Return the images with what is asked about: their first views, where not all are looked at."""
-        if self.order is None or self.order.looked * self.order.copies >= self.copies:
-            return self
-        return self.by_first_views([self.order.looked])
+    def parts(self, images: int) -> Iterator[Rows]:
+        """Yield the images, so many at once."""
+        step = self.copies * images
+        return (self.taken(slice(start, start + step)) for start in range(0, len(self.labels), step))
 
     def shares(self) -> Tensor:
-        """Return the readings (R, v)."""
+        """Return how much an image's rows count in what is asked about, (R W, n / v, v), or (R, 1, v) if all alike."""
         own = self.features.new_full((1, self.copies), 1 / self.copies) if self.readings is None else self.readings
-        return own.to(self.features)
+        shares = own.to(self.features)[:, None]
+        if self.weights is None:
+            return shares
+        return (shares[:, None] * self.weights.unflatten(1, (-1, self.copies))).flatten(0, 1)
+
+    def by_first_views(self) -> Rows:
+        """Return the images with means over their first 1, 2, ... views in their order as what is asked about."""
+        assert self.order is not None
+        places, views, looked = self.order
+        counts = torch.arange(1, looked, device=places.device)[:, None]
+        return self._replace(weights=(places < counts) * (views / counts))
 
 
 def t_left_out_weighted(
     seen: GramStatistics, sums: GramStatistics, system: Standardised, readout: LinearHead, images: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Return t (R, n, C), and leverages (R, n), of n learned images as if they had not been, for each reading.
+    """Return t (R, n, C), and leverages (R, n), of n learned images as if they had not been, for each of `shares`.
 
     Classes weigh as in `sums`, and weights stay as they are. Without an image, of which d is the mean over its views'
     gaps d_j from its class's mean of N, that mean lies d / (N - 1) further off, and the scatter within classes loses
@@ -91,12 +88,8 @@ def t_left_out_weighted(
     v, width = images.copies, len(system.mean)
     means = (seen.targets / seen.counts).mT
     known = readout(means), system.white(means)
-    at_once = len(images.labels) if width <= WIDE else v * max(1, PART // (v * width))
-    parts = zip(images.features.split(at_once), images.labels.split(at_once), strict=True)
-    found = [
-        _left_out(seen, sums, system, readout, images._replace(features=rows, labels=own), *known)
-        for rows, own in parts
-    ]
+    at_once = len(images.labels) if width <= WIDE else max(1, PART // (v * width))
+    found = [_left_out(seen, sums, system, readout, part, *known) for part in images.parts(at_once)]
     t, leverages = zip(*found, strict=True)
     return (torch.cat(t, 1), torch.cat(leverages, 1)) if len(found) > 1 else found[0]
 
@@ -126,9 +119,8 @@ def _left_out(
     products, change = u @ u.mT, u.new_zeros(len(u), v + 1, v + 1)
     change[:, :v, :v] = images.weight * torch.eye(v, dtype=dtype).to(u) + inner[:, None, None] * torch.outer(even, even)
     change[:, v, :v] = change[:, :v, v] = pull[:, None] * even
-    shares = images.shares().to(u)  # (R, v)
-    # What is asked about, less the mean without the image: its coordinates (R, n, v + 1) in U.
-    place = F.pad(shares[:, None] + (share * step)[:, None] * even, (0, 1), value=1.0)[:, :, None]
+    # What is asked about, less the mean without the image: its coordinates (R, n, 1, v + 1) in U.
+    place = F.pad(images.shares().to(u) + (share * step)[:, None] * even, (0, 1), value=1.0)[:, :, None]
     without = torch.linalg.solve(
         torch.eye(v + 1, dtype=dtype).to(u) - products @ change, torch.cat([products, values], 2)
     )

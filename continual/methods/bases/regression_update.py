@@ -19,7 +19,6 @@ from continual.statistics.fields import expect_shapes, per_class, transient
 from continual.statistics.ignored import check_width
 from continual.statistics.ridge import GramStatistics, LinearHead
 from continual.statistics.weighted import weighted_sums
-from continual.symmetry.views import content_keys, descending
 from continual.uncertainty.left_out import Rows, ViewOrder
 from continual.uncertainty.leverage import Certainty
 
@@ -130,19 +129,20 @@ class RegressionUpdate(Training[RegressionState]):
         self.prior = None if prior is None else prior(self.before, self.classes)
         self.read, self.solved, self.readings, self.reading = read, solved, readings, reading
         symmetry = start.extractor.symmetry
-        #: over how many views of an image an answer is a mean, where they are learned one by one; 0 otherwise
-        self.looked = symmetry.averaged if symmetry and self.settings.orbit_statistics else 0
-        self.stops = symmetry is not None and symmetry.one_by_one
+        #: what views are looked at by, where they are learned one by one
+        self.views: Extractor | None = None
+        if symmetry is not None and self.settings.orbit_statistics:
+            self.views = replace(start.extractor, symmetry=replace(symmetry, fitted=self.fitted))
 
     def finish(self, progress: Progress | None = None) -> RegressionState:
         before, own = self.before, list[GramStatistics]()
 
         def read(images: Tensor, _: Sequence[Label]) -> Sequence[Tensor]:
             found = self.read(self.extractor, images)
-            return [*found, content_keys(images)] if self.looked else found
+            return [*found, self.views.noted(images)] if self.views else found
 
         def fold(found: list[Tensor], labels: Tensor) -> list[Tensor]:
-            features = found[:-1] if self.looked else found
+            features = found[:-1] if self.views else found
             views, exact = len(features), self._directions(len(features))
             sums = GramStatistics.of(*_samples(features, labels), len(self.classes), exact)
             sums = sums if views == 1 else sums.scaled(1 / views, sums.triangle)
@@ -150,11 +150,12 @@ class RegressionUpdate(Training[RegressionState]):
             return found
 
         held = self.streamed(read, fold, progress)
-        keys = held.columns.pop() if self.looked else None
+        noted = held.columns.pop() if self.views else None
         views = len(held.columns)
         readings = None if self.readings is None else self.readings.repeat(1, self.copies) / self.copies
-        order = None if keys is None else ViewOrder(self._places(keys, views), views, self.looked, self.stops)
-        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for, order)
+        newest = Rows(*_samples(*held[:2]), self.copies * views, 1 / views, readings, held.stands_for)
+        if noted is not None:
+            newest = self._looked_at(newest, noted, views)
         del held  # its features are copied
         sums = own.pop()
         sums = sums.plus(before.sums, sums.triangle)
@@ -166,10 +167,18 @@ class RegressionUpdate(Training[RegressionState]):
             return self.solved(state, usual)
         return self._self_taught(state, usual, self._directions(views), progress)
 
-    def _places(self, keys: Tensor, rows: int) -> Tensor:
-        """Return a view's place in its image's order, (n,), by `content_keys` (n, 2); repeated for its `rows`."""
-        order = descending(*keys.unflatten(0, (-1, self.copies)).unbind(-1))
-        return order.argsort(1).flatten().repeat_interleave(rows)
+    def _looked_at(self, images: Rows, noted: Tensor, rows: int) -> Rows:
+        """Return images, so many `rows` a view, with which views are looked at, by what was `noted` of them (n, K)."""
+        assert self.views is not None
+        symmetry = learned(self.views.symmetry)
+        noted, views = noted.unflatten(0, (-1, self.copies)), symmetry.group.order
+        if symmetry.weighs or symmetry.looked < views:
+            shares = views * symmetry.shares(noted)
+            images = images._replace(weights=shares.flatten().repeat_interleave(rows)[None])
+        if symmetry.one_by_one:
+            places = symmetry.places(noted).flatten().repeat_interleave(rows)
+            images = images._replace(order=ViewOrder(places, views, symmetry.looked))
+        return images
 
     def _directions(self, views: int) -> int:
         """Return how many directions hold the views of `exact_forget` images and one."""

@@ -19,12 +19,16 @@ EVERY: list[dict[str, Any]] = [
     {"symmetry": "frame"},
     {"symmetry": "frame", "views": 1},
     {"symmetry": "canonicaliser"},
+    {"symmetry": "pruned_orbit", "views": 1},
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [("ridge", {"symmetry": "lambda_equitune"}), *((name, how) for name in ("ridge", "strata") for how in EVERY)],
+    [
+        *(("ridge", {"symmetry": name}) for name in ("lambda_equitune", "equizero")),
+        *((name, how) for name in ("ridge", "strata") for how in EVERY),
+    ],
 )
 def test_as_many_known_images_are_called_unknown_as_were_asked_for(
     backbone: Backbone, blobs: Blobs, name: str, how: dict[str, Any]

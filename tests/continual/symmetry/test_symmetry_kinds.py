@@ -57,6 +57,19 @@ def test_weights_sum_to_one(kind: type[Symmetry]) -> None:
 
 
 @every_kind
+def test_features_are_those_of_views_in_shares_that_each_view_says(kind: type[Symmetry]) -> None:
+    """What is learned view by view can be asked about as it is later: what is usual of known images relies on it."""
+    learner, images = learned(kind)
+    symmetry, extractor = learner.symmetry, learner.extractor
+    views = orbit("D4", images).transpose(0, 1)  # in the order of the group's elements
+    noted = extractor.noted(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+    shares = symmetry.shares(noted).float()
+    assert torch.allclose(shares.sum(1), torch.ones(len(images)))
+    each = extractor.untransformed.features(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+    torch.testing.assert_close((shares[..., None] * each).sum(1), extractor.features(images), atol=1e-5, rtol=1e-4)
+
+
+@every_kind
 def test_what_is_fitted_is_stored_and_restored(kind: type[Symmetry], tmp_path: Path) -> None:
     learner, images = learned(kind)
     learner.save(tmp_path / "model")

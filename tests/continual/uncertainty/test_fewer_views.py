@@ -30,8 +30,15 @@ def rows() -> Rows:
     features = (means[labels][:, None] + noise).double().flatten(0, 1)
     places = torch.stack([torch.randperm(VIEWS, generator=draw) for _ in labels]).repeat_interleave(2, 1).flatten()
     readings = torch.tensor([[1.0, 0.0], [0.5, 0.5]]).repeat(1, VIEWS) / VIEWS
-    order = ViewOrder(places, 2, VIEWS)
+    order = ViewOrder(places, VIEWS, VIEWS)
     return Rows(features, labels.repeat_interleave(VIEWS * 2), VIEWS * 2, 1 / 8, readings, order=order)
+
+
+def first(rows: Rows, looked: int) -> Rows:
+    """Return the images asked about by their first views."""
+    assert rows.order is not None
+    weights = (rows.order.places < looked)[None] * (VIEWS / looked)
+    return rows._replace(weights=weights, order=rows.order._replace(looked=looked))
 
 
 @pytest.mark.parametrize("at_once", [2**22, 1])
@@ -64,7 +71,7 @@ def test_first_views_are_means_over_those_that_come_first(
 def test_what_is_usual_is_so_of_the_views_that_are_looked_at(rows: Rows) -> None:
     """A frame answers by some of the views that were learned: their mean varies more than that of all."""
     assert rows.order is not None
-    frame = rows._replace(order=rows.order._replace(looked=2))
+    frame = first(rows, 2)
     seen = GramStatistics.of(rows.features, rows.labels, CLASSES).scaled(1 / 8)
     system = Standardised.of(seen, 2.0)
     head = system.solve(seen)
@@ -75,20 +82,34 @@ def test_what_is_usual_is_so_of_the_views_that_are_looked_at(rows: Rows) -> None
     by_hand = []
     for places, image in zip(rows.order.places.unflatten(0, (-1, 8)), rows.features.unflatten(0, (-1, 8)), strict=True):
         by_hand.append(torch.cat([image[places < 2], image[places >= 2]]))
-    first = torch.tensor([[1.0, 0.0] * 2 + [0.0] * 4, [0.5] * 4 + [0.0] * 4]) / 2
-    asked = rows._replace(features=torch.cat(by_hand), readings=first, order=None)
+    shares = torch.tensor([[1.0, 0.0] * 2 + [0.0] * 4, [0.5] * 4 + [0.0] * 4]) / 2
+    asked = rows._replace(features=torch.cat(by_hand), readings=shares, order=None)
     torch.testing.assert_close(usual(frame), usual(asked))
     assert not torch.allclose(usual(frame), usual(rows), rtol=0.02)
 
 
+def test_what_is_usual_is_so_of_views_as_they_are_weighed(rows: Rows) -> None:
+    """Left out is an image with all its rows; asked about is their mean, weighed by what each image says of them."""
+    draw = torch.Generator().manual_seed(1)
+    shares = torch.rand(12, 8, generator=draw).double().softmax(1)
+    weighed = rows._replace(readings=None, order=None, weights=8 * shares.flatten()[None])
+    seen = GramStatistics.of(rows.features, rows.labels, CLASSES).scaled(1 / 8)
+    system = Standardised.of(seen, 2.0)
+    t, leverages = t_left_out_weighted(seen, seen, system, system.solve(seen), weighed)
+    assert t.shape == (1, 12, CLASSES)
+    for image in range(12):
+        alike = weighed._replace(readings=shares[image, None], weights=None)
+        by_hand, own = t_left_out_weighted(seen, seen, system, system.solve(seen), alike)
+        torch.testing.assert_close(t[:, image], by_hand[:, image])
+        torch.testing.assert_close(leverages[:, image], own[:, image])
+
+
 def test_what_an_older_file_noted_of_all_views_is_forgotten_where_some_are_looked_at(rows: Rows) -> None:
-    assert rows.order is not None
     seen = GramStatistics.of(rows.features, rows.labels, CLASSES).scaled(1 / 8)
     system = Standardised.of(seen, 2.0)
 
     def noted(looked: int, before: Certainty | None) -> Certainty:
-        assert rows.order is not None
-        images = rows._replace(order=rows.order._replace(looked=looked))
+        images = first(rows, looked) if looked < VIEWS else rows
         draw = torch.Generator().manual_seed(0)
         return certainty(seen, system, system.solve(seen), images, before, draw)
 

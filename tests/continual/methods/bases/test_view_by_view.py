@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
-from continual.data.inputs import as_experience
 from continual.errors import InputError
 from continual.learning.answers import Scores
 from continual.methods.bases.regression import RegressionLearner
@@ -23,7 +22,7 @@ from continual.methods.ridge import RidgeLearner
 from continual.methods.strata import StrataLearner
 from continual.symmetry import KINDS
 from continual.symmetry.choice import GroupChoice
-from continual.symmetry.views import content_keys, content_order, group_named, taken
+from continual.symmetry.views import content_order, group_named, taken
 from continual.testing import coloured_squares, tiny_backbone
 from equivariant.orbits import orbit
 
@@ -146,11 +145,10 @@ def test_one_by_one_stops_at_the_limit() -> None:
 
 
 def test_views_are_left_out_in_the_order_in_which_an_answer_takes_them(ridge: Any, images: Tensor) -> None:
-    group = group_named("D4")
     given = images[:5]
-    rows = orbit(group, given).transpose(0, 1)  # as an experience's images are read: element by element
-    training = ridge.begin(as_experience(*coloured_squares([0, 1], 2), ridge.preprocessing))
-    places = training._places(content_keys(rows.flatten(0, 1)), 1).unflatten(0, (5, 8))
+    rows = orbit(group_named("D4"), given).transpose(0, 1)  # as an experience's images are read: element by element
+    noted = ridge.extractor.noted(rows.flatten(0, 1)).unflatten(0, (5, 8))
+    places = ridge.symmetry.places(noted)
     assert torch.equal(taken(rows, places.argsort(1)), ridge.symmetry.orbit(given))
     assert torch.equal(places.argsort(1), content_order(rows))
 

@@ -44,7 +44,7 @@ def correct(
     with loading_pytorch():
         from continual.cli.opening import readable
         from continual.cli.progress import ProgressBars
-        from continual.lifecycle.new_images import entry
+        from continual.lifecycle.entries import entry
 
     said: list[tuple[Label, Label, Label]] = []  # the truth, what it was taken for, what now
     with ProgressBars(console(stderr=True)) as bars:

@@ -180,6 +180,7 @@ def learn(
                 outside=outside,
                 progress=bars,
                 channels=channels,
+                value_range=value_range or remembered,
                 single=single,
             )
         said = console(stderr=not dry_run)

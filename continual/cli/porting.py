@@ -130,7 +130,7 @@ def _known(paths: list[Path], seen: SeenImages) -> tuple[list[tuple[Path, Label]
     A map is not judged on images it was fitted to, unless there are too few others.
     """
     from continual.learning.porting import LEAST_IMAGES
-    from continual.lifecycle.new_images import lookup
+    from continual.lifecycle.entries import lookup
 
     entries = [(path, lookup(path, seen)) for path in paths] if seen.images else []
     held_out = [(path, one.label) for path, one in entries if not isinstance(one, int) and one.held_out]

@@ -99,7 +99,7 @@ def select(
 
 
 def _unseen(pool: list[Path], seen: SeenImages) -> list[Path]:
-    from continual.lifecycle.new_images import lookup
+    from continual.lifecycle.entries import lookup
 
     return [path for path in pool if isinstance(lookup(path, seen), int)]
 

@@ -1,7 +1,8 @@
 """From image files to pixels: one set of rules for the learner, the server and the stand-alone ONNX runner.
 
 Of several frames or pages the first is taken. A picture is rotated as its orientation tag says, whatever else is wrong
-with its metadata; transparent parts are laid on `GROUND`; of 16 bits per channel the upper 8 are used.
+with its metadata; transparent parts are laid on `GROUND`; of 16 bits per channel the upper 8 are used, unless a value
+range says what black and white are (`continual.data.ranges.deep_ends`).
 
 Needs numpy, and Pillow to read files: it is part of the stand-alone runner, see `continual.export.standalone`.
 """
@@ -12,7 +13,7 @@ import io
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ import numpy as np
 from continual.data.bands import pictures, read_bands
 from continual.data.file_kinds import FORMATS, UnreadableError, heif, kind_of
 from continual.data.orientation import TURNS, only_orientation, orientation
+from continual.data.ranges import deep_ends
 from continual.data.segments import Stripped, strip_jpeg, strip_png
 from continual.errors import InputError
 
@@ -36,6 +38,7 @@ class Decoded:
 
     image: Any  #: a `PIL.Image.Image`, or an array (H, W, C)
     transparent: bool = False  #: whether some of it was, and shows the ground now
+    brightest: int | None = None  #: the largest number of a picture of 16 bits per channel, None for others
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class EncodedImage:
 # From a file to a picture ------------------------------------------------------------------------------
 
 
-def opened(source: str | Path | bytes, name: str, channels: int = 3) -> Decoded:
+def opened(source: str | Path | bytes, name: str, channels: int = 3, value_range: str | None = None) -> Decoded:
     """Return what `decode` does; raises InputError that names the file and what to do."""
     try:
-        return decode(source, name=name, channels=channels)
+        return decode(source, name=name, channels=channels, value_range=value_range)
     except FileNotFoundError:
         raise InputError(f"no image at {name}") from None
     except UnreadableError as error:
@@ -63,10 +66,10 @@ def opened(source: str | Path | bytes, name: str, channels: int = 3) -> Decoded:
         raise InputError(f"{name} is not a readable image ({error}): {cure}") from error
 
 
-def decoded(raw: str | Path | EncodedImage, channels: int = 3) -> Decoded:
+def decoded(raw: str | Path | EncodedImage, channels: int = 3, value_range: str | None = None) -> Decoded:
     """Read an image file; raises InputError that names it if it is none, see `decode`."""
     if not isinstance(raw, EncodedImage):
-        return opened(raw, str(raw), channels)
+        return opened(raw, str(raw), channels, value_range)
     try:
         content = raw.read()
     except InputError:
@@ -75,7 +78,7 @@ def decoded(raw: str | Path | EncodedImage, channels: int = 3) -> Decoded:
         raise InputError(f"no image at {raw}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{raw} is not a readable image ({error}): remove it or replace it") from error
-    return opened(content, str(raw), channels)
+    return opened(content, str(raw), channels, value_range)
 
 
 def unpacked(raw: Any, channels: int) -> Any:
@@ -84,27 +87,35 @@ def unpacked(raw: Any, channels: int) -> Any:
     return decoded(raw, channels).image if is_file and not pictures(channels) else raw
 
 
-def decode(source: str | Path | bytes, *, name: str = "", most_pixels: int = MOST_PIXELS, channels: int = 3) -> Decoded:
+def decode(
+    source: str | Path | bytes,
+    *,
+    name: str = "",
+    most_pixels: int = MOST_PIXELS,
+    channels: int = 3,
+    value_range: str | None = None,
+) -> Decoded:
     """Read an image file, or the bytes of one that is called `name`; raises UnreadableError that says why not.
 
     For one and three `channels` it is a picture, in RGB; for others a file of as many, of which `most_pixels` numbers
-    are read. Raises FileNotFoundError if there is no such file.
+    are read. `value_range` is the name of what the numbers of a picture of 16 bits mean. Raises FileNotFoundError if
+    there is no such file.
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), Path(name).suffix, most_pixels, channels)
+        return _decode(io.BytesIO(source), Path(name).suffix, most_pixels, channels, value_range)
     path = Path(source)
     if path.exists() and not path.is_file():
         raise UnreadableError("unknown", "it is no file")
     try:
         with path.open("rb") as file:
-            return _decode(file, path.suffix, most_pixels, channels)
+            return _decode(file, path.suffix, most_pixels, channels, value_range)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UnreadableError("damaged", error.strerror or str(error)) from error
 
 
-def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Decoded:
+def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int, value_range: str | None) -> Decoded:
     kind = kind_of(file, suffix)
     if not pictures(channels):
         return Decoded(read_bands(file, kind, channels, most_pixels))
@@ -128,7 +139,7 @@ def _decode(file: BinaryIO, suffix: str, most_pixels: int, channels: int) -> Dec
             if kind == "TIFF" and _DNG_VERSION in getattr(image, "tag_v2", ()):
                 raise UnreadableError("unknown", f"it is camera raw, not one of {', '.join(FORMATS)}")
             image.info.update(stripped.info)
-            return as_rgb(image)
+            return as_rgb(image, value_range)
     except UnreadableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -163,13 +174,14 @@ def _inside_icon(file: BinaryIO) -> list[tuple[int, int]]:
 # From a picture to RGB ---------------------------------------------------------------------------------
 
 
-def as_rgb(image: Any) -> Decoded:
+def as_rgb(image: Any, value_range: str | None = None) -> Decoded:
     """Return a PIL image as people see it, see above; raises UnreadableError for pixels of unknown brightness.
 
-    Those are floats, and whole numbers beyond 16 bits.
+    Those are floats, whole numbers beyond 16 bits, and colours of 16 bits that do not use all of them.
     """
     from PIL import Image
 
+    colours_of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode[0] != "I"
     turn = orientation(image)
     with only_orientation(image, turn) as turns_itself:
         image.load()
@@ -177,23 +189,31 @@ def as_rgb(image: Any) -> Decoded:
         turn = orientation(image)  # a PNG may have its EXIF behind the pixels
         if turn in TURNS:
             image = image.transpose(Image.Transpose[TURNS[turn]])
-    found = _rgb(image)
+    ends = deep_ends(value_range)
+    if colours_of_16_bits and ends is not None:
+        reason = f"its colours have 16 bits, of which Pillow reads 8: with value range {value_range}, save it in 8 bits"
+        raise UnreadableError("unusable", reason)
+    found = _rgb(image, ends)
+    if colours_of_16_bits:
+        most = max(high for _, high in found.image.getextrema())
+        found = replace(found, brightest=256 * most + 255 if most else 0)
     found.image.info.clear()  # it says how to transform what is transformed already
     return found
 
 
-def _rgb(image: Any) -> Decoded:
+def _rgb(image: Any, ends: tuple[float, float] | None) -> Decoded:
     from PIL import Image
 
     key = image.info.get("transparency")
     if image.mode[0] == "I":
         pixels = np.asarray(image)
         if pixels.size and 0 <= pixels.min() <= pixels.max() < 2**16:
-            grey = Image.fromarray((pixels // 256).astype(np.uint8))
+            grey, most = Image.fromarray(_upper_bits(pixels, ends)), int(pixels.max())
             hidden = pixels == key if isinstance(key, int) else np.zeros((), bool)
             if hidden.any():
-                return Decoded(_on_ground(grey, Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))), True)
-            return Decoded(grey.convert("RGB"))
+                seen = Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))
+                return Decoded(_on_ground(grey, seen), True, most)
+            return Decoded(grey.convert("RGB"), brightest=most)
     if image.mode[0] in "IF":
         reason = f"its pixels are 32-bit numbers (mode {image.mode}): save it with 8 or 16 bits per channel"
         raise UnreadableError("unusable", reason)
@@ -202,6 +222,14 @@ def _rgb(image: Any) -> Decoded:
         if (alpha := image.getchannel("A")).getextrema()[0] < 255:
             return Decoded(_on_ground(image, alpha), True)
     return Decoded(image.convert("RGB"))
+
+
+def _upper_bits(pixels: np.ndarray, ends: tuple[float, float] | None) -> np.ndarray:
+    """Return numbers of 16 bits as bytes: the upper ones, or steps from black to white."""
+    if ends is None:
+        return (pixels // 256).astype(np.uint8)
+    black, white = ends
+    return (255 * np.clip((pixels - black) / (white - black), 0, 1) + 0.5).astype(np.uint8)
 
 
 def _with_alpha(image: Any, key: Any) -> Any:

@@ -36,18 +36,19 @@ from continual.errors import InputError
 LIMIT = 2**29
 
 
-def open_image(raw: Any, index: int | str = 0, channels: int = 3) -> Any:
+def open_image(raw: Any, index: int | str = 0, channels: int = 3, value_range: str | None = None) -> Any:
     """Return a raw image as RGB, a PIL image or a tensor; of a file of other `channels`, its array.
 
-    Raises InputError with the file's name, or the index, if it is not one.
+    `value_range` is the name of what numbers of 16 bits mean. Raises InputError with the file's name, or the index, if
+    it is not one.
     """
     if isinstance(raw, str | Path | EncodedImage):
-        return decoded(raw, channels).image
+        return decoded(raw, channels, value_range).image
     raw = raw if isinstance(raw, Image.Image) else picture(raw, index, channels=channels)
     if isinstance(raw, Tensor):
         return raw
     try:
-        return upright(raw)
+        return upright(raw, value_range)
     except ValueError as error:
         raise InputError(f"image {index} cannot be used: {error}") from None
 
@@ -59,8 +60,11 @@ class DecodedOnce(Sequence[Any]):
     processes each keeps what it has opened, within its share of the limit.
     """
 
-    def __init__(self, images: Sequence[Any], limit: int = LIMIT, channels: int = 3) -> None:
-        self.images, self.limit, self.channels, self.held = images, limit, channels, 0
+    def __init__(
+        self, images: Sequence[Any], limit: int = LIMIT, channels: int = 3, value_range: str | None = None
+    ) -> None:
+        self.images, self.limit, self.channels, self.value_range = images, limit, channels, value_range
+        self.held = 0
         self._kept: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -72,7 +76,7 @@ class DecodedOnce(Sequence[Any]):
         raw = self.images[index]
         if not isinstance(raw, str | Path | EncodedImage):
             return raw
-        image, worker = open_image(raw, channels=self.channels), get_worker_info()
+        image, worker = open_image(raw, channels=self.channels, value_range=self.value_range), get_worker_info()
         # Of a pixel in memory, the fourth byte is unused.
         size = 4 * image.width * image.height if isinstance(image, Image.Image) else image.nbytes
         if self.held + size <= self.limit // (1 if worker is None else worker.num_workers):
@@ -81,12 +85,12 @@ class DecodedOnce(Sequence[Any]):
         return image
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, value_range: str | None = None) -> Image.Image:
     """Return an image in RGB as people see it, see `continual.data.decoding`.
 
     Raises ValueError for pixels of unknown brightness: floats, or whole numbers beyond 16 bits.
     """
-    found: Image.Image = as_rgb(image).image
+    found: Image.Image = as_rgb(image, value_range).image
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from continual.data.arrays import Array, as_array, check_finished, finished, is_float, needs_range, range_among
-from continual.data.bands import check_pictures
+from continual.data.bands import check_pictures, pictures
 from continual.data.containers import LOOKED_AT, as_batch, by_position, image_of, in_order
 from continual.data.containers import Label as Label
 from continual.data.containers import plain_labels as plain_labels
 from continual.data.data_sets import ImageColumn, dataset_labels, is_dataset, with_length
+from continual.data.decoding import decoded as read_file
 from continual.data.decoding import unpacked
 from continual.data.images import (
     DecodedOnce,
@@ -31,7 +33,7 @@ from continual.data.images import (
     warn_of_unread,
 )
 from continual.data.preprocessing import Preprocessing
-from continual.data.ranges import NORMALISED, ValueRange
+from continual.data.ranges import NORMALISED, ValueRange, ValueRangeWarning, dark
 from continual.data.tensors import picture
 from continual.errors import InputError
 from continual.seeding import seeded
@@ -100,7 +102,7 @@ def prepared(
         return _checked(array, preprocessing, f"image {index}: ")
     image = raw if array is None else picture(array, index, value_range, preprocessing.channels)
     if not isinstance(image, Tensor):
-        image = open_image(image, index, preprocessing.channels)
+        image = open_image(image, index, preprocessing.channels, value_range)
     if isinstance(image, Image.Image) and preprocessing.channels != 3:
         check_pictures(preprocessing.channels)
         image = image.convert("L")
@@ -139,11 +141,23 @@ def as_experience(
     if not labels:
         raise InputError("an experience needs at least one image")
     name = range_of(images, value_range, remembered, preprocessing.channels)
+    if name is None and pictures(preprocessing.channels):
+        _warn_of_dark(images)
     _check_finished(images, preprocessing, name)
     if decoded:
-        images = DecodedOnce(images, decoded, preprocessing.channels)
+        images = DecodedOnce(images, decoded, preprocessing.channels, name)
     views = [PreparedImages(images, labels, preprocessing, augment=on, value_range=name) for on in (True, False)]
     return ExperienceData(views[0], views[1], labels, name)
+
+
+def _warn_of_dark(images: Sequence[Any]) -> None:
+    """Warn of files of 16 bits that are nearly black; some are looked at, none if the first has no 16 bits."""
+    some = images[:: max(1, -(-len(images) // LOOKED_AT))]
+    if not isinstance(images[0], str | Path) or read_file(images[0]).brightest is None:
+        return
+    depths = [read_file(image).brightest for image in some if isinstance(image, str | Path)]
+    if said := dark([most for most in depths if most is not None]):
+        warnings.warn(said, ValueRangeWarning, stacklevel=3)
 
 
 def with_unlabelled(data: ExperienceData, images: Any, preprocessing: Preprocessing) -> ExperienceData:

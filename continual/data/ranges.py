@@ -1,6 +1,7 @@
 """What the numbers of an image mean: which is black, which is white, or that it is the backbone's input already.
 
-Files, PIL images, uint8 and bool say it themselves. For all else, floats and wider integers, a value range says it:
+Files, PIL images, uint8 and bool say it themselves: pictures of 16 bits per channel use all of them, unless a pair says
+that a camera had fewer. For all else, floats and wider integers, a value range says it:
 
 | value range | numbers | what is done with the image |
 | --- | --- | --- |
@@ -16,6 +17,7 @@ that were given together, and `guess` decides. Nothing here needs torch.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from continual.errors import InputError
 
@@ -31,6 +33,9 @@ BRIGHTEST = 4.0
 FURTHEST = 16.0
 #: images of bytes have a pixel this bright: a quarter of white
 BRIGHT_BYTE = 64.0
+
+#: pictures of 16 bits whose brightest number is below this show 16 of 256 steps at most: a camera had fewer bits
+DARK = 2**12
 
 ALLOWED = "'normalised', 'unit' (0 to 1), 'bytes' (0 to 255) or a pair of numbers (black, white)"
 
@@ -66,6 +71,33 @@ def ends(name: str) -> tuple[float, float]:
         return _NAMED[name]
     low, high = name.split("..")
     return float(low), float(high)
+
+
+def deep_ends(name: str | None) -> tuple[float, float] | None:
+    """Return (black, white) of pictures of 16 bits per channel, None if these use all of them.
+
+    >>> deep_ends("0..4095"), deep_ends("0..1.5"), deep_ends("bytes"), deep_ends(None)
+    ((0.0, 4095.0), None, None, None)
+    """
+    if name is None or name == NORMALISED or ends(name)[1] <= 255:
+        return None
+    return ends(name)
+
+
+def dark(brightest: Sequence[int]) -> str | None:
+    """Say that pictures of 16 bits of these largest numbers are nearly black, and what to do; None if they are not.
+
+    >>> print(dark([1800, 40_000]), dark([900, 1800]))  # doctest: +ELLIPSIS
+    None 2 images of 16 bits are nearly black, with no number above 1800 of 65535: say what white is, as ...0..2047 ...
+    """
+    most = max(brightest, default=0)
+    if not 0 < most < DARK:
+        return None
+    seen = "1 image of 16 bits is" if len(brightest) == 1 else f"{len(brightest)} images of 16 bits are"
+    return (
+        f"{seen} nearly black, with no number above {most} of 65535: say what white is, as --value-range "
+        f"0..{2 ** most.bit_length() - 1} or data.value_range"
+    )
 
 
 def fits(name: str, low: float, high: float) -> bool:

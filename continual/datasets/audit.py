@@ -13,6 +13,7 @@ import numpy as np
 from continual.console import count
 from continual.data.arrays import as_array, needs_range, spread
 from continual.data.images import EncodedImage, decoded, open_image
+from continual.data.ranges import dark
 from continual.datasets.collection import Collection, count_problems
 from continual.errors import InputError
 from continual.learning.extractor import Progress
@@ -48,13 +49,14 @@ def audit(found: Collection, progress: Progress | None = None, channels: int = 3
     remarks = [*found.remarks]
     places: dict[bytes, list[tuple[str, Any, str]]] = defaultdict(list)
     content = hashlib.sha256(found.fingerprint().encode())
-    images, transparent, unsaid = [*found.train.images, *found.test.images], 0, _Numbers()
+    images, transparent, unsaid, depths = [*found.train.images, *found.test.images], 0, _Numbers(), list[int]()
     for done, (image, (split, _, label, name)) in enumerate(zip(images, found.rows(), strict=True), 1):
         try:
             digest = _digest(image)
             if isinstance(image, str | Path | EncodedImage):
                 opened = decoded(image, channels)
                 transparent += opened.transparent
+                depths += [] if opened.brightest is None else [opened.brightest]
                 unsaid.look(opened.image)
             elif as_array(image) is None or not needs_range(as_array(image)):
                 open_image(image, done - 1, channels)
@@ -71,6 +73,7 @@ def audit(found: Collection, progress: Progress | None = None, channels: int = 3
     if transparent:
         remarks.append(f"{count(transparent, 'image')} of {len(images)} transparent in part, which is seen as white")
     remarks += unsaid.words()
+    remarks += [said] if (said := dark(depths)) else []
     repeated = [group for group in places.values() if len(group) > 1]
     leaks = [group for group in repeated if len({split for split, _, _ in group}) > 1]
     mixed = [group for group in repeated if len({label for _, label, _ in group}) > 1]

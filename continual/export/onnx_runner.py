@@ -182,11 +182,11 @@ def check_several(images: Any) -> Any:
 def _pixels(image: Any, index: int | str, value_range: str | None, channels: int) -> np.ndarray:
     """Return an image as (H, W, C), uint8 or float32 from 0 to 1."""
     if isinstance(image, str | Path | EncodedImage):
-        return _of_channels(np.asarray(decoded(image).image), channels)
+        return _of_channels(np.asarray(decoded(image, value_range=value_range).image), channels)
     if hasattr(image, "getbands"):
         check_pictures(channels)
         try:
-            return _of_channels(np.asarray(as_rgb(image).image), channels)
+            return _of_channels(np.asarray(as_rgb(image, value_range).image), channels)
         except ValueError as error:
             raise InputError(f"image {index} cannot be used: {error}") from None
     values = channels_last(*readable(image, index, value_range, channels))

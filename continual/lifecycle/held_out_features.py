@@ -19,7 +19,8 @@ from continual.data.inputs import Label
 from continual.learning import model_file
 from continual.learning.feature_cache import FeatureCache
 from continual.learning.learner import IncrementalLearner
-from continual.lifecycle.new_images import Picture, unchanged
+from continual.lifecycle.entries import unchanged
+from continual.lifecycle.new_images import Picture
 from continual.lifecycle.seen_images import SeenImages
 from continual.seeding import generator
 from continual.selection.base import selected

@@ -6,17 +6,19 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from continual import distributed
 from continual.console import count
 from continual.data.folders import alike, alike_inside, parts_in, subfolders
-from continual.data.images import EncodedImage, decoded, image_files, unread
+from continual.data.images import EncodedImage, image_files, unread
 from continual.data.inputs import Label
+from continual.data.ranges import dark
 from continual.errors import InputError, nearest
 from continual.learning.extractor import Progress
 from continual.lifecycle.capture_order import in_order
-from continual.lifecycle.fingerprints import digest, fingerprint
+from continual.lifecycle.entries import entry, lookup, unchanged
 from continual.lifecycle.listing import found_in, is_list
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.lifecycle.split import Split, split
@@ -38,11 +40,6 @@ class Picture:
     def image(self) -> EncodedImage:
         """The image as it was when it was looked at: see `unchanged`."""
         return unchanged(self.path, self.entry.digest)
-
-    @property
-    def met(self) -> SeenImage:
-        """The old name of `entry`."""
-        return self.entry
 
 
 @dataclass
@@ -98,43 +95,6 @@ class Plan:
         return said
 
 
-def unchanged(path: Path, mark: int) -> EncodedImage:
-    """Return the image of a file that has this digest whenever it is read; then raises InputError if it has another."""
-    return EncodedImage(str(path), partial(_read, path, mark))
-
-
-def _read(path: Path, mark: int) -> bytes:
-    content = path.read_bytes()
-    if digest(content) != mark:
-        raise InputError(f"{path} has changed since the plan was made: run the command again")
-    return content
-
-
-def lookup(path: Path, seen: SeenImages) -> SeenImage | int:
-    """Return an image's entry if it was seen, else its digest; raises InputError if it cannot be read."""
-    try:
-        mark = digest(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    return seen.by_digest.get(mark, mark)
-
-
-def entry(
-    path: Path, label: Label, seen: SeenImages, transparent: list[Path] | None = None, channels: int = 3
-) -> SeenImage:
-    """Return an image's entry, a new one of class `label` if it was not seen; raises InputError if it is no image.
-
-    A new image that is transparent in part is added to `transparent`.
-    """
-    found = lookup(path, seen)
-    if isinstance(found, SeenImage):
-        return found
-    picture = decoded(unchanged(path, found), channels)
-    if picture.transparent and transparent is not None:
-        transparent.append(path)
-    return SeenImage(found, fingerprint(picture.image), label)
-
-
 def plan(
     folder: Path,
     seen: SeenImages,
@@ -145,6 +105,7 @@ def plan(
     outside: bool = False,
     progress: Progress | None = None,
     channels: int = 3,
+    value_range: str | None = None,
     single: str | None = None,
 ) -> Plan:
     """Compare a folder, or the images that a manifest lists, with what a model has seen.
@@ -152,7 +113,8 @@ def plan(
     `only` names the class folders to look at; `hold_out` is the share of each class's new images kept for evaluation,
     the same ones whenever the same images are there. Of the parts of a split, that for training is looked at; of class
     `single`, if given, are all images at any depth. A manifest names images outside its folder with `outside` alone.
-    `channels` is how many the backbone takes. Raises InputError for no images, or an unknown name in `only`.
+    `channels` is how many the backbone takes, `value_range` the name of what numbers of 16 bits mean. Raises InputError
+    for no images, or an unknown name in `only`.
     """
     whole, parts = folder, parts_in(folder)
     folder = parts.get("train", folder)
@@ -166,7 +128,8 @@ def plan(
         made.notes.append(f"{whole} has the parts of a split: what is new in {folder} is learned{others}")
     label_of = {name: _label(name, made) for name in dict.fromkeys(names)}
     wanted = {name for name in label_of if name in only or not only} - _left_out(label_of, only, made)
-    pictures, elsewhere = _look([*zip(paths, names, strict=True)], label_of, wanted, made, progress, channels)
+    files = [*zip(paths, names, strict=True)]
+    pictures, elsewhere = _look(files, label_of, wanted, made, progress, channels, value_range)
     _check_folders(folder, pictures, elsewhere, label_of, made)
     made.problems += alike([*map(str, made.known), *(name for name in label_of if name in wanted)])
     _divide(pictures, hold_out, made, progress)
@@ -191,19 +154,21 @@ def _look(
     made: Plan,
     progress: Progress | None,
     channels: int,
+    value_range: str | None,
 ) -> tuple[list[Picture], dict[tuple[str, Label], int]]:
     """Return new images, and how many of a folder were seen as another class; of other folders, the held-out."""
     new: dict[int, Picture] = {}
-    looked, transparent, seen = list[SeenImage | int | str](), list[Path](), made.seen
+    looked, shown = list[SeenImage | int | str](), list[tuple[bool, int | None]]()
     for done, (path, name) in enumerate(distributed.turns(files), 1):
         if progress is not None:
             progress("looking at images", min(done * distributed.count(), len(files)), len(files), {})
         try:
-            own = partial(entry, label=label_of[name], transparent=transparent, channels=channels)
-            looked.append((own if name in wanted else lookup)(path, seen=seen))
+            own = partial(entry, label=label_of[name], channels=channels, value_range=value_range, shown=shown)
+            looked.append((own if name in wanted else lookup)(path, seen=made.seen))
         except InputError as error:
             looked.append(str(error))
-    through, elsewhere = distributed.exchange(len(transparent)), defaultdict[tuple[str, Label], int](int)
+    shown = [*chain.from_iterable(distributed.exchange(shown))]
+    elsewhere = defaultdict[tuple[str, Label], int](int)
     copies, corrupt = 0, list[str]()
     for (path, name), found in zip(files, distributed.in_turn(looked), strict=True):
         if isinstance(found, str | int):
@@ -224,8 +189,11 @@ def _look(
     if corrupt:
         said = f"{count(len(corrupt), 'file')} left out, not readable: {_some(corrupt, 10, '; ')}"
         (made.notes if len(corrupt) < len(files) else made.problems).append(said)
-    if sum(through):
-        made.notes.append(f"{count(sum(through), 'new image')} transparent in part, which is seen as white")
+    if through := sum(transparent for transparent, _ in shown):
+        made.notes.append(f"{count(through, 'new image')} transparent in part, which is seen as white")
+    depths = [most for _, most in shown if most is not None]
+    if value_range is None and (dim := dark(depths)):
+        made.notes.append(dim)
     if copies:
         made.notes.append(f"{count(copies, 'image')} left out, identical to another of the class")
     return list(new.values()), elsewhere

@@ -7,7 +7,8 @@ from pathlib import Path
 from continual.data.images import EncodedImage, image_files
 from continual.errors import InputError
 from continual.learning.concept import Concept
-from continual.lifecycle.new_images import Plan, entry, unchanged
+from continual.lifecycle.entries import entry, unchanged
+from continual.lifecycle.new_images import Plan
 from continual.seeding import generator
 from continual.symmetry.left_out import some_of_each
 

@@ -170,7 +170,7 @@ class Server:
 
         def prepared() -> Tensor:
             data = file.file.read(self.options.limits.image_bytes + 1)
-            image = picture(data, name, self.options.limits, model.channels)
+            image = picture(data, name, self.options.limits, model.channels, model.learner.state.value_range)
             try:
                 return model.prepare(image)
             except ValueError as error:

@@ -13,7 +13,8 @@ from continual.console import count
 from continual.data.inputs import Label
 from continual.errors import EquimosError, InputError
 from continual.lifecycle import contents, locks, versions
-from continual.lifecycle.new_images import Picture, Plan, entry
+from continual.lifecycle.entries import entry
+from continual.lifecycle.new_images import Picture, Plan
 from continual.lifecycle.review import Review, review
 from continual.lifecycle.seen_images import SeenImage, SeenImages
 from continual.serving.collected import Collected

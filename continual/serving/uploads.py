@@ -6,9 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from fastapi import Request
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -49,7 +47,7 @@ class Limits:
         return 2 * self.image_bytes + 2**16
 
 
-def picture(data: bytes, name: str, limits: Limits, channels: int = 3) -> Image.Image | np.ndarray:
+def picture(data: bytes, name: str, limits: Limits, channels: int = 3, value_range: str | None = None) -> Any:
     """Decode an image, see `continual.data.decoding`; raises RefusedError, which names it by `name`."""
     if not data:
         raise RefusedError(400, f"{name} is empty")
@@ -58,13 +56,13 @@ def picture(data: bytes, name: str, limits: Limits, channels: int = 3) -> Image.
     if (rounds := most_scans(data)) > limits.scans:
         raise RefusedError(413, f"{name} has {rounds} scans or parts: at most {limits.scans} scans are taken")
     try:
-        found: Image.Image | np.ndarray = decode(data, name=name, most_pixels=limits.pixels, channels=channels).image
+        how: dict[str, Any] = {"most_pixels": limits.pixels, "channels": channels, "value_range": value_range}
+        return decode(data, name=name, **how).image
     except NeedsExtraError as error:
         raise RefusedError(415, f"{name} is not taken: {error}") from None
     except UnreadableError as error:
         status, what = REFUSALS[error.kind]
         raise RefusedError(status, f"{name} {what}: {error}") from None
-    return found
 
 
 @dataclass(frozen=True)

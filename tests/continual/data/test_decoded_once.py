@@ -38,9 +38,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = image_files.open_image
 
-    def counted(raw: Any, index: int = 0, channels: int = 3) -> Any:
+    def counted(raw: Any, index: int = 0, **options: Any) -> Any:
         names.append(Path(raw).name)
-        return real(raw, index)
+        return real(raw, index, **options)
 
     monkeypatch.setattr(image_files, "open_image", counted)
     return names

@@ -12,7 +12,7 @@ import typer
 
 from continual.cli.loading import loading_pytorch
 from continual.cli.options import Csv, Device, Images, Json, ModelArg, ValueRange, Workers
-from continual.console import STDOUT, check_outputs, console, show_rows, write_json, write_text
+from continual.console import STDOUT, check_outputs, console, count, show_rows, write_json, write_text
 from continual.data.folders import parts_in
 from continual.errors import InputError
 
@@ -140,6 +140,7 @@ def advise(
         from continual.data.inputs import as_experience
         from continual.learning.extractor import Extractor, every_view
         from continual.learning.settings import Settings
+        from continual.symmetry.choice import FEWEST
         from continual.symmetry.left_out import advice, evidence, margin
 
     check_outputs(json)
@@ -176,6 +177,8 @@ def advise(
         f"group: {taken.group or 'none'} (one that changes which way is up {asked}, because {taken.up:.0%} of moved "
         "images are recognised as moved; 50% is by chance)"
     )
+    if len(labels) < FEWEST:
+        console().print(f"{count(len(labels), 'image')} say little: --symmetry auto asks for {FEWEST}, better are 50")
     console().print(f"next: {command}", markup=False, soft_wrap=True)
 
 

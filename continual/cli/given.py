@@ -97,6 +97,11 @@ def check_one_class(learner: IncrementalLearner[Any], plan: Plan) -> None:
         )
 
 
+def usual_images(learner: Any) -> int:
+    """Return how many images, each left out, have said what is usual of a single class."""
+    return round(float(learner.current.certainty.images))
+
+
 def single_class_lines(learner: IncrementalLearner[Any], plan: Plan, one_class: bool) -> list[str]:
     """Say what a model can that will know a single class, and how well it will know what is usual."""
     known = {*learner.classes, *(picture.entry.label for picture in plan.learn)}

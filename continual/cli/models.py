@@ -95,6 +95,7 @@ def predict(
     with loading_pytorch():
         from continual import distributed, options
         from continual.cli import opening
+        from continual.cli.given import usual_images
         from continual.cli.progress import ProgressBars
 
     opening.settings_now(found, set_, method)
@@ -122,6 +123,9 @@ def predict(
         _show_predictions(records, rate)
         if asked.passes is not None:
             console.console().print(f"{float(asked.passes.mean()):.2f} passes of the backbone per image")
+        if asked.anomaly is not None and rate is not None and rate * (known := usual_images(learner)) < 1:
+            said = f"by {console.count(known, 'good image')}, rates below {1 / known:.1%} are not known"
+            console.console(stderr=True).print(f"{said}: more good images would be called unusual than that")
 
 
 @app.command()

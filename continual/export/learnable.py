@@ -129,5 +129,6 @@ def _regression(learner: IncrementalLearner[Any], about: dict[str, Any]) -> dict
         sketch = torch.randn(SKETCH, width, generator=generator(own.seed, "sketch")) / SKETCH**0.5
     kept = {name: getattr(certain, name) for name in ("share", "typical", "losses", "ood_scores", "images", "classes")}
     errors = {"errors": certain.errors.weight, "errors_bias": certain.errors.bias, "leverage": certain.leverage}
-    largest = {} if certain.largest is None else {"largest": certain.largest}
-    return {**arrays, **kept, **errors, **largest, "sketch": sketch}
+    units = {name: getattr(certain, name) for name in ("largest", "own_weight")}
+    units = {name: value for name, value in units.items() if value is not None}
+    return {**arrays, **kept, **errors, **units, "sketch": sketch}

@@ -207,12 +207,15 @@ class Learner(Runner):
         arrays["weight"], arrays["bias"] = weight, sums["counts"] / sums["counts"].sum() - mean @ weight
         if "sketch" not in arrays:
             return
-        clamped = usual and float(arrays["leverage"]) > CLAMPED
-        arrays |= certainty(arrays, sums, (lower, mean, deviation), penalty, changes)
-        if clamped or one_class(arrays) != (len(self.classes) < 2):
-            arrays |= {name: np.zeros_like(arrays[name]) for name in USUAL}
-        if usual and seen["counts"][own] > 1:
-            self._left_out(views, own, seen, sums, lower, mean, deviation)
+        system = lower, mean, deviation
+        if float(arrays["leverage"]) > CLAMPED or one_class(arrays) != (len(self.classes) < 2):
+            arrays |= {name: np.zeros_like(arrays[name]) for name in USUAL} | {"own_weight": np.ones(())}
+        left = self._left_out(views, own, seen, sums, system) if usual and seen["counts"][own] > 1 else None
+        newest = None if left is None else (views, left[1], np.ones(len(views)) if left[2] is None else left[2])
+        arrays |= certainty(arrays, sums, system, penalty, changes, newest)
+        if left is not None:
+            t, leverages, weights = left
+            self._usual(t, np.full(len(views), own), weights, leverages, TEMPERATURES)
 
     def _penalty(self, sums: Arrays, products: np.ndarray, crossed: np.ndarray) -> float:
         images = float(self.arrays["counts"].sum())
@@ -231,16 +234,14 @@ class Learner(Runner):
         own: int,
         seen: Arrays,
         sums: Arrays,
-        lower: np.ndarray,
-        mean: np.ndarray,
-        deviation: np.ndarray,
-    ) -> None:
-        """Add what the images, each left out, say is usual; see `continual.uncertainty.left_out`."""
+        system: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return t and leverages of the images, each left out, and their weights; see `uncertainty.left_out`."""
         head = self.arrays["weight"], self.arrays["bias"]
         exact = sums is seen and views.shape[1] == 1
-        t, h = left_out(views, own, seen, sums, (lower, mean, deviation), head, None if exact else self._shares())
+        t, h = left_out(views, own, seen, sums, system, head, None if exact else self._shares())
         weights = None if exact else image_weights(seen["counts"], self.state["balance"])[[own] * len(views)]
-        self._usual(t, np.full(len(views), own), weights, h, TEMPERATURES)
+        return t, h, weights
 
     def _usual(
         self,

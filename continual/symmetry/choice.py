@@ -10,6 +10,10 @@ AUTO = "auto"
 NO_UP = "D4"
 
 
+#: so many images, each left out, say something of a group; of fewer, none is taken
+FEWEST = 12
+
+
 @dataclass(frozen=True)
 class GroupChoice:
     """What `group="auto"` took, and by how much."""
@@ -28,6 +32,9 @@ class GroupChoice:
         """What was taken and why, in one sentence."""
         if not self.images:
             return "group: none, as there are fewer than two classes of two images to tell by"
+        if self.images < FEWEST and self.group is None:
+            few = f"{self.images} images of classes with several are too few to tell by"
+            return f"group: none, as {few}: name one, as D4, if you know that they have no up"
         taken = f"{self.group}, these images have no up" if self.group else "none, these images seem to have an up"
         change = f"{abs(self.saved):.0%} {'less' if self.saved >= 0 else 'more'}"
         seen = "" if self.up is None else f"; moved images are recognised in {self.up:.0%}, half by chance"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics, Standardised
-from continual.symmetry.choice import NO_UP, GroupChoice
+from continual.symmetry.choice import FEWEST, NO_UP, GroupChoice
 from continual.symmetry.views import group_named
 
 #: groups that are asked about: those of rotations and mirrors that leave a picture on its sides
@@ -114,7 +114,7 @@ def choice_of(views: Tensor, labels: Tensor) -> GroupChoice:
         return GroupChoice(0.0, 0.0, 0.0, 0)
     upright, whole = _upright(found), next(one for one in found if one.group == NO_UP)
     saved = _saved(whole, upright)
-    group = NO_UP if saved >= margin(whole.up) else None
+    group = NO_UP if len(labels) >= FEWEST and saved >= margin(whole.up) else None
     return GroupChoice(saved, upright.accuracy, whole.accuracy, len(labels), group, whole.up)
 
 

@@ -11,14 +11,18 @@ form, while their features are still in memory: values become (f - h y) / (1 - h
 Technometrics 1974). Of earlier experiences a curve over T and quantiles are kept, in units that follow from the sums at
 any time, so that what was kept stays true while more classes come: the curve in those of a typical own t (with the mean
 leverage for each image's: Golub, Heath and Wahba, Technometrics 1979), quantiles in those of the largest t that is
-expected (`largest_value`).
+expected (`largest_value`). An image may be several rows that weigh as one, its views. Left out with all of them, its
+leverage is h / (1 - w h), with h the mean over its rows: w is 1 where they are alike, less the more they differ, and
+found from images (`Certainty.own_weight`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +37,15 @@ from continual.uncertainty.tempering import agreeing
 POWER = 1.25  #: of the leverage in the score of unknown images; 0.5, as in t, in older files
 #: what T is chosen from, in units of a typical own t
 TEMPERATURES = 10 ** torch.linspace(-2, 2, 161, dtype=torch.float64)
+PER_DECADE = 40  #: of these
+
+
+class Units(NamedTuple):
+    """In what the values and leverages of images left out are measured, each ()."""
+
+    typical: Tensor  #: the own t
+    leverage: Tensor
+    largest: Tensor  #: the largest t, in units of a typical own one
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,13 @@ class Certainty:
     leverage: Tensor | None = None  #: (), of an image left out, the unit of h in the score; None: the score is -max t
     fewer: FewerViews | None = None  #: the same of means over an image's first views, where it may have several
     largest: Tensor | None = None  #: (), the unit of t in the score, in units of a typical one; None in older files: 1
+    #: (), w in the unit h / (1 - w h), h the mean leverage of rows: what an image's rows weigh when it is left out, 1
+    #: for rows that are alike; None in older files: 1
+    own_weight: Tensor | None = None
 
     def check_shapes(self) -> None:
         """Raise ValueError unless numbers are single, and curves and quantiles have as many as are kept."""
-        expect_shapes(self, share=(), typical=(), images=(), classes=(), leverage=(), largest=())
+        expect_shapes(self, share=(), typical=(), images=(), classes=(), leverage=(), largest=(), own_weight=())
         readings = self.losses.shape[:-1]
         if len(readings) > 1:
             raise ValueError(f"losses are of shape {tuple(self.losses.shape)}: a row is kept of each reading")
@@ -134,15 +150,24 @@ class Certainty:
 
     @property
     def older(self) -> bool:
-        """Whether its quantiles are those of a file from before they had a unit."""
-        return self.leverage is not None and self.largest is None
+        """Whether its quantiles are those of a file from before they had today's units."""
+        return self.leverage is not None and (self.largest is None or self.own_weight is None)
 
-    def measured_by(self, largest: Tensor) -> Certainty:
-        """Return the same with quantiles in this unit (), if they are `older`."""
-        if not self.older:
-            return self
-        fewer = None if self.fewer is None else replace(self.fewer, ood_scores=self.fewer.ood_scores / largest)
-        return replace(self, ood_scores=self.ood_scores / largest, fewer=fewer, largest=largest)
+    def measured_by(self, now: Units, was: Units) -> Certainty:
+        """Return the same in units of `now`, if it is `older`; `was` are those of w = 1."""
+        scale = was.typical if self.largest is None else was.typical * was.largest
+        scale = scale / (now.typical * now.largest) * (now.leverage / was.leverage) ** (POWER - 0.5)
+        # A curve over T moves by whole places of its grid.
+        moved = round(PER_DECADE * math.log10(float(now.typical / was.typical)))
+        places = (torch.arange(len(TEMPERATURES)) + moved).clamp(0, len(TEMPERATURES) - 1)
+        fewer = self.fewer
+        if fewer is not None:
+            leads = fewer.leads * (was.typical / now.typical)
+            fewer = FewerViews(leads, fewer.losses[..., places], fewer.ood_scores * scale)
+        own_weight = torch.ones_like(now.typical)
+        scores = self.ood_scores * scale
+        found = replace(self, losses=self.losses[..., places], ood_scores=scores, fewer=fewer, own_weight=own_weight)
+        return replace(found, largest=now.largest)
 
     def without(self, index: int) -> Certainty:
         """Return the same: the columns of `errors` are no classes, and what is usual of the others stays."""
@@ -162,6 +187,7 @@ class Certainty:
             ood_scores=joint_quantiles(*known) if any(one.images for one in parts) else parts[0].ood_scores,
             leverage=parts[0].leverage,
             largest=parts[0].largest,
+            own_weight=_mean([(one.own_weight, one.images) for one in parts]),
             fewer=other.fewer if self.fewer is None else self.fewer.joined(self.images, other.fewer, other.images),
             images=self.images + other.images,
             classes=torch.maximum(self.classes, other.classes),
@@ -206,3 +232,12 @@ class Certainty:
             images=self.images + own.sum(),
             classes=torch.full_like(self.classes, classes),
         )
+
+
+def _mean(values: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    """Return the mean of values () that count for so many images (); None unless all are known."""
+    known = [(value, images) for value, images in values if value is not None]
+    total = sum(float(images) for _, images in known)
+    if len(known) < len(values) or not total:
+        return values[0][0]
+    return torch.stack([value * images for value, images in known]).sum() / total

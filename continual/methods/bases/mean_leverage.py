@@ -43,7 +43,8 @@ def _known_leverage(state: RegressionState) -> Tensor | None:
         return None
     more = (1 - sums.image_weights(state.balance or 0.0)) * sums.counts
     means = certain.errors((sums.targets / sums.counts).mT).square().sum(1)
-    return usual / (1 + usual) + (more * means).sum() / count
+    own_weight = 1.0 if certain.own_weight is None else certain.own_weight
+    return usual / (1 + own_weight * usual) + (more * means).sum() / count
 
 
 def added(newest: Rows | None, certain: Certainty) -> Added | None:

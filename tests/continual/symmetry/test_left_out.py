@@ -129,6 +129,14 @@ def test_too_few_images_say_nothing(labels: list[int]) -> None:
     assert "fewer than two classes" in choice.words
 
 
+def test_a_few_images_take_no_group(alike: Tensor, labels: Tensor) -> None:
+    """By chance as many moved images as not are recognised among so few, also where there is an up."""
+    rows = torch.cat([(labels == c).nonzero()[:4, 0] for c in (0, 1)])
+    few = choice_of(alike[rows], labels[rows])
+    assert (few.group, few.images) == (None, 8)
+    assert "8 images of classes with several are too few to tell by: name one" in few.words
+
+
 def test_images_that_are_their_classes_only_one_do_not_count(alike: Tensor, labels: Tensor) -> None:
     more = torch.cat([alike, alike[:1] + 9])
     assert evidence(more, torch.cat([labels, torch.tensor([7])])) == evidence(alike, labels)

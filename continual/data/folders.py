@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
+from continual.data.names import same_name
 from continual.errors import InputError
 
 #: left in folders by macOS, Windows, network drives (Synology, QNAP) and programs that sort or copy photographs; in
@@ -123,18 +123,6 @@ def _inside(folder: Path) -> set[str]:
     """Return the names of the folders in one, without those that are ignored."""
     with os.scandir(folder) as entries:
         return {entry.name for entry in entries if entry.is_dir() and not ignored(entry.name)}
-
-
-def same_name(name: str) -> str:
-    """Return what names that people take for the same have in common; single letters keep their case.
-
-    >>> same_name("Hex  Nut") == same_name("hex nut ") == same_name("ＨＥＸ nut")
-    True
-    >>> same_name("a") == same_name("A")
-    False
-    """
-    plain = " ".join(unicodedata.normalize("NFKC", name).split())
-    return plain if len(plain) == 1 else plain.casefold()
 
 
 def alike(names: Iterable[str]) -> list[str]:

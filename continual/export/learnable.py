@@ -103,6 +103,22 @@ def write_sums(learner: IncrementalLearner[Any], path: Path) -> None:
         np.savez(file, about=np.array(json.dumps(about)), **stored)
 
 
+def check_replaced(learner: IncrementalLearner[Any], path: Path) -> None:
+    """Raise InputError if there is a file of sums at `path` that knows more than the learner: a device has learned."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            about = json.loads(str(kept["about"]))
+            there = float(kept["count" if about["method"] == "simple_cil" else "counts"].sum())
+    except (OSError, ValueError, KeyError):
+        return  # none, or none that can be read
+    state: Any = learner.current if isinstance(learner, RegressionLearner) else learner.state
+    images = learned(state.sums).counts if isinstance(learner, RegressionLearner) else learned(state.prototypes).count
+    more = [name for name in about["classes"] if name not in learner.classes]
+    if more or there > float(images.sum()):
+        what = f"the class {more[0]!r}" if more else "more images"
+        raise InputError(f"{path} has learned {what} on a device, which would be lost: move it away first")
+
+
 def _prototypes(learner: SimpleCILLearner) -> dict[str, Tensor]:
     found, known = learned(learner.state.prototypes), learner.state.temperature
     arrays = {"mean": found.mean, "count": found.count}

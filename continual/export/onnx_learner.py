@@ -8,10 +8,11 @@
     model.predict(frames)             # as the runner's, with the new class
     model.save()                      # writes the sums, whole or not at all
 
-or `python onnx_learner.py parts.onnx parts.sums.npz --class nut photos/*.png`. For the methods strata, ridge and
-simple_cil. What is learned is what `learn` and `correct` of the model in PyTorch would: the same sums, head,
-probabilities and p-values, up to the rounding of floats. The ONNX file stays as it is. Needs numpy and onnxruntime
-alone; a regression on D numbers takes 8 D^2 bytes a few times over, and D^3 / 3 multiplications.
+or `python onnx_learner.py parts.onnx parts.sums.npz --class nut photos/*.png`, and without `--class` one line of JSON
+for each photo, by all classes so far. For the methods strata, ridge and simple_cil. What is learned is what `learn`
+and `correct` of the model in PyTorch would: the same sums, head, probabilities and p-values, up to the rounding of
+floats. The ONNX file stays as it is. Needs numpy and onnxruntime alone; a regression on D numbers takes 8 D^2 bytes a
+few times over, and D^3 / 3 multiplications.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from continual.data.names import same_name
 from continual.errors import InputError
+from continual.export.numpy_certainty import certainty, unlike, usual_leverage
 from continual.export.numpy_sums import (
     CLAMPED,
     COSINE_TEMPERATURES,
@@ -36,7 +39,6 @@ from continual.export.numpy_sums import (
     back_solved,
     balanced,
     best_penalty,
-    certainty,
     cosines_left_out,
     file_identity,
     forward_solved,
@@ -48,12 +50,10 @@ from continual.export.numpy_sums import (
     quantiles,
     softmax,
     unit,
-    unlike,
-    usual_leverage,
     wider,
     write_whole,
 )
-from continual.export.onnx_runner import Runner, check_several, inputs
+from continual.export.onnx_runner import Runner, check_several, inputs, print_answers
 
 
 class Learner(Runner):
@@ -71,8 +71,8 @@ class Learner(Runner):
             self.state: dict[str, Any] = json.loads(str(self.arrays.pop("about")))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{sums} holds no sums that can be read ({type(error).__name__})") from error
-        if self.state["backbone"] != self._backbone():
-            raise InputError(f"{sums} is not of the model in {path}: export both together")
+        if self.state["backbone"] != self._backbone() or "views" not in self._outputs:
+            raise InputError(f"{sums} is not of the model in {path}: export both together, with --learnable")
         self.classes = list(self.state["classes"])
         if self.state["method"] != "simple_cil":
             rows, columns = np.tril_indices(len(self.arrays["total"]))
@@ -149,6 +149,10 @@ class Learner(Runner):
     def _update(self, images: Any, label: str | int, *, usual: bool) -> None:
         if self.classes and type(label) is not type(self.classes[0]):
             raise InputError(f"{label!r} is {type(label).__name__}, but the classes are not: use one kind")
+        if label not in self.classes:
+            for known in self.classes:
+                if same_name(str(known)) == same_name(str(label)):
+                    raise InputError(f"{label!r} is one name with {known!r} for people: say {known!r}")
         found = [self._views(batch) for batch in self._prepared(images)]
         if not found:
             raise InputError("there is no image to learn")
@@ -272,12 +276,15 @@ class Learner(Runner):
 
 
 def main(words: Sequence[str]) -> int:
-    """Learn images of a class, and save."""
-    if len(words) < 5 or words[2] not in ("--class", "--correct"):
+    """Learn images of a class, and save; or print one line of JSON for each image, as the runner does."""
+    learns = len(words) > 2 and words[2] in ("--class", "--correct")
+    if len(words) < (5 if learns else 3) or (not learns and words[2].startswith("--")):
         print(__doc__, file=sys.stderr)
         return 2
     try:
         model = Learner(words[0], words[1])
+        if not learns:
+            return print_answers(model, words[2:])
         (model.learn if words[2] == "--class" else model.correct)([*words[4:]], words[3])
         model.save()
     except InputError as error:

@@ -3,18 +3,15 @@
 `equimos export --onnx FOLDER` writes it beside the model, with all that it needs in one file: see
 `continual.export.standalone`. In Python:
 
-    runner = Runner("parts.onnx")
-    runner.predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
+    Runner("parts.onnx").predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
-or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be
-used, and then exit code 1. Each answer is a dict: `answer` (the class), `score`, and, where the model has them,
-`probability` (calibrated), `familiarity`, `unknown`, `anomaly` (of a single class) and `stack`.
+or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be used,
+and then exit code 1. Answers have `answer` (the class), `score`, and, where the model has them, `probability`
+(calibrated), `familiarity`, `unknown`, `anomaly` (of a single class) and `stack`.
 Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
-uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit" for 0 to 1,
-"bytes" for 0 to 255, "normalised" for the model's inputs; else floats are looked at, with a warning. A camera's frames,
-as arrays, need no Pillow: without it they are resized here, with its weights and rounding, columns first (some releases
-of it take the rows first, which is not the same to the last bit). HEIC files need pillow-heif, and TIFF files of many
-channels tifffile.
+uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit", "bytes" or
+"normalised"; else floats are looked at, with a warning. A camera's frames, as arrays, need no Pillow: they are resized
+with its weights and rounding. HEIC files need pillow-heif, and TIFF files of many channels tifffile.
 """
 
 from __future__ import annotations
@@ -46,8 +43,10 @@ from continual.data.framing import Pose, middle, pose_of, sides
 from continual.data.ranges import NORMALISED, ValueRange
 from continual.errors import InputError
 
-FORMAT = "equimos-onnx"
-VERSION = 4  # 1 knew no pose; 2 are of one backbone, 3 of several, 4 of other channels than three
+FORMAT, VERSION = (
+    "equimos-onnx",
+    4,
+)  # 1 knew no pose; 2 are of one backbone, 3 of several, 4 of other channels than three
 
 
 class Runner:
@@ -278,15 +277,20 @@ def _weights(size: int, wanted: int, interpolation: str) -> np.ndarray:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one line of JSON an image; return 1 if any cannot be used."""
+    """Answer images; see `print_answers`."""
     if len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        runner, code = Runner(words[0]), 0
+        return print_answers(Runner(words[0]), words[1:])
     except InputError as error:
         sys.exit(f"error: {error}")
-    for path in words[1:]:
+
+
+def print_answers(runner: Runner, paths: Sequence[str]) -> int:
+    """Print one line of JSON an image; return 1 if any cannot be used."""
+    code = 0
+    for path in paths:
         try:
             found = runner.predict([path])[0]
         except InputError as error:

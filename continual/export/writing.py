@@ -19,7 +19,7 @@ from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.export.graphs import exact, graph
 from continual.export.int8 import milliseconds, quantised
-from continual.export.learnable import graph_with_views, readings, write_sums
+from continual.export.learnable import check_replaced, graph_with_views, readings, write_sums
 from continual.export.onnx_runner import FILTERS, FORMAT, VERSION, Runner, resize
 from continual.learning import model_file
 from continual.learning.extractor import Progress
@@ -107,6 +107,7 @@ def export_onnx(
     plain = exact(learner)
     if learnable:
         readings(plain)
+        check_replaced(plain, path.with_suffix(".sums.npz"))
     try:
         model = graph_with_views(plain) if learnable else graph(plain.edited)
     except InputError as error:

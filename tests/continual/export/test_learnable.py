@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from continual.errors import InputError
-from continual.export import standalone
+from continual.export import onnx_learner, standalone
 from continual.export.onnx_learner import Learner
 from continual.export.onnx_runner import Runner
 from continual.export.writing import export_onnx
@@ -144,3 +144,47 @@ def test_the_second_of_two_savers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was changed by another since it was read"):
         two.save()
     assert Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz").classes == ["class 0", "class 1", "class 2"]
+
+
+def test_a_class_is_not_learned_twice_under_another_spelling(tmp_path: Path) -> None:
+    export_onnx(taught(SimpleCILLearner(BACKBONE), [0, 1]), tmp_path / "m.onnx", learnable=True)
+    box = Learner(tmp_path / "m.onnx", tmp_path / "m.sums.npz")
+    for name in ("Class 0", "class  0 "):
+        with pytest.raises(InputError, match="is one name with 'class 0' for people: say 'class 0'"):
+            box.learn(arrays(3, 2, 1), name)
+    assert box.classes == ["class 0", "class 1"]
+
+
+def test_what_a_device_has_learned_is_not_overwritten_by_another_export(tmp_path: Path) -> None:
+    learner = taught(SimpleCILLearner(BACKBONE), [0, 1])
+    path, sums = tmp_path / "m.onnx", tmp_path / "m.sums.npz"
+    export_onnx(learner, path, learnable=True)
+    export_onnx(learner, path, learnable=True)  # nothing is lost
+    for kind, name, said in ((0, "class 0", "more images"), (2, "nut", "the class 'nut'")):
+        box = Learner(path, sums)
+        box.learn(arrays(kind, 2, 1), name)
+        box.save()
+        kept = sums.read_bytes()
+        with pytest.raises(InputError, match=f"{said} on a device, which would be lost: move it away first"):
+            export_onnx(learner, path, learnable=True)
+        assert sums.read_bytes() == kept
+    export_onnx(learner, path)  # an ordinary export leaves the sums, which do not go with it
+    with pytest.raises(InputError, match="not of the model in .*: export both together, with --learnable"):
+        Learner(path, sums)
+
+
+def test_the_command_answers_by_all_classes_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_onnx(taught(SimpleCILLearner(BACKBONE), [0, 1]), tmp_path / "m.onnx", learnable=True)
+    for n, image in enumerate(arrays(5, 3, 1)):
+        Image.fromarray(image).save(tmp_path / f"{n}.png")
+    words, images = (
+        [str(tmp_path / "m.onnx"), str(tmp_path / "m.sums.npz")],
+        [str(tmp_path / f"{n}.png") for n in range(3)],
+    )
+    assert onnx_learner.main([*words, "--class", "nut", *images]) == 0
+    assert onnx_learner.main([*words, *images, str(tmp_path / "none.png")]) == 1
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one.get("answer") for one in said[1:]] == ["nut", "nut", "nut", None]
+    assert "no image at" in said[-1]["error"]
+    assert onnx_learner.main(words) == 2
+    assert onnx_learner.main([*words, "--klass", "nut", *images]) == 2

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 import continual
 from continual.backbones.loading import Backbone
-from continual.export import numpy_sums
+from continual.export import numpy_certainty
 from continual.methods.ridge import RidgeLearner
 from continual.statistics.ridge import GramStatistics, LinearHead, Standardised
 from continual.uncertainty.certainty import certainty, largest_left_out
@@ -142,7 +142,7 @@ def test_numpy_finds_the_same() -> None:
     arrays["ood_scores"] = torch_found.ood_scores.numpy() * float(torch_found.largest)
     own = {name: getattr(sums, name).numpy() for name in ("targets", "counts")}
     given = tuple(part.numpy() for part in (system.lower, system.mean, system.deviation))
-    found = numpy_sums.certainty(arrays, own, given, system.penalty, None, None)  # type: ignore[arg-type]
+    found = numpy_certainty.certainty(arrays, own, given, system.penalty, None, None)  # type: ignore[arg-type]
     for name in ("share", "typical", "leverage", "largest", "own_weight", "losses", "ood_scores"):
         np.testing.assert_allclose(found[name], getattr(torch_found, name).numpy(), rtol=1e-9, err_msg=name)
 

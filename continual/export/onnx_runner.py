@@ -5,13 +5,13 @@
 
     Runner("parts.onnx").predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
-or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be used,
-and then exit code 1. Answers have `answer` (the class), `score`, and, where the model has them, `probability`
-(calibrated), `familiarity`, `unknown`, `anomaly` (of a single class) and `stack`.
-Images are read, rotated, laid on white, resized and cut out as the model learned them. Floats, and integers other than
-uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0, 4095))`, "unit", "bytes" or
-"normalised"; else floats are looked at, with a warning. A camera's frames, as arrays, need no Pillow: they are resized
-with its weights and rounding. HEIC files need pillow-heif, and TIFF files of many channels tifffile.
+or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be used.
+Answers have `answer` (the class), `score`, and, where known, `probability` (calibrated), `familiarity`, `unknown`,
+`anomaly` (of a single class) and `stack`. Images are read, rotated, laid on white, resized and cut out as the model
+learned them. Floats, and integers other than uint8, are of the range that was learned, or say it:
+`runner.predict(images, value_range=(0, 4095))`, "unit", "bytes" or "normalised"; else floats are looked at, with a
+warning. A camera's frames, as arrays, need no Pillow: they are resized with its weights and rounding. HEIC files need
+pillow-heif, TIFF files of many channels tifffile.
 """
 
 from __future__ import annotations
@@ -43,10 +43,8 @@ from continual.data.framing import Pose, middle, pose_of, sides
 from continual.data.ranges import NORMALISED, ValueRange
 from continual.errors import InputError
 
-FORMAT, VERSION = (
-    "equimos-onnx",
-    4,
-)  # 1 knew no pose; 2 are of one backbone, 3 of several, 4 of other channels than three
+FORMAT = "equimos-onnx"
+VERSION = 4  # 1 knew no pose; 2 are of one backbone, 3 of several, 4 of other channels than three
 
 
 class Runner:
@@ -289,14 +287,14 @@ def main(words: Sequence[str]) -> int:
 
 def print_answers(runner: Runner, paths: Sequence[str]) -> int:
     """Print one line of JSON an image; return 1 if any cannot be used."""
-    code = 0
+    failed = False
     for path in paths:
         try:
             found = runner.predict([path])[0]
         except InputError as error:
-            found, code = {"error": str(error)}, 1
+            found, failed = {"error": str(error)}, True
         print(json.dumps({"file": path, **found}))
-    return code
+    return int(failed)
 
 
 if __name__ == "__main__":

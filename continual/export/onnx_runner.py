@@ -5,13 +5,12 @@
 
     Runner("parts.onnx").predict(["photos/0.png"])   # paths, PIL images or arrays (H, W, 3)
 
-or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be used.
-Answers have `answer` (the class), `score`, and, where known, `probability` (calibrated), `familiarity`, `unknown`,
-`anomaly` (of a single class) and `stack`. Images are read, rotated, laid on white, resized and cut out as the model
-learned them. Floats, and integers other than uint8, are of the range that was learned, or say it:
-`runner.predict(images, value_range=(0, 4095))`, "unit", "bytes" or "normalised"; else floats are looked at, with a
-warning. A camera's frames, as arrays, need no Pillow: they are resized with its weights and rounding. HEIC files need
-pillow-heif, TIFF files of many channels tifffile.
+or `python onnx_runner.py parts.onnx photos/*.png`, one line of JSON an image, with `error` for one that cannot be
+used. Answers have `answer` (the class), `score`, and, where known, `probability` (calibrated), `familiarity`,
+`unknown`, `anomaly` (of a single class) and `stack`. Images are prepared as the model learned them. Floats, and
+integers other than uint8, are of the range that was learned, or say it: `runner.predict(images, value_range=(0,
+4095))`, "unit", "bytes" or "normalised"; else floats are looked at, with a warning. A camera's frames, as arrays, need
+no Pillow: they are resized with its weights. HEIC needs pillow-heif, TIFF of many channels tifffile.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
 from equivariant.orbits import random_elements
+from equivariant.parts.networks import wide_scores
 from equivariant.ties import top
 
 COMBINE = ("fuse", "best")
@@ -107,7 +108,8 @@ class EquivariantDetector(nn.Module):
         """Return the elements by which the detector sees an image (C, H, W), in the group's order."""
         if self.score is None:
             return list(range(self.group.order))
-        scores = torch.stack([self.score(moved_image(m, image)[None]).reshape(()) for m in self.motions()])
+        views = [moved_image(motion, image)[None] for motion in self.motions()]
+        scores = torch.stack([wide_scores(self.score, view).reshape(()) for view in views])
         if not scores.isfinite().all():
             raise InputError("the score network returned a number that is not finite")
         return top(scores[:, None], self.keep, self.tie_tolerance)[:, 0].nonzero().flatten().tolist()

@@ -37,6 +37,8 @@ from continual.learning.suppressing import Suppressing
 from continual.learning.training import Checkpoints, Training
 from continual.learning.unlabelled import UnlabelledUse
 from continual.symmetry.base import Symmetry, symmetry_of
+from continual.symmetry.choice import AUTO
+from continual.symmetry.views import check_channels
 
 
 class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppressing[S]):
@@ -92,8 +94,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
         self.backbone = as_backbone(backbone).on(self.device)
         self.settings: Any = settings or make(self.settings_type, preset, **values)
         self.state: S = self.state_type()  # type: ignore[assignment]
-        self.check()
-        check_adapters(self.backbone.frozen, self.settings)
+        self._check()
 
     # What a method defines -----------------------------------------------------------------------------
 
@@ -254,9 +255,15 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
             other.settings = make(self.settings_type, **{**self.settings.model_dump(), **settings})
             for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
                 del other.__dict__[name]
-            other.check()
-            check_adapters(self.backbone.frozen, other.settings, self.settings if self.state.updates else None)
+            other._check(self.settings if self.state.updates else None)
         return other
+
+    def _check(self, learned: Settings | None = None) -> None:
+        """Raise InputError or BackboneError for settings and a backbone, or what is `learned`, that do not fit."""
+        self.check()
+        if self.settings.group not in (None, AUTO):
+            check_channels(self.settings.group, self.backbone.frozen.channels)
+        check_adapters(self.backbone.frozen, self.settings, learned)
 
     # What a method may add -----------------------------------------------------------------------------
 

@@ -43,8 +43,7 @@ def left_out(views: Tensor, labels: Tensor) -> Tensor:
     system = Standardised.of(sums, PENALTY * x.shape[1])
     targets = F.one_hot(rows, classes).to(x.dtype)
     errors = targets - system.solve(sums)(x)
-    white = torch.linalg.solve_triangular(system.lower, ((x - system.mean) / system.deviation).mT, upper=False).mT
-    white, errors, targets = (part.unflatten(0, (-1, each)) for part in (white, errors, targets))
+    white, errors, targets = (part.unflatten(0, (-1, each)) for part in (system.white(x), errors, targets))
     kept = torch.eye(each, dtype=x.dtype) - white @ white.mT - 1 / len(x)
     return (targets - torch.linalg.solve(kept, errors)).mean(1)
 

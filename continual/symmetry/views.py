@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from continual.errors import InputError
 from continual.seeding import generator
-from equivariant.actions import Images
+from equivariant.actions import Images, motion_of
 from equivariant.errors import EquivariantError
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.orbits import orbit
@@ -127,8 +127,20 @@ def group_named(name: str) -> FiniteGroup:
     """Return the group of that name; raises InputError for one that is unknown or does not act on pictures."""
     with refusals():
         group = as_group(name)
-        orbit(group, torch.zeros(1, 3, 2, 2))
+        orbit(group, torch.zeros(1, _permuted(group) or 3, 2, 2))
     return group
+
+
+def check_channels(name: str, channels: int) -> None:
+    """Raise InputError if the group of that name permutes channels, and another number of them."""
+    permuted = _permuted(group_named(name))
+    if permuted not in (0, channels):
+        raise InputError(f"group={name!r} permutes {permuted} channels, and the backbone takes {channels}")
+
+
+def _permuted(group: FiniteGroup) -> int:
+    """Return how many channels a group permutes, 0 if it leaves them where they are."""
+    return max(len(motion_of(group, g).channels) for g in range(group.order))
 
 
 @contextmanager

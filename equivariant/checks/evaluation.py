@@ -46,7 +46,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a model that returns class scores (B, K), on its own device; `seed` decides how images are transformed.
 
-    If the model is a wrapper that weighs the elements, their mean weights come with it.
+    If the model is a wrapper that weighs the elements, their mean weights come with it. Raises InputError if it holds
+    several wrappers, whose passes are none of one model.
     """
     group, action = as_group(group), input or input_action(model)
     generator = torch.Generator().manual_seed(seed)

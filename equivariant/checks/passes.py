@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from equivariant.parts.staged import Staged
-from equivariant.wrappers.base import OrbitWrapper
+from equivariant.wrappers import find_wrapper
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class Passes:
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[Passes]:
-    """Count what goes through the model of the wrapper in `model`, or through `model` itself, for a while."""
-    wrapper = next((module for module in model.modules() if isinstance(module, OrbitWrapper)), None)
+    """Count what goes through the model of the wrapper in `model`, or through `model` itself, for a while.
+
+    Raises InputError if there are several wrappers.
+    """
+    wrapper = find_wrapper(model)
     inner, passes = model if wrapper is None else wrapper.model, Passes()
     if isinstance(inner, Staged):
         inner.early = _counting(inner.early, "early", passes)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Literal
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from equivariant.actions import motion_of
 from equivariant.detection.fusion import NEEDED, fused
 from equivariant.detection.moving import Found, Moving, exact, moved_image, moved_size, size_of
-from equivariant.errors import InputError
+from equivariant.errors import InputError, first_of
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
 from equivariant.orbits import random_elements
+from equivariant.parts.networks import wide_scores
 from equivariant.ties import top
 
 COMBINE = ("fuse", "best")
@@ -37,7 +39,7 @@ class EquivariantDetector(nn.Module):
       views with the highest scores alone, a canonicaliser where that is one. Without it, all |G| views are seen.
     - `combine`: "fuse" makes one list of what the views found, by weighted boxes fusion (objects of one label that
       overlap by more than `iou` are one); "best" takes the view with the highest `confidence`, as equizero does.
-    - `confidence`: what was found in a view -> a scalar; by default the sum of its scores.
+    - `confidence`: what was found in a view -> a scalar, -inf for none; by default the sum of its scores.
     - `fields`, `mirrored_points`: how further fields move, and which keypoints a mirror swaps; see `Moving`.
     - `chunk`: how many views of one shape the detector sees at once. With more than 1 its rounding may depend on what
       else it sees.
@@ -48,7 +50,7 @@ class EquivariantDetector(nn.Module):
     images and targets are moved by random elements and passed to the detector, and its losses come back.
 
     Raises InputError for bad options, images that are none or hold NaN, an answer without boxes, labels and scores, or
-    with a field that nobody says how to move.
+    with boxes or scores that are not finite, and for fields that not every view has, or that nobody says how to move.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class EquivariantDetector(nn.Module):
         """Return the elements by which the detector sees an image (C, H, W), in the group's order."""
         if self.score is None:
             return list(range(self.group.order))
-        scores = torch.stack([self.score(moved_image(m, image)[None]).reshape(()) for m in self.motions()])
+        views = [moved_image(motion, image)[None] for motion in self.motions()]
+        scores = torch.stack([wide_scores(self.score, view).reshape(()) for view in views])
         if not scores.isfinite().all():
             raise InputError("the score network returned a number that is not finite")
         return top(scores[:, None], self.keep, self.tie_tolerance)[:, 0].nonzero().flatten().tolist()
@@ -130,11 +133,22 @@ class EquivariantDetector(nn.Module):
                 f"the detector returned {_said(answers)} for {len(views)} images, but a list of a dict for each, with "
                 f"boxes, labels and scores, is needed: put it into a module that returns that"
             )
+        for name, answer in product(("boxes", "scores"), answers):
+            if not (finite := answer[name].isfinite()).all():
+                raise InputError(f"the detector returned {answer[name][~finite][0].item()} among {name!r} of a view")
         return list(answers)
 
     def _together(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        if any(view.keys() != views[0].keys() for view in views):
+            missing = sorted(set().union(*views) - set(views[0]).intersection(*views))
+            raise InputError(
+                f"the detector returned {first_of(missing)} for some views of an image and not for others: let it "
+                f"return the same fields for each, with no rows where nothing was found"
+            )
         if self.combine == "best" and len(views) > 1:
             sure = torch.stack([self.confidence(view).reshape(()) for view in views])
+            if not (known := sure < torch.inf).all():
+                raise InputError(f"confidence= returned {sure[~known][0].item()} for a view: it must be below infinity")
             kept = top(sure[:, None], 1, self.tie_tolerance)[:, 0]
             views = [view for view, keep in zip(views, kept.tolist(), strict=True) if keep]
         return views[0] if len(views) == 1 else fused(views, self.moving, self.iou)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equivariant.detection.moving import Found, Moving
+from equivariant.ties import widened
 
 NEEDED = ("boxes", "labels", "scores")
 
@@ -24,7 +25,7 @@ def fused(views: Sequence[Found], moving: Moving, iou: float = 0.55) -> dict[str
     the highest score. The answer is sorted by falling scores.
     """
     found = {name: torch.cat([view[name] for view in views]) for name in views[0]}
-    scores = found["scores"]
+    scores = widened(found["scores"])
     objects = groups(found["boxes"], found["labels"], scores, iou).to(scores.device)
     count = int(objects.max()) + 1 if len(objects) else 0
     sizes = torch.bincount(objects, minlength=count)
@@ -52,7 +53,7 @@ def fused(views: Sequence[Found], moving: Moving, iou: float = 0.55) -> dict[str
             answer[name] = torch.cat([mean(tensor[..., :2]), tensor[best][..., 2:]], dim=-1)
         else:
             answer[name] = tensor[best] if kind == "same" else mean(tensor)
-    answer["scores"] = score
+    answer["scores"] = score.to(found["scores"].dtype)
     order = falling(score, answer["boxes"])
     return {name: tensor[order] for name, tensor in answer.items()}
 

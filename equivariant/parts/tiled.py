@@ -21,7 +21,7 @@ class Tiled(nn.Module):
 
     `Tiled(Equitune(model, "D4", output=Maps()), tile=512)` is exactly equivariant on pictures of any shape, squares or
     not, odd or even: windows lie as far from one edge as from the other, and weigh alike on both sides. Only one batch
-    of windows goes through the model at a time. What is held besides is the answer.
+    of windows goes through the model at a time. What is held besides is the answer, summed in float32 or wider.
 
     - `model`: an equivariant wrapper, or any model of windows (n, C, tile, tile). Maps (n, …, tile, tile) come back as
       maps of the picture (B, …, H, W), scores (n, K) as their mean over all windows (B, K), weighted alike.
@@ -85,7 +85,8 @@ class Tiled(nn.Module):
                 total /= self._weight(columns, x.shape[-1]).to(total)
             else:
                 total /= len(rows) * len(columns)
-        return rebuild(skeleton(answer), iter(totals))
+        means = [total.to(tensor.dtype) for (_, tensor), total in zip(found, totals, strict=True)]
+        return rebuild(skeleton(answer), iter(means))
 
     def _window(self, picture: Tensor, top: int, left: int) -> Tensor:
         """Return the window (C, tile, tile) at a place, which may reach beyond the picture (C, H, W)."""
@@ -115,7 +116,7 @@ class Tiled(nn.Module):
             raise InputError(f"windows are put together as Maps() or Trivial(), and {action} is neither")
         if not tensor.is_floating_point():
             raise InputError(f"answers of {tensor.dtype} cannot be averaged: return scores, not labels")
-        return tensor.new_zeros(shape)
+        return tensor.new_zeros(shape, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
     def _add(self, action: Action, answers: Tensor, total: Tensor, part: list[tuple[int, int, int]]) -> None:
         """Add the answers (n, …) of windows to those of their pictures, in place."""
@@ -128,7 +129,7 @@ class Tiled(nn.Module):
                 (max(start, 0), slice(max(-start, 0), min(self.tile, side - start)))
                 for start, side in zip((top, left), total.shape[-2:], strict=True)
             )
-            own = own[..., rows, columns] * window[rows, columns].to(own)
+            own = own[..., rows, columns] * window[rows, columns].to(total)
             total[b, ..., row : row + own.shape[-2], column : column + own.shape[-1]].add_(own)
 
     def _weight(self, places: list[int], side: int) -> Tensor:

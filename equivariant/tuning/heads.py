@@ -18,7 +18,7 @@ from equivariant.checks.evaluation import Data, batches
 from equivariant.errors import InputError
 from equivariant.groups import FiniteGroup, cyclic
 from equivariant.parts.surgery import device_of, evaluating
-from equivariant.wrappers.base import OrbitWrapper
+from equivariant.wrappers import find_wrapper
 
 #: How strongly the weights of standardised features are held back; scikit-learn's 1/C.
 PENALTY = 100.0
@@ -100,7 +100,7 @@ def views_at(
 @contextmanager
 def _one_view(model: nn.Module) -> Iterator[None]:
     """Let the wrapper in a model, if there is one, answer from its input as it is given, for a while."""
-    wrapper = next((module for module in model.modules() if isinstance(module, OrbitWrapper)), None)
+    wrapper = find_wrapper(model)
     if wrapper is None:
         yield
         return

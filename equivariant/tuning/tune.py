@@ -23,6 +23,7 @@ from equivariant.tuning.orbit_cache import CachedOrbit, cache_views, frozen_modu
 from equivariant.tuning.recipes import Recipe, Stage, as_recipe
 from equivariant.tuning.result import TuningResult
 from equivariant.tuning.run import Progress, Run, random_turns
+from equivariant.wrappers import find_wrapper
 from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper
 
@@ -99,14 +100,6 @@ def meet_passes(wrapper: AnytimeOrbit, data: Data, batch_size: int) -> None:
     except InputError as error:
         cure = "train its scores first, by a stage 'upright' or 'weights', or ask for more passes"
         warnings.warn(f"{error}. Every view is finished: {cure}", stacklevel=3)
-
-
-def find_wrapper(model: nn.Module) -> OrbitWrapper | None:
-    """Return the wrapper in a model, None if there is none; raises InputError if there are several."""
-    found = [module for module in model.modules() if isinstance(module, OrbitWrapper)]
-    if len(found) > 1:
-        raise InputError(f"the model holds {len(found)} wrappers: tune one of them at a time")
-    return found[0] if found else None
 
 
 def parameter_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:

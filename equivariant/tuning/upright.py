@@ -10,12 +10,13 @@ from equivariant.checks.evaluation import Data, Scored, batches
 from equivariant.errors import InputError
 from equivariant.parts.surgery import device_of, evaluating
 from equivariant.ties import default_tolerance, top
-from equivariant.wrappers.base import OrbitWrapper, WeightedWrapper
+from equivariant.wrappers import find_wrapper
+from equivariant.wrappers.base import WeightedWrapper
 
 
 def wrapper_of(model: nn.Module) -> WeightedWrapper:
     """Return the wrapper in a model that scores views; raises InputError if there is none."""
-    found = next((module for module in model.modules() if isinstance(module, OrbitWrapper)), None)
+    found = find_wrapper(model)
     if not isinstance(found, WeightedWrapper):
         raise InputError("nothing here scores views: use LambdaEquitune, Canonicaliser or PrunedOrbit")
     return found

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
+from torch import nn
+
 from equivariant.errors import InputError
 from equivariant.wrappers.base import OrbitWrapper
 
@@ -35,6 +37,14 @@ def wrapper_named(name: str) -> Wrapper:
         near = get_close_matches(name, known, cutoff=0.5) or known
         raise InputError(f"unknown wrapper {name!r}: choose {' or '.join(map(repr, near))}")
     return known[name]
+
+
+def find_wrapper(model: nn.Module) -> OrbitWrapper | None:
+    """Return the wrapper in a model, None if there is none; raises InputError if there are several."""
+    found = [module for module in model.modules() if isinstance(module, OrbitWrapper)]
+    if len(found) > 1:
+        raise InputError(f"the model holds {len(found)} wrappers: take one of them at a time")
+    return found[0] if found else None
 
 
 def register(kind: Wrapper) -> Wrapper:

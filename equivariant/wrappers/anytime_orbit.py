@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from math import inf, log
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from equivariant.outputs import NOTHING, Extra, can_look, joined, leaves, mapped
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.cutting import staged
 from equivariant.parts.following import channels_of
-from equivariant.parts.networks import FeatureScore, ImageScore
+from equivariant.parts.networks import FeatureScore, ImageScore, wide_scores
 from equivariant.parts.proxies import Proxy, as_proxy
 from equivariant.parts.staged import Headed, Staged, early_share
 from equivariant.parts.surgery import evaluating
@@ -37,8 +37,8 @@ class AnytimeOrbit(WeightedWrapper):
     equivariant, and that for an image does not depend on the others. Views whose scores are within `tie_tolerance`,
     relative to max(1, |score|), of the next in the order tie with it, and are finished together.
 
-    - `model`: any module: s then reads g·x and costs little. Or a `Staged` one: every view goes through its early part,
-      which s reads, and the chosen ones through the late part.
+    - `model`: any module: s then reads g·x, costs little, and is computed in float32 or wider. Or a `Staged` one: every
+      view goes through its early part, which s reads, and the chosen ones through the late part.
     - `score`: s, to (n,) or (n, 1); by default `ImageScore`, or `FeatureScore` of a staged model, which starts with
       equal scores: until it is trained, all views tie and all are finished.
     - `proxy` and `limit`: the mean is sure when its proxy loss, as for `Equizero`, is at most the limit; by default
@@ -113,10 +113,11 @@ class AnytimeOrbit(WeightedWrapper):
             chosen = Chosen(self.group, weights)
             if not len(chosen.rows):
                 break
-            part = chosen.combine(self._finish(chosen, x, states, extra), self.output, x, self.check_answer)
+            found = self._finish(chosen, x, states, extra)
+            part = chosen.combine(mapped(found, widened), self.output, x, self.check_answer)
             total = part if total is None else _together(torch.add, total, part)
             spent = spent + weights
-            mean = mapped(total, partial(_divided, spent.sum(0)))
+            mean = _together(partial(_divided, spent.sum(0)), total, found)
             if step + 1 < self.group.order:
                 racing = racing & (self._unsure(mean, x, order == 0) > limit)
         return mean, spent / spent.sum(0)
@@ -132,12 +133,18 @@ class AnytimeOrbit(WeightedWrapper):
             raise InputError("how many passes? say fit_limit(images, passes=1.5), or give them to the wrapper")
         with evaluating(self):
             found = [self._course(x) for x in ([images] if isinstance(images, Tensor) else images)]
-        course = _Course(torch.cat([one.losses for one in found], 1), torch.cat([one.passes for one in found], 1))
+        if not found:
+            raise InputError("the limit is chosen by held-out images, at least 1 and better hundreds, not 0")
+        course = _Course(*(torch.cat([getattr(one, part.name) for one in found], -1) for part in fields(_Course)))
         limits = course.limits()
         place = bisect_left(limits, True, key=lambda limit: course.mean(limit) <= wanted)
         if place == len(limits):
-            raise InputError(f"passes={wanted:g} is too few: one view of each image takes {course.mean(inf):.2f}")
-        self.limit.fill_(limits[place])
+            tied = float(course.first.double().mean())
+            why = f", as {tied:.2f} views tie for the best score in the mean, and are finished together"
+            raise InputError(
+                f"passes={wanted:g} is too few: one view of each image takes {course.mean(inf):.2f}{why * (tied > 1)}"
+            )
+        self.limit = widened(self.limit).fill_(limits[place])
         return course.mean(limits[place])
 
     def orbit_scores(self, x: Tensor) -> Tensor:
@@ -152,6 +159,9 @@ class AnytimeOrbit(WeightedWrapper):
     def _default_score(self) -> nn.Module:
         model = self.model
         return FeatureScore(model.width) if isinstance(model, Staged) else ImageScore(channels_of(model))
+
+    def _score(self, seen: Tensor) -> Tensor:
+        return self.score(seen) if isinstance(self.model, Staged) else wide_scores(self.score, seen)
 
     def _order(self, scores: Tensor) -> Tensor:
         """Return the place (|G|, B) of each view in the order."""
@@ -170,7 +180,7 @@ class AnytimeOrbit(WeightedWrapper):
             if isinstance(self.model, Staged):
                 seen = self.call(self.model.early, seen, extra.repeated(len(elements)))
                 states.append(seen)
-            scores.append(self.check_scores(self.call(self.score, seen), elements, x.shape[0], "the score network"))
+            scores.append(self.check_scores(self.call(self._score, seen), elements, x.shape[0], "the score network"))
         return torch.cat(states) if states else None, torch.cat(scores)
 
     def _finish(self, chosen: Chosen, x: Tensor, states: Tensor | None, extra: Extra) -> Any:
@@ -190,9 +200,9 @@ class AnytimeOrbit(WeightedWrapper):
 
         def view(images: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
             if not isinstance(self.model, Staged):
-                return self.model(images, *args, **kwargs), self.score(images)
+                return self.model(images, *args, **kwargs), self._score(images)
             state = self.model.early(images, *args, **kwargs)
-            return self.model.late(state), self.score(state)
+            return self.model.late(state), self._score(state)
 
         return self.views(x, view, "the score network", extra)
 
@@ -216,12 +226,13 @@ class AnytimeOrbit(WeightedWrapper):
     def _course(self, x: Tensor) -> _Course:
         self.check_input(x)
         share = early_share(self.model, x[:1]) if isinstance(self.model, Staged) else 0.0
-        losses, passes, finished = [], [], torch.zeros(x.shape[0], device=x.device)
+        losses, passes, counts, finished = [], [], [], torch.zeros(x.shape[0], device=x.device)
         for new, _, loss in self._steps(self._whole(x, NOTHING), x):
             finished = finished + new.sum(0)
             losses.append(loss)
+            counts.append(finished)
             passes.append(share * self.group.order + (1 - share) * finished)
-        return _Course(torch.stack(losses), torch.stack(passes))
+        return _Course(torch.stack(losses), torch.stack(passes), counts[0])
 
     def _unsure(self, mean: Any, x: Tensor, first: Tensor) -> Tensor:
         """Return the proxy loss of answers for `x` (B, …), the same for x and g·x.
@@ -245,6 +256,7 @@ class _Course:
 
     losses: Tensor
     passes: Tensor
+    first: Tensor  #: how many views the first step finishes: one, and all that tie with it, (n,)
 
     def limits(self) -> list[float]:
         """Return one limit below all losses, and one between each two: none is as large as a loss of the images."""
@@ -265,5 +277,5 @@ def _together(function: Any, one: Any, other: Any) -> Any:
     return rebuild(skeleton(one), iter([function(a, b) for (_, a), (_, b) in pairs]))
 
 
-def _divided(by: Tensor, tensor: Tensor) -> Tensor:
-    return (tensor / by.reshape(-1, *[1] * (tensor.ndim - 1))).to(tensor.dtype)
+def _divided(by: Tensor, total: Tensor, like: Tensor) -> Tensor:
+    return (total / by.reshape(-1, *[1] * (total.ndim - 1))).to(like.dtype)

@@ -5,6 +5,7 @@ Kaba et al., "Equivariance with Learned Canonicalization Functions" (arXiv 2211.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from equivariant.orbits import act_each, align, chunks, orbit
 from equivariant.outputs import Extra, can_look, leaves, skeleton
 from equivariant.parts.chosen import Chosen
 from equivariant.parts.following import channels_of
-from equivariant.parts.networks import ImageScore
+from equivariant.parts.networks import ImageScore, wide_scores
 from equivariant.ties import best
 from equivariant.wrappers.base import Views, WeightedWrapper, weighted_sum
 
@@ -26,7 +27,7 @@ class Canonicaliser(WeightedWrapper):
 
     - `score`: s, images (n, C, H, W) → (n,) or (n, 1); by default `ImageScore(channels)`, with the channels of the
       model's first convolution unless you say more. Untrained, it prefers at random (but always the same), which still
-      makes the answer equivariant.
+      makes the answer equivariant. It is computed in float32 or wider, whatever the model's dtype.
     - In evaluation the choice is hard. Elements whose scores tie within `tie_tolerance` (relative to max(1, |score|))
       each get a backbone pass, and their answers are averaged.
     - In training the choice is a hard Gumbel-softmax at `temperature`, straight-through, so that the loss of the one
@@ -82,10 +83,10 @@ class Canonicaliser(WeightedWrapper):
     def scores(self, x: Tensor) -> Tensor:
         """Return s(g·x) for every element and image, (|G|, B)."""
         self.check_input(x)
-        parts = []
+        parts, score = [], partial(wide_scores, self.score)
         for elements in chunks(self.group.order, self.chunk):
             images = orbit(self.group, x, self.input, elements).flatten(0, 1)
-            parts.append(self.check_scores(self.call(self.score, images), elements, x.shape[0], "the score network"))
+            parts.append(self.check_scores(self.call(score, images), elements, x.shape[0], "the score network"))
         return torch.cat(parts)
 
     def orbit_scores(self, x: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ from continual.symmetry.views import group_named, refusals
 from equivariant.groups import FiniteGroup
 from equivariant.orbits import orbit
 from equivariant.tuning.recipes import RECIPES, Recipe, Stage
-from equivariant.tuning.tune import find_wrapper, meet_passes, trained_by, tune
+from equivariant.tuning.tune import meet_passes, trained_by, tune
+from equivariant.wrappers import find_wrapper
 from equivariant.wrappers.anytime_orbit import AnytimeOrbit
 from equivariant.wrappers.base import OrbitWrapper
 

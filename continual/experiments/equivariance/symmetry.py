@@ -20,8 +20,7 @@ from equivariant.checks.evaluation import Tick, batches
 from equivariant.groups import FiniteGroup
 from equivariant.parts.surgery import device_of, evaluating
 from equivariant.tuning.orbit_cache import CachedOrbit, cache_views
-from equivariant.tuning.tune import find_wrapper
-from equivariant.wrappers import wrapper_named
+from equivariant.wrappers import find_wrapper, wrapper_named
 from equivariant.wrappers.base import Network, OrbitWrapper, WeightedWrapper
 from equivariant.wrappers.equitune import Equitune
 

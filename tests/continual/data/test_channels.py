@@ -68,6 +68,20 @@ def test_learned_saved_and_loaded(
         assert torch.equal(loaded.predict(given).scores, scores), "as the range was when learned"
 
 
+@pytest.mark.parametrize("settings", [{}, {"symmetry": "equitune"}], ids=str)
+def test_a_group_permutes_as_many_channels_as_there_are(
+    backbones: Callable[[int], Backbone], settings: dict[str, Any]
+) -> None:
+    learner = SimpleCILLearner(backbones(5), group="channel_cycle5", **settings)
+    images, labels = scenes(5, np.uint8, 255)
+    learner.learn(images, labels)
+    scores = learner.predict(images).scores
+    for shift in range(1, 5):
+        assert torch.equal(learner.predict(np.roll(images, shift, 1)).scores, scores)
+    with pytest.raises(InputError, match="group='channel_cycle5' permutes 5 channels, and the backbone takes 4"):
+        SimpleCILLearner(backbones(4), group="channel_cycle5")
+
+
 def test_every_channel_is_normalised_by_its_own_numbers(backbones: Callable[[int], Backbone]) -> None:
     backbone = backbones(5)
     mean, std = (0.1, 0.2, 0.3, 0.4, 0.5), (0.5, 0.4, 0.3, 0.2, 0.1)

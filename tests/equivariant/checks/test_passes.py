@@ -29,6 +29,12 @@ def test_a_plain_model_takes_one() -> None:
     assert eq.evaluate(Micro(), DATA, "C4").passes == 1
 
 
+def test_several_wrappers_have_no_passes_of_one_model() -> None:
+    model = nn.Sequential(eq.Equitune(nn.Identity(), "C4", output=eq.Maps()), eq.Equitune(Micro(), "C4"))
+    with pytest.raises(eq.InputError, match="holds 2 wrappers: take one of them at a time"):
+        eq.evaluate(model, DATA, "C4")
+
+
 def test_the_first_blocks_of_a_pruned_orbit_count_for_their_share() -> None:
     model = vit(depth=8)
     wrapper = eq.PrunedOrbit(eq.StagedViT(model, blocks=2), "C4").eval()

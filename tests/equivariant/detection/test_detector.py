@@ -208,6 +208,40 @@ def test_other_answers_are_refused() -> None:
     EquivariantDetector(Returns([{**boxes, "angle": torch.zeros(1)}]).eval(), "C4", fields={"angle": "same"})([x])
 
 
+@pytest.mark.parametrize("combine", ["fuse", "best"])
+@pytest.mark.parametrize("view", [0, 1])
+def test_odd_answers_for_one_view_are_refused(view: int, combine: str) -> None:
+    class Odd(nn.Module):
+        """Says something else about one of the views, which come one by one."""
+
+        def __init__(self, usual: dict[str, Tensor], odd: dict[str, Tensor]) -> None:
+            super().__init__()
+            self.answers = [usual, usual]
+            self.answers[view] = odd
+
+        def forward(self, images: list[Tensor]) -> Any:
+            return [self.answers.pop(0)]
+
+    boxes = {"boxes": torch.ones(1, 4), "labels": torch.ones(1), "scores": torch.ones(1)}
+    for usual, odd, said in (
+        ({**boxes, "masks": torch.ones(1, 1, 8, 8)}, boxes, "returned 'masks' for some views of an image"),
+        (boxes, {**boxes, "scores": torch.tensor([torch.nan])}, "returned nan among 'scores' of a view"),
+        (boxes, {**boxes, "boxes": torch.tensor([[1, 1, torch.inf, 2]])}, "returned inf among 'boxes' of a view"),
+    ):
+        detector = EquivariantDetector(Odd(usual, odd).eval(), "C2", combine=combine)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=said):
+            detector([torch.zeros(3, 8, 8)])
+
+
+@pytest.mark.parametrize("confidence", [torch.nan, torch.inf])
+def test_a_confidence_is_a_number(confidence: float) -> None:
+    detector = build("C2", combine="best", confidence=lambda found: torch.tensor(confidence))
+    with pytest.raises(InputError, match=f"confidence= returned {confidence} for a view"):
+        detector([image(8, 8)])
+    detector.confidence = lambda found: torch.tensor(-torch.inf)
+    assert detector([image(8, 8)])
+
+
 def test_nothing_found_is_an_answer() -> None:
     class Nothing(Blobs):
         def one(self, image: Tensor) -> dict[str, Tensor]:

@@ -101,6 +101,17 @@ def test_scores_of_zero_give_a_plain_mean() -> None:
     assert answer["scores"].tolist() == [0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_scores_of_many_members_are_summed_wide(dtype: torch.dtype) -> None:
+    """A sum of ones in bfloat16 ends at 256, one in float16 at 2048."""
+    view = found([[0, 0, 4, 4]] * 400, [1.0] * 400, [1] * 400)
+    narrow = {name: tensor.to(dtype) if name != "labels" else tensor for name, tensor in view.items()}
+    answer = fused([narrow] * 6, Moving())
+    assert answer["scores"].tolist() == [1]
+    assert answer["boxes"].tolist() == [[0, 0, 4, 4]]
+    assert answer["scores"].dtype == answer["boxes"].dtype == dtype
+
+
 def test_a_box_joins_the_object_it_overlaps_most() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [3, 0, 13, 10], [2, 0, 12, 10.0]])
     assert groups(boxes, torch.ones(3), torch.tensor([0.9, 0.8, 0.7]), 0.55).tolist() == [0, 1, 1]

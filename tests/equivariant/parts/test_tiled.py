@@ -88,6 +88,23 @@ def test_windows_that_overlap_leave_no_seam() -> None:
     assert jump(16) < 0.15
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_many_windows_are_summed_wide(dtype: torch.dtype) -> None:
+    """A sum of ones in bfloat16 ends at 256, one in float16 at 2048."""
+
+    class Ones(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.new_ones(len(x), 1), torch.ones_like(x)
+
+    x = torch.zeros(1, 1, 64, 64, dtype=dtype)
+    output = (eq.Trivial(), eq.Maps())
+    scores, _ = eq.Tiled(Ones(), 1, overlap=0, output=output, batch=64)(x)
+    _, maps = eq.Tiled(Ones(), 16, overlap=12, output=output)(x)
+    for found in (scores, maps):
+        assert found.dtype == dtype
+        assert (found == 1).all()
+
+
 def test_a_picture_may_stay_in_whole_numbers() -> None:
     x = (picture(1, 3, 20, 13) * 255).to(torch.uint8)
     model = seeded(TinyUNet).double().eval()

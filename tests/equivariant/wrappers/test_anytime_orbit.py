@@ -140,6 +140,8 @@ def test_bad_options_are_refused() -> None:
         eq.AnytimeOrbit(Micro(), "C4", proxy="certainty")
     with pytest.raises(eq.InputError, match="how many passes"):
         eq.AnytimeOrbit(Micro(), "C4").fit_limit(X.float())
+    with pytest.raises(eq.InputError, match="held-out images, at least 1 and better hundreds, not 0"):
+        anytime(passes=2.0).fit_limit([])
     with pytest.raises(eq.InputError, match="the proxy loss must return one number"):
         anytime(proxy=lambda scores: scores)(X)
 
@@ -152,6 +154,7 @@ def test_the_limit_is_stored_with_the_weights() -> None:
 
 def test_passes_that_untrained_scores_cannot_meet_are_a_warning() -> None:
     wrapper = anytime(eq.StagedPair(Micro().first, Micro().second, 4), score=None, limit=inf, passes=1.1)
-    with pytest.warns(UserWarning, match=r"passes=1.1 is too few.*Every view is finished: train its scores first"):
+    said = r"passes=1.1 is too few.*, as 8.00 views tie.*Every view is finished: train its scores first"
+    with pytest.warns(UserWarning, match=said):
         meet_passes(wrapper, (X, torch.zeros(len(X), dtype=torch.int64)), 8)
     assert float(wrapper.limit) == inf

@@ -18,8 +18,7 @@ import equivariant as eq
 from equivariant.checks.equivariance import TOLERANCE, relative_error
 from equivariant.outputs import leaves
 from equivariant.tuning.orbit_cache import cache_views, on_caches
-from equivariant.tuning.tune import find_wrapper
-from equivariant.wrappers import wrappers
+from equivariant.wrappers import find_wrapper, wrappers
 from equivariant.wrappers.base import Network
 from tests.support.zoo import GROUPS, WRAPPERS, ZOO, Micro, vit
 

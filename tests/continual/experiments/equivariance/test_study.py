@@ -28,7 +28,7 @@ from equivariant.groups import as_group
 from equivariant.orbits import orbit
 from equivariant.parts.proxies import margin, max_probability
 from equivariant.tuning.recipes import Recipe, Stage
-from equivariant.tuning.tune import find_wrapper
+from equivariant.wrappers import find_wrapper
 from tests.support.small_studies import write_folders, write_study
 
 

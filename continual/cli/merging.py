@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,8 +77,7 @@ def merge(
         with bars.waiting("loading the models"):
             learners = [load_learner(found[0], weights, device, method)]
             for file in found[1:]:
-                same = file.header["backbone"]["sha256"] == found[0].header["backbone"]["sha256"]
-                backbone = learners[0].backbone if same else None
+                backbone = learners[0].backbone if _network(file) == _network(found[0]) else None
                 learners.append(load_learner(file, weights, device, method, backbone=backbone))
         settings = assignments("--arg", args or ())
         joint = merged(learners, paths, rule=rule, rule_args=settings, progress=bars, workers=workers)
@@ -94,6 +94,11 @@ def merge(
         say(f"{count(twice, 'image')} learned by more than one, which count as often")
 
 
+def _network(file: ModelFile) -> list[dict[str, Any]]:
+    """Return what decides a model's features, wherever its weights lie."""
+    return [part | {"weights_file": None, "weights_fit": None} for part in described(file.header["backbone"])]
+
+
 def _check_backbones(found: list[ModelFile]) -> None:
     """Raise InputError, with the command that brings it there, for a model of another backbone than the first."""
 
@@ -105,16 +110,40 @@ def _check_backbones(found: list[ModelFile]) -> None:
     target = f"--to-weights {shlex.quote(given['weights_file'])}" if given["weights_file"] else f"--to {given['name']}"
     for file in found[1:]:
         its = file.header["backbone"]
-        if its["sha256"] == first["sha256"]:
+        if its["sha256"] != first["sha256"]:
+            why = f"its backbone is {named(its)}, not {named(first)}"
+        elif other := _prepared_otherwise(its, first):
+            why = f"it prepares images in another way ({', '.join(other)})"
+        else:
             continue
-        port = f"equimos port --model {shlex.quote(str(file.path))} {target} --images DIR"
-        cure = (
-            "Learn one of them again on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
-        )
-        raise InputError(
-            f"{file.path} cannot be merged with {found[0].path}: its backbone is {named(its)}, not {named(first)}. "
-            f"{cure}"
-        )
+        if others or len(described(its)) > 1:
+            cure = "Learn one of them again on the other's"
+        else:
+            port = f"equimos port --model {shlex.quote(str(file.path))} {target}{_arguments(its, given)} --images DIR"
+            cure = f"Bring it there: {port}"
+        raise InputError(f"{file.path} cannot be merged with {found[0].path}: {why}. {cure}")
+
+
+def _prepared_otherwise(its: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """Return what of the preprocessing of one backbone's weights differs."""
+    ways = [(_prepared(own), _prepared(other)) for own, other in zip(described(its), described(first), strict=True)]
+    return [f"{key} is {own[key]}, not {other[key]}" for own, other in ways for key in own if own[key] != other[key]]
+
+
+def _prepared(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Return how a backbone prepares images, also where an old file does not say all of it."""
+    from continual.data.preprocessing import Preprocessing
+
+    return vars(Preprocessing.from_json(backbone["preprocessing"]))
+
+
+def _arguments(its: dict[str, Any], first: dict[str, Any]) -> str:
+    """Return the --model-arg with which `port` makes the first model's backbone, whatever the other's is."""
+    own, wanted = _prepared(its), _prepared(first)
+    asked = {**first["model_args"], **{key: value for key, value in wanted.items() if value != own[key]}}
+    if size := asked.pop("size", None):
+        asked.setdefault("img_size", size)
+    return "".join(f" --model-arg {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in asked.items())
 
 
 def joint_images(seen: list[SeenImages]) -> tuple[SeenImages, int]:

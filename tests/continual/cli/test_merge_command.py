@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from continual.cli.merging import joint_images
 from continual.lifecycle.seen_images import SeenImage, SeenImages
-from tests.continual.conftest import write_pictures
+from tests.continual.conftest import write_convnet, write_pictures
+from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
 
@@ -104,6 +107,51 @@ def test_the_command_that_is_named_brings_a_model_there(
     ported = equimos("port", *words, "--yes")
     assert ported.exit_code == 0, ported.stderr
     assert equimos(*merge).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "said"),
+    [
+        ("img_size=32", "img_size=16", "size is (16, 16), not (32, 32)"),
+        ("crop_pct=0.9", "crop_pct=0.5", "crop_pct is 0.5, not 0.9"),
+    ],
+)
+def test_models_that_prepare_images_otherwise_are_refused_until_one_is_brought_there(
+    equimos: Equimos, tmp_path: Path, own: str, other: str, said: str
+) -> None:
+    """A CNN has the same weights at every size of images."""
+    network, models = write_convnet(tmp_path / "cnn.safetensors"), []
+    for name, classes, argument in (("a", ["rose", "tulip"], own), ("b", ["lily", "iris"], other)):
+        models.append(tmp_path / f"{name}.safetensors")
+        site = write_pictures(tmp_path / name, classes)
+        learn(equimos, site, models[-1], network, "--method", "ridge", "--model-arg", argument)
+    merge = ["merge", *models, "--out", tmp_path / "both.safetensors"]
+    line = refused(equimos(*merge), f"it prepares images in another way ({said})")
+    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(40)], 1)
+    words = [anything if word == "DIR" else word for word in shlex.split(line.partition("equimos port ")[2])]
+    ported = equimos("port", *words, "--yes")
+    assert ported.exit_code == 0, ported.stderr
+    merged = equimos(*merge)
+    assert merged.exit_code == 0, merged.stderr
+
+
+def test_the_command_that_is_named_keeps_the_first_ones_arguments(
+    equimos: Equimos, weights: Path, tmp_path: Path
+) -> None:
+    """Weights at two sizes of a ViT are of two hashes, and the file says a third."""
+    models = []
+    for name, size in (("a", 24), ("b", 20)):
+        models.append(tmp_path / f"{name}.safetensors")
+        site = write_pictures(tmp_path / name, ["rose", "tulip"])
+        learn(equimos, site, models[-1], weights, "--method", "ridge", "--model-arg", f"img_size={size}")
+    merge = ["merge", *models, "--out", tmp_path / "both.safetensors"]
+    line = refused(equimos(*merge), "its backbone is", "--model-arg img_size=24")
+    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(40)], 1)
+    words = [anything if word == "DIR" else word for word in shlex.split(line.partition("equimos port ")[2])]
+    ported = equimos("port", *words, "--yes")
+    assert ported.exit_code == 0, ported.stderr
+    merged = equimos(*merge)
+    assert merged.exit_code == 0, merged.stderr
 
 
 def test_an_image_that_was_learned_anywhere_is_held_out_no_longer() -> None:

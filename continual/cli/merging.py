@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +20,13 @@ from continual.lifecycle.seen_images import SeenImage, SeenImages
 
 if TYPE_CHECKING:
     from continual.lifecycle.contents import ModelFile
+    from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.thumbnails import Thumbnails
+
+Kept = TypeVar("Kept", "HeldOutFeatures", "Thumbnails")
+
+#: combinations of labels shown
+SHOWN = 5
 
 app = typer.Typer()
 
@@ -83,7 +91,15 @@ def merge(
         joint = merged(learners, paths, rule=rule, rule_args=settings, progress=bars, workers=workers)
     seen, twice = joint_images([file.seen for file in found])
     event = f"merged {', '.join(model.name for model in models)}"
-    versions.save(joint, out, event, embed_backbone=any(file.embedded for file in found), seen=seen)
+    kept: dict[str, Any] = {"thumbnails": _together([file.thumbnails for file in found])}
+    same = all(learner.common_weights() is None for learner in learners)
+    if same:
+        kept["held_out"] = _together([file.held_out for file in found])
+    versions.save(joint, out, event, embed_backbone=any(file.embedded for file in found), seen=seen, **kept)
+    if not same and any(file.held_out.digests for file in found):
+        console(stderr=True).print(
+            "note: features that were kept of held-out images are of other trained weights, and left out"
+        )
     say = console().print
     for model, learner in zip(models, learners, strict=True):
         say(f"{model}: {count(len(learner.classes), 'class')}")
@@ -92,6 +108,12 @@ def merge(
         say(f"known to more than one: {', '.join(shared)}")
     if twice:
         say(f"{count(twice, 'image')} learned by more than one, which count as often")
+    if pairs := contradictions([file.seen for file in found]):
+        shown = "; ".join(f"{' and '.join(labels)}: {times}" for labels, times in pairs.most_common(SHOWN))
+        console(stderr=True).print(
+            f"note: {count(pairs.total(), 'image')} with other labels in one model than in another ({shown}"
+            f"{'; …' * (len(pairs) > SHOWN)}): set wrong ones right where they were learned, and merge again"
+        )
 
 
 def _network(file: ModelFile) -> list[dict[str, Any]]:
@@ -160,6 +182,22 @@ def joint_images(seen: list[SeenImages]) -> tuple[SeenImages, int]:
     known = {image.label for image in every.values()}
     forgotten = dict.fromkeys(label for one in seen for label in one.forgotten if label not in known)
     return SeenImages(tuple(every.values()), tuple(forgotten)), sum(times > 1 for times in learned.values())
+
+
+def contradictions(seen: list[SeenImages]) -> Counter[tuple[str, ...]]:
+    """Return how many images have several labels, by those labels."""
+    labels: dict[int, set[str]] = {}
+    for image in (image for one in seen for image in one.images):
+        labels.setdefault(image.digest, set()).add(str(image.label))
+    return Counter(tuple(sorted(own)) for own in labels.values() if len(own) > 1)
+
+
+def _together(kept: list[Kept]) -> Kept:
+    """Return what all files keep of images; of one that several keep, the first one's."""
+    there, *others = kept
+    for other in others:
+        there = there.plus(other.only(set(other.digests).difference(there.digests)))
+    return there
 
 
 def _shared(lists: list[list[str | int]]) -> set[str | int]:

@@ -62,6 +62,28 @@ def check_same_weights(backbone: Backbone, description: Mapping[str, Any]) -> No
         raise BackboneError(f"the model was made with {description['name']}, but these are {backbone.name}")
 
 
+def for_model(backbone: Backbone, description: Mapping[str, Any]) -> Backbone:
+    """Return a backbone that is given for a model, so that it prepares images as the model was made to.
+
+    Raises BackboneError unless it has the weights and the size of images that were described.
+    """
+    check_same_weights(backbone, description)
+    parts = [_preparing(part, own) for part, own in zip(backbone.parts, described(description), strict=True)]
+    same = all(part is own for part, own in zip(parts, backbone.parts, strict=True))
+    return backbone if same else side_by_side(parts)
+
+
+def _preparing(backbone: Backbone, description: Mapping[str, Any]) -> Backbone:
+    """Return a backbone that prepares images as one was described to; itself if it does."""
+    prepared, frozen = Preprocessing.from_json(description["preprocessing"]), backbone.frozen
+    if prepared.size != frozen.image_size or len(prepared.mean) != frozen.channels:
+        raise BackboneError(
+            f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {backbone.name!r} "
+            f"takes {frozen.image_size} with {frozen.channels}: pass the model arguments {description['model_args']}"
+        )
+    return backbone if prepared == backbone.preprocessing else replace(backbone, preprocessing=prepared)
+
+
 def _own(state: Mapping[str, Tensor] | None, place: int) -> dict[str, Tensor] | None:
     """Return one network's weights of those embedded of several."""
     own = f"{place}."
@@ -84,13 +106,8 @@ def _rebuilt(description: Mapping[str, Any], state: Mapping[str, Tensor] | None)
         network = from_hub(name, model_args) if state is None else _embedded(name, model_args, state, recipe)
         backbone = replace(assemble(network, name, model_args, weights_file=file), recipe=recipe)
     check_same_weights(backbone, description)
-    prepared = Preprocessing.from_json(description["preprocessing"])
-    if prepared.size != backbone.frozen.image_size or len(prepared.mean) != backbone.frozen.channels:
-        raise BackboneError(
-            f"the model prepares images of {prepared.size} with {len(prepared.mean)} channels, and {name!r} takes "
-            f"{backbone.frozen.image_size} with {backbone.frozen.channels}"
-        )
-    return replace(backbone, preprocessing=prepared, fit=description.get("weights_fit") or backbone.fit)
+    fit = description.get("weights_fit") or backbone.fit
+    return replace(_preparing(backbone, description), fit=fit)
 
 
 def _embedded(

@@ -14,6 +14,12 @@ from continual.console import check_outputs, console, show_rows, size, write_jso
 
 app = typer.Typer(help="Features of frozen networks, which `equimos run` shares between runs.")
 
+#: what is shown of features that were written while the store was cleared: nothing says what they are of
+UNKNOWN = {
+    "backbone": {"name": "unknown", "sha256": "unknown"},
+    **dict.fromkeys(("reading", "precision", "device"), "unknown"),
+}
+
 
 @app.command()
 def show(json: Json = None) -> None:
@@ -23,7 +29,7 @@ def show(json: Json = None) -> None:
     check_outputs(json)
     rows: list[dict[str, Any]] = []
     for reading, group in groupby(sorted(contents(), key=lambda kept: kept.reading), key=lambda kept: kept.reading):
-        kept, what = [*group], json_.loads(reading)
+        kept, what = [*group], UNKNOWN | json_.loads(reading)
         about = {"backbone": what["backbone"]["name"], "sha256": what["backbone"]["sha256"][:12]}
         about |= {"reading": what["reading"], "precision": what["precision"], "device": what["device"]}
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(k.used for k in kept)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +20,13 @@ from continual.lifecycle.seen_images import SeenImage, SeenImages
 
 if TYPE_CHECKING:
     from continual.lifecycle.contents import ModelFile
+    from continual.lifecycle.held_out_features import HeldOutFeatures
+    from continual.lifecycle.thumbnails import Thumbnails
+
+Kept = TypeVar("Kept", "HeldOutFeatures", "Thumbnails")
+
+#: combinations of labels shown
+SHOWN = 5
 
 app = typer.Typer()
 
@@ -76,14 +85,21 @@ def merge(
         with bars.waiting("loading the models"):
             learners = [load_learner(found[0], weights, device, method)]
             for file in found[1:]:
-                same = file.header["backbone"]["sha256"] == found[0].header["backbone"]["sha256"]
-                backbone = learners[0].backbone if same else None
+                backbone = learners[0].backbone if _network(file) == _network(found[0]) else None
                 learners.append(load_learner(file, weights, device, method, backbone=backbone))
         settings = assignments("--arg", args or ())
         joint = merged(learners, paths, rule=rule, rule_args=settings, progress=bars, workers=workers)
     seen, twice = joint_images([file.seen for file in found])
     event = f"merged {', '.join(model.name for model in models)}"
-    versions.save(joint, out, event, embed_backbone=any(file.embedded for file in found), seen=seen)
+    kept: dict[str, Any] = {"thumbnails": _together([file.thumbnails for file in found])}
+    same = all(learner.common_weights() is None for learner in learners)
+    if same:
+        kept["held_out"] = _together([file.held_out for file in found])
+    versions.save(joint, out, event, embed_backbone=any(file.embedded for file in found), seen=seen, **kept)
+    if not same and any(file.held_out.digests for file in found):
+        console(stderr=True).print(
+            "note: features that were kept of held-out images are of other trained weights, and left out"
+        )
     say = console().print
     for model, learner in zip(models, learners, strict=True):
         say(f"{model}: {count(len(learner.classes), 'class')}")
@@ -92,6 +108,17 @@ def merge(
         say(f"known to more than one: {', '.join(shared)}")
     if twice:
         say(f"{count(twice, 'image')} learned by more than one, which count as often")
+    if pairs := contradictions([file.seen for file in found]):
+        shown = "; ".join(f"{' and '.join(labels)}: {times}" for labels, times in pairs.most_common(SHOWN))
+        console(stderr=True).print(
+            f"note: {count(pairs.total(), 'image')} with other labels in one model than in another ({shown}"
+            f"{'; …' * (len(pairs) > SHOWN)}): set wrong ones right where they were learned, and merge again"
+        )
+
+
+def _network(file: ModelFile) -> list[dict[str, Any]]:
+    """Return what decides a model's features, wherever its weights lie."""
+    return [part | {"weights_file": None, "weights_fit": None} for part in described(file.header["backbone"])]
 
 
 def _check_backbones(found: list[ModelFile]) -> None:
@@ -105,16 +132,40 @@ def _check_backbones(found: list[ModelFile]) -> None:
     target = f"--to-weights {shlex.quote(given['weights_file'])}" if given["weights_file"] else f"--to {given['name']}"
     for file in found[1:]:
         its = file.header["backbone"]
-        if its["sha256"] == first["sha256"]:
+        if its["sha256"] != first["sha256"]:
+            why = f"its backbone is {named(its)}, not {named(first)}"
+        elif other := _prepared_otherwise(its, first):
+            why = f"it prepares images in another way ({', '.join(other)})"
+        else:
             continue
-        port = f"equimos port --model {shlex.quote(str(file.path))} {target} --images DIR"
-        cure = (
-            "Learn one of them again on the other's" if others or len(described(its)) > 1 else f"Bring it there: {port}"
-        )
-        raise InputError(
-            f"{file.path} cannot be merged with {found[0].path}: its backbone is {named(its)}, not {named(first)}. "
-            f"{cure}"
-        )
+        if others or len(described(its)) > 1:
+            cure = "Learn one of them again on the other's"
+        else:
+            port = f"equimos port --model {shlex.quote(str(file.path))} {target}{_arguments(its, given)} --images DIR"
+            cure = f"Bring it there: {port}"
+        raise InputError(f"{file.path} cannot be merged with {found[0].path}: {why}. {cure}")
+
+
+def _prepared_otherwise(its: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """Return what of the preprocessing of one backbone's weights differs."""
+    ways = [(_prepared(own), _prepared(other)) for own, other in zip(described(its), described(first), strict=True)]
+    return [f"{key} is {own[key]}, not {other[key]}" for own, other in ways for key in own if own[key] != other[key]]
+
+
+def _prepared(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Return how a backbone prepares images, also where an old file does not say all of it."""
+    from continual.data.preprocessing import Preprocessing
+
+    return vars(Preprocessing.from_json(backbone["preprocessing"]))
+
+
+def _arguments(its: dict[str, Any], first: dict[str, Any]) -> str:
+    """Return the --model-arg with which `port` makes the first model's backbone, whatever the other's is."""
+    own, wanted = _prepared(its), _prepared(first)
+    asked = {**first["model_args"], **{key: value for key, value in wanted.items() if value != own[key]}}
+    if size := asked.pop("size", None):
+        asked.setdefault("img_size", size)
+    return "".join(f" --model-arg {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in asked.items())
 
 
 def joint_images(seen: list[SeenImages]) -> tuple[SeenImages, int]:
@@ -131,6 +182,22 @@ def joint_images(seen: list[SeenImages]) -> tuple[SeenImages, int]:
     known = {image.label for image in every.values()}
     forgotten = dict.fromkeys(label for one in seen for label in one.forgotten if label not in known)
     return SeenImages(tuple(every.values()), tuple(forgotten)), sum(times > 1 for times in learned.values())
+
+
+def contradictions(seen: list[SeenImages]) -> Counter[tuple[str, ...]]:
+    """Return how many images have several labels, by those labels."""
+    labels: dict[int, set[str]] = {}
+    for image in (image for one in seen for image in one.images):
+        labels.setdefault(image.digest, set()).add(str(image.label))
+    return Counter(tuple(sorted(own)) for own in labels.values() if len(own) > 1)
+
+
+def _together(kept: list[Kept]) -> Kept:
+    """Return what all files keep of images; of one that several keep, the first one's."""
+    there, *others = kept
+    for other in others:
+        there = there.plus(other.only(set(other.digests).difference(there.digests)))
+    return there
 
 
 def _shared(lists: list[list[str | int]]) -> set[str | int]:

@@ -82,6 +82,7 @@ def port(
         from continual import options
         from continual.cli import opening
         from continual.cli.progress import ProgressBars, waiting
+        from continual.learning.porting import LEAST_IMAGES
         from continual.lifecycle.review import review
 
     remarks = console(stderr=True)
@@ -98,16 +99,28 @@ def port(
             with ProgressBars(remarks) as bars:
                 paths = opening.readable([images], bars, found.channels)
                 held_out, rest = _known(paths, found.seen)
+                # A map is not judged by images that it was fitted to.
+                judging = held_out if len(rest) >= LEAST_IMAGES else []
                 given: dict[str, Any] = {"progress": bars, "workers": workers}
-                report = learner.port(backbone, rest, keep_answers=keep_answers, **given)
+                report = learner.port(backbone, rest if judging else paths, keep_answers=keep_answers, **given)
                 if report.same and out is None:
                     console().print(f"{model}: its backbone is this one already; nothing to port")
                     return
-                outcome = review(before, learner, held_out, simulation=report.simulation, **given)
+                outcome = review(before, learner, judging, simulation=report.simulation, **given)
             for line in _lines(report, before.backbone.name, backbone.name):
                 remarks.print(line)
-            if found.held_out.digests:
-                remarks.print("note: features that were kept of held-out images are the old backbone's, and left out")
+            if held_out and not (judging or report.same):
+                remarks.print(
+                    f"note: all of --images were mapped by, so those held out do not judge it: without them there are "
+                    f"{len(rest)}, and {LEAST_IMAGES} are needed"
+                )
+            kept: dict[str, Any] = {}
+            if report.same:
+                kept = {"held_out": found.held_out, "thumbnails": found.thumbnails}
+            elif found.held_out.digests or found.thumbnails.digests:
+                remarks.print(
+                    "note: what was kept of images (features, thumbnails) is the old backbone's, and left out"
+                )
             show_review(outcome, "Held-out images of them among --images would tell")
             if dry_run:
                 return
@@ -117,25 +130,21 @@ def port(
             if not (yes or confirmed("Keep it?")):
                 stop(f"not kept; {left}")
             event = f"ported from {_described(found.header['backbone'])} to {_described(backbone.describe())}"
-            keep: dict[str, Any] = {"embed_backbone": found.embedded, "seen": found.seen, "figures": outcome.figures()}
-            versions.save(learner, target, event, **keep)
+            kept |= {"embed_backbone": found.embedded, "seen": found.seen, "figures": outcome.figures()}
+            versions.save(learner, target, event, **kept)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left) from None
     console().print(f"{target}: {event}; {count(len(learner.classes), 'class')}, {size(target.stat().st_size)}")
 
 
 def _known(paths: list[Path], seen: SeenImages) -> tuple[list[tuple[Path, Label]], list[Path]]:
-    """Return held-out images of the model's that are among the images, with their classes, and the images to map by.
-
-    A map is not judged on images it was fitted to, unless there are too few others.
-    """
-    from continual.learning.porting import LEAST_IMAGES
+    """Return held-out images of the model's that are among the images, with their classes, and the other images."""
     from continual.lifecycle.entries import lookup
 
     entries = [(path, lookup(path, seen)) for path in paths] if seen.images else []
     held_out = [(path, one.label) for path, one in entries if not isinstance(one, int) and one.held_out]
     rest = [path for path in paths if path not in {path for path, _ in held_out}]
-    return held_out, rest if len(rest) >= LEAST_IMAGES else paths
+    return held_out, rest
 
 
 def _lines(report: PortReport, old: str, new: str) -> list[str]:

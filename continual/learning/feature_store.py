@@ -78,8 +78,8 @@ class _File:
 class _Reading:
     """What is known of one way of reading features: rows in files, and rows to be written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder, self.text = folder, text
         self.rows: dict[bytes, tuple[_File, int]] = {}
         self.new: dict[bytes, Tensor] = {}
         self.seconds = 0.0  #: spent on what is new
@@ -95,6 +95,11 @@ class _Reading:
             return self.new[image], self.seconds / len(self.new)
         file, number = self.rows[image]
         return file.read(number), file.seconds
+
+    def mark(self) -> None:
+        """Make the folder, and say in it what its features are: others may have cleared the store."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(self.folder / READING, self.text)
 
     def forget_files(self) -> None:
         """Look again for what there is."""
@@ -174,18 +179,15 @@ class FeatureStore:
             self._write(known)
             known.refresh()
         with self._trying():
-            kept = contents(self.folder)
-            while sum(each.nbytes for each in kept) > self.limit:
-                kept.pop(0).path.unlink(missing_ok=True)
+            self._make_room()
 
     def _reading(self, reading: Mapping[str, Any]) -> _Reading:
         text = files.json_text(reading)
         folder = self.folder / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         if folder.name not in self._readings:
+            self._readings[folder.name] = _Reading(folder, text)
             with self._trying():
-                folder.mkdir(parents=True, exist_ok=True)
-                files.write_text(folder / READING, text)
-            self._readings[folder.name] = _Reading(folder)
+                self._readings[folder.name].mark()
         return self._readings[folder.name]
 
     def _write(self, known: _Reading) -> None:
@@ -194,10 +196,17 @@ class FeatureStore:
         images = torch.frombuffer(bytearray(b"".join(known.new)), dtype=torch.uint8).reshape(-1, 16)
         tensors = {"images": images, "features": torch.stack([*known.new.values()])}
         with self._trying():
+            known.mark()
             path = known.folder / f"{secrets.token_hex(8)}.safetensors"
             files.store(path, tensors, {"seconds": repr(known.seconds / len(known.new))})
             known.refresh()
+            self._make_room()
         known.new, known.seconds = {}, 0.0
+
+    def _make_room(self) -> None:
+        kept = contents(self.folder)
+        while sum(each.nbytes for each in kept) > self.limit:
+            kept.pop(0).path.unlink(missing_ok=True)
 
     @contextmanager
     def _trying(self) -> Iterator[None]:

@@ -138,10 +138,6 @@ def _same(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(own, other[name]) for name, own in one.items())
 
 
-def _rest(weights: Weights, names: Sequence[str]) -> Weights:
-    return {name: tensor for name, tensor in weights.items() if name not in names}
-
-
 def _order(learner: Learner) -> tuple[int, str]:
     """Return what models are ordered by, whatever order they come in: most classes first, then a digest."""
     digest = hashlib.sha256(repr(learner.classes).encode())

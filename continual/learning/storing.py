@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from continual.backbones.descriptions import check_same_weights, rebuild, with_weights
+from continual.backbones.descriptions import for_model, rebuild, with_weights
 from continual.backbones.joined import as_backbone
 from continual.backbones.loading import Backbone
 from continual.errors import ModelFileError, is_out_of_memory
@@ -78,9 +78,9 @@ class Storing(Asking[S]):
         """Read a learner back.
 
         The backbone is the one given, the embedded one, or is found again by its name and weights file
-        (`weights` says where the file is now; of several backbones, the files). Raises ModelFileError for a file that
-        is missing, damaged or another method's; BackboneError, with both hashes, if the backbone's weights are not
-        the same.
+        (`weights` says where the file is now; of several backbones, the files). Whichever it is, images are prepared
+        as the file says. Raises ModelFileError for a file that is missing, damaged or another method's; BackboneError,
+        with both hashes, if the backbone's weights are not the same, and for one of images of another size.
         """
         tensors, header = model_file.read(path)
         if header["method"] != cls.method:
@@ -90,8 +90,7 @@ class Storing(Asking[S]):
             embedded = model_file.part(tensors, "backbone") if header["backbone_embedded"] else None
             backbone = rebuild(with_weights(header["backbone"], places), embedded)
         else:
-            backbone = as_backbone(backbone)
-            check_same_weights(backbone, header["backbone"])
+            backbone = for_model(as_backbone(backbone), header["backbone"])
         kind = cls.settings_type
         settings = restored(kind, {**kind.before, **current_names(kind, header["settings"], warn=False)})
         learner = cls(backbone, settings, device=device)  # type: ignore[call-arg]

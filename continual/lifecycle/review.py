@@ -94,11 +94,6 @@ class Review:
             "estimate": estimate,
         }
 
-    @property
-    def imagined(self) -> dict[Label, float]:
-        """The old name of `simulated`."""
-        return self.simulated
-
 
 def review(
     before: Learner,
@@ -115,10 +110,11 @@ def review(
 
     Of images that are `gone`, and whose classes `seen` knows, features may have been kept. For classes of which
     there is neither, the same answers are drawn for both models, see `IncrementalLearner.simulation`. Those of MOS are
-    for features that lie where the class's own images were trained to lie: real images fare worse. For two backbones
-    the port's `simulation` is to be given, see `PortReport`.
+    for features that lie where the class's own images were trained to lie: real images fare worse. For two backbones,
+    or two ways to prepare images, the port's `simulation` is to be given, see `PortReport`.
     """
-    found, same = Review(), before.backbone.sha256 == after.backbone.sha256
+    old_way, new_way = ((one.backbone.sha256, one.backbone.preprocessing) for one in (before, after))
+    found, same = Review(), old_way == new_way
     cache = FeatureCache() if same else None
     images, known = [image for image, _ in held_out], set(before.classes)
     if images:

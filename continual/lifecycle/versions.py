@@ -88,15 +88,14 @@ def save(
     held_out: HeldOutFeatures | None = None,
     thumbnails: Thumbnails | None = None,
     figures: Mapping[str, Any] | None = None,
-    ledger: SeenImages | None = None,
 ) -> None:
     """Make a learner the version in use, and keep the one before; `event` says what was done.
 
-    `seen` are the images it has seen (`ledger` is the old name), `held_out` has features of some that are held out,
-    as `seen` says, `thumbnails` are pictures of some, and `figures` how it did on those held out. Raises
-    ModelFileError, and changes nothing, where that cannot be written.
+    `seen` are the images it has seen, `held_out` has features of some that are held out, as `seen` says, `thumbnails`
+    are pictures of some, and `figures` how it did on those held out. Raises ModelFileError, and changes nothing, where
+    that cannot be written.
     """
-    seen = seen or ledger or SeenImages()
+    seen = seen or SeenImages()
     tensors, about = seen.pack()
     if held_out is not None:
         # Of images that are still held out: not of classes that were forgotten, say.

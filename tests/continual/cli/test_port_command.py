@@ -74,15 +74,36 @@ def test_held_out_images_tell_what_broke(
 ) -> None:
     site, model = write_pictures(tmp_path / "site", ["rose", "tulip"], 10), tmp_path / "m.safetensors"
     learned(equimos, site, model, weights, "simple_cil", "--hold-out", "0.3", "--keep-held-out", "2")
+    before = contents.read(model).held_out
+    same = ("port", "--model", model, "--to-weights", weights, "--images", others, "--yes")
+    copied = equimos(*same, "--out", tmp_path / "copy")
+    assert copied.exit_code == 0, copied.stderr
+    assert contents.read(tmp_path / "copy").held_out.digests == before.digests
     for name in ("rose", "tulip"):
         (site / name).rename(others / f"our {name}")
     result = equimos("port", "--model", model, "--to-weights", updated, "--images", others, "--yes")
     assert result.exit_code == 0, result.stderr
     assert "held-out images of classes known before: 100.0% of 6 right, 100.0% before; 0 broke" in result.stderr
     assert "by 44 images" in result.stderr  # 30 of anything, and 14 that were learned
-    assert "features that were kept of held-out images are the old backbone's" in result.stderr
+    assert "what was kept of images (features, thumbnails) is the old backbone's, and left out" in result.stderr
     assert not contents.read(model).held_out.digests
     assert contents.read(model).header["notes"]["held_out"]["images"] == 6
+
+
+def test_a_map_is_not_judged_by_images_it_was_fitted_to(
+    equimos: Equimos, weights: Path, updated: Path, tmp_path: Path
+) -> None:
+    site, model = write_pictures(tmp_path / "site", ["rose", "tulip"], 14), tmp_path / "m.safetensors"
+    learned(equimos, site, model, weights, "simple_cil", "--hold-out", "0.4", "--keep-thumbnails", "2")
+    held_out = sum(image.held_out for image in contents.read(model).seen.images)
+    assert 28 - held_out < 20
+    result = equimos("port", "--model", model, "--to-weights", updated, "--images", site, "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert f"without them there are {28 - held_out}, and 20 are needed" in result.stderr
+    assert "held-out images of classes known before" not in result.stderr
+    assert "held_out" not in contents.read(model).header["notes"]
+    assert "thumbnails) is the old backbone's, and left out" in result.stderr
+    assert not contents.read(model).thumbnails.digests
 
 
 def test_to_a_file_of_its_own_and_not_at_all(

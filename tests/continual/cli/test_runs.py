@@ -72,6 +72,11 @@ def test_features_are_kept_for_other_runs(
     assert [reading["reading"] for reading in shown["readings"]] == ["features"]
     assert shown["readings"][0]["bytes"] > 0
     assert str(tmp_path / "cache") in equimos("cache", "show").stdout
+    for reading in (tmp_path / "cache").rglob("reading.json"):
+        reading.unlink()  # as another process may that clears the store
+    (shown,) = json.loads(equimos("cache", "show", "--json", "-").stdout)["readings"]
+    assert (shown["backbone"], shown["sha256"], shown["device"]) == ("unknown", "unknown", "unknown")
+    assert "unknown" in equimos("cache", "show").stdout
     assert "removed" in equimos("cache", "clear").stdout
     assert json.loads(equimos("cache", "show", "--json", "-").stdout)["readings"] == []
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from continual.backbones.loading import Backbone
+from continual.learning import feature_store
 from continual.learning.extractor import Extractor
 from continual.learning.feature_store import FeatureStore, clear, contents
 from continual.testing import tiny_backbone
@@ -96,6 +97,29 @@ def test_files_removed_while_in_use_are_computed_again(tmp_path: Path, compute: 
     assert torch.equal(store.features(IMAGES, {}, compute), first)
     assert compute.asked == [6, 6]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_new_is_kept_also_after_the_store_was_cleared(tmp_path: Path, compute: Counting) -> None:
+    store = FeatureStore(tmp_path)
+    store.features(IMAGES, {"reading": "a"}, compute)
+    store.flush()
+    clear(tmp_path)
+    first = store.features(IMAGES, {"reading": "a"}, compute)
+    store.flush()
+    assert [json.loads(kept.reading) for kept in contents(tmp_path)] == [{"reading": "a"}]
+    assert torch.equal(FeatureStore(tmp_path).features(IMAGES, {"reading": "a"}, compute), first)
+    assert compute.asked == [6, 6]
+
+
+def test_the_limit_holds_before_an_experience_ends(
+    tmp_path: Path, compute: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "HELD", 0)
+    store = FeatureStore(tmp_path, limit=2000)
+    for image in IMAGES:
+        store.features(image[None], {}, compute)
+        assert 0 < sum(kept.nbytes for kept in contents(tmp_path)) <= 2000
+    assert torch.equal(store.features(IMAGES, {}, compute), IMAGES.flatten(1).cos())
 
 
 def test_the_longest_unused_make_room(tmp_path: Path, compute: Counting) -> None:

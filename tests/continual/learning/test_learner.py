@@ -24,6 +24,7 @@ from continual.learning.learner import IncrementalLearner
 from continual.methods import methods
 from continual.methods.mos.learner import MOSLearner
 from continual.methods.simple_cil import SimpleCILLearner
+from continual.testing import tiny_backbone, tiny_backbones, tiny_convnet
 from tests.conftest import TINY_ARGS
 
 Blobs = Callable[..., tuple[Tensor, list[int]]]
@@ -224,6 +225,34 @@ def test_a_file_that_lacks_a_part_is_called_damaged(
     store(path, tensors, {"format": "equimos-model", "version": "3", "equimos": json.dumps(header)})
     with pytest.raises(ModelFileError, match=f"{path} lacks a part of the model|{path} is damaged"):
         continual.load(path, backbone)
+
+
+@pytest.mark.parametrize("make", [tiny_backbone, tiny_backbones])
+def test_images_are_prepared_as_the_file_says_on_any_backbone_given(
+    make: Callable[[], Backbone], blobs: Blobs, tmp_path: Path
+) -> None:
+    (images, labels), path, own = blobs([0, 1], 4), tmp_path / "model", make()
+    learner = SimpleCILLearner(own)
+    learner.learn(images, labels)
+    learner.save(path)
+    other = [replace(part, preprocessing=replace(part.preprocessing, crop_pct=0.5)) for part in own.parts]
+    loaded = continual.load(path, other)
+    assert torch.equal(loaded.predict(images).scores, learner.predict(images).scores)
+    assert loaded.backbone.describe() == own.describe()
+    assert loaded.backbone.parts[0].frozen is own.parts[0].frozen
+    assert continual.load(path, own).backbone is own
+
+
+def test_a_backbone_of_images_of_another_size_is_refused(blobs: Blobs, tmp_path: Path) -> None:
+    """A CNN has the same weights at every size."""
+    small = tiny_convnet()
+    large = assemble(small.frozen.network, small.name, {**small.model_args, "img_size": 32})
+    assert large.sha256 == small.sha256
+    learner = SimpleCILLearner(small)
+    learner.learn(*blobs([0, 1], 4))
+    learner.save(tmp_path / "model")
+    with pytest.raises(BackboneError, match=r"images of \(16, 16\) .* takes \(32, 32\) .*'img_size': 16"):
+        continual.load(tmp_path / "model", large)
 
 
 def test_the_header_is_plain_json(learner: SimpleCILLearner, tmp_path: Path) -> None:

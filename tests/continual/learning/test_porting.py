@@ -23,6 +23,7 @@ from continual import (
 from continual.backbones.loading import Backbone, assemble, create
 from continual.errors import InputError, LearningError
 from continual.learning import porting
+from continual.lifecycle.review import review
 from continual.methods.mos.consolidation import consolidated
 from continual.seeding import generator
 from continual.testing import TINY_ARGS, coloured_squares, tiny_backbone, tiny_convnet
@@ -182,6 +183,20 @@ def test_what_cannot_be_ported_is_refused_and_leaves_no_trace() -> None:
             learner.port(to, images, **more)
         assert learner.backbone is before[0]
         assert learner.state is before[1]
+
+
+def test_a_port_to_other_preprocessing_is_judged_by_its_own_simulation() -> None:
+    """The weights are the same, and features of the two ways are not."""
+    before = taught(RidgeLearner)
+    after, prepared = before.variant(), replace(BACKBONE.preprocessing, crop_pct=0.5)
+    after.backbone = replace(BACKBONE, preprocessing=prepared)
+
+    def broken(index: int, count: int, _: Any) -> tuple[Tensor, Tensor]:
+        return torch.full((count,), index), torch.full((count,), (index + 1) % 6)
+
+    assert review(before, after, [], simulation=broken).simulated == dict.fromkeys(range(6), 1.0)
+    assert review(before, after, []).unjudged == [*range(6)]
+    assert not any(review(before, before.variant(), []).simulated.values())
 
 
 def test_an_unrelated_backbone_is_refused() -> None:

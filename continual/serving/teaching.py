@@ -149,13 +149,20 @@ class Teaching:
             self._made.pop()
             self._left = locks.identity(self.model)
             self.in_use.refresh()
-        self.last = {"event": f"back to version {before}", "images": 0, "review": []}
+        kept = f"what version {made} had learned is stored still, and not learned"
+        self.last = {"event": f"back to version {before}: {kept}", "images": 0, "review": []}
         return {**self.last, "classes": len(about["classes"])}
 
-    def drop(self) -> int:
-        """Delete the collected images that are not learned, and were stored here; return how many."""
+    def discard(self) -> int:
+        """Move the collected images that are not learned, and were stored here, out of the way; return how many."""
         with self._alone():
-            return sum(self.collected.drop(picture.path) for picture in self.plan().learn)
+            moved = sum(self.collected.discard(picture.path) for picture in self.plan().learn)
+            self.last = {
+                "event": f"{count(moved, 'image')} moved to {self.collected.discarded}",
+                "images": 0,
+                "review": [],
+            }
+            return moved
 
     def _current(self) -> tuple[contents.ModelFile, Learner]:
         """Return the model file and the learner of it."""

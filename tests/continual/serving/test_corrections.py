@@ -113,9 +113,13 @@ def test_the_plan_the_review_and_the_way_back(client: httpx.Client, model: Path,
     assert client.get("/health").json()["model"]["classes"] == 4
     refused(client.post("/undo"), 409, "nothing to undo")
     assert client.get("/corrections").json()["pending"] == state["pending"]
-    assert client.delete("/corrections").json() == {"dropped": 6}
-    assert client.get("/corrections").json()["pending"] == []
-    assert [path for path in (tmp_path / "named").rglob("*") if path.is_file()] == []
+    discarded = tmp_path / "named" / ".discarded"
+    assert client.delete("/corrections").json() == {"discarded": 6, "folder": str(discarded)}
+    state = client.get("/corrections").json()
+    assert (state["pending"], state["discarded"]) == ([], str(discarded))
+    assert state["last"]["event"] == f"6 images moved to {discarded}"
+    assert [path.name for path in (tmp_path / "named").iterdir()] == [".discarded"]
+    assert {path.read_bytes() for path in (discarded / "ring").iterdir()} == {*photos(6)}, "nothing is lost"
 
 
 def test_a_name_that_is_corrected_moves_the_image(client: httpx.Client, tmp_path: Path) -> None:
@@ -196,6 +200,9 @@ def test_the_folder_has_limits(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="collected already") as stop:
         small.keep(photos(1, 1)[0], "nut")
     assert stop.value.status == 507
+    small.discard(small.keep(photos(0, 2)[0], "nut"))
+    with pytest.raises(RefusedError, match=r"empty .*\.discarded"):
+        small.keep(photos(1, 1)[0], "nut")
     with pytest.raises(RefusedError):
         Collected(tmp_path / "named", most_bytes=10).keep(photos(1, 1)[0], "nut")
 
@@ -203,7 +210,7 @@ def test_the_folder_has_limits(tmp_path: Path) -> None:
 def test_uploads_have_the_limits_of_predict(model: Path, tmp_path: Path) -> None:
     with serving(model, collect=tmp_path / "named", limits=Limits(pixels=10, images=2)) as (client, _):
         for path in ("/corrections", "/group", "/explain"):
-            refused(post(client, path, photos(0, 1), **{"class": "nut"}), 413, "pixels")
+            refused(post(client, path, photos(0, 1), **{"class": "nut"}), 413, "10 are read; send it", "--max-pixels")
             refused(post(client, path, photos(0, 3), **{"class": "nut"}), 413, "at most 2 images")
     assert not (tmp_path / "named").exists()
 

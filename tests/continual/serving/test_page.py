@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from continual.methods.strata import StrataLearner
+from continual.serving.teaching import Teaching
+from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
-from tests.support.served import BACKBONE, learner_of, serving, taught
+from tests.support.served import BACKBONE, learner_of, post, refused, serving, taught
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -178,8 +181,13 @@ def test_a_wrong_answer_is_corrected_learned_and_undone(browser: Any, strata: Pa
         assert "the answers for older classes broke" in page.inner_text("#teach")
         page.click("text=Undo the last version")
         page.wait_for_selector("#model:text-is('strata, 4 classes')")
-        page.click("text=Discard")
-        page.wait_for_selector("#teach >> text=Learn 1 image", state="detached")
+        page.wait_for_selector("#teach >> text=what version 2 had learned is stored still, and not learned")
+        discarded = tmp_path / "named" / ".discarded"
+        page.wait_for_selector(f"#teach >> text=Discard deletes nothing: it moves the image to {discarded}")
+        page.click("button:text('Discard')")
+        page.wait_for_selector(f"#teach >> text=1 image moved to {discarded}")
+        assert page.locator("text=Learn 1 image").count() == 0
+        assert len([*discarded.glob("ring/*.png")]) == 1
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         page.close()
 
@@ -206,6 +214,43 @@ def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any,
         page.close()
 
 
+def photo(number: int) -> bytes:
+    """A noisy JPEG of 2000 x 1500 pixels, of some 620 kB."""
+    image = Image.fromarray(coloured_squares([number % 2 + 5], 1)[0][0].permute(1, 2, 0).numpy()).resize((2000, 1500))
+    noise = np.random.default_rng(number).normal(0, 4, (1500, 2000, 1))
+    data = io.BytesIO()
+    Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def test_photos_larger_than_a_request_are_sorted_and_named_together(browser: Any, strata: Path, tmp_path: Path) -> None:
+    images, limits = [photo(number) for number in range(6)], Limits(image_bytes=650_000)
+    assert max(map(len, images)) < limits.image_bytes
+    assert 3 * min(map(len, images)) > limits.request_bytes
+    with serving(strata, collect=tmp_path / "named", false_alarm_rate=0.999, limits=limits) as (client, _):
+        refused(post(client, "/group", images), 413, "send fewer or smaller images")
+        page = opened(browser, str(client.base_url))
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(f"{request.method} {request.url.rpartition('/')[2]}"))
+        files = [{"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": data} for n, data in enumerate(images)]
+        page.set_input_files("#file", files)
+        page.wait_for_selector(".answer >> nth=5")
+        page.click("text=Sort the 6 unknown images")
+        page.wait_for_selector(".group >> nth=1")
+        for place, name in enumerate(("nut", "ring")):
+            group = page.locator(".group").nth(place)
+            assert group.locator("img").evaluate_all("all => all.map(one => one.alt)") == [
+                f"{place + n}.jpg" for n in (0, 2, 4)
+            ]
+            group.locator("input").fill(name)
+            group.locator("button").click()
+            page.wait_for_selector(f"text=saved as {name}, a new class")
+            stored = {path.read_bytes() for path in (tmp_path / "named" / name).iterdir()}
+            assert stored == {images[place], images[place + 2], images[place + 4]}, "as they were sent, not the copies"
+        assert sent.count("POST corrections") == 4
+        page.close()
+
+
 def test_answers_stay_with_their_images_in_whatever_order_they_come(browser: Any, strata: Path, tmp_path: Path) -> None:
     late = """const send = window.fetch;
       window.fetch = async (path, options) => {
@@ -228,6 +273,32 @@ def test_answers_stay_with_their_images_in_whatever_order_they_come(browser: Any
             expected = client.post("/predict", files={"image": file("x", kind)["buffer"]}).json()["answers"][0]
             article = page.locator("article", has=page.locator(f".file:text-is('{name}')"))
             assert article.locator(".answer").inner_text() == expected["answer"]
+        page.close()
+
+
+def test_what_is_learned_for_longer_than_a_request_renews_the_page(
+    browser: Any, strata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Teaching.learn
+
+    def slow(self: Teaching) -> dict[str, Any]:
+        with self._alone():
+            time.sleep(1.5)
+        return learn(self)
+
+    monkeypatch.setattr(Teaching, "learn", slow)
+    with serving(strata, collect=tmp_path / "named", learn=True, timeout=1.0) as (client, _):
+        page = opened(browser, str(client.base_url))
+        page.set_input_files("#file", [file("photo.png", 6)])
+        page.wait_for_selector(".answer")
+        page.click("text=Wrong, it is …")
+        page.fill("form.name input", "ring")
+        page.click("form.name button")
+        page.click("text=Learn 1 image")
+        page.wait_for_selector("text=learning …")
+        page.wait_for_selector(".answer:text-is('ring')")
+        assert page.inner_text("#model") == "strata, 5 classes"
+        assert page.locator("#classes option").count() == 5
         page.close()
 
 

@@ -176,6 +176,8 @@ def _info_table(about: dict[str, Any]) -> Table:
         rows += [("  preprocessing", console.pairs(backbone["preprocessing"]))]
     if about["choice"]:
         rows += [("group", GroupChoice(**about["choice"]).words)]
+    kept = about["memory_bytes"].get(contents.THUMBNAILS)
+    rows += [("thumbnails", "none" if kept is None else f"kept, {console.size(kept)}")]
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
     rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]
     table = Table.grid(padding=(0, 2))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from PIL.Image import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
@@ -154,12 +155,26 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         learner = model.learner.variant()
         learner.store = None  # covered images are asked about once
         learner._forget_cached()  # what an edited model asks has a store of its own
-        found = await in_time(lambda: explained(learner, image), server.explainer)
-        drawn = io.BytesIO()
-        if found.picture is not None:
-            found.picture.save(drawn, "PNG")
-        shown = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}" if found.picture else None
-        return {**found.to_json(), "picture": shown}
+
+        def why() -> dict[str, Any]:
+            found = explained(learner, image)
+            like = server.model.like(model, learner, image)
+            return {
+                **found.to_json(),
+                "picture": None if found.picture is None else _url(found.picture),
+                "thumbnails": [
+                    {"class": name, "similarity": near, "picture": _url(small)} for name, near, small in like
+                ],
+            }
+
+        return await in_time(why, server.explainer)
+
+
+def _url(picture: Image) -> str:
+    """Return a picture as a page shows it without asking for it."""
+    drawn = io.BytesIO()
+    picture.save(drawn, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
 
 
 def _state(teaching: Teaching) -> dict[str, Any]:

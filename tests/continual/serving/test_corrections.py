@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from continual.methods.strata import StrataLearner
 from continual.serving.answering import ServingOptions
 from continual.serving.collected import Collected, class_named
 from continual.serving.uploads import Limits, RefusedError
-from tests.support.served import BACKBONE, photos, post, refused, serving, taught
+from tests.support.served import BACKBONE, kept_thumbnails, photos, post, refused, serving, taught
 
 ROUTES = (
     ("GET", "/corrections"),
@@ -165,6 +166,22 @@ def test_an_answer_is_explained(client: httpx.Client) -> None:
     assert total == pytest.approx(found["value"], abs=1e-5)
     assert found["picture"].startswith("data:image/png;base64,")
     refused(post(client, "/explain", photos(2, 2)), 413, "one image")
+
+
+def test_an_answer_is_explained_by_the_thumbnails_of_its_own_model(trained: StrataLearner, tmp_path: Path) -> None:
+    kept_thumbnails(trained, model := tmp_path / "model.safetensors", 0, 2)
+    with serving(model, reload_every=3600) as (client, in_use):
+        like = post(client, "/explain", photos(2, 1)).raise_for_status().json()["thumbnails"]
+        assert [row["class"] for row in like] == ["class 2", "class 0"]
+        assert like[0]["similarity"] == pytest.approx(1, abs=1e-3)
+        url = like[0]["picture"].removeprefix("data:image/png;base64,")
+        assert Image.open(io.BytesIO(base64.b64decode(url))).size == (64, 64)
+        trained.save(model)
+        assert post(client, "/explain", photos(2, 1)).json()["thumbnails"] == [], "the file is another model's"
+        assert in_use.refresh()
+        assert post(client, "/explain", photos(2, 1)).json()["thumbnails"] == [], "none were kept"
+        model.unlink()
+        assert post(client, "/explain", photos(2, 1)).json()["thumbnails"] == []
 
 
 def test_a_server_takes_what_it_was_started_for(model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from continual.methods.strata import StrataLearner
 from continual.serving.teaching import Teaching
 from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
-from tests.support.served import BACKBONE, learner_of, post, refused, serving, taught
+from tests.support.served import BACKBONE, kept_thumbnails, learner_of, photos, post, refused, serving, taught
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -311,6 +311,19 @@ def test_the_page_says_why(browser: Any, strata: Path) -> None:
         page.click("text=Why?")
         page.wait_for_selector(".why canvas")
         assert "What each patch adds to the value of class 2" in page.inner_text(".reasons")
+        assert "thumbnails" not in page.inner_text(".reasons")
+        page.close()
+
+
+def test_the_page_shows_thumbnails_if_they_were_kept(browser: Any, tmp_path: Path) -> None:
+    kept_thumbnails(taught(StrataLearner(BACKBONE), [0, 1], [2, 3]), model := tmp_path / "model.safetensors", 0, 2)
+    with serving(model) as (client, _):
+        page = opened(browser, str(client.base_url), PHONE)
+        page.set_input_files("#file", [{"name": "a.png", "mimeType": "image/png", "buffer": photos(2, 1)[0]}])
+        page.click("text=Why?")
+        page.wait_for_selector("text=Nearest kept thumbnails")
+        assert page.locator("figcaption").all_inner_texts()[0] == "class 2 1.000"
+        assert page.locator("figure img").evaluate_all("all => all.map(one => one.naturalWidth)") == [64, 64]
         page.close()
 
 

@@ -19,9 +19,11 @@ import pytest
 from PIL import Image
 
 import continual
+from continual.data import file_kinds
 from continual.methods.strata import StrataLearner
 from continual.serving.batching import Batcher
 from continual.serving.model import ModelInUse, Served
+from continual.serving.pages import page
 from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
 from tests.support.malformed_requests import FILES, TYPE, body, part, requests
@@ -133,6 +135,19 @@ def test_what_there_is(client: httpx.Client) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/docs").status_code in (200, 404), "it needs a package"
     assert client.get("/predict").status_code == 405
+
+
+def test_the_page_offers_the_kinds_of_files_that_are_taken(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offered(text: str) -> list[str]:
+        return text.split('accept="')[1].split('"')[0].split(",")
+
+    assert {".jpg", ".png", ".tif", ".avif", ".tga", ".ico", ".ppm"} < {*offered(client.get("/").text)}
+    assert sorted(offered(page(4)[0])) == [".npy", ".tif", ".tiff"]
+    for there in (object(), None):
+        monkeypatch.setattr(file_kinds, "heif", lambda there=there: there)
+        assert (".heic" in offered(page()[0])) == (there is not None), "without the extra a phone sends a JPEG for it"
 
 
 def test_malformed_uploads_get_a_reason(client: httpx.Client) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from continual import files
 from continual.data.file_kinds import SUFFIXES, kind_of
-from continual.data.folders import alike, ignored, same_name
+from continual.data.folders import ignored, same_name
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.learning.header import check_labels
@@ -128,9 +128,9 @@ def class_named(text: str, known: Sequence[Label], folders: Iterable[str] = ()) 
     except InputError as error:
         raise RefusedError(422, str(error)) from None
     if found is None:
-        same = (name for name in (*map(str, known), *folders) if same_name(name) == same_name(text))
-        if wrong := alike([*same, text]):
-            raise RefusedError(422, wrong[0])
+        for name in (*map(str, known), *folders):
+            if name != text and same_name(name) == same_name(text):
+                raise RefusedError(422, f"there is a class {name!r}: choose it from the list, or give another name")
     return label
 
 

@@ -67,8 +67,13 @@ def test_a_class_of_a_strangers_model_is_no_way_out_of_the_folder(label: str) ->
 
 
 def test_names_that_differ_in_case_are_compared_with_folders_and_hold_up_no_others() -> None:
-    with pytest.raises(RefusedError, match="one name for people"):
-        class_named("hex nut", ["ring"], ["Hex nut"])
+    for text, known, folders, other in (
+        ("hex nut", ["ring"], ["Hex nut"], "Hex nut"),
+        ("käfer", ["Käfer"], [], "Käfer"),
+        ("Ka\u0308fer", ["Käfer"], [], "Käfer"),
+    ):
+        with pytest.raises(RefusedError, match=f"there is a class '{other}': choose it"):
+            class_named(text, known, folders)
     assert class_named("hex nut", ["ring"], ["hex nut"]) == "hex nut"
     assert class_named("bolt", ["Hex nut", "hex nut"]) == "bolt"
 

@@ -102,7 +102,7 @@ def test_a_dropped_image_is_answered_and_a_text_gets_its_reason(browser: Any, tr
         page.close()
 
 
-def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
+def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Any, trained: Path) -> None:
     with serving(trained, api_key="secret") as (client, _):
         page = opened(browser, str(client.base_url))
         page.set_input_files("#file", [file("a.png")])
@@ -111,7 +111,18 @@ def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
         page.fill("#secret", "secret")
         page.click("#key button")
         page.wait_for_selector(".answer")
-        page.close()
+        page.reload()
+        assert page.locator(".answer").count() == 0
+        page.set_input_files("#file", [file("a.png")])
+        page.wait_for_selector(".answer")
+        assert page.evaluate("localStorage.length") == 0
+        other = opened(browser, str(client.base_url))
+        other.evaluate("remember('wrong')")
+        other.set_input_files("#file", [file("a.png")])
+        other.wait_for_selector("#key:visible")
+        assert other.evaluate("sessionStorage.getItem('equimos-key')") == ""
+        for one in (page, other):
+            one.close()
 
 
 def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Path) -> None:

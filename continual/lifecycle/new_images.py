@@ -39,11 +39,6 @@ class Picture:
         """The image as it was when it was looked at: see `unchanged`."""
         return unchanged(self.path, self.entry.digest)
 
-    @property
-    def met(self) -> SeenImage:
-        """The old name of `entry`."""
-        return self.entry
-
 
 @dataclass
 class Plan:

@@ -19,6 +19,7 @@ from continual.data.bands import pictures
 from continual.data.inputs import Label, prepared
 from continual.errors import EquimosError
 from continual.learning.answers import Scores
+from continual.learning.doubts import typicality, unsure
 from continual.learning.learner import IncrementalLearner
 from continual.learning.recent_features import RecentFeatures
 from continual.lifecycle import contents
@@ -81,8 +82,10 @@ def answer(model: Served, scores: Scores, row: int, false_alarm_rate: float) -> 
         "answer": best[0]["class"],
         "score": best[0]["score"],
         "probability": best[0]["probability"],
+        "unsure": unsure(best[0]["probability"]),
         "unknown": None if p_value is None else p_value <= false_alarm_rate,
         "familiarity": p_value,
+        "typicality": None if p_value is None else typicality(p_value),
         "anomaly": own(scores.anomaly),
         "anomaly_threshold": None if threshold == math.inf else threshold,
         "stack": own(scores.stack),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from continual.learning import doubts
 from continual.methods.strata import StrataLearner
 from continual.serving.teaching import Teaching
 from continual.serving.uploads import Limits
@@ -190,7 +191,7 @@ def test_a_wrong_answer_is_corrected_learned_and_undone(browser: Any, strata: Pa
         page.wait_for_selector(".answer:text-is('ring')")
         assert page.inner_text("#model") == "strata, 5 classes"
         assert "learned 1 image from the page: ring" in page.inner_text("#teach")
-        assert "the answers for older classes broke" in page.inner_text("#teach")
+        assert "by their statistics about" in page.inner_text("#teach"), "in the words of `equimos learn`"
         page.click("text=Undo the last version")
         page.wait_for_selector("#model:text-is('strata, 4 classes')")
         page.wait_for_selector("#teach >> text=what version 2 had learned is stored still, and not learned")
@@ -202,6 +203,22 @@ def test_a_wrong_answer_is_corrected_learned_and_undone(browser: Any, strata: Pa
         assert len([*discarded.glob("ring/*.png")]) == 1
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         page.close()
+
+
+def test_what_the_server_is_not_sure_of_is_shown_so(
+    browser: Any, strata: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sure, flags in ((0.0, []), (1.1, ["not sure"])):
+        monkeypatch.setattr(doubts, "SURE", sure)
+        with serving(strata) as (client, _):
+            page = opened(browser, str(client.base_url))
+            page.set_input_files("#file", [{"name": "a.png", "mimeType": "image/png", "buffer": photos(0, 1)[0]}])
+            page.wait_for_selector(".answer")
+            (found,) = post(client, "/predict", photos(0, 1)).json()["answers"]
+            assert (found["unknown"], found["unsure"]) == (False, bool(flags))
+            assert page.locator(".flag").all_inner_texts() == flags
+            assert found["typicality"] in page.inner_text(".result")
+            page.close()
 
 
 def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any, strata: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import continual
 from continual.data import file_kinds
+from continual.learning.doubts import typicality
 from continual.methods.strata import StrataLearner
 from continual.serving.batching import Batcher
 from continual.serving.model import ModelInUse, Served
@@ -83,6 +84,8 @@ def test_answers_are_the_learner_s(client: httpx.Client, trained: Path) -> None:
         assert answer["score"] == pytest.approx(float(expected.scores[row, best]), abs=1e-5)
         assert answer["probability"] == pytest.approx(float(expected.probabilities[row, best]), abs=1e-4)
         assert answer["unknown"] == bool(expected.unknown[row])
+        assert answer["unsure"] == (answer["probability"] < 0.5)
+        assert answer["typicality"] == typicality(answer["familiarity"])
         assert answer["stack"] == int(expected.stack[row])
         nearest = expected.similarity[row].argsort(descending=True).tolist()
         assert [near["class"] for near in answer["nearest"]] == [expected.classes[c] for c in nearest]

@@ -172,6 +172,19 @@ def check_target(path: Path) -> None:
         raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, or go on with the one that is there; raises InputError unless files can be written in it."""
+    if not path.is_dir():
+        if path.exists():
+            raise InputError(f"{path} is a file, and a folder is needed: choose another path")
+        check_target(path)
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {path} ({error.strerror}): choose another path") from error
+    check_target(path / "file")
+
+
 def check_outputs(json_file: Path | None, csv_file: Path | None = None) -> None:
     """Raise InputError unless the files that are asked for can be written, at most one to standard output."""
     if json_file == csv_file == STDOUT:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from continual.cli.given import UNUSUAL
 from continual.console import console, count
 from continual.errors import InputError
+from continual.learning.doubts import unsure
 from continual.lifecycle import contents
 from continual.lifecycle.parts import Parts, Records, schema_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 #: columns of an answer; `answer` and `runner_up` are classes, which may be numbers
 TYPES: dict[str, type] = {"file": str, "answer": str, "score": float, "runner_up": str, "runner_up_score": float}
 TYPES |= {"stack": int, "first_stack": int, "refinements": int, "probability": float, "familiarity": float}
-TYPES |= {"anomaly": float, "anomaly_threshold": float, "unknown": bool, "error": str}
+TYPES |= {"anomaly": float, "anomaly_threshold": float, "unknown": bool, "unsure": bool, "error": str}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def records(paths: Sequence[Path], prediction: Prediction) -> Records:
         scores = [*best.values[row].tolist(), None]
         record = {"file": str(path), "answer": answer, "score": scores[0]}
         record |= {"runner_up": names[1], "runner_up_score": scores[1]}
-        found.append(record | {name: values[row] for name, values in columns.items()})
+        record |= {name: values[row] for name, values in columns.items()}
+        found.append(record | {"unsure": unsure(record["probability"])})
     return found
 
 

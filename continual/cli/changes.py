@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,7 +13,6 @@ from continual.console import check_target, console, count, show_rows
 from continual.lifecycle import contents, locks
 
 if TYPE_CHECKING:
-    from continual.data.inputs import Label
     from continual.lifecycle.contents import ModelFile
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
@@ -47,37 +46,12 @@ def show_review(found: Review, advice: str) -> None:
 
     `advice` says what would help where nothing can be said of a class.
     """
-    from continual.lifecycle.review import DRAWN
-
-    def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
-        return f"{sum(answers[i] == found.truth[i] for i in rows) / len(rows):.1%}"
-
-    say = console(stderr=True).print
-    known = [i for i, old in enumerate(found.old) if old is not None]
-    fresh = [i for i, old in enumerate(found.old) if old is None]
-    if known:
-        say(
-            f"held-out images of classes known before: {right(found.new, known)} of {len(known)} right, "
-            f"{right(found.old, known)} before; {sum(found.negative.values())} broke, {found.positive} fixed"
-        )
-    if found.gone:
-        say(f"{count(found.gone, 'image')} of them are gone, and judged by the features that were kept")
-    if fresh:
-        say(f"held-out images of new classes: {right(found.new, fresh)} of {len(fresh)} right")
+    for line in found.lines(advice):
+        console(stderr=True).print(line)
     rows = [(*pair, n) for pair, n in found.negative.most_common(SHOWN)]
     show_rows(rows, "was right", "is now taken for", "images", stderr=True)
-    if found.simulated:
-        say(
-            f"no held-out image is here of {count(len(found.simulated), 'class')} known before; by their statistics "
-            f"about {found.estimated:.1%} of the answers broke (an estimate)"
-        )
-        lost = [(*pair, f"{n / DRAWN:.1%}") for pair, n in found.lost_to.most_common(SHOWN) if n > DRAWN // 100]
-        show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
-    if found.unjudged:
-        say(
-            f"nothing can be said of {count(len(found.unjudged), 'class')} known before: no held-out image is here. "
-            f"{advice}"
-        )
+    lost = [(*pair, f"{share:.1%}") for *pair, share in found.lost[:SHOWN]]
+    show_rows(lost, "class", "is now taken for", "share lost, by statistics", stderr=True)
 
 
 def unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | None:

@@ -20,7 +20,7 @@ from continual.cli.options import (
     check_shares,
     check_there,
 )
-from continual.console import can_ask, check_target, confirmed, console, count, size, write_text
+from continual.console import can_ask, check_target, confirmed, console, count, make_folder, size, write_text
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
 from continual.options import assignments
@@ -71,9 +71,8 @@ def export(
     folder = onnx.suffix != ".onnx"
     file = onnx / f"{model.stem}.onnx" if folder else onnx
     found = contents.read(model)
-    if folder and not onnx.exists():
-        check_target(onnx)
-        onnx.mkdir()
+    if folder:
+        make_folder(onnx)
     check_target(file)
     with ProgressBars(console(stderr=True)) as bars:
         paths = opening.readable(images or (), bars, found.channels)
@@ -188,8 +187,7 @@ def serve(
     if collect is not None:
         if api_key is None and not server.is_loopback(host):
             raise InputError(f"anyone who reaches {host} could change the model: set EQUIMOS_API_KEY for a key")
-        check_target(collect)
-        collect.mkdir(exist_ok=True)
+        make_folder(collect)
     asked = ServingOptions(
         api_key,
         false_alarm_rate,

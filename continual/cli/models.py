@@ -147,8 +147,10 @@ def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> 
         console.console(stderr=True).print(f"unusual: an anomaly above {threshold}, as {rate:.1%} of good images have")
         return
     more = [name for name in ("stack", "refinements", "probability", "unknown") if records[0][name] is not None]
+    more += ["unsure"] * any(record["unsure"] for record in records)
     names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)
-    shown = [{**r, "unknown": "unknown" if r["unknown"] else ""} for r in records]
+    words = [("unknown", "") if r["unknown"] else ("", "not sure" if r["unsure"] else "") for r in records]
+    shown = [{**r, "unknown": a, "unsure": b} for r, (a, b) in zip(records, words, strict=True)]
     rows = [[_short(r[name]) for name in names] for r in shown]
     console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *more)
 
@@ -180,6 +182,8 @@ def _info_table(about: dict[str, Any]) -> Table:
         rows += [("  preprocessing", console.pairs(backbone["preprocessing"]))]
     if about["choice"]:
         rows += [("group", GroupChoice(**about["choice"]).words)]
+    kept = about["memory_bytes"].get(contents.THUMBNAILS)
+    rows += [("thumbnails", "none" if kept is None else f"kept, {console.size(kept)}")]
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
     rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]
     table = Table.grid(padding=(0, 2))

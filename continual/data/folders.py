@@ -126,15 +126,23 @@ def _inside(folder: Path) -> set[str]:
 
 
 def alike(names: Iterable[str]) -> list[str]:
-    """Say, for each group of names that differ in case, spaces or the way letters are encoded alone, what is wrong."""
+    r"""Say, for each group of names that differ in case, spaces or the way letters are encoded alone, what is wrong.
+
+    They are spelled out where they look the same.
+
+    >>> alike(["Käfer", "käfer", "nut"])
+    ["the classes 'Käfer' and 'käfer' are one name for people: rename them to one"]
+    >>> alike(["Käfer", "Ka\u0308fer"])
+    ["the classes 'K\\xe4fer' and 'Ka\\u0308fer' are one name for people: rename them to one"]
+    """
     groups = defaultdict[str, list[str]](list)
     for name in dict.fromkeys(names):
         groups[same_name(name)].append(name)
-    shown = [
-        " and ".join(ascii(name) if not name.isascii() else repr(name) for name in group)
-        for group in groups.values()
-        if len(group) > 1
-    ]
+    shown = []
+    for group in groups.values():
+        looks = {" ".join(unicodedata.normalize("NFKC", name).split()) for name in group}
+        if len(group) > 1:
+            shown.append(" and ".join(map(repr if len(looks) == len(group) else ascii, group)))
     return [f"the classes {names} are one name for people: rename them to one" for names in shown]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from continual.console import count
 from continual.data.inputs import Label
 from continual.learning.extractor import Progress
 from continual.learning.feature_cache import FeatureCache
@@ -45,6 +46,41 @@ class Review:
         """How many images of classes known before were answered wrong and are right now."""
         rows = zip(self.truth, self.old, self.new, strict=True)
         return sum(old is not None and old != truth == new for truth, old, new in rows)
+
+    @property
+    def lost(self) -> list[tuple[Label, Label, float]]:
+        """Pairs of classes with the share of answers lost by class statistics, the largest first; 1 % is noise."""
+        return [(*pair, n / DRAWN) for pair, n in self.lost_to.most_common() if n > DRAWN // 100]
+
+    def lines(self, advice: str = "") -> list[str]:
+        """Say what broke in sentences; `advice` is what would help where nothing can be said of a class."""
+
+        def right(answers: Sequence[Label | None], rows: Sequence[int]) -> str:
+            return f"{sum(answers[i] == self.truth[i] for i in rows) / len(rows):.1%}"
+
+        said = []
+        known = [i for i, old in enumerate(self.old) if old is not None]
+        fresh = [i for i, old in enumerate(self.old) if old is None]
+        if known:
+            said.append(
+                f"held-out images of classes known before: {right(self.new, known)} of {len(known)} right, "
+                f"{right(self.old, known)} before; {sum(self.negative.values())} broke, {self.positive} fixed"
+            )
+        if self.gone:
+            said.append(f"{count(self.gone, 'image')} of them are gone, and judged by the features that were kept")
+        if fresh:
+            said.append(f"held-out images of new classes: {right(self.new, fresh)} of {len(fresh)} right")
+        if self.simulated:
+            said.append(
+                f"no held-out image is here of {count(len(self.simulated), 'class')} known before; by their statistics "
+                f"about {self.estimated:.1%} of the answers broke (an estimate)"
+            )
+        if self.unjudged:
+            none = (
+                f"nothing can be said of {count(len(self.unjudged), 'class')} known before: no held-out image is here"
+            )
+            said.append(f"{none}. {advice}" if advice else none)
+        return said
 
     def shares_lost(self) -> list[float]:
         """Return the share of negative flips among images of classes known before, measured and simulated."""

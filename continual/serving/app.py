@@ -27,7 +27,7 @@ def make_app(model: ModelInUse, options: ServingOptions) -> FastAPI:
     app = FastAPI(title="equimos", version=__version__, lifespan=served.running, docs_url=None, redoc_url=None)
     most = 4 * options.limits.request_bytes
     app.add_middleware(Outer, count=served.counted, most=most, hosts=options.hosts)
-    shown, policy = page()
+    shown, policy = page(model.now.channels)
     keyed = [Depends(served.allowed), Depends(KEY)]
     add_documentation(app)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from continual import files
 from continual.data.file_kinds import SUFFIXES, kind_of
-from continual.data.folders import alike, ignored, same_name
+from continual.data.folders import ignored, same_name
 from continual.data.inputs import Label
 from continual.errors import InputError
 from continual.learning.header import check_labels
@@ -21,6 +22,8 @@ from continual.serving.uploads import RefusedError
 LONGEST = 200
 #: of a class that is a number, which has 64 bits in a model file
 MOST_DIGITS = 19
+#: the folder in it of images that were discarded, by class as well; hidden, so that nothing learns them
+DISCARDED = ".discarded"
 _ENDINGS = {kind: suffix for suffix, kind in reversed(SUFFIXES.items())}
 
 
@@ -43,10 +46,12 @@ class Collected:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 elsewhere[0].replace(place)
         if not place.exists():
-            there = [path.stat().st_size for path, _ in self]
+            there = [path.stat().st_size for path in (*(path for path, _ in self), *self._discarded("*"))]
             if len(there) >= self.most_images or sum(there) + len(data) > self.most_bytes:
                 raise RefusedError(
-                    507, f"{len(there)} images are collected already, and no more are taken: learn them, and move them"
+                    507,
+                    f"{len(there)} images are collected already, and no more are taken: learn them, and move them, or "
+                    f"empty {self.discarded}",
                 )
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -59,16 +64,34 @@ class Collected:
         return place
 
     def elsewhere(self, data: bytes, label: Label) -> list[Path]:
-        """Return where the bytes of an image are stored under other classes."""
+        """Return where the bytes of an image are stored under other classes, or were discarded."""
         place = self._place(data, label)
-        return [path for path in self.folder.glob(f"[!.]*/{place.name}") if path != place and self._own(path)]
+        found = (*self.folder.glob(f"[!.]*/{place.name}"), *self._discarded(place.name))
+        return [path for path in found if path != place and self._own(path)]
 
-    def drop(self, path: Path) -> bool:
-        """Delete a file, and its folder where that was the last one, if it was stored here; return whether it was."""
-        own = self._own(path)
-        if own:
-            _removed(path)
-        return own
+    @property
+    def discarded(self) -> Path:
+        """Where discarded images are."""
+        return self.folder / DISCARDED
+
+    def _discarded(self, name: str) -> Iterator[Path]:
+        return self.discarded.glob(f"*/{name}")
+
+    def discard(self, path: Path) -> bool:
+        """Move an image to those that were discarded, if it was stored here; return whether it was.
+
+        It may be the only copy. Raises RefusedError where it cannot be moved.
+        """
+        if not self._own(path):
+            return False
+        place = self.discarded / path.parent.name / path.name
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, place)
+        except OSError as error:
+            raise RefusedError(507, f"the image cannot be moved ({type(error).__name__})") from error
+        _removed(path)  # of which the folder is left
+        return True
 
     def _place(self, data: bytes, label: Label) -> Path:
         return self.folder / str(label) / f"{_name(data)}{_ending(data)}"
@@ -105,9 +128,9 @@ def class_named(text: str, known: Sequence[Label], folders: Iterable[str] = ()) 
     except InputError as error:
         raise RefusedError(422, str(error)) from None
     if found is None:
-        same = (name for name in (*map(str, known), *folders) if same_name(name) == same_name(text))
-        if wrong := alike([*same, text]):
-            raise RefusedError(422, wrong[0])
+        for name in (*map(str, known), *folders):
+            if name != text and same_name(name) == same_name(text):
+                raise RefusedError(422, f"there is a class {name!r}: choose it from the list, or give another name")
     return label
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from PIL.Image import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
     teaching = None if options.collect is None else Teaching(
         server.model.path, server.model, Collected(options.collect), options.max_flips, options.weights
     )  # fmt: skip
-    learning: set[asyncio.Task[Any]] = set()
+    changing: set[asyncio.Task[Any]] = set()
     if options.learn:
         server.model.keep_features()
 
@@ -71,7 +72,8 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
     async def corrections() -> dict[str, Any]:
         if teaching is None:
             return {"collects": False, "learns": False}
-        return {"collects": True, "learns": options.learn, **await in_time(lambda: _state(teaching))}
+        limits = {"images": options.limits.images, "bytes": options.limits.images_bytes}
+        return {"collects": True, "learns": options.learn, "limits": limits, **await in_time(lambda: _state(teaching))}
 
     @app.post("/corrections", dependencies=keyed, openapi_extra=form(**{"class": {"type": "string"}}))
     async def collect(request: Request) -> dict[str, Any]:
@@ -89,30 +91,38 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         return {"class": label, "new": label not in model.learner.classes, "stored": stored}
 
     @app.delete("/corrections", dependencies=keyed)
-    async def drop() -> dict[str, int]:
-        return {"dropped": await in_time(taught().drop)}
+    async def discard() -> dict[str, Any]:
+        kept = taught()
+        return {"discarded": await in_time(kept.discard), "folder": str(kept.collected.discarded)}
+
+    async def changed(
+        teacher: Teaching, work: Callable[[], dict[str, Any]], wanted: str
+    ) -> dict[str, Any] | JSONResponse:
+        """Change the model; what takes longer than an answer may goes on, and GET /corrections says when it is done."""
+
+        def ended(done: asyncio.Task[Any]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                LOG.error("not %s: %s", wanted, terminal(str(error)))
+                teacher.last = {"event": f"not {wanted}: {error}", "images": 0, "review": []}
+
+        task = asyncio.create_task(asyncio.to_thread(work))
+        changing.add(task)
+        task.add_done_callback(changing.discard)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), options.timeout)
+        except TimeoutError:
+            task.add_done_callback(ended)
+            return JSONResponse({"learning": True}, 202)
 
     @app.post("/learn", dependencies=keyed, response_model=None)
     async def learn() -> dict[str, Any] | JSONResponse:
         teacher = taught(learns=True)
+        return await changed(teacher, teacher.learn, "learned")
 
-        def ended(done: asyncio.Task[Any]) -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
-                LOG.error("not learned: %s", terminal(str(error)))
-                teacher.last = {"event": f"not learned: {error}", "images": 0, "review": []}
-
-        task = asyncio.create_task(asyncio.to_thread(teacher.learn))
-        learning.add(task)
-        task.add_done_callback(learning.discard)
-        try:
-            return await asyncio.wait_for(asyncio.shield(task), options.timeout)
-        except TimeoutError:  # it goes on, and GET /corrections says when it is done
-            task.add_done_callback(ended)
-            return JSONResponse({"learning": True}, 202)
-
-    @app.post("/undo", dependencies=keyed)
-    async def undo() -> dict[str, Any]:
-        return await in_time(taught(learns=True).undo)
+    @app.post("/undo", dependencies=keyed, response_model=None)
+    async def undo() -> dict[str, Any] | JSONResponse:
+        teacher = taught(learns=True)
+        return await changed(teacher, teacher.undo, "undone")
 
     @app.post("/group", dependencies=keyed, openapi_extra=form())
     async def group(request: Request) -> dict[str, Any]:
@@ -145,12 +155,26 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
         learner = model.learner.variant()
         learner.store = None  # covered images are asked about once
         learner._forget_cached()  # what an edited model asks has a store of its own
-        found = await in_time(lambda: explained(learner, image), server.explainer)
-        drawn = io.BytesIO()
-        if found.picture is not None:
-            found.picture.save(drawn, "PNG")
-        shown = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}" if found.picture else None
-        return {**found.to_json(), "picture": shown}
+
+        def why() -> dict[str, Any]:
+            found = explained(learner, image)
+            like = server.model.like(model, learner, image)
+            return {
+                **found.to_json(),
+                "picture": None if found.picture is None else _url(found.picture),
+                "thumbnails": [
+                    {"class": name, "similarity": near, "picture": _url(small)} for name, near, small in like
+                ],
+            }
+
+        return await in_time(why, server.explainer)
+
+
+def _url(picture: Image) -> str:
+    """Return a picture as a page shows it without asking for it."""
+    drawn = io.BytesIO()
+    picture.save(drawn, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
 
 
 def _state(teaching: Teaching) -> dict[str, Any]:
@@ -165,6 +189,7 @@ def _state(teaching: Teaching) -> dict[str, Any]:
         "learning": teaching.learning,
         "undo": teaching.undoable,
         "last": teaching.last,
+        "discarded": str(teaching.collected.discarded),
     }
 
 

@@ -16,10 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from continual.data.bands import pictures
-from continual.data.inputs import prepared
+from continual.data.inputs import Label, prepared
+from continual.errors import EquimosError
 from continual.learning.answers import Scores
+from continual.learning.doubts import typicality, unsure
 from continual.learning.learner import IncrementalLearner
 from continual.learning.recent_features import RecentFeatures
+from continual.lifecycle import contents
 
 Learner = IncrementalLearner[Any]
 #: which file lies at a path, and when it was changed
@@ -79,8 +82,10 @@ def answer(model: Served, scores: Scores, row: int, false_alarm_rate: float) -> 
         "answer": best[0]["class"],
         "score": best[0]["score"],
         "probability": best[0]["probability"],
+        "unsure": unsure(best[0]["probability"]),
         "unknown": None if p_value is None else p_value <= false_alarm_rate,
         "familiarity": p_value,
+        "typicality": None if p_value is None else typicality(p_value),
         "anomaly": own(scores.anomaly),
         "anomaly_threshold": None if threshold == math.inf else threshold,
         "stack": own(scores.stack),
@@ -137,6 +142,20 @@ class ModelInUse:
                 return False
             self.problem = None
             return True
+
+    def like(self, model: Served, learner: Learner, image: Tensor) -> list[tuple[Label, float, Image.Image]]:
+        """Return class, cosine and picture of the thumbnails in the file that are most like an image (C, H, W).
+
+        There are none where none were kept, or the file is no longer that of `model`; `learner` may be a variant of it.
+        """
+        try:
+            found = contents.read(self.path)
+            kept = found.thumbnails if contents.THUMBNAILS in found.memory else None
+            if kept is None or self._signature() != model.signature:
+                return []
+        except (EquimosError, OSError):  # the file is gone, or another
+            return []
+        return kept.nearest(learner, image, found.seen)
 
     def adopt(self, learner: Learner) -> None:
         """Take the learner that was just written to the file, without reading it again."""

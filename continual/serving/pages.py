@@ -12,19 +12,31 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from continual.data.bands import pictures
+from continual.data.file_kinds import SUFFIXES, is_read
+
 PAGE = Path(__file__).with_name("page.html")
 #: what Swagger UI consists of, and what it is
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
-def page() -> tuple[str, str]:
-    """Return the page, and a policy under which it runs its own style and script, and no other."""
-    text = PAGE.read_text(encoding="utf-8")
+def page(channels: int = 3) -> tuple[str, str]:
+    """Return the page, and a policy under which it runs its own style and script, and no other.
+
+    Its file chooser offers what a model of so many channels takes here.
+    """
+    text = PAGE.read_text(encoding="utf-8").replace("{suffixes}", ",".join(_suffixes(channels)))
     style, script = (_hash(text, kind) for kind in ("style", "script"))
     return text, (
         f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _suffixes(channels: int) -> list[str]:
+    if not pictures(channels):
+        return [".npy", *(suffix for suffix, kind in SUFFIXES.items() if kind == "TIFF")]
+    return [suffix for suffix, kind in SUFFIXES.items() if is_read(kind)]
 
 
 def _hash(text: str, kind: str) -> str:

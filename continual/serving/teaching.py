@@ -21,6 +21,9 @@ from continual.serving.collected import Collected
 from continual.serving.model import Learner, ModelInUse
 from continual.serving.uploads import RefusedError
 
+#: pairs of classes shown
+SHOWN = 5
+
 
 @dataclass
 class Teaching:
@@ -131,7 +134,7 @@ class Teaching:
             self._left = locks.identity(self.model)
             settings = {name: getattr(before.settings, name) for name in type(before.settings).at_inference}
             self.in_use.adopt(learner.variant(**settings))
-        self.last = {"event": event, "images": len(plan.learn), "review": words(outcome)}
+        self.last = {"event": event, "images": len(plan.learn), "review": _words(outcome)}
         return self.last
 
     def undo(self) -> dict[str, Any]:
@@ -150,13 +153,20 @@ class Teaching:
             self._made.pop()
             self._left = locks.identity(self.model)
             self.in_use.refresh()
-        self.last = {"event": f"back to version {before}", "images": 0, "review": []}
+        kept = f"what version {made} had learned is stored still, and not learned"
+        self.last = {"event": f"back to version {before}: {kept}", "images": 0, "review": []}
         return {**self.last, "classes": len(about["classes"])}
 
-    def drop(self) -> int:
-        """Delete the collected images that are not learned, and were stored here; return how many."""
+    def discard(self) -> int:
+        """Move the collected images that are not learned, and were stored here, out of the way; return how many."""
         with self._alone():
-            return sum(self.collected.drop(picture.path) for picture in self.plan().learn)
+            moved = sum(self.collected.discard(picture.path) for picture in self.plan().learn)
+            self.last = {
+                "event": f"{count(moved, 'image')} moved to {self.collected.discarded}",
+                "images": 0,
+                "review": [],
+            }
+            return moved
 
     def _current(self) -> tuple[contents.ModelFile, Learner]:
         """Return the model file and the learner of it."""
@@ -215,18 +225,8 @@ def _event(plan: Plan) -> str:
     return f"learned {count(len(plan.learn), 'image')} from the page: {shown}"
 
 
-def words(found: Review) -> list[str]:
-    """Say in sentences what an update broke and fixed."""
-    said = []
-    known = [row for row, old in enumerate(found.old) if old is not None]
-    if known:
-        broke = sum(found.negative.values())
-        said.append(f"of {count(len(known), 'held-out image')}, {broke} broke and {found.positive} were fixed")
-        said += [f"{a} is now taken for {b}: {n}" for (a, b), n in found.negative.most_common(5)]
-    if found.simulated:
-        said.append(
-            f"by class statistics, about {found.estimated:.1%} of the answers for older classes broke (an estimate)"
-        )
-    if found.unjudged:
-        said.append(f"nothing is known of {count(len(found.unjudged), 'older class')}: no held-out image is here")
-    return said
+def _words(found: Review) -> list[str]:
+    """Say what an update broke, and in which pairs of classes most."""
+    pairs = [(*pair, count(n, "image")) for pair, n in found.negative.most_common(SHOWN)]
+    pairs += [(was, now, f"{share:.1%}, by statistics") for was, now, share in found.lost[:SHOWN]]
+    return [*found.lines(), *(f"{was} is now taken for {now}: {lost}" for was, now, lost in pairs)]

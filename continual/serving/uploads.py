@@ -22,6 +22,7 @@ REFUSALS = {
     "damaged": (422, "is damaged or cut off"),
     "unusable": (422, "cannot be read"),
 }
+FEWER = "send fewer or smaller images"
 
 
 class RefusedError(Exception):
@@ -42,9 +43,14 @@ class Limits:
     scans: int = 32  #: of one JPEG: a decoder goes through all pixels once for each
 
     @property
+    def images_bytes(self) -> int:
+        """The images of one request together: two of the largest, or many small ones."""
+        return 2 * self.image_bytes
+
+    @property
     def request_bytes(self) -> int:
-        """All that one request may send: two of the largest images, or many small ones."""
-        return 2 * self.image_bytes + 2**16
+        """All that one request may send: its images, their names, and texts."""
+        return self.images_bytes + 2**16
 
 
 def picture(data: bytes, name: str, limits: Limits, channels: int = 3, value_range: str | None = None) -> Any:
@@ -52,7 +58,9 @@ def picture(data: bytes, name: str, limits: Limits, channels: int = 3, value_ran
     if not data:
         raise RefusedError(400, f"{name} is empty")
     if len(data) > limits.image_bytes:
-        raise RefusedError(413, f"{name} has {len(data)} bytes: at most {limits.image_bytes} are taken")
+        raise RefusedError(
+            413, f"{name} has {len(data)} bytes: send it smaller, at most {limits.image_bytes} are taken (--max-bytes)"
+        )
     if (rounds := most_scans(data)) > limits.scans:
         raise RefusedError(413, f"{name} has {rounds} scans or parts: at most {limits.scans} scans are taken")
     try:
@@ -62,7 +70,8 @@ def picture(data: bytes, name: str, limits: Limits, channels: int = 3, value_ran
         raise RefusedError(415, f"{name} is not taken: {error}") from None
     except UnreadableError as error:
         status, what = REFUSALS[error.kind]
-        raise RefusedError(status, f"{name} {what}: {error}") from None
+        cure = "; send it smaller, or start the server with another --max-pixels" if error.kind == "large" else ""
+        raise RefusedError(status, f"{name} {what}: {error}{cure}") from None
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ async def uploaded(request: Request, limits: Limits, timeout: float) -> Upload:
         raise RefusedError(415, "send images as multipart/form-data, e.g. curl -F image=@photo.jpg")
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limits.request_bytes:
-        raise RefusedError(413, f"a request may have at most {limits.request_bytes} bytes")
+        raise RefusedError(413, f"a request may have at most {limits.request_bytes} bytes: {FEWER}")
     try:
         async with asyncio.timeout(timeout):
             form = await _counted(request, limits.request_bytes).form(max_files=limits.images, max_fields=limits.images)
@@ -122,7 +131,7 @@ def _counted(request: Request, most: int) -> Request:
         message = await request.receive()
         received += len(message.get("body", b""))
         if received > most:
-            raise RefusedError(413, f"a request may have at most {most} bytes")
+            raise RefusedError(413, f"a request may have at most {most} bytes: {FEWER}")
         return message
 
     return Request(request.scope, receive)

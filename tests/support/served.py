@@ -17,6 +17,10 @@ import uvicorn
 from PIL import Image
 
 from continual.learning.learner import IncrementalLearner
+from continual.lifecycle import versions
+from continual.lifecycle.new_images import Picture, entry
+from continual.lifecycle.seen_images import SeenImages
+from continual.lifecycle.thumbnails import Thumbnails
 from continual.methods import load
 from continual.methods.mos.learner import MOSLearner
 from continual.serving.answering import ServingOptions
@@ -61,6 +65,17 @@ def serving(model: Path, **options: Any) -> Iterator[tuple[httpx.Client, ModelIn
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def kept_thumbnails(learner: IncrementalLearner[Any], model: Path, *kinds: int) -> None:
+    """Save a learner with thumbnails of an image of each kind, whose files are put beside the model."""
+    pictures = []
+    for kind in kinds:
+        path = model.with_name(f"{kind}.png")
+        path.write_bytes(photos(kind, 1)[0])
+        pictures.append(Picture(path, entry(path, f"class {kind}", SeenImages())))
+    seen, small = SeenImages(tuple(picture.entry for picture in pictures)), Thumbnails.of(learner, pictures)
+    versions.save(learner, model, "learned", embed_backbone=False, seen=seen, thumbnails=small)
 
 
 def photos(kind: int, count: int = 3, seed: int = 100) -> list[bytes]:

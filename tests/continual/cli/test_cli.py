@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import continual
+from continual.learning import doubts
 from continual.methods import RECOMMENDED, methods
 
 Equimos = Callable[..., Any]
@@ -141,6 +142,21 @@ def test_predictions_as_table_and_csv(equimos: Equimos, model: Path, flowers: Pa
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [line.split()[0] for line in lines]
     assert [f"{float(row['score']):.3f}" for row in rows] == [line.split()[2] for line in lines]
+
+
+def test_predictions_that_are_not_sure_are_marked(
+    equimos: Equimos, model: Path, flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubts, "SURE", 1.1)
+    heading, *lines = equimos("predict", "-m", model, flowers, "--false-alarm-rate", 1e-6).stdout.splitlines()
+    assert heading.split()[-2:] == ["unknown", "unsure"]
+    assert all(line.endswith("not sure") for line in lines)
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((16, 16), 90).convert("RGB").save(noise)
+    lines = equimos("predict", "-m", model, noise, flowers, "--false-alarm-rate", 0.3).stdout.splitlines()[1:]
+    assert [line.split()[-1] for line in lines] == ["unknown"] + ["sure"] * 8
+    assert "not sure" not in lines[0], "what is unknown is said to be that alone"
+    assert all(row["unsure"] for row in records(equimos, "--model", model, flowers))
 
 
 def test_csv_on_standard_output_is_alone_there(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:

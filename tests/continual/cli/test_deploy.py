@@ -34,8 +34,11 @@ def test_export_into_a_folder_with_the_runner(equimos: Equimos, model: Path, flo
 def test_export_refuses_in_one_line(
     equimos: Equimos, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "taken").touch()
     for words, said in (
         (["--onnx", tmp_path / "no" / "x.onnx"], "no folder"),
+        (["--onnx", tmp_path / "no" / "box"], "no folder"),
+        (["--onnx", tmp_path / "taken"], "is a file, and a folder is needed"),
         (["--onnx", tmp_path / "x.onnx", "--unknown-rate", "2"], "--false-alarm-rate"),
         (["--onnx", tmp_path / "x.onnx", "--images", tmp_path / "none.png"], "none.png"),
     ):
@@ -103,6 +106,27 @@ def test_serve_says_where_and_refuses_in_one_line(
     monkeypatch.delattr(sys.modules["continual.serving"], "server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'equimos[serve]'" in equimos("serve", "--model", model).stderr
+
+
+def test_a_server_that_is_started_again_goes_on_with_its_folder(
+    equimos: Equimos, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continual.serving import server
+
+    folders: list[Path | None] = []
+    monkeypatch.setattr(server, "run", lambda in_use, options, sockets: folders.append(options.collect))
+    own, named = model.with_name("model-corrections"), model.with_name("named")
+    for words, folder in ((["--learn"], own), (["--learn", "--collect", named], named), (["--collect", named], named)):
+        for _ in range(2):
+            result = equimos("serve", "--model", model, "--port", "0", *words)
+            assert result.exit_code == 0, result.stderr
+            assert folders.pop() == folder
+            (folder / "nut").mkdir(exist_ok=True)
+    model.with_name("taken").touch()
+    for place, said in ((model.with_name("taken"), "is a file"), (Path("/proc/named"), "cannot write in /proc")):
+        result = equimos("serve", "--model", model, "--port", "0", "--collect", place)
+        assert result.exit_code == 2
+        assert said in result.stderr
 
 
 def test_serve_answers_with_the_settings_asked_for_also_after_a_change(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_a_table_a_picture_and_thumbnails_if_they_were_kept(
     found = contents.read(model)
     labels = [found.seen.by_digest[mark].label for mark in found.thumbnails.digests]
     assert sorted(labels) == sorted([name for name in found.classes for _ in range(2)])
-    assert "thumbnails of images" in equimos("info", "--model", model).stdout
+    assert re.search(r"^thumbnails +kept, [\d.]+ KiB$", equimos("info", "--model", model).stdout, re.MULTILINE)
     result = equimos("explain", photo, "--model", model)
     assert result.exit_code == 0, result.stderr
     for words in ("every image gets", "nearest class", "nearest thumbnail", "adds"):
@@ -47,4 +48,4 @@ def test_a_table_a_picture_and_thumbnails_if_they_were_kept(
 def test_without_being_asked_a_model_holds_no_picture(equimos: Equimos, model: Path) -> None:
     found = contents.read(model)
     assert found.thumbnails.digests == ()
-    assert "thumbnails" not in equimos("info", "--model", model).stdout
+    assert re.search(r"^thumbnails +none$", equimos("info", "--model", model).stdout, re.MULTILINE)

@@ -67,8 +67,13 @@ def test_a_class_of_a_strangers_model_is_no_way_out_of_the_folder(label: str) ->
 
 
 def test_names_that_differ_in_case_are_compared_with_folders_and_hold_up_no_others() -> None:
-    with pytest.raises(RefusedError, match="one name for people"):
-        class_named("hex nut", ["ring"], ["Hex nut"])
+    for text, known, folders, other in (
+        ("hex nut", ["ring"], ["Hex nut"], "Hex nut"),
+        ("käfer", ["Käfer"], [], "Käfer"),
+        ("Ka\u0308fer", ["Käfer"], [], "Käfer"),
+    ):
+        with pytest.raises(RefusedError, match=f"there is a class '{other}': choose it"):
+            class_named(text, known, folders)
     assert class_named("hex nut", ["ring"], ["hex nut"]) == "hex nut"
     assert class_named("bolt", ["Hex nut", "hex nut"]) == "bolt"
 
@@ -186,6 +191,33 @@ def test_learning_that_fails_later_is_said(
     assert "not learned: the disk is full" in caplog.text
 
 
+def test_an_undo_that_takes_longer_than_a_request_is_done_and_said(
+    model: Path, named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, undo = model.read_bytes(), Teaching.undo
+
+    def slow(self: Teaching) -> dict[str, Any]:
+        time.sleep(1.0)
+        return undo(self)
+
+    def said(client: httpx.Client, words: str) -> None:
+        deadline = time.monotonic() + 20
+        while words not in (client.get("/corrections").json().get("last") or {"event": ""})["event"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    monkeypatch.setattr(Teaching, "undo", slow)
+    with serving(model, collect=named, learn=True, timeout=0.5) as (client, _):
+        name(client, photos(5), "nut")
+        client.post("/learn")
+        said(client, "learned 3 images")
+        for words in ("back to version 1: what version 2 had learned is stored still", "not undone: there is nothing"):
+            response = client.post("/undo")
+            assert (response.status_code, response.json()) == (202, {"learning": True})
+            said(client, words)
+    assert model.read_bytes() == before
+
+
 def test_files_of_others_are_left(client: httpx.Client, named: Path) -> None:
     (image,) = photos(5, 1)
     name(client, [image], "nut")
@@ -200,7 +232,7 @@ def test_files_of_others_are_left(client: httpx.Client, named: Path) -> None:
         place.write_bytes(data)
     name(client, [image], "nut")
     assert all(place.exists() for place in others)
-    assert client.delete("/corrections").json() == {"dropped": 1}
+    assert client.delete("/corrections").json()["discarded"] == 1
     assert not stored.exists()
     assert all(place.exists() for place in others)
 
@@ -211,6 +243,16 @@ def test_an_image_that_is_named_otherwise_is_moved_and_leaves_no_folder(named: P
     before = collected.keep(image, "nut").stat().st_ino
     assert collected.keep(image, "ring").stat().st_ino == before, "at no time is it there twice, or not at all"
     assert [path.name for path in named.iterdir()] == ["ring"]
+
+
+def test_a_discarded_image_that_is_named_again_comes_back(named: Path) -> None:
+    collected = Collected(named, most_images=1)
+    (image,) = photos(5, 1)
+    assert collected.discard(collected.keep(image, "nut"))
+    assert [*collected] == []
+    place = collected.keep(image, "ring")
+    assert files_in(named) == [place]
+    assert place.parent == named / "ring"
 
 
 def test_an_image_under_two_names_is_learned_by_the_later(client: httpx.Client, model: Path, named: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from continual.methods.strata import StrataLearner
 from continual.serving.answering import ServingOptions
 from continual.serving.collected import Collected, class_named
 from continual.serving.uploads import Limits, RefusedError
-from tests.support.served import BACKBONE, photos, post, refused, serving, taught
+from tests.support.served import BACKBONE, kept_thumbnails, photos, post, refused, serving, taught
 
 ROUTES = (
     ("GET", "/corrections"),
@@ -104,7 +105,7 @@ def test_the_plan_the_review_and_the_way_back(client: httpx.Client, model: Path,
     assert "1 known class with new images: class 0 (3)" in state["plan"]
     assert not state["undo"]
     learned = client.post("/learn").raise_for_status().json()
-    assert any("by class statistics" in line for line in learned["review"])
+    assert learned["review"][0].startswith("no held-out image is here of 4 classes known before; by their statistics")
     refused(client.post("/learn"), 409, "nothing is collected")
     assert client.get("/corrections").json()["undo"]
     assert [version.number for version in versions.versions(model)] == [1, 2]
@@ -113,9 +114,13 @@ def test_the_plan_the_review_and_the_way_back(client: httpx.Client, model: Path,
     assert client.get("/health").json()["model"]["classes"] == 4
     refused(client.post("/undo"), 409, "nothing to undo")
     assert client.get("/corrections").json()["pending"] == state["pending"]
-    assert client.delete("/corrections").json() == {"dropped": 6}
-    assert client.get("/corrections").json()["pending"] == []
-    assert [path for path in (tmp_path / "named").rglob("*") if path.is_file()] == []
+    discarded = tmp_path / "named" / ".discarded"
+    assert client.delete("/corrections").json() == {"discarded": 6, "folder": str(discarded)}
+    state = client.get("/corrections").json()
+    assert (state["pending"], state["discarded"]) == ([], str(discarded))
+    assert state["last"]["event"] == f"6 images moved to {discarded}"
+    assert [path.name for path in (tmp_path / "named").iterdir()] == [".discarded"]
+    assert {path.read_bytes() for path in (discarded / "ring").iterdir()} == {*photos(6)}, "nothing is lost"
 
 
 def test_a_name_that_is_corrected_moves_the_image(client: httpx.Client, tmp_path: Path) -> None:
@@ -163,6 +168,22 @@ def test_an_answer_is_explained(client: httpx.Client) -> None:
     refused(post(client, "/explain", photos(2, 2)), 413, "one image")
 
 
+def test_an_answer_is_explained_by_the_thumbnails_of_its_own_model(trained: StrataLearner, tmp_path: Path) -> None:
+    kept_thumbnails(trained, model := tmp_path / "model.safetensors", 0, 2)
+    with serving(model, reload_every=3600) as (client, in_use):
+        like = post(client, "/explain", photos(2, 1)).raise_for_status().json()["thumbnails"]
+        assert [row["class"] for row in like] == ["class 2", "class 0"]
+        assert like[0]["similarity"] == pytest.approx(1, abs=1e-3)
+        url = like[0]["picture"].removeprefix("data:image/png;base64,")
+        assert Image.open(io.BytesIO(base64.b64decode(url))).size == (64, 64)
+        kept_thumbnails(trained, model, 1)
+        assert post(client, "/explain", photos(2, 1)).json()["thumbnails"] == [], "the file is another model's"
+        assert in_use.refresh()
+        assert [row["class"] for row in post(client, "/explain", photos(2, 1)).json()["thumbnails"]] == ["class 1"]
+        model.unlink()
+        assert post(client, "/explain", photos(2, 1)).json()["thumbnails"] == []
+
+
 def test_a_server_takes_what_it_was_started_for(model: Path, tmp_path: Path) -> None:
     with serving(model) as (client, _):
         assert client.get("/corrections").json() == {"collects": False, "learns": False}
@@ -196,6 +217,9 @@ def test_the_folder_has_limits(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="collected already") as stop:
         small.keep(photos(1, 1)[0], "nut")
     assert stop.value.status == 507
+    small.discard(small.keep(photos(0, 2)[0], "nut"))
+    with pytest.raises(RefusedError, match=r"empty .*\.discarded"):
+        small.keep(photos(1, 1)[0], "nut")
     with pytest.raises(RefusedError):
         Collected(tmp_path / "named", most_bytes=10).keep(photos(1, 1)[0], "nut")
 
@@ -203,7 +227,7 @@ def test_the_folder_has_limits(tmp_path: Path) -> None:
 def test_uploads_have_the_limits_of_predict(model: Path, tmp_path: Path) -> None:
     with serving(model, collect=tmp_path / "named", limits=Limits(pixels=10, images=2)) as (client, _):
         for path in ("/corrections", "/group", "/explain"):
-            refused(post(client, path, photos(0, 1), **{"class": "nut"}), 413, "pixels")
+            refused(post(client, path, photos(0, 1), **{"class": "nut"}), 413, "10 are read; send it", "--max-pixels")
             refused(post(client, path, photos(0, 3), **{"class": "nut"}), 413, "at most 2 images")
     assert not (tmp_path / "named").exists()
 

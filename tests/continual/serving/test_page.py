@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from continual.learning import doubts
 from continual.methods.strata import StrataLearner
+from continual.serving.teaching import Teaching
+from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
-from tests.support.served import BACKBONE, learner_of, serving, taught
+from tests.support.served import BACKBONE, kept_thumbnails, learner_of, photos, post, refused, serving, taught
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -99,7 +103,7 @@ def test_a_dropped_image_is_answered_and_a_text_gets_its_reason(browser: Any, tr
         page.close()
 
 
-def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
+def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Any, trained: Path) -> None:
     with serving(trained, api_key="secret") as (client, _):
         page = opened(browser, str(client.base_url))
         page.set_input_files("#file", [file("a.png")])
@@ -108,7 +112,18 @@ def test_a_key_is_asked_for(browser: Any, trained: Path) -> None:
         page.fill("#secret", "secret")
         page.click("#key button")
         page.wait_for_selector(".answer")
-        page.close()
+        page.reload()
+        assert page.locator(".answer").count() == 0
+        page.set_input_files("#file", [file("a.png")])
+        page.wait_for_selector(".answer")
+        assert page.evaluate("localStorage.length") == 0
+        other = opened(browser, str(client.base_url))
+        other.evaluate("remember('wrong')")
+        other.set_input_files("#file", [file("a.png")])
+        other.wait_for_selector("#key:visible")
+        assert other.evaluate("sessionStorage.getItem('equimos-key')") == ""
+        for one in (page, other):
+            one.close()
 
 
 def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Path) -> None:
@@ -171,17 +186,39 @@ def test_a_wrong_answer_is_corrected_learned_and_undone(browser: Any, strata: Pa
         page.click("form.name button")
         page.wait_for_selector("text=saved as ring, a new class")
         page.wait_for_selector("#teach >> text=1 new class: ring (1)")
+        assert page.locator("#classes option[value=ring]").count() == 1, "the next image may be another"
         page.click("text=Learn 1 image")
         page.wait_for_selector(".answer:text-is('ring')")
         assert page.inner_text("#model") == "strata, 5 classes"
         assert "learned 1 image from the page: ring" in page.inner_text("#teach")
-        assert "the answers for older classes broke" in page.inner_text("#teach")
+        assert "by their statistics about" in page.inner_text("#teach"), "in the words of `equimos learn`"
         page.click("text=Undo the last version")
         page.wait_for_selector("#model:text-is('strata, 4 classes')")
-        page.click("text=Discard")
-        page.wait_for_selector("#teach >> text=Learn 1 image", state="detached")
+        page.wait_for_selector("#teach >> text=what version 2 had learned is stored still, and not learned")
+        discarded = tmp_path / "named" / ".discarded"
+        page.wait_for_selector(f"#teach >> text=Discard deletes nothing: it moves the image to {discarded}")
+        page.click("button:text('Discard')")
+        page.wait_for_selector(f"#teach >> text=1 image moved to {discarded}")
+        assert page.locator("text=Learn 1 image").count() == 0
+        assert len([*discarded.glob("ring/*.png")]) == 1
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         page.close()
+
+
+def test_what_the_server_is_not_sure_of_is_shown_so(
+    browser: Any, strata: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sure, flags in ((0.0, []), (1.1, ["not sure"])):
+        monkeypatch.setattr(doubts, "SURE", sure)
+        with serving(strata) as (client, _):
+            page = opened(browser, str(client.base_url))
+            page.set_input_files("#file", [{"name": "a.png", "mimeType": "image/png", "buffer": photos(0, 1)[0]}])
+            page.wait_for_selector(".answer")
+            (found,) = post(client, "/predict", photos(0, 1)).json()["answers"]
+            assert (found["unknown"], found["unsure"]) == (False, bool(flags))
+            assert page.locator(".flag").all_inner_texts() == flags
+            assert found["typicality"] in page.inner_text(".result")
+            page.close()
 
 
 def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any, strata: Path, tmp_path: Path) -> None:
@@ -203,6 +240,43 @@ def test_many_images_are_summed_up_and_unknown_ones_named_together(browser: Any,
         page.click(".group >> nth=0 >> button")
         page.wait_for_selector("text=saved as nut, a new class")
         assert sorted_in == 1 + len({*(tmp_path / "named" / "nut").iterdir()}), "what was clicked on was left out"
+        page.close()
+
+
+def photo(number: int) -> bytes:
+    """A noisy JPEG of 2000 x 1500 pixels, of some 620 kB."""
+    image = Image.fromarray(coloured_squares([number % 2 + 5], 1)[0][0].permute(1, 2, 0).numpy()).resize((2000, 1500))
+    noise = np.random.default_rng(number).normal(0, 4, (1500, 2000, 1))
+    data = io.BytesIO()
+    Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def test_photos_larger_than_a_request_are_sorted_and_named_together(browser: Any, strata: Path, tmp_path: Path) -> None:
+    images, limits = [photo(number) for number in range(6)], Limits(image_bytes=650_000)
+    assert max(map(len, images)) < limits.image_bytes
+    assert 3 * min(map(len, images)) > limits.request_bytes
+    with serving(strata, collect=tmp_path / "named", false_alarm_rate=0.999, limits=limits) as (client, _):
+        refused(post(client, "/group", images), 413, "send fewer or smaller images")
+        page = opened(browser, str(client.base_url))
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(f"{request.method} {request.url.rpartition('/')[2]}"))
+        files = [{"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": data} for n, data in enumerate(images)]
+        page.set_input_files("#file", files)
+        page.wait_for_selector(".answer >> nth=5")
+        page.click("text=Sort the 6 unknown images")
+        page.wait_for_selector(".group >> nth=1")
+        for place, name in enumerate(("nut", "ring")):
+            group = page.locator(".group").nth(place)
+            assert group.locator("img").evaluate_all("all => all.map(one => one.alt)") == [
+                f"{place + n}.jpg" for n in (0, 2, 4)
+            ]
+            group.locator("input").fill(name)
+            group.locator("button").click()
+            page.wait_for_selector(f"text=saved as {name}, a new class")
+            stored = {path.read_bytes() for path in (tmp_path / "named" / name).iterdir()}
+            assert stored == {images[place], images[place + 2], images[place + 4]}, "as they were sent, not the copies"
+        assert sent.count("POST corrections") == 4
         page.close()
 
 
@@ -231,6 +305,32 @@ def test_answers_stay_with_their_images_in_whatever_order_they_come(browser: Any
         page.close()
 
 
+def test_what_is_learned_for_longer_than_a_request_renews_the_page(
+    browser: Any, strata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Teaching.learn
+
+    def slow(self: Teaching) -> dict[str, Any]:
+        with self._alone():
+            time.sleep(1.5)
+        return learn(self)
+
+    monkeypatch.setattr(Teaching, "learn", slow)
+    with serving(strata, collect=tmp_path / "named", learn=True, timeout=1.0) as (client, _):
+        page = opened(browser, str(client.base_url))
+        page.set_input_files("#file", [file("photo.png", 6)])
+        page.wait_for_selector(".answer")
+        page.click("text=Wrong, it is …")
+        page.fill("form.name input", "ring")
+        page.click("form.name button")
+        page.click("text=Learn 1 image")
+        page.wait_for_selector("text=learning …")
+        page.wait_for_selector(".answer:text-is('ring')")
+        assert page.inner_text("#model") == "strata, 5 classes"
+        assert page.locator("#classes option").count() == 5
+        page.close()
+
+
 def test_the_page_says_why(browser: Any, strata: Path) -> None:
     with serving(strata) as (client, _):
         page = opened(browser, str(client.base_url))
@@ -240,6 +340,19 @@ def test_the_page_says_why(browser: Any, strata: Path) -> None:
         page.click("text=Why?")
         page.wait_for_selector(".why canvas")
         assert "What each patch adds to the value of class 2" in page.inner_text(".reasons")
+        assert "thumbnails" not in page.inner_text(".reasons")
+        page.close()
+
+
+def test_the_page_shows_thumbnails_if_they_were_kept(browser: Any, tmp_path: Path) -> None:
+    kept_thumbnails(taught(StrataLearner(BACKBONE), [0, 1], [2, 3]), model := tmp_path / "model.safetensors", 0, 2)
+    with serving(model) as (client, _):
+        page = opened(browser, str(client.base_url), PHONE)
+        page.set_input_files("#file", [{"name": "a.png", "mimeType": "image/png", "buffer": photos(2, 1)[0]}])
+        page.click("text=Why?")
+        page.wait_for_selector("text=Nearest kept thumbnails")
+        assert page.locator("figcaption").all_inner_texts()[0] == "class 2 1.000"
+        assert page.locator("figure img").evaluate_all("all => all.map(one => one.naturalWidth)") == [64, 64]
         page.close()
 
 

@@ -19,9 +19,12 @@ import pytest
 from PIL import Image
 
 import continual
+from continual.data import file_kinds
+from continual.learning.doubts import typicality
 from continual.methods.strata import StrataLearner
 from continual.serving.batching import Batcher
 from continual.serving.model import ModelInUse, Served
+from continual.serving.pages import page
 from continual.serving.uploads import Limits
 from continual.testing import coloured_squares
 from tests.support.malformed_requests import FILES, TYPE, body, part, requests
@@ -81,6 +84,8 @@ def test_answers_are_the_learner_s(client: httpx.Client, trained: Path) -> None:
         assert answer["score"] == pytest.approx(float(expected.scores[row, best]), abs=1e-5)
         assert answer["probability"] == pytest.approx(float(expected.probabilities[row, best]), abs=1e-4)
         assert answer["unknown"] == bool(expected.unknown[row])
+        assert answer["unsure"] == (answer["probability"] < 0.5)
+        assert answer["typicality"] == typicality(answer["familiarity"])
         assert answer["stack"] == int(expected.stack[row])
         nearest = expected.similarity[row].argsort(descending=True).tolist()
         assert [near["class"] for near in answer["nearest"]] == [expected.classes[c] for c in nearest]
@@ -133,6 +138,19 @@ def test_what_there_is(client: httpx.Client) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/docs").status_code in (200, 404), "it needs a package"
     assert client.get("/predict").status_code == 405
+
+
+def test_the_page_offers_the_kinds_of_files_that_are_taken(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offered(text: str) -> list[str]:
+        return text.split('accept="')[1].split('"')[0].split(",")
+
+    assert {".jpg", ".png", ".tif", ".avif", ".tga", ".ico", ".ppm"} < {*offered(client.get("/").text)}
+    assert sorted(offered(page(4)[0])) == [".npy", ".tif", ".tiff"]
+    for there in (object(), None):
+        monkeypatch.setattr(file_kinds, "heif", lambda there=there: there)
+        assert (".heic" in offered(page()[0])) == (there is not None), "without the extra a phone sends a JPEG for it"
 
 
 def test_malformed_uploads_get_a_reason(client: httpx.Client) -> None:

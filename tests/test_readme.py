@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
     """A working folder with the README's photos, where the hub gives small ViTs and random weights."""
     from PIL import Image
 
-    places = {"photos/january/bolt": 3, "photos/january/ring": 3, "photos/february/nut": 1, "new": 2}
+    places = {"photos/january/bolt": 3, "photos/january/ring": 3, "photos/february/nut": 2, "new": 2}
     for place, count in places.items():
         (tmp_path / place).mkdir(parents=True)
         for number, image in enumerate(blobs([len(place)], count)[0]):

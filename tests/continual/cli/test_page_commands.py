@@ -1,4 +1,4 @@
-"""The commands of the README and of how-to pages run as they stand, on random weights; those of all pages are parsed."""
+"""The commands of the README and of how-to pages run as they stand, on random weights; all pages' are parsed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ LEFT_OUT = {
 }
 #: pages that show what to do with models that are there
 WITH_MODELS = ("docs/explain.md", "docs/edge.md")
-#: what `photos` has when the page begins, and what people add before each later `equimos learn` on it
-CLASSES, LATER = ("bolt", "ring"), ("nut", "washer", "pin")
+#: classes that people add to `photos`, one before each later `equimos learn` on it
+LATER = ("nut", "washer", "pin")
 
 
 def commands(page: Path) -> Iterator[str]:

@@ -52,7 +52,7 @@ def export(
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
     ] = False,
     learnable: Annotated[
-        bool, typer.Option("--learnable", help="Write its sums as well: the box adds and corrects classes by itself.")
+        bool, typer.Option("--learnable", help="Write its sums as well: the device adds and corrects classes.")
     ] = False,
     method: Method = None,
     weights: Weights = None,

@@ -1,4 +1,4 @@
-"""What a regression is solved with, and how sure it may be, in numpy: part of the stand-alone learner for a box."""
+"""What a regression is solved with, and how sure it may be, in numpy: part of the learner of an edge device."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def engineer(walk: Walk, tiny: Path) -> None:
     walk.step("undo that", "rollback", *model)
     walk.step("export to ONNX, compared on 6 photos", "export", *model, "--onnx", "edge", "--images", "photos/koala")
     photos = [row[0] for row in rows]
-    walk.step("answer 30 photos with onnxruntime", "edge/onnx_runner.py", "edge/animals.onnx", *photos, program="python")
+    walk.step("answer 30 photos by onnxruntime", "edge/onnx_runner.py", "edge/animals.onnx", *photos, program="python")
     ask(walk, [*model, "--port", "0"], walk.folder / path)
 
 

@@ -73,7 +73,7 @@ def predict(
     slurm: Slurm = None,
     ray: Ray = None,
 ) -> None:
-    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
+    """Name the class of images: the answer, its score, and the runner-up. Adapters count from 0.
 
     A model of a single class says how unusual an image is: its anomaly, 1 for the usual good one, and whether
     that is more than --false-alarm-rate of good images have (5 % without).
@@ -146,7 +146,8 @@ def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> 
     names = ("file", "answer", "score", "runner_up", "runner_up_score", *more)
     shown = [{**r, "unknown": "unknown" if r["unknown"] else ""} for r in records]
     rows = [[_short(r[name]) for name in names] for r in shown]
-    console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *more)
+    headings = ["adapter" if name == "stack" else name for name in more]
+    console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *headings)
 
 
 def _short(value: Any) -> Any:

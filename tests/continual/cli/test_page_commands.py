@@ -23,7 +23,7 @@ from tests.continual.conftest import Equimos, write_pictures
 
 ALL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: pages whose commands run, each in a folder of its own, in their order
-RUN = ["README.md", "docs/own_folders.md", "docs/explain.md", "docs/edge.md", "docs/serving.md"]
+RUN = ["README.md", "docs/own_folders.md", "docs/unknowns.md", "docs/explain.md", "docs/edge.md", "docs/serving.md"]
 #: commands that begin so are not run, and why
 LEFT_OUT = {
     "pip install": "a network; `run quickstart` behind it takes two minutes",
@@ -31,9 +31,10 @@ LEFT_OUT = {
     "EQUIMOS_API_KEY": "a server: tests/continual/serving",
     "curl": "a server: tests/continual/serving",
     "OMP_NUM_THREADS=1 python benchmarks/page_loop.py": "100 classes of Tiny-ImageNet",
+    "python benchmarks/unknowns.py": "a data set and its backbone's weights",
 }
 #: pages that show what to do with models that are there
-WITH_MODELS = ("docs/explain.md", "docs/edge.md")
+WITH_MODELS = ("docs/unknowns.md", "docs/explain.md", "docs/edge.md")
 #: classes that people add to `photos`, one before each later `equimos learn` on it
 LATER = ("nut", "washer", "pin")
 
@@ -84,7 +85,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with images; the hub gives one small ViT, and whoever is asked says yes."""
     places = [
         ("photos", ["bolt", "ring"], 12),
-        (".", ["new", "wrong", "nut"], 3),
+        (".", ["new", "wrong", "nut", "known", "others"], 3),
         ("line3", ["good", "today", "more"], 24),
     ]
     for place, names, count in places:

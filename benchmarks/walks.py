@@ -86,9 +86,9 @@ def engineer(walk: Walk, tiny: Path) -> None:
     path, name, _ = next((row for row in rows if row[1] != row[2]), rows[0])
     walk.step("correct an answer", "correct", *model, path, "--class", name)
     walk.step("undo that", "rollback", *model)
-    walk.step("export to ONNX, compared on 6 photos", "export", *model, "--onnx", "box", "--images", "photos/koala")
+    walk.step("export to ONNX, compared on 6 photos", "export", *model, "--onnx", "edge", "--images", "photos/koala")
     photos = [row[0] for row in rows]
-    walk.step("answer 30 photos with onnxruntime", "box/onnx_runner.py", "box/animals.onnx", *photos, program="python")
+    walk.step("answer 30 photos by onnxruntime", "edge/onnx_runner.py", "edge/animals.onnx", *photos, program="python")
     ask(walk, [*model, "--port", "0"], walk.folder / path)
 
 

@@ -26,10 +26,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Any) -> Path:
     """A working folder with the README's photos, where the hub gives small ViTs and random weights."""
     from PIL import Image
 
-    for place, count in (("january/bolt", 3), ("january/ring", 3), ("february/nut", 1), ("new", 2)):
-        (tmp_path / "photos" / place).mkdir(parents=True)
+    places = {"photos/january/bolt": 3, "photos/january/ring": 3, "photos/february/nut": 2, "new": 2}
+    for place, count in places.items():
+        (tmp_path / place).mkdir(parents=True)
         for number, image in enumerate(blobs([len(place)], count)[0]):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / place / f"{number}.png")
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / place / f"{number}.png")
     create = timm.create_model
 
     def offline(name: str, pretrained: bool = False, **options: Any) -> Any:

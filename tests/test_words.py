@@ -1,4 +1,4 @@
-"""Prose keeps to the field's terms: the table of docs/glossary.md names words of our own, and what stands for each."""
+"""Prose keeps to the field's terms, by the table of docs/glossary.md, and pages for users to sentences of 45 words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ SECTION = "## Words these pages avoid"
 FOLDERS = ("benchmarks", "continual", "docs/tutorials", "equivariant", "examples")
 READ = ("*.md", "*.toml", *(f"{folder}/*.py" for folder in FOLDERS), "continual/*.html")
 #: a seed's name, of which every random number follows; names of figures in benchmarks/results
-KEPT = re.compile(r"^turned for training$|\b(stack|experience) told$|^told (lost|right)$|on turned images$")
+KEPT = re.compile(
+    r"^turned for training$|\b(stack|experience) told$|^told (lost|right)$|right stack( at first)?$|on turned images$"
+)
+#: words of a sentence that can be read at once
+LONGEST = 45
 WRITTEN_ONCE = ("benchmarks/results/", "docs/reports/", "tests/")
 
 
@@ -68,6 +72,39 @@ def found_in(path: Path, words: dict[str, str]) -> list[str]:
         for number, line in prose(path)
         for word in pattern.findall(line)
     ]
+
+
+def how_to() -> list[Path]:
+    """Return the README, and the pages of the site's tutorials and how-to section."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("  - Tutorials:")[1].split("  - Reference:")[0]
+    pages = re.findall(r"^ +- ([a-z_]+\.md)$", nav, flags=re.MULTILINE)
+    return [ROOT / "README.md", *(ROOT / "docs" / name for name in pages)]
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a page, without its code, tables, headings, and what links lead to."""
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^ *(\||#|!\[| {4}\S).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "`", text))
+    for paragraph in re.split(r"\n\s*\n|\n(?= *(?:[-*]|\d+\.) )", text):
+        yield from re.split(r"(?<=[.!?])[)\"*]*\s+(?=[\"(*\[`]*[A-Z0-9`])", " ".join(paragraph.split()))
+
+
+def too_long(text: str) -> list[str]:
+    """Return sentences of more than `LONGEST` words; each piece of code counts as a word at most."""
+    return [one for one in sentences(text) if sum(bool(re.search(r"[\w`]", word)) for word in one.split()) > LONGEST]
+
+
+@pytest.mark.parametrize("page", how_to(), ids=lambda page: page.stem)
+def test_no_sentence_is_too_long(page: Path) -> None:
+    assert too_long(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_length_is_of_sentences_and_not_of_code_or_tables() -> None:
+    many = "word " * LONGEST
+    assert too_long(f"A {many}.") == [f"A {many}."]
+    fine = [f"{many}. Another", f"| a | {many} word |", f"```\n{many} word\n```", f"- {many}\n- word", f"`{many}` word"]
+    assert [text for text in fine if too_long(text)] == []
 
 
 def test_no_page_text_or_comment_has_a_word_of_our_own() -> None:

@@ -146,9 +146,9 @@ class CalibrationError(GenericPluginMetric[float, _Reliability]):
 
 
 class RetrievalMetrics(_StreamMetric):
-    """Right stacks at first and refined, and refinements per image; nothing for strategies without stacks.
+    """Adapter-retrieval accuracy at first and refined, and refinements per image; nothing where none is retrieved.
 
-    Images of classes that are yet to be learned have no right stack and do not count.
+    Images of classes that are yet to be learned have no right adapter and do not count.
     """
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class RetrievalMetrics(_StreamMetric):
 
 
 def _retrieved(strategy: Any) -> Iterator[tuple[int, int, int, int]]:
-    """Yield right stack, first choice, last choice and number of changes, of each image of a learned class."""
+    """Yield right adapter, first choice, last choice and number of changes, of each image of a learned class."""
     if not isinstance(strategy, LearnerStrategy) or strategy.scores is None or strategy.scores.stack is None:
         return
     state, scores = strategy.model.learner.state, strategy.scores.cpu()

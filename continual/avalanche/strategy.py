@@ -272,7 +272,7 @@ class SimpleCIL(LearnerStrategy):
 
 
 class Finetune(LearnerStrategy):
-    """Sequential fine-tuning of one adapter stack, the lower bound; see `FinetuneLearner`."""
+    """Sequential fine-tuning of one adapter, the lower bound; see `FinetuneLearner`."""
 
     learner_type = FinetuneLearner
 

@@ -51,7 +51,7 @@ class Asked:
 
 
 def records(paths: Sequence[Path], prediction: Prediction) -> Records:
-    """Return one flat record per image; stacks count from 0 and are None for methods without them."""
+    """Return one flat record per image; `stack` counts adapters from 0, None for methods that retrieve none."""
     best = prediction.scores.topk(min(2, len(prediction.classes)), dim=-1)
     probability = prediction.probabilities
     if probability is not None:

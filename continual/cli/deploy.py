@@ -52,7 +52,7 @@ def export(
         bool, typer.Option("--int8", help="The backbone's weights in 8 bits; says what that costs and saves.")
     ] = False,
     learnable: Annotated[
-        bool, typer.Option("--learnable", help="Write its sums as well: the box adds and corrects classes by itself.")
+        bool, typer.Option("--learnable", help="Write its sums as well: the device adds and corrects classes.")
     ] = False,
     method: Method = None,
     weights: Weights = None,
@@ -221,7 +221,7 @@ def consolidate(
     ] = None,
     rule: Annotated[
         str,
-        typer.Option(metavar="RULE", help="The single stack: the first, or a merge (`equimos list merging`)."),
+        typer.Option(metavar="RULE", help="The single adapter: the first, or a merge (`equimos list merging`)."),
     ] = "first",
     args: Annotated[
         list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="A setting of that rule: ratio=0.1.")
@@ -231,7 +231,7 @@ def consolidate(
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Make a MOS model that answers in one pass, with a single stack; says first what that costs."""
+    """Make a MOS model that answers in one pass, with a single adapter; says first what that costs."""
     with loading_pytorch():
         from continual.cli import opening
         from continual.cli.progress import waiting
@@ -250,11 +250,11 @@ def consolidate(
     if not isinstance(learner, MOSLearner):
         raise InputError(f"consolidate is for models of method mos, and not of {learner.method}")
     rule = RULES.resolve(rule)
-    with waiting("joining the stacks, and estimating what that costs"):
+    with waiting("joining the adapters, and estimating what that costs"):
         single = consolidation.consolidated(learner, rule, **assignments("--arg", args or []))
         guess = consolidation.estimate(learner, single)
     say = console().print
-    say(f"{learner.state.experiences} stacks -> 1 ({rule}), one pass per image")
+    say(f"{learner.state.experiences} adapters -> 1 ({rule}), one pass per image")
     say(f"features drawn from class statistics answered right: {guess.before:.1%} -> {guess.after:.1%} (an estimate)")
     if images is not None:
         _say_cost(learner, single, images)

@@ -73,7 +73,7 @@ def predict(
     slurm: Slurm = None,
     ray: Ray = None,
 ) -> None:
-    """Name the class of images: the answer, its score, and the runner-up. Stacks count from 0.
+    """Name the class of images: the answer, its score, and the runner-up. Adapters count from 0.
 
     A model of a single class says how unusual an image is: its anomaly, 1 for the usual good one, and whether
     that is more than --false-alarm-rate of good images have (5 % without).
@@ -152,7 +152,8 @@ def _show_predictions(records: Sequence[dict[str, Any]], rate: float | None) -> 
     words = [("unknown", "") if r["unknown"] else ("", "not sure" if r["unsure"] else "") for r in records]
     shown = [{**r, "unknown": a, "unsure": b} for r, (a, b) in zip(records, words, strict=True)]
     rows = [[_short(r[name]) for name in names] for r in shown]
-    console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *more)
+    headings = ["adapter" if name == "stack" else name for name in more]
+    console.show_rows(rows, "file", "answer", "score", "runner-up", "score", *headings)
 
 
 def _short(value: Any) -> Any:

@@ -29,6 +29,8 @@ PARTS = {
     "test": ("test", "testing"),
 }
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}
+#: names of folders that people sort images into before they have a class, in lower case
+_SORTED_INTO = {"misc", "new", "test", "train", "unknown", "unsorted", "val", "wrong"}
 #: words beside them, as in `training_set` and `test-images`
 _BESIDE = re.compile(r"[\W_]+|(?:data)?sets?|data|split|images?|imgs?|pictures?|photos?|20\d\d")
 
@@ -117,6 +119,16 @@ def alike_inside(folders: Sequence[Path]) -> str:
         f"{folders[0].name} and {folders[1].name} are taken for classes, and hold the same folders, {shown}: if those "
         f"are the classes, give {folders[0]}"
     )
+
+
+def doubtful(names: Iterable[str | int]) -> list[str]:
+    """Say of each name of a class that it is one which folders of other images have, in any case.
+
+    >>> doubtful(["nut", "New"])
+    ["'New' is learned as a class: is it one?"]
+    """
+    found = sorted(name for name in map(str, names) if name.strip().lower() in _SORTED_INTO)
+    return [f"{name!r} is learned as a class: is it one?" for name in found]
 
 
 def _inside(folder: Path) -> set[str]:

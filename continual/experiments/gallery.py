@@ -64,5 +64,5 @@ def gallery(cells: Sequence[Cell], known: Looks | None = None) -> Iterator[Pictu
         yield Picture("matrices", "Accuracy matrices [%], the mean over the seeds.", heat_maps.matrices(cells))
     several = [cell for cell in cells if right_stack(cell)[-1] is not None and len(choices(cell)[-1]) > 1]
     if several:
-        caption = "Which stack was chosen at the end, for the images of each [%]."
+        caption = "Which adapter was chosen at the end, for the images of each experience [%]."
         yield Picture("retrieval", caption, heat_maps.retrieval(several))

@@ -29,13 +29,13 @@ def matrices(cells: Sequence[Cell]) -> Figure:
 
 
 def retrieval(cells: Sequence[Cell]) -> Figure:
-    """Draw, for each label, how often each stack was chosen for the images of each, before and after refinement."""
+    """Draw, for each label, how often adapters were chosen for images of each experience, at first and refined."""
     maps = []
     for label, alike in by_label(cells).items():
         for when, tables in (("at first", first_choices), ("refined", choices)):
             counts = np.sum([tables(cell)[-1] for cell in alike], axis=0)
             maps.append((f"{named(label)}, {when}", 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)))
-    return _draw(maps, "chosen stack", "right stack", 2)
+    return _draw(maps, "chosen adapter", "right adapter", 2)
 
 
 def _draw(maps: Sequence[tuple[str, Any]], across: str, down: str, columns: int) -> Figure:

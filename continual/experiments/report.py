@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def check_folder(out: Path) -> None:
 COLUMNS = ("average", "final", "forgetting")
 
 
+def _label(title: str, number: int) -> str:
+    """Return a LaTeX label that follows the title, so that tables of two reports have labels of their own.
+
+    >>> _label("CIFAR-100, B0 Inc5: 50 % of a_b", 1), _label("图", 2)
+    ('tab:cifar-100-b0-inc5-50-of-a-b-1', 'tab:results-2')
+    """
+    return f"tab:{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-') or 'results'}-{number}"
+
+
 def write_report(
     boards: Sequence[Board], runs: Sequence[Run], out: Path, columns: Sequence[str] | None = None
 ) -> list[Path]:
@@ -65,7 +75,7 @@ def write_report(
             for board, table in shown
         ),
         "table.tex": "\n".join(
-            f"{latex_comment(board.title)}\n{tables.latex(table, _caption(board), f'tab:results-{number}')}"
+            f"{latex_comment(board.title)}\n{tables.latex(table, _caption(board), _label(board.title, number))}"
             for number, (board, table) in enumerate(zip(boards, printed, strict=True), start=1)
         ),
         "table.csv": _joined(boards, [tables.result_lines(board.cells, board.protocol) for board in boards]),

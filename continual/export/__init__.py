@@ -1,1 +1,1 @@
-"""A learner as one ONNX file for a small box: exported, checked against PyTorch, run without either."""
+"""A learner as one ONNX file for an edge device: exported, checked against PyTorch, run without either."""

@@ -1,4 +1,4 @@
-"""What a box needs to learn by itself: features as an output of the graph, and the sums of what was learned."""
+"""What an edge device needs to learn: features as an output of the graph, and the sums of what was learned."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ ABLE = (StrataLearner, RidgeLearner, SimpleCILLearner)
 def readings(learner: IncrementalLearner[Any]) -> tuple[list[list[float]], int]:
     """Return the shares of an image's views in each way of asking, and which way is asked now.
 
-    Raises InputError for a learner that a box cannot go on with.
+    Raises InputError for a learner that an edge device cannot go on with.
     """
     if not isinstance(learner, ABLE):
         raise InputError(
-            f"a box cannot learn with {learner.method}: --learnable goes with strata, ridge and simple_cil"
+            f"an edge device cannot learn with {learner.method}: --learnable goes with strata, ridge and simple_cil"
         )
     if learner.settings.group is not None:
-        raise InputError("a box learns without a group: leave out --learnable, or the group")
+        raise InputError("an edge device learns without a group: leave out --learnable, or the group")
     if getattr(learner.state, "prior", None) is not None:
-        raise InputError("a box has no text tower to read new names with: --learnable goes without text_prior")
+        raise InputError("an edge device has no text tower to read new names with: --learnable goes without text_prior")
     if any(one.mlp is not None for one in learner.state.ignored or ()):
-        raise InputError("this model answers under an edit of its network, under which a box cannot learn")
+        raise InputError("this model answers under an edit of its network, under which an edge device cannot learn")
     certainty = getattr(learner.state, "certainty", None)
     if isinstance(learner, RegressionLearner) and certainty is not None and certainty.leverage is None:
         raise InputError("this model was learned by an older version: learn an experience with this one first")

@@ -1,4 +1,4 @@
-"""What a regression is solved with in numpy: part of the stand-alone learner."""
+"""What a regression is solved with in numpy: part of the learner of an edge device."""
 
 from __future__ import annotations
 

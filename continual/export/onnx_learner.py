@@ -1,4 +1,4 @@
-"""Learn on the box: add a class to a model that `equimos export --learnable` wrote, or correct one, with numpy alone.
+"""Learn on the device: add a class to a model that `equimos export --learnable` wrote, or correct one, by numpy.
 
     from onnx_learner import Learner
 

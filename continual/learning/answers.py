@@ -33,7 +33,7 @@ class Prediction:
     #: (B,), of a model of a single class: squared distance from its images, 1 the median of good ones; see `Certainty`
     anomaly: Tensor | None = None
     anomaly_threshold: float | None = None  #: where a rate of false alarms was asked for: unknown is what lies above
-    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first stack; strata: standardised)
+    similarity: Tensor | None = None  #: (B, C), cosine to the prototypes (MOS: first adapter; strata: standardised)
     passes: Tensor | None = None  #: (B,), where `passes` was asked for: how often the backbone looked at the image
     unknown: Tensor | None = None  #: (B,) bool, where a rate of false alarms was asked for: the image is of no class
     paths: list[Path] | None = None  #: of each image, where files or a folder were given

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from continual import distributed
 from continual.console import count
-from continual.data.folders import alike, alike_inside, parts_in, subfolders
+from continual.data.folders import alike, alike_inside, doubtful, parts_in, subfolders
 from continual.data.images import EncodedImage, image_files, unread
 from continual.data.inputs import Label
 from continual.data.ranges import dark
@@ -74,7 +74,7 @@ class Plan:
         tiny = [f"{name} ({n})" for name, n in counts.items() if n < TINY and name not in known]
         if tiny:
             said.append(f"note: few images to learn from: {', '.join(tiny)}")
-        return said + [f"note: {note}" for note in self.notes]
+        return said + [f"note: {note}" for note in [*doubtful(counts.keys() - {*known}), *self.notes]]
 
     def not_judged(self) -> list[str]:
         """Say of which new classes nothing is held out, and of which images that are as good as learned."""

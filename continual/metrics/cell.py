@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class NotRecorded(LookupError):  # noqa: N818 - what a metric says of a cell, and no user sees
-    """A cell lacks what a metric needs, such as the retrieved stacks of a method without stacks."""
+    """A cell lacks what a metric needs, such as the retrieved adapters of a method that retrieves none."""
 
 
 @dataclass(frozen=True)

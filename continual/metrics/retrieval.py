@@ -40,13 +40,13 @@ def share_right(counts: ArrayLike) -> float | None:
 
 @derived("first_confusion")
 def first_choices(cell: Cell) -> list[Counts]:
-    """Return, after each experience, images by right stack (row) and stage one's choice (column)."""
+    """Return, after each experience, images by right adapter (row) and stage one's choice (column)."""
     return _tables(cell, "first_stack")
 
 
 @derived("confusion")
 def choices(cell: Cell) -> list[Counts]:
-    """Return, after each experience, images by right stack (row) and the choice after refinement (column)."""
+    """Return, after each experience, images by right adapter (row) and the choice after refinement (column)."""
     return _tables(cell, "stack")
 
 
@@ -58,20 +58,22 @@ def _tables(cell: Cell, name: str) -> list[Counts]:
     return [confusion(right[: len(chosen)], chosen, size) for chosen, size in found]
 
 
-@metric(heading="right stack [%]", higher_is_better=True, table="main", order=50, range=(0, 1))
+@metric(heading="adapter-retrieval accuracy [%]", higher_is_better=True, table="main", order=50, range=(0, 1))
 def right_stack(cell: Cell) -> Series:
     """The share of images answered with the adapters of the experience that brought their class."""
     return [share_right(table) for table in choices(cell)]
 
 
-@metric(heading="right stack at first [%]", higher_is_better=True, table="further", order=51, range=(0, 1))
+@metric(
+    heading="adapter-retrieval accuracy at first [%]", higher_is_better=True, table="further", order=51, range=(0, 1)
+)
 def right_stack_at_first(cell: Cell) -> Series:
-    """The share of images whose right stack is found by the prototypes, before it is refined."""
+    """The share of images whose right adapter is found by the prototypes, before refinement."""
     return [share_right(table) for table in first_choices(cell)]
 
 
 @metric(heading="refinements per image", higher_is_better=None, table="further", order=52, factor=1, decimals=2)
 @derived("refinements")
 def refinements(cell: Cell) -> Series:
-    """How often an image's stack was changed before it was answered."""
+    """How often an image's adapter was changed before it was answered."""
     return [float(found.mean()) for found in cell.seen("refinements")]

@@ -29,7 +29,14 @@ class GroupChoice:
 
     @property
     def words(self) -> str:
-        """What was taken and why, in one sentence."""
+        r"""What was taken and why, in one sentence.
+
+        >>> choice = GroupChoice(0.12, plain=0.786, whole=0.821, images=28, group="D4", up=0.6)
+        >>> print(*choice.words.split("; "), sep="\n")
+        group: D4, these images have no up
+        of 28 images, each left out once, 82.1% are right by all views, with 12% less squared error, and 78.6% upright
+        60% of moved images are recognised as moved, 50% by chance
+        """
         if not self.images:
             return "group: none, as there are fewer than two classes of two images to tell by"
         if self.images < FEWEST and self.group is None:
@@ -37,8 +44,8 @@ class GroupChoice:
             return f"group: none, as {few}: name one, as D4, if you know that they have no up"
         taken = f"{self.group}, these images have no up" if self.group else "none, these images seem to have an up"
         change = f"{abs(self.saved):.0%} {'less' if self.saved >= 0 else 'more'}"
-        seen = "" if self.up is None else f"; moved images are recognised in {self.up:.0%}, half by chance"
+        seen = "" if self.up is None else f"; {self.up:.0%} of moved images are recognised as moved, 50% by chance"
         return (
-            f"group: {taken}; left out in turn, {self.images} images are answered with {change} squared error by all "
-            f"their views than upright ({self.whole:.1%} and {self.plain:.1%} right){seen}"
+            f"group: {taken}; of {self.images} images, each left out once, {self.whole:.1%} are right by all views, "
+            f"with {change} squared error, and {self.plain:.1%} upright{seen}"
         )

@@ -29,12 +29,12 @@ def assert_same(expected: Prediction, got: Prediction, what: str) -> None:
 
 
 def assert_close(a: Prediction, b: Prediction, within: float = 1e-5) -> None:
-    """Two predictions have the same labels and stacks, and scores that differ by `within` at most."""
+    """Two predictions have the same labels and adapters, and scores that differ by `within` at most."""
     expect(a.labels == b.labels, f"labels {a.labels} became {b.labels}")
     worst = float((a.scores - b.scores).abs().max())
     expect(worst <= within, f"scores differ by {worst:.2g}, more than {within:g}")
     if a.stack is not None and b.stack is not None:
-        expect(torch.equal(a.stack, b.stack), f"stacks {a.stack.tolist()} became {b.stack.tolist()}")
+        expect(torch.equal(a.stack, b.stack), f"adapters {a.stack.tolist()} became {b.stack.tolist()}")
 
 
 def assert_valid(learner: Learner, images: Tensor) -> None:

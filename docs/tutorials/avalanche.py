@@ -58,7 +58,7 @@ print([sorted(experience.classes_in_this_experience) for experience in benchmark
 # %% [markdown]
 # ## Three strategies
 #
-# `Finetune` trains the whole network on each experience in turn. `SimpleCIL` keeps the mean of each class.
+# `Finetune` trains one adapter and one head on each experience in turn. `SimpleCIL` keeps the mean of each class.
 # `strategy_for("strata")` makes a strategy of the recommended method; any name of `equimos methods` will do. They are
 # used like `avalanche.training.Naive`.
 

@@ -21,6 +21,8 @@ class Case:
         happens: What the product does with it, in one or two sentences.
         reported: Where such a report came from, one line.
         check: Asserts that it happens; it gets an empty folder.
+        row: What the page has in place of `given`; cases of one row and outcome are one row. "" for a case that no
+            user looks up: it is a test alone.
     """
 
     section: str
@@ -28,6 +30,7 @@ class Case:
     happens: str
     reported: str
     check: Callable[[Path], None]
+    row: str | None = None
 
     def __str__(self) -> str:
         return f"{self.section}: {self.given}"

@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "input.md"
 
 HEAD = """# What you may put in
 
-Every row is a test in `tests/field`; this page is written from them with `python -m tests.field.page`.
+Every row is one or several tests in `tests/field`, from which this page is written (`python -m tests.field.page`).
 """
 
 
@@ -18,7 +18,10 @@ def page(cases: list[Case]) -> str:
     """The page: a table per section, sections in the order in which the cases first name them."""
     parts = [HEAD]
     for section in dict.fromkeys(case.section for case in cases):
-        rows = [f"| {_cell(case.given)} | {_cell(case.happens)} |" for case in cases if case.section == section]
+        own = [
+            (case.given if case.row is None else case.row, case.happens) for case in cases if case.section == section
+        ]
+        rows = [f"| {_cell(given)} | {_cell(happens)} |" for given, happens in dict.fromkeys(own) if given]
         parts.append("\n".join([f"## {section}\n", "| You have | What happens |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 

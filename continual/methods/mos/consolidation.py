@@ -1,11 +1,11 @@
-"""MOS in one pass: a single stack for all classes, and what that costs, estimated without images.
+"""MOS in one pass: a single adapter for all classes, and what that costs, estimated without images.
 
 Every stack shifts features, on the average by a vector that is remembered (`feature_shift`). So what is known
 of a class under its own stack A_k can be said under the first: its statistics, moved back by the shift. One pass
 under A_1 answers, with the head as it is. Aligning it again on these statistics made it no better on real images, and
 an estimate from the same statistics far too kind.
 
-Instead of the first, the single stack can be a merge A* of all by a rule of `continual.merging`. To first order
+Instead of the first, the single adapter can be a merge A* of all by a rule of `continual.merging`. To first order
 features are linear in a stack, so that A* - A_1 = sum_k c_k (A_k - A_1) shifts them by sum_k c_k shift_k; c are the
 coefficients of least squares.
 
@@ -43,24 +43,24 @@ def consolidated(learner: MOSLearner, rule: str = "first", **settings: Any) -> M
     """Return a learner of the same classes with one stack alone; it can learn on. The one given stays.
 
     The stack is the first, or all of them merged by the rule of that name, with its `settings` (`ratio` of "pcb", say).
-    Raises InputError for an unknown rule or setting, and for a learner that has learned nothing, has a single stack
+    Raises InputError for an unknown rule or setting, and for a learner that has learned nothing, has a single adapter
     already, or was learned before shifts were remembered.
     """
     state = learner.state
     if state.head is None:
         raise InputError("nothing has been learned yet: call learn first")
     if state.experiences < 2:
-        raise InputError("the model has a single stack already, and answers in one pass")
+        raise InputError("the model has a single adapter already, and answers in one pass")
     if learner.by_regression:
         raise InputError(
-            "with stage_one='ridge' the heads of experiences stay apart: there is no single stack for them"
+            "with stage_one='ridge' the heads of experiences stay apart: there is no single adapter for them"
         )
     if len(state.shifts) < state.experiences:
-        raise InputError("this model was learned before the shifts of stacks were remembered: learn it again")
+        raise InputError("this model was learned before the shifts of adapters were remembered: learn it again")
     if learner.settings.consolidate is not None:
-        raise InputError("the shifts are those of the stacks as they were finished: leave the setting consolidate out")
+        raise InputError("the shifts are those of adapters as they were finished: leave the setting consolidate out")
     if rule == "first" and settings:
-        raise InputError(f"the first stack is taken as it is, without {', '.join(settings)}: name a rule of merging")
+        raise InputError(f"the first adapter is taken as it is, without {', '.join(settings)}: name a rule of merging")
     stack = state.bank[0] if rule == "first" else _merged(learner, rule, settings)
     means = torch.stack([s.mean for s in state.shifts])
     means[0] = 0

@@ -1,8 +1,8 @@
 """Self-refined adapter retrieval (MOS section 3.3), vectorised over the batch and pure.
 
-Which experience's stack should serve an image is not known at test time. Stage one asks the prototypes
-under the first stack; then the head's own answer under the chosen stack names the next stack, until an
-image's choice no longer changes. Only the stacks that are visited are ever run.
+Which experience's adapter should serve an image is not known at test time. Stage one asks the prototypes
+under the first adapter; then the head's own answer under the chosen one names the next, until an
+image's choice no longer changes. Only the adapters that are visited are ever run.
 """
 
 from __future__ import annotations

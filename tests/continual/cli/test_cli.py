@@ -136,7 +136,7 @@ def test_predictions_as_table_and_csv(equimos: Equimos, model: Path, flowers: Pa
     result = equimos("predict", "-m", model, flowers / "rose" / "0.png", flowers / "tulip", "--csv", tmp_path / "p.csv")
     assert result.exit_code == 0, result.stderr
     heading, *lines = result.stdout.splitlines()
-    assert heading.split() == ["file", "answer", "score", "runner-up", "score", "stack", "refinements", "probability"]
+    assert heading.split() == ["file", "answer", "score", "runner-up", "score", "adapter", "refinements", "probability"]
     assert [line.split()[1] for line in lines] == ["rose"] + ["tulip"] * 4
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

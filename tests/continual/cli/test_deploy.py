@@ -167,7 +167,7 @@ def test_consolidate_says_the_cost_and_leaves_the_model(
     before, out = model.read_bytes(), tmp_path / "single.safetensors"
     result = equimos("consolidate", "--model", model, "--out", out, "--images", tmp_path / "more", "--yes")
     assert result.exit_code == 0, result.stderr
-    assert "2 stacks -> 1" in result.stdout
+    assert "2 adapters -> 1" in result.stdout
     assert "answered right: " in result.stdout
     assert "of 8 images answered as before" in result.stdout
     answers = json.loads(equimos("predict", "--model", out, tmp_path / "more", "--json", "-").stdout)
@@ -178,7 +178,7 @@ def test_consolidate_says_the_cost_and_leaves_the_model(
     merge = tmp_path / "merged.safetensors"
     result = equimos("consolidate", "--model", model, "--out", merge, "--rule", "pcb", "--arg", "ratio=0.5", "--yes")
     assert result.exit_code == 0, result.stderr
-    assert "2 stacks -> 1 (pcb)" in result.stdout
+    assert "2 adapters -> 1 (pcb)" in result.stdout
     unmade = ["--out", tmp_path / "none.safetensors", "--yes", "--rule"]
     for words, said in (
         ([*unmade, "pbc"], "did you mean 'pcb'"),
@@ -192,4 +192,4 @@ def test_consolidate_says_the_cost_and_leaves_the_model(
         assert said in result.stderr
     result = equimos("consolidate", "--model", out, "--out", tmp_path / "x.safetensors", "--yes")
     assert result.exit_code == 2
-    assert "single stack already" in result.stderr
+    assert "single adapter already" in result.stderr

@@ -73,7 +73,7 @@ def test_models_with_adapters_take_images_of_anything(equimos: Equimos, weights:
     assert "both.safetensors: 4 classes" in result.stdout
     single = equimos("consolidate", "--model", out[1], "--out", tmp_path / "one.safetensors", "--rule", "pcb", "--yes")
     assert single.exit_code == 0, single.stderr
-    assert "2 stacks -> 1 (pcb)" in single.stdout
+    assert "2 adapters -> 1 (pcb)" in single.stdout
 
 
 def test_what_cannot_be_merged_writes_nothing(

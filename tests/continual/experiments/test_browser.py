@@ -186,7 +186,7 @@ def test_tables_are_sorted_by_a_column_and_put_back(opened: Callable[..., Any]) 
     button.click()
     assert page.evaluate(column) == before
     assert table.locator("th[aria-sort]").count() == 0
-    stacks = table.locator("thead button", has_text="right stack")
+    stacks = table.locator("thead button", has_text="adapter-retrieval accuracy")
     stacks.click()
     last = page.evaluate("[...document.querySelector('table').tBodies[0].rows].at(-1).textContent")
     assert "–" in last

@@ -315,7 +315,7 @@ def test_latex_can_be_pasted_and_has_the_chosen_columns(equimos: Equimos, tmp_pa
     caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
     assert r"50 \% of a\_b: 6 classes in 3 experiences" in caption
     assert "2 seeds" in caption
-    assert r"\label{tab:results-1}" in text
+    assert r"\label{tab:50-of-a-b-1}" in text
     assert r"\begin{tabular}{lrrr}" in text
     assert r"forgetting [\%] $\downarrow$" in text
     best, other = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("mos", "ridge"))

@@ -106,7 +106,7 @@ def test_rows_are_means_and_deviations_over_seeds(config: RunConfig) -> None:
     assert row.mean["average"] == pytest.approx(np.mean(averages))
     assert row.deviation["average"] == pytest.approx(np.std(averages, ddof=1))
     table = results_table(cells)
-    assert "right stack [%]" not in table.headings
+    assert "adapter-retrieval accuracy [%]" not in table.headings
     assert table.lines[0][0] == "simple_cil"
 
 

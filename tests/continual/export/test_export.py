@@ -1,4 +1,4 @@
-"""ONNX files: they answer as PyTorch does, for every number of images, on a box without PyTorch."""
+"""ONNX files: they answer as PyTorch does, for every number of images, on a device without PyTorch."""
 
 from __future__ import annotations
 

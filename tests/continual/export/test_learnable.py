@@ -1,4 +1,4 @@
-"""A box that learns, with numpy alone: the answers are those of the learner in PyTorch that learned the same."""
+"""An edge device that learns, with numpy alone: its answers are those of the learner in PyTorch."""
 
 from __future__ import annotations
 

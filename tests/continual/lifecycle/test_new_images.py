@@ -202,6 +202,15 @@ def test_one_image_in_two_classes(pictures: Pictures) -> None:
     assert str(folder / "tulip" / "9.png") in problem
 
 
+def test_a_folder_that_may_be_no_class_is_remarked_on_until_it_is_known(pictures: Pictures) -> None:
+    folder = pictures("all", ["rose", "New", "unsorted", "news"])
+    asked = "note: {!r} is learned as a class: is it one?"
+    said = plan(folder, SeenImages(), []).lines([])
+    assert [line for line in said if "is it one" in line] == [asked.format("New"), asked.format("unsorted")]
+    said = plan(folder, SeenImages(), ["New"], only=["New", "rose"]).lines(["New"])
+    assert [line for line in said if "is it one" in line] == []
+
+
 def test_images_that_moved_and_folders_of_renamed_classes(pictures: Pictures) -> None:
     folder = pictures("all", ["rose", "tulip"])
     seen = after(plan(folder, SeenImages(), []))

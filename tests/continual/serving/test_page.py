@@ -74,7 +74,7 @@ def test_an_image_is_answered(browser: Any, trained: Path, size: dict[str, int],
         text = page.inner_text(".result").replace("\xa0", " ")
         assert page.inner_text(".answer") == expected["answer"]
         assert f"probability {100 * expected['probability']:.1f} %" in text
-        assert f"answered by stack {expected['stack']}" in text
+        assert f"answered by adapter {expected['stack']}" in text
         assert "unknown" in page.inner_text(".flag")
         near = expected["nearest"][0]
         assert f"{near['class']}\n{near['similarity']:.3f}" in text
@@ -139,7 +139,7 @@ def test_a_model_without_stacks_is_shown_without_them(browser: Any, tmp_path: Pa
         assert page.inner_text(".answer") == expected["answer"] == "class 3"
         assert f"probability {100 * expected['probability']:.1f} %" in text
         assert page.inner_text(".flag").startswith("unknown")
-        assert "stack" not in text
+        assert "answered by adapter" not in text
         near = expected["nearest"][0]
         assert f"{near['class']}\n{near['similarity']:.3f}" in text
         assert page.inner_text("#model") == "strata, 5 classes"

@@ -210,7 +210,14 @@ def _pyarrow_table(column: Any) -> Any:
 SHUFFLED = "a column is indexed by its labels after train_test_split or a shuffle: KeyErrors, or wrong pairs in silence"
 
 CASES = [
-    Case(SECTION, "a list or tuple of paths", "read in order", SHUFFLED, _of_table(tuple)),
+    Case(
+        SECTION,
+        "a list or tuple of paths",
+        "read in order",
+        SHUFFLED,
+        _of_table(tuple),
+        row="a list, tuple, array or column of paths: numpy, polars, pyarrow",
+    ),
     Case(
         SECTION,
         "a pandas column, in any order of its index, also shuffled",
@@ -224,6 +231,7 @@ CASES = [
         "that column",
         "ColumnTransformer and df[['path']] give tables where a column was meant",
         _of_table(lambda column: column.to_frame()),
+        row="a pandas or pyarrow table with a single column",
     ),
     Case(
         SECTION,
@@ -231,6 +239,7 @@ CASES = [
         "read in order",
         "np.array(list_of_paths) is taken for pixels and fails on its dtype",
         _of_table(lambda column: np.array(column.tolist())),
+        row="a list, tuple, array or column of paths: numpy, polars, pyarrow",
     ),
     Case(
         SECTION,
@@ -238,6 +247,7 @@ CASES = [
         "read in order",
         SHUFFLED,
         _of_table(lambda c: c.to_frame().values),
+        row="a list, tuple, array or column of paths: numpy, polars, pyarrow",
     ),
     Case(
         SECTION,
@@ -245,14 +255,23 @@ CASES = [
         "read in order",
         "columns of other table libraries are refused",
         _of_table(_polars_like),
+        row="a list, tuple, array or column of paths: numpy, polars, pyarrow",
     ),
-    Case(SECTION, "a pyarrow array", "read in order", "scalars of pyarrow are no str", _of_table(_pyarrow)),
+    Case(
+        SECTION,
+        "a pyarrow array",
+        "read in order",
+        "scalars of pyarrow are no str",
+        _of_table(_pyarrow),
+        row="a list, tuple, array or column of paths: numpy, polars, pyarrow",
+    ),
     Case(
         SECTION,
         "a pyarrow table with a single column",
         "that column",
         "scalars of pyarrow are no str",
         _of_table(_pyarrow_table),
+        row="a pandas or pyarrow table with a single column",
     ),
     Case(
         SECTION,

@@ -214,6 +214,7 @@ CASES = [
         "its labels are learned as they are",
         "readers of `.targets` overlook target_transform",
         _target_transform,
+        row="",
     ),
     Case(
         SECTION,
@@ -221,6 +222,7 @@ CASES = [
         "the items are right",
         "wrappers that relabel forward the attributes of what they wrap",
         _targets_that_are_not_the_items,
+        row="",
     ),
     Case(
         SECTION,

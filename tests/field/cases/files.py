@@ -177,20 +177,33 @@ BY_SUFFIX = "reports of data set loaders with a fixed list of suffixes that skip
 HIDDEN = "logos and icons whose shapes vanish after `convert('RGB')`"
 MODES = "`channels` and `mode` errors in threads on image loaders"
 BOMBS = "decompression bombs"
+#: orientation -> what happens, and the row of all such cases
+EXIF = {
+    6: (TURNED, "EXIF, also if it is damaged in part, cut off, there twice, or has unknown tags"),
+    1: ("nothing is rotated", "EXIF that cannot be read, or has no orientation from 1 to 8"),
+}
+SUFFIXES = "`.jfif`, `.jpe`, `.pjpeg`, `.pnm`, `.pbm`, `.ppm`, `.tga`, `.avif`"
 
 CASES = [
-    Case("Files", "mode 1", "read as RGB", MODES, _mode("1")),
-    Case("Files", "mode L", "read as RGB", MODES, _mode("L")),
-    Case("Files", "mode P", "read as RGB", MODES, _mode("P")),
-    Case("Files", "mode CMYK", "read as RGB", MODES, _mode("CMYK", "JPEG")),
+    Case("Files", "mode 1", "read as RGB", MODES, _mode("1"), row="mode 1, L, P or CMYK"),
+    Case("Files", "mode L", "read as RGB", MODES, _mode("L"), row="mode 1, L, P or CMYK"),
+    Case("Files", "mode P", "read as RGB", MODES, _mode("P"), row="mode 1, L, P or CMYK"),
+    Case("Files", "mode CMYK", "read as RGB", MODES, _mode("CMYK", "JPEG"), row="mode 1, L, P or CMYK"),
     Case("Files", "16 bits per channel", "the upper 8 bits are used", "microscope images that turn white", _deep),
     Case("Files", "floats or 32-bit numbers in a TIFF", "one error: save it with 8 or 16 bits", MODES, _floats),
-    Case("Files", "`.jfif`, `.jpe`, `.pjpeg`", "read", BY_SUFFIX, _suffix("JPEG", "a.jfif", "b.jpe", "c.pjpeg")),
+    Case(
+        "Files",
+        "`.jfif`, `.jpe`, `.pjpeg`",
+        "read",
+        BY_SUFFIX,
+        _suffix("JPEG", "a.jfif", "b.jpe", "c.pjpeg"),
+        row=SUFFIXES,
+    ),
     Case("Files", "`.apng`", "read: the first frame", BY_SUFFIX, _suffix("PNG", "a.apng")),
-    Case("Files", "`.pnm`, `.pbm`, `.ppm`", "read", BY_SUFFIX, _suffix("PPM", "a.pnm", "b.pbm", "c.ppm")),
-    Case("Files", "`.tga`", "read", BY_SUFFIX, _suffix("TGA", "a.tga")),
+    Case("Files", "`.pnm`, `.pbm`, `.ppm`", "read", BY_SUFFIX, _suffix("PPM", "a.pnm", "b.pbm", "c.ppm"), row=SUFFIXES),
+    Case("Files", "`.tga`", "read", BY_SUFFIX, _suffix("TGA", "a.tga"), row=SUFFIXES),
     Case("Files", "`.ico`", "read: the largest picture in it", BY_SUFFIX, _suffix("ICO", "a.ico")),
-    Case("Files", "`.avif`", "read", BY_SUFFIX, _suffix("AVIF", "a.avif")),
+    Case("Files", "`.avif`", "read", BY_SUFFIX, _suffix("AVIF", "a.avif"), row=SUFFIXES),
     Case(
         "Files",
         "no suffix, or that of another kind",
@@ -219,20 +232,70 @@ CASES = [
         "web pages saved by crawlers under an image's name",
         _liar,
     ),
-    Case("Files", "PNG with transparency (RGBA)", WHITE, HIDDEN, _transparent("PNG")),
-    Case("Files", "PNG with transparency (LA)", WHITE, HIDDEN, _transparent("PNG", "LA")),
-    Case("Files", "PNG with transparency (palette)", WHITE, HIDDEN, _transparent("PNG", "P")),
-    Case("Files", "GIF with transparency", WHITE, HIDDEN, _transparent("GIF", "P")),
-    Case("Files", "WebP with transparency", WHITE, HIDDEN, _transparent("WEBP")),
-    Case("Files", "TIFF with transparency", WHITE, HIDDEN, _transparent("TIFF")),
-    Case("Files", "a class with transparent images", "the plan of `learn` counts them", HIDDEN, _counted),
-    *(
-        Case("Files", f"EXIF: {name}", TURNED if turn == 6 else "nothing is rotated", METADATA, _metadata(name))
-        for name, (_, turn) in ODD_EXIF.items()
+    Case(
+        "Files",
+        "PNG with transparency (RGBA)",
+        WHITE,
+        HIDDEN,
+        _transparent("PNG"),
+        row="PNG, GIF, WebP or TIFF with transparency",
     ),
-    Case("Files", "a PNG with megabytes of text", "the text is ignored", "generators that write prompts", _long_text),
-    Case("Files", "a JPEG with a film behind it", "the film is ignored", "motion photos of telephones", _film),
-    Case("Files", "a JPEG of more than 50 scans", "one error: each costs as much as a picture", BOMBS, _scans),
+    Case(
+        "Files",
+        "PNG with transparency (LA)",
+        WHITE,
+        HIDDEN,
+        _transparent("PNG", "LA"),
+        row="PNG, GIF, WebP or TIFF with transparency",
+    ),
+    Case(
+        "Files",
+        "PNG with transparency (palette)",
+        WHITE,
+        HIDDEN,
+        _transparent("PNG", "P"),
+        row="PNG, GIF, WebP or TIFF with transparency",
+    ),
+    Case(
+        "Files",
+        "GIF with transparency",
+        WHITE,
+        HIDDEN,
+        _transparent("GIF", "P"),
+        row="PNG, GIF, WebP or TIFF with transparency",
+    ),
+    Case(
+        "Files",
+        "WebP with transparency",
+        WHITE,
+        HIDDEN,
+        _transparent("WEBP"),
+        row="PNG, GIF, WebP or TIFF with transparency",
+    ),
+    Case(
+        "Files",
+        "TIFF with transparency",
+        WHITE,
+        HIDDEN,
+        _transparent("TIFF"),
+        row="PNG, GIF, WebP or TIFF with transparency",
+    ),
+    Case("Files", "a class with transparent images", "the plan of `learn` counts them", HIDDEN, _counted, row=""),
+    *(
+        Case("Files", f"EXIF: {name}", happens, METADATA, _metadata(name), row)
+        for name, (_, orientation) in ODD_EXIF.items()
+        for happens, row in [EXIF[orientation]]
+    ),
+    Case(
+        "Files",
+        "a PNG with megabytes of text",
+        "the text is ignored",
+        "generators that write prompts",
+        _long_text,
+        row="",
+    ),
+    Case("Files", "a JPEG with a film behind it", "the film is ignored", "motion photos of telephones", _film, row=""),
+    Case("Files", "a JPEG of more than 50 scans", "one error: each costs as much as a picture", BOMBS, _scans, row=""),
     Case("Files", "a picture more than 32 times as long as wide", "its middle is used", BOMBS, _thread),
     Case("Files", "more than 178,956,970 pixels", "one error, before anything is decoded", BOMBS, _bomb),
     Case(

@@ -419,6 +419,7 @@ CASES = [
         "one error that names it; it is not opened",
         "loaders that hang on a named pipe",
         _pipe,
+        row="",
     ),
     Case(
         "Manifests",
@@ -440,6 +441,7 @@ CASES = [
         "read as `list.csv` is",
         "exports of spreadsheets on Windows",
         _manifest_suffix,
+        row="",
     ),
     Case(
         "Manifests",

@@ -123,5 +123,6 @@ CASES = [
         "they are refused by name, before timm sees them",
         "keyword arguments passed through to constructors, in reports on security",
         _lever,
+        row="",
     ),
 ]

@@ -106,6 +106,7 @@ CASES = [
             adapter="compacter",
             adapter_args={"n": 5},
         ),
+        row="",
     ),
     Case(
         SECTION,

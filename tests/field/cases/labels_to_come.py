@@ -133,5 +133,6 @@ CASES = [
         "one error that says what can be stamped: files, pictures, uint8",
         "augmentations that draw on tensors after normalisation",
         _a_stamp_on_normalised,
+        row="",
     ),
 ]

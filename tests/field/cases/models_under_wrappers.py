@@ -280,8 +280,8 @@ def _functions(folder: Path) -> None:
             torch.testing.assert_close(gradients[name], wanted)
 
 
-def _case(given: str, happens: str, reported: str, check: Callable[[Path], None]) -> Case:
-    return Case(SECTION, given, happens, reported, check)
+def _case(given: str, happens: str, reported: str, check: Callable[[Path], None], row: str | None = None) -> Case:
+    return Case(SECTION, given, happens, reported, check, row)
 
 
 CASES = [
@@ -327,18 +327,21 @@ CASES = [
         "the wrapper is in evaluation mode too, and answers alike twice",
         "freshly made wrappers in training mode around frozen models",
         _modes,
+        row="",
     ),
     _case(
         "a model in float64, bfloat16 or float16",
         "what the wrapper adds has the model's dtype and device",
         "expected scalar type Half but found Float, a common title",
         _dtypes,
+        row="",
     ),
     _case(
         "a model for 1, 5 or 12 channels",
         "the score network of a canonicaliser has as many as the model's first convolution",
         "multispectral models in tools that assume three channels",
         _channels,
+        row="",
     ),
     _case(
         "a distilled or two-headed classifier (DeiT distilled, LeViT, RepViT, VOLO) in take_off_head",
@@ -351,6 +354,7 @@ CASES = [
         "it is wrapped and checked as any other",
         "regression models, for which dimension 1 is out of range",
         _one_number,
+        row="",
     ),
     _case(
         "a model that takes more than images, by place or by name",

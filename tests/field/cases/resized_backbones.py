@@ -69,6 +69,7 @@ CASES = [
         "it is refused by the schema or by the network's shapes, before memory is taken; nothing in it runs",
         "model files whose configuration names code or sizes, in reports on security",
         _strangers_recipe,
+        row="",
     ),
     Case(
         SECTION,
@@ -76,6 +77,7 @@ CASES = [
         "they do not fit the network that is named, and are refused with the names of layers",
         "weights converted by a tool that drops metadata, a common question in trackers of file formats",
         _without_recipe,
+        row="",
     ),
     Case(
         SECTION,

@@ -73,6 +73,7 @@ CASES = [
         "It is in nobody's way: the operating system freed the lock, and the next command takes the file away.",
         "Reports of jobs that wait for the lock of a node that crashed",
         _locks_of_the_dead_are_free,
+        row="",
     ),
     Case(
         "Strangers and bad luck",
@@ -80,6 +81,7 @@ CASES = [
         "It keeps its mode; a new file has what the umask leaves.",
         "Reports of files that others could read after a save",
         _modes_are_kept,
+        row="",
     ),
     Case(
         "Strangers and bad luck",

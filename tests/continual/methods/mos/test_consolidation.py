@@ -1,4 +1,4 @@
-"""MOS with a single stack: one pass, every class kept, the cost said beforehand."""
+"""MOS with a single adapter: one pass, every class kept, the cost said beforehand."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_statistics_move_as_their_features_do(kind: Kind) -> None:
 
 
 def test_what_cannot_be_consolidated_says_why(learner: MOSLearner) -> None:
-    with pytest.raises(InputError, match="single stack already"):
+    with pytest.raises(InputError, match="single adapter already"):
         consolidated(consolidated(learner))
     with pytest.raises(InputError, match="nothing has been learned"):
         consolidated(MOSLearner(learner.backbone))

@@ -217,7 +217,7 @@ def test_what_predicts_prototypes_is_refused(backbone: Backbone, blobs: Blobs) -
     with pytest.raises(InputError, match="early_exit predicts what prototypes retrieve"):
         MOSLearner(backbone, stage_one="ridge", early_exit=0.01)
     learner = learned(backbone, blobs)
-    with pytest.raises(InputError, match="there is no single stack"):
+    with pytest.raises(InputError, match="there is no single adapter"):
         consolidated(learner)
     plain = learned(backbone, blobs, STREAM[:2], stage_one="prototypes")
     assert plain.state.regression is None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from continual.data.names import same_name
+from continual.data.names import shown as shown_as
 from continual.errors import InputError
 
 #: left in folders by macOS, Windows, network drives (Synology, QNAP) and programs that sort or copy photographs; in
@@ -152,7 +153,7 @@ def alike(names: Iterable[str]) -> list[str]:
         groups[same_name(name)].append(name)
     shown = []
     for group in groups.values():
-        looks = {" ".join(unicodedata.normalize("NFKC", name).split()) for name in group}
+        looks = set(map(shown_as, group))
         if len(group) > 1:
             shown.append(" and ".join(map(repr if len(looks) == len(group) else ascii, group)))
     return [f"the classes {names} are one name for people: rename them to one" for names in shown]

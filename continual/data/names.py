@@ -5,6 +5,11 @@ from __future__ import annotations
 import unicodedata
 
 
+def shown(name: str) -> str:
+    """Return what a name looks like when it is printed."""
+    return " ".join(unicodedata.normalize("NFKC", name).split())
+
+
 def same_name(name: str) -> str:
     """Return what names that people take for the same have in common; single letters keep their case.
 
@@ -13,5 +18,5 @@ def same_name(name: str) -> str:
     >>> same_name("a") == same_name("A")
     False
     """
-    plain = " ".join(unicodedata.normalize("NFKC", name).split())
+    plain = shown(name)
     return plain if len(plain) == 1 else plain.casefold()

@@ -172,6 +172,14 @@ def check_target(path: Path) -> None:
         raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
 
 
+def check_folder(path: Path) -> None:
+    """Raise InputError unless files can be written in a folder, which may have to be made, with those it is in."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file, and a folder is needed: choose another path")
+    check_target(there / "file")
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, or go on with the one that is there; raises InputError unless files can be written in it."""
     if not path.is_dir():

@@ -291,6 +291,8 @@ def _learn(
         console(stderr=True).print(learner.unlabelled_use.words)
     if before.undecided and learner.state.choice is not None:
         console(stderr=True).print(learner.state.choice.words)
+        if getattr(learner.settings, "passes", None) is not None and learner.symmetry is None:
+            console(stderr=True).print("--passes has no effect: without a group an image is a single view")
     if held_out and learner.tells_unusual:
         console(stderr=True).print(false_alarms(learner, [image for image, _ in held_out], workers))
         return outcome

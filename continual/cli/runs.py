@@ -23,7 +23,7 @@ from continual.cli.options import (
     check_launcher,
     config_names,
 )
-from continual.console import console, show_rows
+from continual.console import check_folder, console, show_rows
 from continual.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def run(
                     for line in plan(each, out / name):
                         console().print(line)
             return
+        check_folder(out)
         remarks = console(stderr=True)
         remarks.quiet = not distributed.first()
         words = ["run", str(config), *(changes or ()), "--out", str(out), "--workers", str(workers)]
@@ -216,6 +217,7 @@ def make_report(
     collected = [collect(run) for folder in runs for run in runs_in(folder)]
     found = boards(collected)
     out = out or runs[0] / "report"
+    check_folder(out)
     report.check_folder(out)
     remarks = console(stderr=True)
     for one in collected:

@@ -294,3 +294,9 @@ def test_run_folder_of_something_else(equimos: Equimos, config: Path) -> None:
     (out / "thesis.txt").write_text("mine")
     refused(equimos("run", config, "--out", out), out, "--out")
     assert json.dumps([p.name for p in out.iterdir()]) == '["thesis.txt"]'
+
+
+def test_a_run_says_at_once_that_its_folder_cannot_be_made(equimos: Equimos, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "runs", tmp_path / "file"):
+        refused(equimos("run", config, "--out", out), f"{tmp_path / 'file'} is a file, and a folder is needed")

@@ -9,7 +9,7 @@ from continual.errors import InputError
 from continual.learning.concept import Concept
 from continual.lifecycle.new_images import Plan, entry, unchanged
 from continual.seeding import generator
-from continual.symmetry.left_out import some_of_each
+from continual.symmetry.group_evidence import some_of_each
 
 #: pairs that a stamp makes
 MOST_PAIRS = 100

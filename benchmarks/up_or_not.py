@@ -28,7 +28,7 @@ from turned_images import Study, network
 from continual.data.inputs import open_image
 from continual.data.preprocessing import Preprocessing
 from continual.statistics.ridge import GramStatistics, expected_best, solve
-from continual.symmetry.left_out import choice_of, places_of
+from continual.symmetry.group_evidence import choice_of, places_of
 from continual.symmetry.views import group_named
 
 D4 = group_named("D4")

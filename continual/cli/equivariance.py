@@ -141,7 +141,7 @@ def advise(
         from continual.learning.extractor import Extractor, every_view
         from continual.learning.settings import Settings
         from continual.symmetry.choice import FEWEST
-        from continual.symmetry.left_out import advice, evidence, margin
+        from continual.symmetry.group_evidence import advice, evidence, margin
 
     check_outputs(json)
     arguments = options.assignments("--model-arg", model_arg or ())

@@ -29,7 +29,7 @@ from continual.seeding import generator
 from continual.symmetry.base import Symmetry
 from continual.symmetry.choice import NO_UP, GroupChoice
 from continual.symmetry.equitune import Equitune
-from continual.symmetry.left_out import MOST_IMAGES, choice_of, some_of_each
+from continual.symmetry.group_evidence import MOST_IMAGES, choice_of, some_of_each
 from continual.symmetry.views import Transformed, group_named
 
 #: batches that several processes read together before they are exchanged, but one each at least

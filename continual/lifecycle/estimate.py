@@ -16,7 +16,7 @@ from continual.methods.bases.alignment import AlignedState, align
 from continual.seeding import seeded
 from continual.statistics.head import Head
 from continual.symmetry.choice import NO_UP
-from continual.symmetry.left_out import MOST_IMAGES
+from continual.symmetry.group_evidence import MOST_IMAGES
 from continual.symmetry.views import group_named
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from continual.learning.concept import Concept
 from continual.lifecycle.entries import entry, unchanged
 from continual.lifecycle.new_images import Plan
 from continual.seeding import generator
-from continual.symmetry.left_out import some_of_each
+from continual.symmetry.group_evidence import some_of_each
 
 #: pairs that a stamp makes
 MOST_PAIRS = 100

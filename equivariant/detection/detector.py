@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from equivariant.actions import motion_of
-from equivariant.detection.fusion import NEEDED, fused
+from equivariant.detection.fusion import NEEDED, agreement, fused
 from equivariant.detection.moving import Found, Moving, exact, moved_image, moved_size, size_of
 from equivariant.errors import InputError, first_of
 from equivariant.groups import FiniteGroup, as_group
 from equivariant.motions import Motion
 from equivariant.orbits import random_elements
 from equivariant.parts.networks import wide_scores
-from equivariant.ties import top
+from equivariant.ties import ranks, top
 
 COMBINE = ("fuse", "best")
 
@@ -37,6 +37,9 @@ class EquivariantDetector(nn.Module):
     - `detector`: such a model; it is not copied. Others go into a small module that returns such dicts.
     - `score`: a network that scores images (n, C, H, W) → (n,), as `ImageScore()`: the detector then sees the `keep`
       views with the highest scores alone, a canonicaliser where that is one. Without it, all |G| views are seen.
+    - `agree`: instead of `keep` views, the detector sees one after the other, the highest score first, until what the
+      last one shows agrees with what those before it do: objects that both found, of one label and overlapping by more
+      than `iou`, have at least this share of all their scores, above 0 to 1. That takes two views or more.
     - `combine`: "fuse" makes one list of what the views found, by weighted boxes fusion (objects of one label that
       overlap by more than `iou` are one); "best" takes the view with the highest `confidence`, as equizero does.
     - `confidence`: what was found in a view -> a scalar, -inf for none; by default the sum of its scores.
@@ -60,6 +63,7 @@ class EquivariantDetector(nn.Module):
         *,
         score: nn.Module | None = None,
         keep: int = 1,
+        agree: float | None = None,
         combine: Literal["fuse", "best"] = "fuse",
         iou: float = 0.55,
         confidence: Callable[[Found], Tensor] = summed_scores,
@@ -72,6 +76,11 @@ class EquivariantDetector(nn.Module):
         self.detector, self.score, self.group = detector, score, as_group(group)
         if not 1 <= keep <= self.group.order:
             raise InputError(f"keep={keep} must be a number of views, 1 to {self.group.order}")
+        if agree is not None and (not 0 < agree <= 1 or score is None or keep != 1):
+            raise InputError(
+                f"agree={agree} must be a share above 0, at most 1, with a network that says in which order views are "
+                f"seen, as score=ImageScore(), and without keep={keep}: it says when to stop"
+            )
         if combine not in COMBINE:
             raise InputError(f"combine={combine!r} is unknown: choose one of {', '.join(COMBINE)}")
         if not 0 < iou < 1:
@@ -80,7 +89,7 @@ class EquivariantDetector(nn.Module):
             raise InputError(f"chunk={chunk} must be a number of views, at least 1")
         for motion in self.motions():
             exact(motion)
-        self.keep, self.combine, self.iou, self.confidence = keep, combine, iou, confidence
+        self.keep, self.agree, self.combine, self.iou, self.confidence = keep, agree, combine, iou, confidence
         self.moving = Moving(fields or {}, mirrored_points)
         self.chunk, self.tie_tolerance = chunk, tie_tolerance
         self.training = detector.training
@@ -94,26 +103,52 @@ class EquivariantDetector(nn.Module):
         pictures = _checked(images)
         if self.training:
             return self._losses(pictures, targets)
-        chosen = [self.chosen(picture) for picture in pictures]
-        views = [(number, g) for number, elements in enumerate(chosen) for g in elements]
+        orders = [self._order(picture) for picture in pictures]
         found: list[dict[int, dict[str, Tensor]]] = [{} for _ in pictures]
+        for step in range(max(map(len, orders), default=0)):
+            fresh = self._found(pictures, {n: order[step] for n, order in enumerate(orders) if step < len(order)})
+            for number, views in fresh.items():
+                if step and self._agrees(found[number], views):
+                    orders[number] = orders[number][: step + 1]  # nothing comes after it
+                found[number].update(views)
+        return [self._together(views) for views in found]
+
+    def _found(
+        self, pictures: list[Tensor], chosen: Mapping[int, list[int]]
+    ) -> dict[int, dict[int, dict[str, Tensor]]]:
+        """Return what the detector finds in the chosen views of the pictures of these numbers, moved back."""
+        found: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in chosen}
         motions = self.motions()
-        for part in self._alike(views, pictures):
+        for part in self._alike([(number, g) for number, elements in chosen.items() for g in elements], pictures):
             seen = [moved_image(motions[g], pictures[number]) for number, g in part]
             for (number, g), view, answer in zip(part, seen, self._detect(seen), strict=True):
                 back = motions[self.group.inverse(g)]
                 found[number][g] = self.moving.found(back, answer, size_of(view))
-        return [self._together([of[g] for g in sorted(of)]) for of in found]
+        return found
 
     def chosen(self, image: Tensor) -> list[int]:
-        """Return the elements by which the detector sees an image (C, H, W), in the group's order."""
+        """Return the elements by which the detector sees an image (C, H, W), in the group's order.
+
+        With `agree`, all of them, in the order in which it sees them until it stops.
+        """
+        return [g for step in self._order(image) for g in step]
+
+    def _order(self, image: Tensor) -> list[list[int]]:
+        """Return the elements by which the detector sees an image, in steps: those before which nothing is decided."""
         if self.score is None:
-            return list(range(self.group.order))
+            return [list(range(self.group.order))]
         views = [moved_image(motion, image)[None] for motion in self.motions()]
         scores = torch.stack([wide_scores(self.score, view).reshape(()) for view in views])
         if not scores.isfinite().all():
             raise InputError("the score network returned a number that is not finite")
-        return top(scores[:, None], self.keep, self.tie_tolerance)[:, 0].nonzero().flatten().tolist()
+        if self.agree is None:
+            return [top(scores[:, None], self.keep, self.tie_tolerance)[:, 0].nonzero().flatten().tolist()]
+        places = ranks(scores[:, None], self.tie_tolerance)[:, 0]
+        return [(places == place).nonzero().flatten().tolist() for place in places.unique()]
+
+    def _agrees(self, before: dict[int, dict[str, Tensor]], last: dict[int, dict[str, Tensor]]) -> bool:
+        assert self.agree is not None, "without it there is one step"
+        return agreement(self._together(before), self._together(last), self.iou) >= self.agree
 
     def _alike(self, views: list[tuple[int, int]], pictures: list[Tensor]) -> Iterable[list[tuple[int, int]]]:
         """Views of one shape, at most `chunk` at once: detectors pad images that differ, which changes answers."""
@@ -138,7 +173,9 @@ class EquivariantDetector(nn.Module):
                 raise InputError(f"the detector returned {answer[name][~finite][0].item()} among {name!r} of a view")
         return list(answers)
 
-    def _together(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _together(self, found: Mapping[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return one answer from what the views of each element found."""
+        views = [found[g] for g in sorted(found)]
         if any(view.keys() != views[0].keys() for view in views):
             missing = sorted(set().union(*views) - set(views[0]).intersection(*views))
             raise InputError(

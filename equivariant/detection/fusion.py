@@ -58,6 +58,21 @@ def fused(views: Sequence[Found], moving: Moving, iou: float = 0.55) -> dict[str
     return {name: tensor[order] for name, tensor in answer.items()}
 
 
+def agreement(one: Found, other: Found, iou: float = 0.55) -> float:
+    """Return which share of the scores in two answers about one image is of objects that both found; 1 if of none.
+
+    Both found an object where theirs are of one label and overlap by more than `iou`.
+    """
+    (boxes, labels, scores), (others, names, rates) = (
+        (found["boxes"].detach().double(), found["labels"], found["scores"].detach().double()) for found in (one, other)
+    )
+    same = labels[:, None] == names
+    for row, box in enumerate(boxes):
+        same[row] &= _overlaps(box, others) > iou
+    total = float(scores.sum() + rates.sum())
+    return float(scores[same.any(1)].sum() + rates[same.any(0)].sum()) / total if total > 0 else 1.0
+
+
 def falling(scores: Tensor, boxes: Tensor) -> Tensor:
     """Return the order of falling scores (N,), and of falling areas where scores tie, which no element changes."""
     order = (boxes[:, 2:] - boxes[:, :2]).prod(-1).argsort(descending=True, stable=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from equivariant import EquivariantDetector, ImageScore, InputError, act, as_group, cyclic
 from equivariant.actions import motion_of
+from equivariant.detection.fusion import agreement, fused
 from equivariant.detection.moving import Moving, moved_image, moved_size
 from tests.support.zoo import seeded
 
@@ -91,6 +92,40 @@ def test_what_is_found_moves_with_the_image(group: str, make: Any, options: dict
             assert_same(one, moving.found(motion, other, tuple(x.shape[-2:])))
 
 
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("combine", ["fuse", "best"])
+def test_what_is_found_until_views_agree_moves_with_the_image(group: str, combine: Any) -> None:
+    detector, moving = scored(group, agree=0.3, combine=combine), Moving({}, SWAP)
+    images = [image(14, 20, seed) for seed in range(6)] + [image(16, 16, 2), image(9, 21, 3)]
+    expected = detector(images)
+    for x, found in zip(images, expected, strict=True):
+        assert_same(detector([x])[0], found, 0)
+    for g in range(detector.group.order):
+        motion = motion_of(detector.group, g)
+        found = detector([moved_image(motion, x) for x in images])
+        for x, one, other in zip(images, found, expected, strict=True):
+            assert_same(one, moving.found(motion, other, tuple(x.shape[-2:])))
+
+
+def test_views_are_seen_in_the_order_of_their_scores_until_they_agree() -> None:
+    every, counts = build("D4"), set()
+    for x in (image(14, 20, seed) for seed in range(12)):
+        detector = scored("D4", agree=0.3)
+        (found,) = detector([x])
+        order = detector.chosen(x)
+        views = {g: views[g] for g in range(8) for views in [every._found([x], {0: [g]})[0]]}
+        seen = 1
+        while seen < 8:
+            before, last = fused([views[g] for g in sorted(order[:seen])], every.moving), views[order[seen]]
+            seen += 1
+            if agreement(before, last) >= 0.3:
+                break
+        assert sum(detector.detector.seen) == seen
+        assert_same(found, fused([views[g] for g in sorted(order[:seen])], every.moving), 0)
+        counts.add(seen)
+    assert {2, 8} < counts, "this test shows little"
+
+
 def test_without_a_wrapper_it_does_not() -> None:
     plain, x = build("C4").detector, image(16, 16)
     (turned,), (upright,) = plain([x.rot90(1, (-2, -1))]), plain([x])
@@ -149,6 +184,9 @@ def test_training_moves_images_and_targets_alike() -> None:
     ("options", "said"),
     [
         ({"keep": 9}, "keep=9 must be a number of views, 1 to 4"),
+        ({"agree": 0.5}, "agree=0.5 must be a share.* with a network"),
+        ({"agree": 1.5, "score": ImageScore()}, "agree=1.5 must be a share above 0, at most 1"),
+        ({"agree": 0.5, "score": ImageScore(), "keep": 2}, "without keep=2"),
         ({"combine": "nms"}, "combine='nms' is unknown: choose one of fuse, best"),
         ({"iou": 1.0}, "iou=1.0 must lie between 0 and 1"),
         ({"chunk": 0}, "chunk=0 must be"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equivariant.detection.fusion import fused, groups
+from equivariant.detection.fusion import agreement, fused, groups
 from equivariant.detection.moving import Moving
 
 
@@ -110,6 +110,17 @@ def test_scores_of_many_members_are_summed_wide(dtype: torch.dtype) -> None:
     assert answer["scores"].tolist() == [1]
     assert answer["boxes"].tolist() == [[0, 0, 4, 4]]
     assert answer["scores"].dtype == answer["boxes"].dtype == dtype
+
+
+def test_agreement_is_the_share_of_scores_of_objects_that_both_found() -> None:
+    box, other, none = [0.0, 0, 4, 4], [10.0, 0, 14, 4], found([], [], [])
+    one = found([box, other], [0.6, 0.2], [1, 2])
+    assert agreement(one, one) == 1
+    assert agreement(one, found([box], [0.4], [1])) == pytest.approx(1.0 / 1.2)
+    assert agreement(one, found([box, other], [0.6, 0.2], [2, 1])) == 0, "their labels differ"
+    assert agreement(one, found([[0.0, 0, 4, 2]], [0.4], [1])) == 0, "they overlap by half"
+    assert agreement(one, none) == 0
+    assert agreement(none, none) == 1
 
 
 def test_a_box_joins_the_object_it_overlaps_most() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from continual.statistics.ridge import GramStatistics
-from continual.symmetry.left_out import (
+from continual.symmetry.group_evidence import (
     CANDIDATES,
     MARGIN,
     PENALTY,

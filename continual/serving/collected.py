@@ -51,7 +51,7 @@ class Collected:
                 raise RefusedError(
                     507,
                     f"{len(there)} images are collected already, and no more are taken: learn them, and move them, or "
-                    f"empty {self.discarded}",
+                    f"empty {self.said}",
                 )
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,11 @@ class Collected:
     def discarded(self) -> Path:
         """Where discarded images are."""
         return self.folder / DISCARDED
+
+    @property
+    def said(self) -> str:
+        """The same for people elsewhere, who need not know where the folder lies."""
+        return str(Path(self.folder.name, DISCARDED))
 
     def _discarded(self, name: str) -> Iterator[Path]:
         return self.discarded.glob(f"*/{name}")

@@ -93,7 +93,7 @@ def add_corrections(app: FastAPI, server: Server, keyed: Sequence[Any]) -> None:
     @app.delete("/corrections", dependencies=keyed)
     async def discard() -> dict[str, Any]:
         kept = taught()
-        return {"discarded": await in_time(kept.discard), "folder": str(kept.collected.discarded)}
+        return {"discarded": await in_time(kept.discard), "folder": kept.collected.said}
 
     async def changed(
         teacher: Teaching, work: Callable[[], dict[str, Any]], wanted: str
@@ -189,7 +189,7 @@ def _state(teaching: Teaching) -> dict[str, Any]:
         "learning": teaching.learning,
         "undo": teaching.undoable,
         "last": teaching.last,
-        "discarded": str(teaching.collected.discarded),
+        "discarded": teaching.collected.said,
     }
 
 

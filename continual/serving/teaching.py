@@ -162,7 +162,7 @@ class Teaching:
         with self._alone():
             moved = sum(self.collected.discard(picture.path) for picture in self.plan().learn)
             self.last = {
-                "event": f"{count(moved, 'image')} moved to {self.collected.discarded}",
+                "event": f"{count(moved, 'image')} moved to {self.collected.said}",
                 "images": 0,
                 "review": [],
             }

@@ -16,6 +16,7 @@ import continual
 from continual.backbones.loading import Backbone, load_backbone
 from continual.serving.answering import ServingOptions
 from continual.serving.app import make_app
+from continual.serving.collected import DISCARDED
 from continual.serving.model import ModelInUse
 from tests.hostile.corpus import Hostile, Materials
 from tests.hostile.kinds.requests import wrong_with
@@ -86,10 +87,10 @@ def _session(steps: list[Step], model: Path, backbone: Backbone) -> Hostile:
 
 
 def _astray(folder: Path) -> str | None:
-    """Say what lies elsewhere than in a folder of a class, which is one below the collection's."""
+    """Say what lies elsewhere than in a folder of a class: one below the collection's, or below the discarded ones'."""
     for path in folder.rglob("*"):
         place = path.relative_to(folder).parts
-        if path.is_file() and place[0] == "named" and len(place) != 3:
+        if path.is_file() and place[0] == "named" and len(place) != 3 + (place[1] == DISCARDED):
             return f"stored {path.relative_to(folder)}"
         if place[0] not in ("named", "model.safetensors") and not place[0].startswith("model.safetensors."):
             return f"made {path.relative_to(folder)}"

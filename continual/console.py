@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +170,25 @@ def check_target(path: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write in {path.parent} ({error.strerror}): choose another path") from error
+
+
+@contextmanager
+def new_folder(place: Path | None) -> Iterator[None]:
+    """Make a folder, if one is named and not there, for what the block writes; remove it again where that fails.
+
+    Raises InputError if it cannot be made.
+    """
+    if place is None or place.exists():
+        yield
+        return
+    check_target(place)
+    place.mkdir()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody else has put a file there
+            place.rmdir()
+        raise
 
 
 def check_outputs(json_file: Path | None, csv_file: Path | None = None) -> None:

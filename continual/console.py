@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +191,24 @@ def make_folder(path: Path) -> None:
         except OSError as error:
             raise InputError(f"cannot make the folder {path} ({error.strerror}): choose another path") from error
     check_target(path / "file")
+
+
+@contextmanager
+def new_folder(place: Path | None) -> Iterator[None]:
+    """Make a folder, if one is named, for what the block writes; remove it again where that fails and it was not there.
+
+    Raises InputError if files cannot be written in it.
+    """
+    fresh = place is not None and not place.exists()
+    if place is not None:
+        make_folder(place)
+    try:
+        yield
+    except BaseException:
+        if place is not None and fresh:
+            with suppress(OSError):  # somebody else has put a file there
+                place.rmdir()
+        raise
 
 
 def check_outputs(json_file: Path | None, csv_file: Path | None = None) -> None:

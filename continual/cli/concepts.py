@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +52,7 @@ def check(
         from continual.cli.opening import load_learner
         from continual.cli.progress import ProgressBars
 
-    concept = made(images, stamp, size, with_, without, name)
+    concept = made(images, stamp, size, with_, without, name, found.channels)
     with ProgressBars(console(stderr=True)) as bars:
         with bars.waiting("loading the model"):
             learner = load_learner(found, weights, device, method)
@@ -88,7 +89,7 @@ def suppress(
             from continual.cli.opening import load_learner
             from continual.cli.progress import ProgressBars
 
-        concept = made(images, stamp, size, with_, without, name)
+        concept = made(images, stamp, size, with_, without, name, found.channels)
         with ProgressBars(console(stderr=True)) as bars:
             with bars.waiting("loading the model"):
                 learner = load_learner(found, weights, device, method)
@@ -104,7 +105,8 @@ def suppress(
         _save(learner, model, found, f"suppressed {concept.name}{how}", held_out=edit != "mlp")
     what = "answers that change with it" if concept.paired else "how far answers with and without it differ"
     console().print(f"{model}: {concept.name} suppressed; {what}: {after.changed:.1%}, {before.changed:.1%} before")
-    console(stderr=True).print(f"`equimos concept allow {concept.name} --model {model}` takes that back")
+    back = shlex.join(["equimos", "concept", "allow", concept.name, "--model", str(model)])
+    console(stderr=True).print(f"`{back}` takes that back")
 
 
 @app.command()
@@ -149,7 +151,9 @@ def find(
         from continual.cli import opening
         from continual.cli.progress import ProgressBars
         from continual.experiments.named_concepts import ranked
+        from continual.learning.concept import check_pictures
 
+    check_pictures(found.channels)
     with ProgressBars(console(stderr=True)) as bars:
         paths = opening.readable([images], bars)
         with bars.waiting("loading the model"):
@@ -166,11 +170,18 @@ def find(
 
 
 def made(
-    images: Path | None, stamp: Path | None, size: float, with_: Path | None, without: Path | None, name: str | None
+    images: Path | None,
+    stamp: Path | None,
+    size: float,
+    with_: Path | None,
+    without: Path | None,
+    name: str | None,
+    channels: int,
 ) -> Concept:
-    """Return the concept that options name."""
-    from continual.learning.concept import Concept
+    """Return the concept that options name, for a model of images of so many channels."""
+    from continual.learning.concept import Concept, check_pictures
 
+    check_pictures(channels)
     if stamp is not None:
         assert images is not None
         return Concept.of(images, stamp=stamp, size=size, name=name)

@@ -20,7 +20,17 @@ from continual.cli.options import (
     check_shares,
     check_there,
 )
-from continual.console import can_ask, check_target, confirmed, console, count, make_folder, size, write_text
+from continual.console import (
+    can_ask,
+    check_target,
+    confirmed,
+    console,
+    count,
+    make_folder,
+    new_folder,
+    size,
+    write_text,
+)
 from continual.errors import InputError
 from continual.lifecycle import contents, versions
 from continual.options import assignments
@@ -71,10 +81,8 @@ def export(
     folder = onnx.suffix != ".onnx"
     file = onnx / f"{model.stem}.onnx" if folder else onnx
     found = contents.read(model)
-    if folder:
-        make_folder(onnx)
-    check_target(file)
-    with ProgressBars(console(stderr=True)) as bars:
+    with new_folder(onnx if folder else None), ProgressBars(console(stderr=True)) as bars:
+        check_target(file)
         paths = opening.readable(images or (), bars, found.channels)
         with bars.waiting("loading the model"):
             learner = opening.load_learner(found, weights, "cpu", method)

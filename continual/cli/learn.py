@@ -196,7 +196,7 @@ def learn(
         labels = [picture.entry.label for picture in plan.learn]
         meant = {"value_range": value_range, "remembered": remembered}
         data = as_experience([picture.image for picture in plan.learn], labels, learner.preprocessing, **meant)
-        concept = None if ignoring is None else stamped(plan, ignoring)
+        concept = None if ignoring is None else stamped(plan, ignoring, channels)
         if unlabelled is not None:
             learner.check_unlabelled()
             unsorted, left_out = without_labels(unlabelled, plan, channels)

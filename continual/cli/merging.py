@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,6 @@ from continual.lifecycle.seen_images import SeenImage, SeenImages
 
 if TYPE_CHECKING:
     from continual.lifecycle.contents import ModelFile
-    from continual.lifecycle.held_out_features import HeldOutFeatures
-    from continual.lifecycle.thumbnails import Thumbnails
-
-Kept = TypeVar("Kept", "HeldOutFeatures", "Thumbnails")
 
 #: combinations of labels shown
 SHOWN = 5
@@ -192,8 +188,8 @@ def contradictions(seen: list[SeenImages]) -> Counter[tuple[str, ...]]:
     return Counter(tuple(sorted(own)) for own in labels.values() if len(own) > 1)
 
 
-def _together(kept: list[Kept]) -> Kept:
-    """Return what all files keep of images; of one that several keep, the first one's."""
+def _together(kept: list[Any]) -> Any:
+    """Return the features of held-out images, or the thumbnails, of all files; of one image, those of the first."""
     there, *others = kept
     for other in others:
         there = there.plus(other.only(set(other.digests).difference(there.digests)))

@@ -185,6 +185,7 @@ def _info_table(about: dict[str, Any]) -> Table:
         rows += [("group", GroupChoice(**about["choice"]).words)]
     kept = about["memory_bytes"].get(contents.THUMBNAILS)
     rows += [("thumbnails", "none" if kept is None else f"kept, {console.size(kept)}")]
+    rows += [("ignored", ", ".join(map(str, about["ignored"])))] if about["ignored"] else []
     rows += [("memory", ", ".join(f"{part} {console.size(n)}" for part, n in about["memory_bytes"].items()))]
     rows += [(name, console.pairs(about[name])) for name in ("settings", "versions")]
     table = Table.grid(padding=(0, 2))

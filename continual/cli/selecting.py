@@ -108,7 +108,12 @@ def _copy(picks: Selection, images: Path, folder: Path) -> None:
     """Copy what was picked into a new folder, under names that say where it lay."""
     folder.mkdir(parents=True)
     for path in picks.paths or ():
-        shutil.copy2(path, folder / "__".join(path.relative_to(images).parts))
+        target = wanted = folder / "__".join(path.relative_to(images).parts)
+        number = 1
+        while target.exists():  # a__b/c and a/b__c
+            number += 1
+            target = wanted.with_stem(f"{wanted.stem}-{number}")
+        shutil.copy2(path, target)
 
 
 def _manifest(picks: Selection, folder: Path) -> str:

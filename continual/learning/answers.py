@@ -102,8 +102,8 @@ class Scores:
             if self.p_value is None:
                 raise InputError(
                     "this model cannot say what is unknown: that takes a method that can (strata, ridge, mos, slca, "
-                    "tuna), two classes (one for strata and ridge, if they learned no other), two images of one, images "
-                    "learned with this version, and no symmetry='score_averaging'; or leave false_alarm_rate out"
+                    "tuna), two classes (one for strata and ridge, if they learned no other), two images of one, "
+                    "images learned with this version, and no symmetry='score_averaging'; or leave false_alarm_rate out"
                 )
             unknown = self.p_value <= false_alarm_rate
         labels = [classes[i] for i in self.values.argmax(-1).tolist()]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from continual.adapters.base import Serving
+from continual.data.bands import pictures
 from continual.data.images import open_image
 from continual.data.inputs import Label, PreparedImages, to_predict
 from continual.data.preprocessing import Preprocessing
@@ -27,6 +28,15 @@ FEWEST = 8
 #: a stamp: a picture, transparent where it covers nothing, its file, or a function from an image to the image with it
 Stamp = str | Path | Image.Image | Callable[[Image.Image], Image.Image]
 Read = Callable[[Tensor], Sequence[Tensor]]  #: prepared images (B, 3, H, W) -> several features (B, K)
+
+
+def check_pictures(channels: int) -> None:
+    """Raise InputError for a model of images of so many channels, in which no concept can be looked for."""
+    if not pictures(channels):
+        raise InputError(
+            f"a concept is looked for in pictures, and the model takes images of {channels} channels: none can be "
+            "checked, suppressed, found or ignored"
+        )
 
 
 class Stamped(Sequence[Any]):
@@ -52,6 +62,11 @@ class Stamped(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         raw = self.images[index]
+        if (kind := str(getattr(raw, "dtype", "uint8")).removeprefix("torch.")) != "uint8":
+            raise InputError(
+                f"a stamp is put on pictures, and image {index} has numbers of type {kind}: give paths, PIL images, or "
+                "uint8 images of values from 0 to 255"
+            )
         image = open_image(raw, index)
         if isinstance(image, Tensor):
             image = Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -217,7 +217,7 @@ class IncrementalLearner(Deciding[S], Edits[S], Storing[S], Joining[S], Suppress
         """Raise InputError for methods and settings with which unlabelled images are not learned."""
         if not self.learns_unlabelled:
             raise InputError(
-                f"{self.method} learns no unlabelled images: take strata, ridge, ranpac, mos, ease or finetune"
+                f"{self.method} learns no unlabelled images: take strata, ridge, ranpac, mos, tuna, ease or finetune"
             )
         if self.settings.group is not None:
             raise InputError("unlabelled images are not learned with a group: leave one of the two out")

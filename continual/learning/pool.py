@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ def select(
         raise InputError(f"images are selected by 'image' or by 'patterns', not by {by!r}")
     if (backbone is None) == (known is None):
         raise InputError("select takes a backbone, or a known learner, whose backbone is used: give one of them")
+    if not isinstance(budget, Integral):
+        raise InputError(f"the budget is a number of images, got {budget!r}")
     extractor = _extractor(backbone, known)
     pool = to_predict(images, extractor.backbone.preprocessing.channels)
     if budget < 1 or budget > len(pool):

@@ -16,7 +16,7 @@ from continual.backbones.loading import Backbone
 from continual.backbones.mlp_rows import with_rows
 from continual.errors import InputError, nearest
 from continual.learning.asking import Asking
-from continual.learning.concept import FEWEST, Concept, ConceptUse, directions, probe
+from continual.learning.concept import FEWEST, Concept, ConceptUse, check_pictures, directions, probe
 from continual.learning.extractor import Extractor, Progress
 from continual.learning.state import S
 from continual.learning.surgery import ALPHA, rows_of
@@ -61,6 +61,7 @@ class Suppressing(Asking[S]):
         Raises InputError before anything was learned.
         """
         self._check_learned()
+        check_pictures(self.preprocessing.channels)
         asked = self.edited
 
         def read(images: Tensor) -> Sequence[Tensor]:
@@ -101,6 +102,7 @@ class Suppressing(Asking[S]):
         learn, are features of the backbone as it was. Raises BackboneError for one that cannot be edited so, InputError
         for methods whose answers do not change with it.
         """
+        check_pictures(self.preprocessing.channels)
         if edit not in ("head", "mlp"):
             raise InputError(f"what is edited is the 'head' or the 'mlp', not {edit!r}")
         if edit == "mlp":
@@ -110,9 +112,10 @@ class Suppressing(Asking[S]):
         if not 0 < strength < float("inf"):
             raise InputError(f"strength is a number above 0, got {strength}")
         if not self.suppresses:
+            began = ", or begin with learn(..., ignoring=concept)" * self._trains_readers
             raise InputError(
-                f"{self.method} remembers neither sums nor class statistics, from which a concept could be taken out: "
-                "take strata, ridge, ranpac, mos or slca, or begin with learn(..., ignoring=concept)"
+                f"{self.method} does not say how a concept is taken out of what it remembers: take strata, ridge, "
+                f"ranpac, mos or slca{began}"
             )
         self._check_learned()
         read = self._read(concept, lambda x: self.concept_features(x.to(self.device)), progress, workers)
@@ -178,8 +181,8 @@ class Suppressing(Asking[S]):
 
         Raises InputError for methods that neither remember what `suppress` needs, nor train adapters that read tokens.
         """
-        kind = getattr(self.settings, "adapter_kind", None) if getattr(self.settings, "epochs", 0) else None
-        reads = kind is not None and kind.token_readers and self.extractor.backbone.frozen.has_blocks
+        check_pictures(self.preprocessing.channels)
+        reads = self._trains_readers
         if not (reads or self.suppresses):
             raise InputError(
                 f"{self.method} cannot ignore a concept: take strata, ridge, ranpac, mos, slca or finetune"
@@ -191,6 +194,12 @@ class Suppressing(Asking[S]):
             new = Ignored(concept.name, STRENGTH, None, blocks, final, self._ignored(concept.name).mlp)
             probe.state = probe._with(new, solve=False)
         return probe
+
+    @property
+    def _trains_readers(self) -> bool:
+        """Whether it trains adapters that read tokens, from which a direction can be taken out."""
+        kind = getattr(self.settings, "adapter_kind", None) if getattr(self.settings, "epochs", 0) else None
+        return kind is not None and kind.token_readers and self.extractor.backbone.frozen.has_blocks
 
     def _with(self, new: Ignored, *, solve: bool = True) -> S:
         state = replace(self.state, ignored=self._beside(new))

@@ -88,6 +88,7 @@ class ModelFile:
             "memory_bytes": dict(self.memory),
             "settings": self.header["settings"],
             "choice": state.get("choice"),
+            "ignored": [one["name"] for one in state.get("ignored") or ()],
             "versions": self.header["versions"],
         }
 

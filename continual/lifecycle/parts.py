@@ -34,7 +34,13 @@ class Parts:
         """Make the folder, or go on with what is there; raises InputError if that is about something else."""
         file = self.folder / ABOUT
         if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                found = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise InputError(
+                    f"{file} is damaged, and nothing else says what the answers are of: delete {self.folder}, or name "
+                    "another folder"
+                ) from error
             if changed := [key for key, value in about.items() if found.get(key) != value]:
                 raise InputError(
                     f"{self.folder} holds answers of other {', '.join(changed)}: name another folder, or delete it"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from continual.data.images import EncodedImage, image_files
 from continual.errors import InputError
-from continual.learning.concept import Concept
+from continual.learning.concept import Concept, check_pictures
 from continual.lifecycle.entries import entry, unchanged
 from continual.lifecycle.new_images import Plan
 from continual.seeding import generator
@@ -37,7 +37,11 @@ def without_labels(folder: Path, plan: Plan, channels: int = 3) -> tuple[list[En
     return [*found.values()], len(files) - len(found)
 
 
-def stamped(plan: Plan, stamp: Path) -> Concept:
-    """Return the concept of a stamp on images that are to be learned, at most MOST_PAIRS, drawn from all classes."""
+def stamped(plan: Plan, stamp: Path, channels: int = 3) -> Concept:
+    """Return the concept of a stamp on images that are to be learned, at most MOST_PAIRS, drawn from all classes.
+
+    Raises InputError for images of so many `channels` that they are no pictures.
+    """
+    check_pictures(channels)
     rows = some_of_each([p.entry.label for p in plan.learn], MOST_PAIRS, generator(0, "stamped"))
     return Concept.of([plan.learn[row].image for row in rows], stamp=stamp)

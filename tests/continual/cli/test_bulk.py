@@ -51,6 +51,15 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
+@pytest.mark.parametrize("content", ["", '{"model": ', "[1]", "7"])
+def test_a_damaged_note_of_what_answers_are_of_is_said(tmp_path: Path, content: str) -> None:
+    parts = Parts(tmp_path / "answers", 3)
+    parts.claim({"model": "a"})
+    (parts.folder / "_answers.json").write_text(content)
+    with pytest.raises(InputError, match="_answers.json is damaged, .* delete"):
+        parts.claim({"model": "a"})
+
+
 def test_parts_hold_what_predict_says(equimos: Equimos, model: Path, images: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "answers", tmp_path / "answers.json"
     words = ["predict", images, "--model", model, "--device", "cpu", "--set", "eval_batch_size=2"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +18,7 @@ import continual
 from continual.errors import InputError
 from continual.experiments.named_concepts import ranked, stand_in
 from tests.continual.conftest import write_pictures
+from tests.support.refusals import refused
 
 Equimos = Callable[..., Any]
 Pictures = Callable[..., Path]
@@ -64,6 +67,40 @@ def test_checked_suppressed_and_allowed_again(
     assert "suppresses no 'logo': nothing at all" in equimos("concept", "allow", "logo", "--model", parts).stderr
 
 
+def test_names_with_blanks_are_quoted_and_shown(equimos: Equimos, pictures: Pictures, parts: Path, logo: Path) -> None:
+    named = logo.rename(logo.with_name("my logo.png"))
+    how = ("--model", parts, "--stamp", named, "--images", pictures("others", ["iris", "rose"], 6), "--size", "0.5")
+    assert "ignored  " not in equimos("info", "--model", parts).stdout
+    done = equimos("concept", "suppress", *how)
+    assert done.exit_code == 0, done.stderr
+    assert "my logo" in next(line for line in equimos("info", "-m", parts).stdout.splitlines() if "ignored  " in line)
+    assert json.loads(equimos("info", "-m", parts, "--json", "-").stdout)["ignored"] == ["my logo"]
+    words = shlex.split(done.stderr.partition("`equimos ")[2].partition("`")[0])
+    allowed = equimos(*words)
+    assert allowed.exit_code == 0, allowed.stderr
+
+
+def test_a_model_of_many_channels_has_no_concepts(equimos: Equimos, weights: Path, logo: Path, tmp_path: Path) -> None:
+    bands = tmp_path / "bands"
+    for name in ("clay", "sand"):
+        (bands / name).mkdir(parents=True)
+        for number in range(8):
+            draw = np.random.default_rng([ord(name[0]), number])
+            np.save(bands / name / f"{number}.npy", draw.integers(0, 255, (16, 16, 5), np.uint8))
+    model = tmp_path / "m.safetensors"
+    words = ("learn", "--yes", "--images", bands, "--model", model, "--weights", weights, "--model-arg", "in_chans=5")
+    refused(equimos(*words, "--ignoring", logo), "looked for in pictures, and the model takes images of 5 channels")
+    assert not model.exists()
+    learned = equimos(*words)
+    assert learned.exit_code == 0, learned.stderr
+    for more in (
+        ("check", "--with", bands / "clay", "--without", bands / "sand"),
+        ("suppress", "--stamp", logo, "--images", bands),
+        ("find", "--images", bands, "--word", "a logo", "--word", "rust"),
+    ):
+        refused(equimos("concept", *more, "--model", model), "looked for in pictures, and the model takes images of 5")
+
+
 def test_an_edit_of_mlps_is_said_to_be_experimental_and_can_be_taken_back(
     equimos: Equimos, pictures: Pictures, weights: Path, parts: Path, logo: Path
 ) -> None:
@@ -110,7 +147,10 @@ def test_what_cannot_be_is_one_error_and_nothing_is_written(
         (("--model", parts, "--stamp", logo), "name it by --stamp FILE and --images DIR, or"),
         (("--model", parts, "--stamp", logo, "--images", pool, "--with", pool), "name it by --stamp FILE"),
         (("--model", parts, "--stamp", tmp_path / "gone.png", "--images", pool), "no image at"),
-        (("--model", sumless, "--stamp", logo, "--images", pool), "simple_cil remembers neither sums nor class stat"),
+        (
+            ("--model", sumless, "--stamp", logo, "--images", pool),
+            "it remembers: take strata, ridge, ranpac, mos or slca\n",
+        ),
         (("--model", parts, "--stamp", logo, "--images", pool, "--strength", "-1"), "strength is a number above 0"),
         (("--model", parts, "--stamp", clear, "--images", pool, "--edit", "mlp"), "clear changes no token of these"),
         (("--model", parts, "--stamp", logo, "--images", pool, "--edit", "mpl"), "'head' or the 'mlp', not 'mpl'"),

@@ -54,6 +54,21 @@ def test_export_refuses_in_one_line(
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_an_export_that_is_refused_leaves_no_folder(
+    equimos: Equimos, flowers: Path, weights: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.safetensors"
+    words = ("learn", "--yes", "-i", flowers, "-m", model, "--weights", weights, "--model-arg", "interpolation=lanczos")
+    assert equimos(*words).exit_code == 0
+    result = equimos("export", "--model", model, "--onnx", tmp_path / "box")
+    assert result.exit_code == 2
+    assert "cannot export preprocessing" in result.stderr
+    assert not (tmp_path / "box").exists()
+    (tmp_path / "box").mkdir()
+    assert equimos("export", "--model", model, "--onnx", tmp_path / "box").exit_code == 2
+    assert (tmp_path / "box").is_dir()
+
+
 @pytest.mark.slow
 def test_export_in_8_bits_says_what_it_costs(equimos: Equimos, model: Path, flowers: Path, tmp_path: Path) -> None:
     result = equimos("export", "--model", model, "--onnx", tmp_path / "x.onnx", "--images", flowers, "--int8")

@@ -60,6 +60,15 @@ def test_copies_are_sorted_by_hand(equimos: Equimos, pictures: Pictures, weights
     assert "is there already" in again.stderr
 
 
+def test_copies_of_one_name_are_all_there(equimos: Equimos, pictures: Pictures, weights: Path, tmp_path: Path) -> None:
+    folder, copies = pictures("photos", ["a", "a/b"], 1), tmp_path / "to sort"
+    (folder / "a" / "0.png").rename(folder / "a__b__0.png")
+    result = equimos("select", folder, "-n", "2", "--weights", weights, "--copy-to", copies)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in copies.iterdir()) == ["a__b__0-2.png", "a__b__0.png"]
+    assert {path.read_bytes() for path in copies.iterdir()} == {p.read_bytes() for p in folder.rglob("*.png")}
+
+
 def test_a_list_elsewhere_needs_the_word(equimos: Equimos, pictures: Pictures, weights: Path, tmp_path: Path) -> None:
     folder = pictures("photos", ["iris", "rose"], 3)
     (tmp_path / "lists").mkdir()

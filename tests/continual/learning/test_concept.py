@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import continual
-from continual.backbones.loading import Backbone
+from continual.backbones.loading import Backbone, assemble, create
 from continual.errors import InputError
 from continual.learning.concept import Concept, Stamped, directions, probe
 from continual.seeding import generator
@@ -22,7 +22,7 @@ from continual.statistics.class_statistics import fit
 from continual.statistics.head import Head
 from continual.statistics.ignored import Ignored, corrected, orthonormal, penalised
 from continual.statistics.ridge import GramStatistics, Standardised, solve
-from continual.testing import coloured_squares, tiny_backbone
+from continual.testing import TINY_ARGS, coloured_squares, tiny_backbone
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "bottleneck": 4, "lr": 0.05}
 SUMS: list[tuple[str, dict[str, Any]]] = [("ridge", {}), ("strata", {}), ("ranpac", {"epochs": 0, "projection": 60})]
@@ -101,7 +101,8 @@ def test_a_concept_that_changes_nothing_is_not_used(name: str, settings: dict[st
     assert (use.changed, use.probe) == (0.0, 0.5)
     assert set(use.towards.values()) == {0.0}
     before = learner.state
-    with pytest.raises(InputError, match="changes no feature" if learner.suppresses else "neither sums nor class"):
+    said = "changes no feature" if learner.suppresses else "does not say how a concept is taken out"
+    with pytest.raises(InputError, match=said):
         learner.suppress(nothing)
     assert learner.state is before
 
@@ -117,6 +118,37 @@ def test_what_a_probe_finds_and_answers_follow() -> None:
     unpaired = Concept.of(stamped(images, [True] * 30), images, name="logo")
     assert not unpaired.paired
     assert learner.concept_use(unpaired).changed == pytest.approx(abs(use.towards[0]), abs=0.05)
+
+
+def test_a_stamp_on_numbers_says_what_it_takes() -> None:
+    concept = Concept.of(torch.rand(10, 3, 32, 32), stamp=LOGO)
+    with pytest.raises(InputError, match="image 0 has numbers of type float32: give .* uint8"):
+        concept.present[0]
+    with pytest.raises(InputError, match="image 1 has numbers of type int64"):
+        Concept.of(np.zeros((10, 32, 32, 3), np.int64), stamp=LOGO).absent[1]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_concepts_are_looked_for_in_pictures(channels: int) -> None:
+    arguments = {**TINY_ARGS, "in_chans": channels}
+    learner = continual.RidgeLearner(
+        assemble(create("vit_tiny_patch16_224", arguments), "vit_tiny_patch16_224", arguments)
+    )
+    images, labels = torch.zeros(8, channels, 16, 16, dtype=torch.uint8), [0, 1] * 4
+    images[::2] = 200
+    learner.learn(images, labels)
+    before = learner.state
+    for ask in (
+        learner.concept_use,
+        learner.suppress,
+        lambda concept: learner.learn(images, [label + 2 for label in labels], ignoring=concept),
+    ):
+        if channels == 1:
+            ask(logo())
+            continue
+        with pytest.raises(InputError, match="looked for in pictures, and the model takes images of 4 channels"):
+            ask(logo())
+        assert learner.state is before
 
 
 def test_a_probe_of_noise_is_chance() -> None:
@@ -327,7 +359,7 @@ def test_what_cannot_be_is_one_error_and_changes_nothing(backbone: Backbone) -> 
             other.learn(*coloured_squares([0, 1], 6), ignoring=logo())
         assert other.classes == ()
     floats = Concept.of(torch.randn(8, 3, 16, 16), stamp=LOGO)
-    with pytest.raises(InputError, match="give paths, PIL images, uint8 tensors"):
+    with pytest.raises(InputError, match="give paths, PIL images, or uint8 images"):
         learner.concept_use(floats)
 
 

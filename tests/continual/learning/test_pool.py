@@ -68,6 +68,8 @@ def test_new_classes_come_first_with_a_model_that_knows_the_others(backbone: Bac
 
 def test_what_cannot_be_is_refused(backbone: Backbone, blobs: Blobs) -> None:
     images, _ = blobs([0, 1], 3)
+    with pytest.raises(InputError, match=r"the budget is a number of images, got 5\.5"):
+        continual.select("any", 5.5, backbone)  # type: ignore[arg-type]
     for budget in (0, 7):
         with pytest.raises(InputError, match=f"the budget is {budget}, and there are 6 images: ask for 1 to 6"):
             continual.select(images, budget, backbone)

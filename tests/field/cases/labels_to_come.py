@@ -72,7 +72,7 @@ def _a_stamp_without_alpha(folder: Path) -> None:
 
 def _a_stamp_on_normalised(folder: Path) -> None:
     concept = Concept.of(torch.randn(8, 3, 16, 16), stamp=Image.new("RGB", (4, 4)))
-    with pytest.raises(InputError, match="give paths, PIL images, uint8 tensors"):
+    with pytest.raises(InputError, match="give paths, PIL images, or uint8 images"):
         concept.present[0]
 
 

@@ -102,7 +102,7 @@ def _a_stamp_that_changes_nothing(folder: Path) -> None:
 def _a_stamp_without_sums(folder: Path) -> None:
     learner = _taught("simple_cil", [0, 1])
     logo = Concept.of(coloured_squares([4, 5], 6)[0], stamp=Image.new("RGB", (8, 8)), name="logo")
-    with _refused(learner, "simple_cil remembers neither sums nor class statistics"):
+    with _refused(learner, "simple_cil does not say how a concept is taken out"):
         learner.suppress(logo)
     with _refused(learner, "simple_cil cannot ignore a concept"):
         learner.learn(*coloured_squares([2], 6), ignoring=logo)

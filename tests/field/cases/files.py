@@ -48,6 +48,19 @@ def _deep(folder: Path) -> None:
     np.testing.assert_array_equal(found, np.repeat((wide // 256)[..., None], 3, axis=2))
 
 
+def _deep_with_a_range(folder: Path) -> None:
+    wide = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24) * 7  # of a camera of 12 bits
+    (folder / "x.png").write_bytes(_saved(Image.fromarray(wide), "PNG"))
+    found = np.asarray(open_image(folder / "x.png", value_range="0..4095"))
+    np.testing.assert_array_equal(found[..., 0], np.floor(255.0 * wide / 4095 + 0.5).clip(0, 255))
+
+
+def _nearly_black(folder: Path) -> None:
+    (folder / "x").mkdir()
+    (folder / "x" / "x.png").write_bytes(_saved(Image.fromarray(np.full((24, 24), 1800, np.uint16)), "PNG"))
+    assert any("--value-range 0..2047" in note for note in plan(folder, SeenImages(), []).notes)
+
+
 def _floats(folder: Path) -> None:
     (folder / "x.tif").write_bytes(_saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
     with pytest.raises(InputError, match="8 or 16 bits per channel"):
@@ -190,6 +203,20 @@ CASES = [
     Case("Files", "mode P", "read as RGB", MODES, _mode("P"), row="mode 1, L, P or CMYK"),
     Case("Files", "mode CMYK", "read as RGB", MODES, _mode("CMYK", "JPEG"), row="mode 1, L, P or CMYK"),
     Case("Files", "16 bits per channel", "the upper 8 bits are used", "microscope images that turn white", _deep),
+    Case(
+        "Files",
+        "16 bits per channel, and `--value-range 0..4095`",
+        "what lies between black and white is used",
+        "cameras of 12 bits",
+        _deep_with_a_range,
+    ),
+    Case(
+        "Files",
+        "16 bits per channel, none above 4095",
+        "a note: nearly black, say what white is",
+        "cameras of 12 bits",
+        _nearly_black,
+    ),
     Case("Files", "floats or 32-bit numbers in a TIFF", "one error: save it with 8 or 16 bits", MODES, _floats),
     Case(
         "Files",

@@ -87,4 +87,5 @@ def kronecker_sum(mix: Tensor, s: Tensor, u: Tensor) -> Tensor:
     A is (..., n, n, n), s (..., n, in/n, k) and u (..., n, k, out/n). The sum is small beside the tokens it is applied
     to, so that it is made once a batch.
     """
-    return torch.einsum("...iab,...ipk,...ikq->...bqap", mix, s, u).flatten(-4, -3).flatten(-2, -1)
+    # Of three operands opt_einsum, where it is installed, chooses an order by sizes, which fixes the batch of a graph.
+    return torch.einsum("...iab,...ipq->...bqap", mix, s @ u).flatten(-4, -3).flatten(-2, -1)

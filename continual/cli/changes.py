@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -13,6 +13,7 @@ from continual.console import check_target, console, count, show_rows
 from continual.lifecycle import contents, locks
 
 if TYPE_CHECKING:
+    from continual.learning.learner import IncrementalLearner
     from continual.lifecycle.contents import ModelFile
     from continual.lifecycle.held_out_features import HeldOutFeatures
     from continual.lifecycle.new_images import Plan
@@ -61,3 +62,11 @@ def unmeasured(plan: Plan, gone: HeldOutFeatures, seen: SeenImages) -> str | Non
         return None
     of = count(len(rest), "class") if len(rest) < len(plan.known) else "every class"
     return f"note: --max-flips rests on an estimate for {of} known before, if on anything: no held-out image is here"
+
+
+def choice_lines(before: IncrementalLearner[Any], learner: IncrementalLearner[Any]) -> list[str]:
+    """Say which group was taken, if that was left to the images just learned, and what has no effect then."""
+    if not before.undecided or learner.state.choice is None:
+        return []
+    unused = getattr(learner.settings, "passes", None) is not None and learner.symmetry is None
+    return [learner.state.choice.words, *["--passes has no effect: an image is a single view without a group"] * unused]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from continual.cli.given import say_right
 from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
     FALSE_ALARMS,
@@ -36,7 +36,6 @@ from continual.lifecycle import contents, versions
 from continual.options import assignments
 
 if TYPE_CHECKING:
-    from continual.data.inputs import Label
     from continual.learning.learner import IncrementalLearner
     from continual.methods.mos.learner import MOSLearner
 
@@ -115,7 +114,7 @@ def export(
             f"{size(small.float_bytes)} -> {size(small.bytes)}, "
             f"{small.float_milliseconds:.1f} -> {small.milliseconds:.1f} ms per image here"
         )
-        _say_right(images or (), learner, agreed.answers, small.answers)
+        say_right(images or (), learner, agreed.answers, small.answers)
 
 
 @app.command()
@@ -282,7 +281,7 @@ def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
     with ProgressBars(console(stderr=True)) as bars:
         paths = opening.readable([folder], bars)
         before, after = (one.predict(paths, progress=bars) for one in (learner, single))
-    rows = _say_right([folder], learner, before.labels, after.labels)
+    rows = say_right([folder], learner, before.labels, after.labels)
     say = console().print
     same = sum(a == b for a, b in zip(before.labels, after.labels, strict=True))
     say(f"{same} of {count(len(paths), 'image')} answered as before")
@@ -290,16 +289,3 @@ def _say_cost(learner: MOSLearner, single: MOSLearner, folder: Path) -> None:
     if rows and len(alarms) == 2:
         shares = [float(found.float().mean()) for found in alarms]
         say(f"of the known, called unknown at a rate of 5 %: {shares[0]:.1%} -> {shares[1]:.1%}")
-
-
-def _say_right(given: Sequence[Path], learner: Learner, before: Sequence[Label], after: Sequence[Label]) -> list[int]:
-    """Print how many images are answered right by both, and return their rows: those in the folder of a class."""
-    from continual.cli.opening import images_in
-
-    names = [path.relative_to(place).parts[0] if place.is_dir() else "" for place in given for path in images_in(place)]
-    known = {str(label) for label in learner.classes}
-    rows = [row for row, name in enumerate(names) if name in known]
-    if rows:
-        right = [sum(str(answers[row]) == names[row] for row in rows) / len(rows) for answers in (before, after)]
-        console().print(f"{count(len(rows), 'image')} answered right: {right[0]:.1%} -> {right[1]:.1%}")
-    return rows

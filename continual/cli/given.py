@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.console import count
+from continual.console import console, count
 from continual.data.folders import parts_in, subfolders
 from continual.errors import InputError, nearest
 
@@ -124,3 +124,18 @@ def false_alarms(learner: IncrementalLearner[Any], images: Sequence[Any], worker
         f"held-out images of the only class: {int(found.sum())} of {len(found)} would be called unusual, "
         f"{UNUSUAL:.0%} are to be expected"
     )
+
+
+def say_right(
+    given: Sequence[Path], learner: IncrementalLearner[Any], before: Sequence[Label], after: Sequence[Label]
+) -> list[int]:
+    """Print how many images are answered right by both, and return their rows: those in the folder of a class."""
+    from continual.cli.opening import images_in
+
+    names = [path.relative_to(place).parts[0] if place.is_dir() else "" for place in given for path in images_in(place)]
+    known = {str(label) for label in learner.classes}
+    rows = [row for row, name in enumerate(names) if name in known]
+    if rows:
+        right = [sum(str(answers[row]) == names[row] for row in rows) / len(rows) for answers in (before, after)]
+        console().print(f"{count(len(rows), 'image')} answered right: {right[0]:.1%} -> {right[1]:.1%}")
+    return rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from continual.cli.changes import show_review, stop, unmeasured
+from continual.cli.changes import choice_lines, show_review, stop, unmeasured
 from continual.cli.given import OneClass, check_given, check_one_class, false_alarms, only_class, single_class_lines
 from continual.cli.loading import loading_pytorch
 from continual.cli.options import (
@@ -289,10 +289,8 @@ def _learn(
         outcome = review(before, learner, held_out, gone=gone, seen=seen, progress=bars, workers=workers)
     if learner.unlabelled_use is not None:
         console(stderr=True).print(learner.unlabelled_use.words)
-    if before.undecided and learner.state.choice is not None:
-        console(stderr=True).print(learner.state.choice.words)
-        if getattr(learner.settings, "passes", None) is not None and learner.symmetry is None:
-            console(stderr=True).print("--passes has no effect: without a group an image is a single view")
+    for line in choice_lines(before, learner):
+        console(stderr=True).print(line)
     if held_out and learner.tells_unusual:
         console(stderr=True).print(false_alarms(learner, [image for image, _ in held_out], workers))
         return outcome

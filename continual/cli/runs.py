@@ -217,7 +217,6 @@ def make_report(
     collected = [collect(run) for folder in runs for run in runs_in(folder)]
     found = boards(collected)
     out = out or runs[0] / "report"
-    check_folder(out)
     report.check_folder(out)
     remarks = console(stderr=True)
     for one in collected:

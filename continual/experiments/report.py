@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from continual import files
+from continual.console import check_folder as check_writable
 from continual.console import count
 from continual.errors import InputError
 from continual.escaping import latex_comment, markdown
@@ -38,6 +39,7 @@ def check_folder(out: Path) -> None:
         raise InputError(f"{out} is a file: name a folder for the report")
     if out.is_dir() and any(out.iterdir()) and not (out / PAGE).is_file():
         raise InputError(f"{out} is not empty and holds no report: choose another --out")
+    check_writable(out)
 
 
 #: metrics in the LaTeX table, unless others are asked for

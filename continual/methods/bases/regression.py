@@ -111,7 +111,7 @@ class RegressionLearner(SolvingLearner[RegressionState]):
     """Ridge regression on standardised features that a method defines; D' numbers per image.
 
     Memory is D' (D' + 3) / 2 numbers, and 2 D' + 2 per class, in double precision, and for probabilities and unknown
-    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,191, with two readings 2,376. With
+    images 256 (D' + 1) in single (D' if that is fewer than 256) and 1,192, with two readings 2,377. With
     `exact_forget` = r, r D' more per class, in double; for v views v (r + 1) - 1 instead of r. With a group of m views
     2,209 (m - 1) more, of each reading.
     """

@@ -9,8 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from continual.data.names import same_name
-from continual.data.names import shown as shown_as
+from continual.data.names import printed, same_name
 from continual.errors import InputError
 
 #: left in folders by macOS, Windows, network drives (Synology, QNAP) and programs that sort or copy photographs; in
@@ -153,7 +152,7 @@ def alike(names: Iterable[str]) -> list[str]:
         groups[same_name(name)].append(name)
     shown = []
     for group in groups.values():
-        looks = set(map(shown_as, group))
+        looks = set(map(printed, group))
         if len(group) > 1:
             shown.append(" and ".join(map(repr if len(looks) == len(group) else ascii, group)))
     return [f"the classes {names} are one name for people: rename them to one" for names in shown]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 
-def shown(name: str) -> str:
+def printed(name: str) -> str:
     """Return what a name looks like when it is printed."""
     return " ".join(unicodedata.normalize("NFKC", name).split())
 
@@ -18,5 +18,5 @@ def same_name(name: str) -> str:
     >>> same_name("a") == same_name("A")
     False
     """
-    plain = shown(name)
+    plain = printed(name)
     return plain if len(plain) == 1 else plain.casefold()

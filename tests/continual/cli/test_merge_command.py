@@ -111,6 +111,16 @@ def test_the_command_that_is_named_brings_a_model_there(
     assert equimos(*merge).exit_code == 0
 
 
+def the_port_named_makes_them_merge(equimos: Equimos, line: str, merge: list[Any], folder: Path) -> None:
+    """Run the command of a refusal as it is printed, and merge again."""
+    anything = write_pictures(folder / "anything", [f"thing {number}" for number in range(40)], 1)
+    words = [anything if word == "DIR" else word for word in shlex.split(line.partition("equimos port ")[2])]
+    ported = equimos("port", *words, "--yes")
+    assert ported.exit_code == 0, ported.stderr
+    merged = equimos(*merge)
+    assert merged.exit_code == 0, merged.stderr
+
+
 @pytest.mark.parametrize(
     ("own", "other", "said"),
     [
@@ -129,12 +139,7 @@ def test_models_that_prepare_images_otherwise_are_refused_until_one_is_brought_t
         learn(equimos, site, models[-1], network, "--method", "ridge", "--model-arg", argument)
     merge = ["merge", *models, "--out", tmp_path / "both.safetensors"]
     line = refused(equimos(*merge), f"it prepares images in another way ({said})")
-    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(40)], 1)
-    words = [anything if word == "DIR" else word for word in shlex.split(line.partition("equimos port ")[2])]
-    ported = equimos("port", *words, "--yes")
-    assert ported.exit_code == 0, ported.stderr
-    merged = equimos(*merge)
-    assert merged.exit_code == 0, merged.stderr
+    the_port_named_makes_them_merge(equimos, line, merge, tmp_path)
 
 
 def test_the_command_that_is_named_keeps_the_first_ones_arguments(
@@ -148,12 +153,7 @@ def test_the_command_that_is_named_keeps_the_first_ones_arguments(
         learn(equimos, site, models[-1], weights, "--method", "ridge", "--model-arg", f"img_size={size}")
     merge = ["merge", *models, "--out", tmp_path / "both.safetensors"]
     line = refused(equimos(*merge), "its backbone is", "--model-arg img_size=24")
-    anything = write_pictures(tmp_path / "anything", [f"thing {number}" for number in range(40)], 1)
-    words = [anything if word == "DIR" else word for word in shlex.split(line.partition("equimos port ")[2])]
-    ported = equimos("port", *words, "--yes")
-    assert ported.exit_code == 0, ported.stderr
-    merged = equimos(*merge)
-    assert merged.exit_code == 0, merged.stderr
+    the_port_named_makes_them_merge(equimos, line, merge, tmp_path)
 
 
 def test_what_was_kept_of_images_is_kept_together(equimos: Equimos, weights: Path, tmp_path: Path) -> None:
